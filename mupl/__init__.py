@@ -1,0 +1,1 @@
+"""mupl: the Maximal Update Parametrization, to study and to use."""

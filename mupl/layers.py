@@ -1,0 +1,64 @@
+"""Linear layers that hold a multiplier for each of their tensors."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ScaledLinear(nn.Linear):
+    """`y = x (weight_mult * W)^T + bias_mult * b`; the gradients of W and b are multiplied by `*_grad`.
+
+    A plain `nn.Linear` as long as all four are 1. Otherwise the factors never touch the whole weight: they go into the
+    scalar of the matrix products (BLAS' alpha), forward and backward, which gives the same y and the same updates.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.weight_mult = self.bias_mult = self.weight_grad = self.bias_grad = 1.0
+
+    def set_scale(self, leaf: str, mult: float, grad: float = 1.0) -> None:
+        """Set multiplier and gradient factor of `leaf`, "weight" or "bias"."""
+        setattr(self, f"{leaf}_mult", mult)
+        setattr(self, f"{leaf}_grad", grad)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., in_features) -> (..., out_features)."""
+        w: Tensor = self.weight
+        b: Tensor | None = self.bias
+        if self.weight_mult == self.bias_mult == self.weight_grad == self.bias_grad == 1:
+            return F.linear(x, w, b)
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x, w, b = x.to(dtype), w.to(dtype), None if b is None else b.to(dtype)
+        y = _ScaledProduct.apply(x.reshape(-1, self.in_features), w, b, self)
+        return y.view(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        keys = ("weight_mult", "bias_mult", "weight_grad", "bias_grad")
+        return super().extra_repr() + "".join(f", {k}={getattr(self, k):g}" for k in keys if getattr(self, k) != 1)
+
+
+class _ScaledProduct(torch.autograd.Function):
+    """`weight_mult * x W^T + bias_mult * b` for x of (N, in), every factor inside a matrix product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, layer: ScaledLinear) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.layer = layer
+        if b is None:
+            return torch.addmm(x.new_zeros(()), x, w.t(), beta=0, alpha=layer.weight_mult)
+        return torch.addmm(b, x, w.t(), beta=layer.bias_mult, alpha=layer.weight_mult)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        x, w = ctx.saved_tensors
+        layer = ctx.layer
+        need_x, need_w, need_b, _ = ctx.needs_input_grad
+        return (
+            torch.addmm(x, g, w, beta=0, alpha=layer.weight_mult) if need_x else None,
+            torch.addmm(w, g.t(), x, beta=0, alpha=layer.weight_mult * layer.weight_grad) if need_w else None,
+            g.sum(0).mul_(layer.bias_mult * layer.bias_grad) if need_b else None,
+            None,
+        )

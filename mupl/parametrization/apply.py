@@ -1,0 +1,77 @@
+"""Putting a parametrization into a module: its initial weights and its multipliers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from mupl.layers import ScaledLinear
+from mupl.parametrization.rules import Scale
+
+
+def apply(model: nn.Module, scales: Mapping[str, Scale], generator: torch.Generator | None = None) -> nn.Module:
+    """Draw every parameter anew and set its multiplier and gradient factor; returns the module.
+
+    Tensors are drawn in the order of `scales`, on the CPU, so one seed gives one network on every device and the same
+    standard normals under every parametrization. Our `ScaledLinear` holds its multiplier and applies it to activations;
+    in any other module a tensor with multiplier != 1 becomes `W = mult * w` by `torch.nn.utils.parametrize` (its
+    parameter is then called `parametrizations.NAME.original`). Applying again replaces what was set before.
+    """
+    for name, scale in scales.items():
+        path, _, leaf = name.rpartition(".")
+        module = model.get_submodule(path)
+        if isinstance(module, ScaledLinear):
+            module.set_scale(leaf, scale.mult, scale.grad)
+        else:
+            _set_multiplier(module, leaf, scale.mult, scale.grad)
+        w = original(module, leaf)
+        drawn = scale.init(torch.empty(w.shape, dtype=w.dtype, device="cpu"), generator)
+        with torch.no_grad():
+            w.copy_(drawn)
+    return model
+
+
+def original(module: nn.Module, leaf: str) -> nn.Parameter:
+    """The parameter `w` that the optimizer sees, whether or not a multiplier stands between it and the module."""
+    return module.get_parameter(
+        f"parametrizations.{leaf}.original" if parametrize.is_parametrized(module, leaf) else leaf
+    )
+
+
+def parameters(model: nn.Module, names: Mapping[str, object]) -> dict[str, nn.Parameter]:
+    """The parameters `w` by the names that they had before any multiplier was set."""
+    split = {name: name.rpartition(".") for name in names}
+    return {name: original(model.get_submodule(path), leaf) for name, (path, _, leaf) in split.items()}
+
+
+class Multiplier(nn.Module):
+    """`w -> mult * w`, with the gradient of `w` multiplied by `grad`."""
+
+    def __init__(self, mult: float, grad: float) -> None:
+        super().__init__()
+        self.mult, self.grad = mult, grad
+
+    def forward(self, w: Tensor) -> Tensor:
+        if self.grad == 1:
+            return self.mult * w
+        return _ScaleWithGradient.apply(w, self.mult, self.mult * self.grad)
+
+
+class _ScaleWithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, forward: float, backward: float) -> Tensor:
+        ctx.backward_factor = backward
+        return w * forward
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        return g * ctx.backward_factor, None, None
+
+
+def _set_multiplier(module: nn.Module, leaf: str, mult: float, grad: float) -> None:
+    if parametrize.is_parametrized(module, leaf):
+        parametrize.remove_parametrizations(module, leaf, leave_parametrized=False)
+    if (mult, grad) != (1.0, 1.0):
+        parametrize.register_parametrization(module, leaf, Multiplier(mult, grad), unsafe=True)

@@ -1,0 +1,201 @@
+"""From a rule table to the numbers of each tensor."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from typing import Any
+
+from mupl.errors import ConfigError
+from mupl.initializers import Initializer
+from mupl.parametrization.cerebras import lr_overrides
+from mupl.parametrization.monomial import Monomial
+from mupl.parametrization.tables import TABLES
+from mupl.roles import ParamInfo, Role, match_glob
+
+WEIGHT_DECAY_MODES = ("coupled", "decoupled", "independent")
+_ONE = Monomial()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row of a table for one optimizer family; every cell multiplies a base value."""
+
+    mult: Monomial = _ONE
+    init: Monomial = _ONE
+    lr: Monomial = _ONE
+    eps: Monomial = _ONE
+    grad: Monomial = _ONE
+
+
+CELLS = tuple(f.name for f in fields(Rule))
+
+
+@dataclass(frozen=True)
+class Parametrization:
+    """A rule for each optimizer family and role.
+
+    `rules[family]` may lack roles (all ones); the family `"*"` stands for every family that has no rules of its own.
+    `overrides` maps a glob on parameter names to cells that replace the table's, e.g. `{"readout.*": {"mult": 1}}` or
+    `{"layers.1.*": {"lr": "1/m_in", "wd": 0}}`; beside the cells of `Rule` they may set `wd` (a factor on the weight
+    decay instead of that which follows from lr) and `lr_scale` (alpha). Where globs overlap the later one wins.
+    """
+
+    name: str
+    rules: Mapping[str, Mapping[Role, Rule]]
+    title: str = ""
+    paper: str = ""
+    year: int | None = None
+    overrides: Mapping[str, Mapping[str, str | float]] = field(default_factory=dict)
+
+    def rule(self, family: str, role: Role) -> Rule:
+        """Raises ConfigError if the parametrization has no rules for the optimizer family."""
+        by_role = self.rules.get(family, self.rules.get("*"))
+        if by_role is None:
+            raise ConfigError(
+                f"parametrization={self.name} has no rules for the optimizer family {family!r}; "
+                f"it supports {', '.join(self.rules)}"
+            )
+        return by_role.get(role, Rule())
+
+    def override(self, overrides: Mapping[str, Mapping[str, str | float]]) -> "Parametrization":
+        """The same parametrization with these cells replaced, on top of earlier overrides."""
+        return replace(self, overrides={**self.overrides, **overrides})
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The numbers of one tensor: `W = mult * w`, `w` drawn by `init`, and what its param group is told."""
+
+    mult: float
+    init: Initializer
+    lr: float
+    eps: float
+    weight_decay: float
+    grad: float
+
+
+def parse_table(text: str) -> dict[str, dict[Role, Rule]]:
+    """Rules by family and role from the text form that `mupl.parametrization.tables` describes.
+
+    Raises:
+        ValueError: on an unknown role, column or cell.
+    """
+    header, *lines = [line.split() for line in text.strip().splitlines()]
+    columns = [tuple(c.split(".")) if "." in c else ("*", c) for c in header]
+    families = sorted({family for family, _ in columns if family != "*"}) or ["*"]
+    rules: dict[str, dict[Role, Rule]] = {family: {} for family in families}
+    for role, *cells in lines:
+        row = [(family, column, Monomial.parse(cell)) for (family, column), cell in zip(columns, cells, strict=True)]
+        for family in families:
+            mine = {column: cell for owner, column, cell in row if owner in ("*", family)}
+            if unknown := set(mine) - set(CELLS):
+                raise ValueError(f"unknown column {sorted(unknown)}; columns are {', '.join(CELLS)}")
+            rules[family][Role(role)] = Rule(**mine)
+    return rules
+
+
+@cache
+def _load(name: str) -> Parametrization:
+    title, paper, year, table = TABLES[name]
+    return Parametrization(name, parse_table(table), title, paper, year)
+
+
+def get_parametrization(
+    name: str,
+    overrides: Mapping[str, Mapping[str, str | float]] | None = None,
+    lr_adjustment_groups: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Parametrization:
+    """The parametrization of that name, with cells replaced by glob if asked.
+
+    Args:
+        overrides: as in `Parametrization`.
+        lr_adjustment_groups: the same for learning rates alone, by named groups (see `lr_overrides`).
+
+    Raises:
+        ConfigError: if there is no such parametrization.
+    """
+    if name not in TABLES:
+        raise ConfigError(f"parametrization={name}: must be one of {', '.join(TABLES)}")
+    return _load(name).override({**lr_overrides(lr_adjustment_groups or {}), **(overrides or {})})
+
+
+def scales(
+    infos: Mapping[str, ParamInfo],
+    parametrization: Parametrization,
+    family: str,
+    *,
+    lr: float,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    weight_decay_mode: str = "decoupled",
+) -> dict[str, Scale]:
+    """The numbers of each tensor, from the values tuned at the base width.
+
+    With f the lr cell, weight decay is, by mode (PyTorch multiplies it by lr):
+    `coupled`: `wd`; `decoupled`: `wd / f`, so that `lr * wd` does not change with width; `independent`:
+    `wd / (f * lr)`, so that a step decays by `wd` times the schedule, whatever lr. The layer's `lr_scale` (alpha)
+    goes where the table names it, else into f.
+
+    Raises:
+        ConfigError: on values out of range, an override that matches nothing, or an unsupported optimizer family.
+    """
+    check_hyperparameters(lr, eps, weight_decay, weight_decay_mode)
+    overridden = _overrides_by_name(infos, parametrization.overrides)
+    result = {}
+    for name, info in infos.items():
+        cells = dict(overridden[name])
+        alpha, wd_factor = cells.pop("lr_scale", _ONE)(), cells.pop("wd", None)
+        rule = replace(parametrization.rule(family, info.role), **cells)
+        symbols = {"m_in": info.m_in, "m_out": info.m_out, "sigma": info.init.sigma, "alpha": alpha}
+        value = {cell: getattr(rule, cell)(**symbols) for cell in CELLS}
+        if not any("alpha" in getattr(rule, cell).exponents for cell in CELLS):
+            value["lr"] *= alpha
+        if wd_factor is not None:
+            decay = wd_factor(**symbols)
+        elif weight_decay_mode == "coupled" or value["lr"] == 0:
+            decay = 1.0
+        else:
+            decay = 1 / value["lr"] / (lr if weight_decay_mode == "independent" else 1)
+        result[name] = Scale(
+            mult=value["mult"],
+            init=info.init.scaled(value["init"]),
+            lr=lr * value["lr"],
+            eps=eps * value["eps"],
+            weight_decay=weight_decay * decay,
+            grad=value["grad"],
+        )
+    return result
+
+
+def check_hyperparameters(lr: float, eps: float, weight_decay: float, weight_decay_mode: str) -> None:
+    """Raises ConfigError, naming the key, unless lr > 0, eps >= 0, weight_decay >= 0 and the mode is known."""
+    for key, value, allowed in (
+        ("lr", lr, lr > 0),
+        ("eps", eps, eps >= 0),
+        ("weight_decay", weight_decay, weight_decay >= 0),
+    ):
+        if not (allowed and math.isfinite(value)):
+            raise ConfigError(f"{key}={value}: must be a finite number {'> 0' if key == 'lr' else '>= 0'}")
+    if weight_decay_mode not in WEIGHT_DECAY_MODES:
+        raise ConfigError(f"weight_decay_mode={weight_decay_mode}: must be one of {', '.join(WEIGHT_DECAY_MODES)}")
+
+
+def _overrides_by_name(
+    names: Mapping[str, ParamInfo], overrides: Mapping[str, Mapping[str, str | float]]
+) -> dict[str, dict[str, Monomial]]:
+    found: dict[str, dict[str, Monomial]] = {name: {} for name in names}
+    for glob, cells in overrides.items():
+        matches = match_glob(glob, found, "parametrization.overrides")
+        for cell, text in cells.items():
+            if cell not in (*CELLS, "wd", "lr_scale"):
+                raise ConfigError(
+                    f"parametrization.overrides.{glob}.{cell}: must be one of {', '.join(CELLS)}, wd, lr_scale"
+                )
+            try:
+                value = Monomial.parse(text)
+            except ValueError as error:
+                raise ConfigError(f"parametrization.overrides.{glob}.{cell}: {error}") from error
+            for name in matches:
+                found[name][cell] = value
+    return found

@@ -1,0 +1,49 @@
+"""The abc-symmetry: what may be changed in a parametrization without changing any training trajectory."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from mupl.parametrization.monomial import Monomial
+from mupl.parametrization.rules import Parametrization, Rule
+from mupl.roles import Role
+
+# How lr and eps answer to mult *= theta, init /= theta: lr /= theta^p, eps *= theta^q.
+_POWERS = {"sgd": (2, 0), "adam": (1, 1)}
+
+
+def shift_rule(rule: Rule, theta: Monomial | str | float, family: str) -> Rule:
+    """The equivalent rule with `mult *= theta, init /= theta`.
+
+    Under SGD `lr /= theta^2`; under updates that are invariant to the scale of the gradient (`adam`) `lr /= theta` and
+    `eps *= theta`. Weight decay needs no cell: it is `wd / f` with f the lr cell (decoupled), hence multiplied by
+    theta^2 or theta, as it must be. (Tensor Programs V, Lemma J.1.)
+
+    Raises:
+        KeyError: on an optimizer family whose symmetry is not known.
+    """
+    theta = Monomial.parse(theta)
+    lr_power, eps_power = _POWERS[family]
+    return replace(
+        rule,
+        mult=rule.mult * theta,
+        init=rule.init / theta,
+        lr=rule.lr / theta**lr_power,
+        eps=rule.eps * theta**eps_power,
+    )
+
+
+def shift(
+    parametrization: Parametrization, theta: Mapping[Role, Monomial | str | float], families: tuple[str, ...]
+) -> Parametrization:
+    """The parametrization moved by one theta for each role (1 where none is given).
+
+    `shift(get_parametrization("mup"), {Role.OUTPUT: "m_in"}, ("sgd", "adam"))` is Table 3.
+
+    Args:
+        families: the optimizer families that the result has rules for.
+    """
+    rules = {
+        family: {role: shift_rule(parametrization.rule(family, role), theta.get(role, 1.0), family) for role in Role}
+        for family in families
+    }
+    return replace(parametrization, name=f"{parametrization.name}*", rules=rules)

@@ -1,0 +1,165 @@
+"""What each tensor of a model is: which of its dimensions grow with width, found from shapes alone."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+from mupl.errors import ConfigError
+from mupl.initializers import Initializer, built_with_initializers, create_initializer
+
+Width = int | Sequence[int]
+Build = Callable[[Any], nn.Module]
+
+
+class Role(StrEnum):
+    """Which dimensions of a linear map grow with width."""
+
+    INPUT = "input"  # fan_out only; also biases and norm gains (fan_in = 1) and embeddings
+    HIDDEN = "hidden"  # fan_in and fan_out
+    OUTPUT = "output"  # fan_in only
+    SCALAR = "scalar"  # none
+
+
+@dataclass(frozen=True)
+class ParamInfo:
+    """One tensor as the rules see it; `m_in = fan_in / base fan_in`, likewise `m_out`; `init` is that at the base."""
+
+    role: Role
+    shape: tuple[int, ...]
+    fan_in: int
+    fan_out: int
+    m_in: float
+    m_out: float
+    init: Initializer
+
+
+# Modules whose weight of two or more dimensions is stored (out, in, *receptive field), or the other way round.
+_OUT_IN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+_IN_OUT = (nn.Embedding, nn.EmbeddingBag, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def describe(
+    build: Build,
+    width: Width,
+    base_width: Width = 1,
+    *,
+    roles: Mapping[str, str] | None = None,
+    init: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, ParamInfo]:
+    """Role, fans, width multipliers and base initializer of every parameter of `build(width)`, by parameter name.
+
+    The model is built at the base width (small, on the CPU, watched to learn what each tensor is drawn from) and,
+    on the meta device, at twice the base width and at `width`. A dimension grows with width if it differs between
+    the first two. fan_in of a bias or a norm gain is 1; that of a convolution counts its receptive field.
+
+    Args:
+        build: `width -> nn.Module`.
+        width: a number, or whatever `build` takes, such as one width a layer.
+        base_width: like `width`; a number stands for every entry of a list. Base width 1 gives the absolute rules.
+        roles: glob on parameter names -> role, for tensors that shapes cannot classify.
+        init: glob on parameter names -> initializer at the base width (see `create_initializer`), instead of the
+            model's own.
+
+    Raises:
+        ConfigError: naming the tensor, if one cannot be classified or its initializer cannot be known.
+    """
+    base_width = _like(width, base_width)
+    with torch.random.fork_rng(devices=[]):
+        base_model, own_init = built_with_initializers(lambda: build(base_width))
+        wider_model, model = (_on_meta(build, w) for w in (_twice(base_width), width))
+    base, wider, target = (dict(m.named_parameters()) for m in (base_model, wider_model, model))
+    owners = {f"{path}.{leaf}" if path else leaf: m for path, m in model.named_modules() for leaf in m._parameters}
+    inits = {g: create_initializer(spec) for g, spec in (init or {}).items()}
+    for key, globs in (("roles", roles or {}), ("init", inits)):
+        for glob in globs:
+            match_glob(glob, target, key)
+
+    result = {}
+    for name, parameter in target.items():
+        if not (name in base and name in wider and base[name].dim() == wider[name].dim() == parameter.dim()):
+            raise ConfigError(f"parameter {name!r} is not the same tensor at every width: keep names and ranks fixed")
+        grows = [a != b for a, b in zip(base[name].shape, wider[name].shape, strict=True)]
+        role = next((Role(r) for g, r in reversed(list((roles or {}).items())) if fnmatchcase(name, g)), None)
+        in_dims, out_dims = _fans(name, parameter.shape, grows, role, owners[name])
+        base_init = next((i for g, i in reversed(list(inits.items())) if fnmatchcase(name, g)), own_init[name])
+        if base_init is None:
+            raise ConfigError(
+                f"parameter {name!r} is initialised in a way that is not understood: say how it is drawn at the base "
+                f"width, e.g. init={{'{name}': {{name: normal, std: 0.02}}}}"
+            )
+        fan_in, fan_out = (math.prod(parameter.shape[d] for d in dims) for dims in (in_dims, out_dims))
+        base_in, base_out = (math.prod(base[name].shape[d] for d in dims) for dims in (in_dims, out_dims))
+        result[name] = ParamInfo(
+            role=role or _ROLES[any(grows[d] for d in in_dims), any(grows[d] for d in out_dims)],
+            shape=tuple(parameter.shape),
+            fan_in=fan_in,
+            fan_out=fan_out,
+            m_in=fan_in / base_in,
+            m_out=fan_out / base_out,
+            init=base_init,
+        )
+    return result
+
+
+# (fan_in grows, fan_out grows) -> role
+_ROLES = {
+    (False, True): Role.INPUT,
+    (True, True): Role.HIDDEN,
+    (True, False): Role.OUTPUT,
+    (False, False): Role.SCALAR,
+}
+
+
+def _fans(
+    name: str, shape: Sequence[int], grows: Sequence[bool], role: Role | None, owner: nn.Module
+) -> tuple[list[int], list[int]]:
+    """The dimensions that make up fan_in and fan_out."""
+    dims = list(range(len(shape)))
+    growing = [d for d in dims if grows[d]]
+    if len(dims) < 2:
+        return (dims if role in (Role.HIDDEN, Role.OUTPUT) else [], [] if role is Role.OUTPUT else dims)
+    if isinstance(owner, _IN_OUT):
+        return [0, *dims[2:]], [1]
+    if isinstance(owner, _OUT_IN) or role is Role.HIDDEN:
+        return dims[1:], [0]
+    if role in (Role.INPUT, Role.OUTPUT):
+        rest = [d for d in dims if d not in growing]
+        return (rest, growing) if role is Role.INPUT else (growing, rest)
+    if not growing:
+        return dims[1:], [0]
+    raise ConfigError(
+        f"parameter {name!r} of shape {tuple(shape)} in a {type(owner).__name__} cannot be classified by its shape: "
+        f"say roles={{'{name}': input}} (or hidden, output, scalar)"
+    )
+
+
+def match_glob(glob: str, names: Mapping[str, Any], key: str) -> list[str]:
+    """The names that the glob matches; raises ConfigError, naming `key`, if there is none."""
+    matches = [name for name in names if fnmatchcase(name, glob)]
+    if not matches:
+        raise ConfigError(f"{key}: {glob!r} matches no parameter; the parameters are {', '.join(names)}")
+    return matches
+
+
+def _on_meta(build: Build, width: Width) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return build(width)
+    except (NotImplementedError, RuntimeError):  # a constructor that reads values, e.g. by .item()
+        return build(width)
+
+
+def _like(width: Width, base_width: Width) -> Width:
+    if isinstance(width, Sequence) and isinstance(base_width, int):
+        return [base_width] * len(width)
+    return base_width
+
+
+def _twice(width: Width) -> Width:
+    return [2 * w for w in width] if isinstance(width, Sequence) else 2 * width

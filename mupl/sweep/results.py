@@ -1,0 +1,35 @@
+"""Results on disk: one `result.json` a run, from which the sweep's `results.csv` is rebuilt at any time."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESULT_FILE = "result.json"
+OUTCOMES = ("status", "steps", "train_loss", "val_loss", "val_accuracy", "seconds", "error", "folder")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The file is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def write_result(folder: Path, row: dict[str, Any]) -> None:
+    """Write a run's row; a NaN is kept as such (JSON as Python reads it)."""
+    write_atomically(folder / RESULT_FILE, json.dumps(row, indent=1, default=str))
+
+
+def collect(sweep_dir: Path) -> "pd.DataFrame":
+    """One row a run of all that have a result below `sweep_dir`, in the order of the jobs; empty if there are none."""
+    import pandas as pd
+
+    files = sorted(sweep_dir.glob(f"*/{RESULT_FILE}"), key=lambda file: (len(file.parent.name), file.parent.name))
+    rows = [{**json.loads(file.read_text()), "folder": file.parent.name} for file in files]
+    table = pd.DataFrame(rows)
+    keys = [column for column in table.columns if column not in OUTCOMES]
+    return table.reindex(columns=[*keys, *OUTCOMES]) if rows else table

@@ -1,0 +1,104 @@
+"""The one LightningModule: any model, in any parametrization, under any optimizer."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+
+from mupl.optim.families import OptimizerLike, family_of, resolve
+from mupl.optim.groups import build_optimizer
+from mupl.optim.schedules import Schedule
+from mupl.parametrization.apply import apply, parameters
+from mupl.parametrization.rules import Parametrization, get_parametrization, scales
+from mupl.roles import Build, Width, describe
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (..., C) against class indices (...)."""
+    return F.cross_entropy(logits.flatten(0, -2), target.flatten())
+
+
+class TrainingModule(LightningModule):
+    """Trains `build(width)` on batches `(x, target)` with hyperparameters that were tuned at `base_width`.
+
+    Args:
+        build: `width -> nn.Module`, any module; called also at the base width and at twice that, to find the roles.
+        width: whatever `build` takes.
+        base_width: where `lr`, `eps` and `weight_decay` are right; there every parametrization is the standard one.
+        parametrization: by name (see `mupl.parametrization.tables`) or as an object.
+        optimizer: "sgd", "adam", "adamw", a torch optimizer class, or a `functools.partial` of one.
+        weight_decay_mode: "coupled", "decoupled" (lr * wd constant in width) or "independent" (constant in lr too).
+        schedule: factor on all learning rates over training.
+        loss: `(model output, target) -> scalar`.
+        roles, init: see `describe`.
+        family: the optimizer's family, for an optimizer that mupl does not know.
+        seed: of the initial weights.
+
+    Raises:
+        ConfigError: on bad values, or a tensor that cannot be classified.
+    """
+
+    def __init__(
+        self,
+        build: Build,
+        width: Width,
+        *,
+        base_width: Width,
+        lr: float,
+        parametrization: str | Parametrization = "mup",
+        optimizer: OptimizerLike = "adamw",
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        weight_decay_mode: str = "decoupled",
+        schedule: Schedule | None = None,
+        loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+        roles: Mapping[str, str] | None = None,
+        init: Mapping[str, Mapping[str, Any]] | None = None,
+        family: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if isinstance(parametrization, str):
+            parametrization = get_parametrization(parametrization)
+        self.optimizer_class = resolve(optimizer)
+        self.schedule = schedule or Schedule()
+        self.loss = loss
+        self.infos = describe(build, width, base_width, roles=roles, init=init)
+        self.scales = scales(
+            self.infos,
+            parametrization,
+            family or family_of(self.optimizer_class),
+            lr=lr,
+            eps=eps,
+            weight_decay=weight_decay,
+            weight_decay_mode=weight_decay_mode,
+        )
+        self.model = apply(build(width), self.scales, torch.Generator().manual_seed(seed))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, target = batch
+        loss = self.loss(self.model(x), target)
+        # `self.log` costs as much as a small step: call it only where Lightning writes a row
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, target = batch
+        output = self.model(x)
+        values = {"val_loss": self.loss(output, target)}
+        if not target.is_floating_point():
+            values["val_accuracy"] = (output.argmax(-1) == target).float().mean()
+        self.log_dict(values, prog_bar=True, batch_size=len(target))
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = build_optimizer(self.optimizer_class, parameters(self.model, self.scales), self.scales)
+        scheduler = self.schedule.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,129 @@
+"""One run, from its config to its row of results."""
+
+import csv
+import logging
+import math
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning import LightningDataModule, Trainer
+from lightning.pytorch import seed_everything
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from mupl.data.loader import TensorData
+from mupl.errors import ConfigError, bad_input
+from mupl.parametrization.report import rich_table, scale_rows
+from mupl.sweep.results import write_result
+from mupl.training.callbacks import LossRecord, StepProgress
+from mupl.training.check import check
+from mupl.training.module import TrainingModule
+
+log = logging.getLogger(__name__)
+
+# Said by Lightning in every run, of things that are as they should be
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+for message in (".*exists and is not empty", ".*is smaller than the logging interval", ".*LeafSpec.*deprecated"):
+    warnings.filterwarnings("ignore", message)
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Train as `cfg` says; leave tables and `result.json` in Hydra's output folder; return the objective of a sweeper.
+
+    A run that diverges is a result. One that fails raises if it is alone; in a multirun it becomes a row that holds its
+    error, so that the others go on.
+    """
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    started = time.perf_counter()
+    row = identity(cfg, hydra)
+    try:
+        row |= train(cfg, folder, quiet=hydra.mode is RunMode.MULTIRUN)
+    except Exception as error:
+        cause = bad_input(error)
+        write_result(folder, row | {"status": "failed", "error": f"{type(cause).__name__}: {cause}"})
+        if hydra.mode is not RunMode.MULTIRUN:
+            raise
+        if not isinstance(cause, ConfigError):
+            log.exception("run failed")
+        return float("nan")
+    write_result(folder, row | {"seconds": round(time.perf_counter() - started, 3)})
+    return row[cfg.metric]
+
+
+def identity(cfg: DictConfig, hydra: Any) -> dict[str, Any]:
+    """What tells this run from the others of its sweep: the fixed columns of `results.csv` and every swept key."""
+    swept = dict(item.lstrip("+~").split("=", 1) for item in hydra.overrides.task if "=" in item)
+    values = {key: OmegaConf.select(cfg, key, default=text) for key, text in swept.items() if "/" not in key}
+    chosen = {key: hydra.runtime.choices[key] for key in ("parametrization", "optimizer")}
+    named = {key: hydra.runtime.choices.get(key, value) for key, value in values.items()}
+    row = {"width": cfg.width, "lr": cfg.lr, "seed": cfg.seed} | chosen | named
+    return {key: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for key, v in row.items()}
+
+
+def train(cfg: DictConfig, folder: Path, quiet: bool = False) -> dict[str, Any]:
+    """config -> data, module, trainer -> fit -> outcome: status, steps, losses and accuracy."""
+    check(cfg)
+    seed_everything(cfg.seed, verbose=False)
+    data = TensorData(instantiate(cfg.data), batch_size=cfg.batch_size, seed=cfg.seed)
+    module = build_module(cfg, data.splits.model_args)
+    show_parametrization(module, folder, quiet)
+    return fit(build_trainer(cfg, quiet), module, data)
+
+
+def build_module(cfg: DictConfig, model_args: dict[str, Any]) -> TrainingModule:
+    """The module of a config, for data that tell a model's constructor `model_args`."""
+    model = instantiate(cfg.model)
+    width, base_width = (list(w) if OmegaConf.is_list(w) else w for w in (cfg.width, cfg.base_width))
+    return TrainingModule(
+        lambda w: model(width=w, **model_args),
+        width,
+        base_width=base_width,
+        lr=cfg.lr,
+        parametrization=instantiate(cfg.parametrization),
+        optimizer=instantiate(cfg.optimizer),
+        eps=cfg.eps,
+        weight_decay=cfg.weight_decay,
+        weight_decay_mode=cfg.weight_decay_mode,
+        schedule=instantiate(cfg.scheduler),
+        roles=cfg.roles,
+        init=cfg.init,
+        seed=cfg.seed,
+    )
+
+
+def build_trainer(cfg: DictConfig, quiet: bool) -> Trainer:
+    """The stock trainer of a config; a job of a multirun leaves the display to the sweep."""
+    callbacks = [instantiate(c) for c in cfg.callbacks.values()] + [LossRecord()] + ([] if quiet else [StepProgress()])
+    loggers = [instantiate(entry) for entry in cfg.logger.values()]
+    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
+
+
+def show_parametrization(module: TrainingModule, folder: Path, quiet: bool) -> None:
+    """Write the parametrization table into the run's folder, and print it unless the run is one of many."""
+    rows = scale_rows(module.infos, module.scales)
+    with (folder / "parametrization.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    if not quiet:
+        Console().print(rich_table(rows, title="parametrization"))
+
+
+def fit(trainer: Trainer, module: TrainingModule, data: LightningDataModule) -> dict[str, Any]:
+    """Train, and return the outcome columns of the run's row: losses are NaN where the run diverged."""
+    trainer.fit(module, datamodule=data)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    record = next(c for c in trainer.callbacks if isinstance(c, LossRecord))  # type: ignore[attr-defined]
+    validation = {key: float(trainer.callback_metrics.get(key, math.nan)) for key in ("val_loss", "val_accuracy")}
+    completed = not record.diverged and math.isfinite(validation["val_loss"])
+    if not completed:
+        validation = dict.fromkeys(validation, math.nan)
+    status = "completed" if completed else "diverged"
+    return {"status": status, "steps": record.steps, "train_loss": record.final_loss(), **validation}

@@ -1,0 +1,29 @@
+"""Fixtures shared by the tests."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+UNPACK = Path(__file__).parents[2] / "shared" / "data" / "unpack"
+
+
+@pytest.fixture(scope="session")
+def real_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with MNIST/raw, cifar10/{train,test}/<class>/*.jpg and tinyshakespeare.txt, unpacked once a session."""
+    if not UNPACK.exists():
+        pytest.skip(f"the real data sets are not here ({UNPACK})")
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # the workers' common folder
+    target = base / "real_data"
+    if not target.exists():
+        partial = tmp_path_factory.mktemp("unpacking")
+        subprocess.run([UNPACK, partial], check=True, stdout=subprocess.DEVNULL)
+        try:
+            partial.rename(target)  # atomic; fails where another worker was first
+        except OSError:
+            shutil.rmtree(partial)
+    return target

@@ -1,0 +1,526 @@
+"""Properties of the data sources, of the order of the examples, and of the batches."""
+
+import os
+import pickle
+import re
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import OmegaConf
+from PIL import Image
+from torch import Tensor, nn
+
+from mupl.data import Splits, TensorData, TensorLoader, digits, epoch_order, image_folder, mnist, sources
+from mupl.errors import ConfigError
+
+CONF = Path(__file__).parents[1] / "conf" / "data"
+CLASSES = ("ant", "bee", "cow")
+
+
+def write_images(
+    folder: Path, per_class: int = 4, size: tuple[int, int] = (6, 5), classes: tuple[str, ...] = CLASSES
+) -> Path:
+    """A folder of random PNGs, one sub-folder a class; size is (width, height)."""
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for i in range(per_class):
+            Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(
+                folder / name / f"{i}.png"
+            )
+    return folder
+
+
+def write_idx(folder: Path) -> Path:
+    """A tiny data set of 20 + 10 images in MNIST's idx format."""
+    folder.mkdir(parents=True)
+    for prefix, n in (("train", 20), ("t10k", 10)):
+        labels = bytes(i % 10 for i in range(n))
+        pixels = bytes((7 * i) % 256 for i in range(n * 28 * 28))
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, n, 28, 28) + pixels)
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, n) + labels)
+    return folder
+
+
+def write_cifar_batches(folder: Path) -> Path:
+    """A tiny data set of 5 x 10 + 10 images in CIFAR-10's pickled format."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        batch = {"data": rng.integers(0, 256, (10, 3072), dtype=np.uint8), "labels": list(range(10))}
+        (folder / name).write_bytes(pickle.dumps(batch))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [str(i) for i in range(10)]}))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def forget_loaded_folders() -> Iterator[None]:
+    yield
+    sources._image_folder.cache_clear()
+    sources._torchvision.cache_clear()
+
+
+@pytest.fixture
+def no_md5(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision takes only the true CIFAR-10 files; let it take ours."""
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5=None: os.path.exists(path))
+
+
+def build(source: str, root: Path) -> Splits:
+    """The Splits of conf/data/<source>.yaml over tiny files written to root."""
+    overrides: dict[str, Any] = {} if source == "digits" else {"root": str(root)}
+    if source == "mnist":
+        write_idx(root / "MNIST" / "raw")
+    elif source == "fashion_mnist":
+        write_idx(root / "FashionMNIST" / "raw")
+    elif source == "cifar10":
+        write_cifar_batches(root / "cifar-10-batches-py")
+    elif source == "image_folder":
+        write_images(root)
+    return instantiate(OmegaConf.load(CONF / f"{source}.yaml"), **overrides)
+
+
+SHAPES = {
+    "digits": (1438, 359, (1, 8, 8), 10),
+    "mnist": (20, 10, (1, 28, 28), 10),
+    "fashion_mnist": (20, 10, (1, 28, 28), 10),
+    "cifar10": (50, 10, (3, 32, 32), 10),
+    "image_folder": (10, 2, (3, 5, 6), 3),
+}
+
+
+@pytest.mark.usefixtures("no_md5")
+@pytest.mark.parametrize("source", sorted(path.stem for path in CONF.glob("*.yaml")))
+def test_every_configured_source(source: str, tmp_path: Path) -> None:
+    num_train, num_val, image, num_classes = SHAPES[source]
+    splits = build(source, tmp_path)
+    assert splits.train_x.shape == (num_train, *image)
+    assert splits.val_x.shape == (num_val, *image)
+    assert splits.train_x.is_contiguous()
+    assert splits.model_args == {"in_features": splits.train_x[0].numel(), "out_features": num_classes}
+    assert set(splits.train_y.tolist()) <= set(range(num_classes))
+
+    x = torch.cat([x for x, _ in TensorLoader(splits.train_x, splits.train_y, 7, splits.mean, splits.std)])
+    torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(image[0]), atol=2e-6, rtol=0)
+    torch.testing.assert_close(x.std((0, 2, 3), correction=0), torch.ones(image[0]))
+
+
+def test_real_mnist(real_data: Path) -> None:
+    splits = mnist(real_data)
+    assert splits.train_x.shape == (60000, 1, 28, 28)
+    assert splits.val_x.shape == (10000, 1, 28, 28)
+    assert splits.train_y[:5].tolist() == [5, 0, 4, 1, 9]
+    torch.testing.assert_close(splits.mean, torch.tensor([0.1307]).double(), atol=5e-5, rtol=0)  # as widely published
+    torch.testing.assert_close(splits.std, torch.tensor([0.3081]).double(), atol=5e-5, rtol=0)
+    assert mnist(str(real_data)) is splits  # loaded once
+
+
+def test_real_cifar10_images(real_data: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for folder in (real_data / "cifar10" / split).iterdir():
+            (tmp_path / split / folder.name).mkdir(parents=True)
+            for image in sorted(folder.iterdir())[:3]:
+                (tmp_path / split / folder.name / image.name).symlink_to(image)
+    splits = image_folder(tmp_path)
+    assert splits.train_x.shape == splits.val_x.shape == (30, 3, 32, 32)
+    assert splits.train_y.tolist() == sorted([*range(10)] * 3)
+
+
+def test_digits_keep_their_values() -> None:
+    from sklearn.datasets import load_digits
+
+    splits = digits()
+    ours = torch.cat([splits.train_x, splits.val_x]).flatten(1).double().mul(16 / 255).round()
+    theirs = torch.from_numpy(load_digits().data)
+    assert sorted(map(tuple, ours.tolist())) == sorted(map(tuple, theirs.tolist()))
+
+
+def uint8_splits(num_train: int = 50, num_val: int = 7) -> Splits:
+    """Random images; the first pixel of each is its index, so that a batch tells which examples it holds."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (num_train + num_val, 2, 3, 3), generator=generator).to(torch.uint8)
+    x[:, 0, 0, 0] = torch.arange(num_train + num_val)
+    y = torch.arange(num_train + num_val) % 5
+    return Splits(x[:num_train], y[:num_train], x[num_train:], y[num_train:], num_classes=5)
+
+
+def indices(loader: TensorLoader) -> Tensor:
+    """The examples of one epoch in their order, read from their first pixel."""
+    return torch.cat([index_of(loader, x) for x, _ in loader])
+
+
+def index_of(loader: TensorLoader, x: Tensor) -> Tensor:
+    return ((x - loader.shift) / loader.scale)[:, 0, 0, 0].round().long()
+
+
+def test_statistics_are_those_of_the_whole_tensor() -> None:
+    splits = uint8_splits()
+    x = splits.train_x.double() / 255
+    torch.testing.assert_close(splits.mean, x.mean((0, 2, 3)))
+    torch.testing.assert_close(splits.std, x.std((0, 2, 3), correction=0))
+
+
+def test_constant_channel_becomes_zero() -> None:
+    x = torch.full((4, 1, 2, 2), 77, dtype=torch.uint8)
+    splits = Splits(x, torch.zeros(4).long(), x, torch.zeros(4).long(), num_classes=1)
+    assert splits.std.item() == 1
+    (batch, _), *_ = TensorLoader(x, splits.train_y, 4, splits.mean, splits.std)
+    torch.testing.assert_close(batch, torch.zeros(4, 1, 2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_batches_are_normalised_examples(dtype: torch.dtype) -> None:
+    splits = uint8_splits()
+    loader = TensorLoader(splits.train_x, splits.train_y, 8, splits.mean, splits.std, seed=1, dtype=dtype)
+    order = epoch_order(50, seed=1, epoch=0)
+    expected = (splits.train_x.double() / 255 - splits.mean[:, None, None]) / splits.std[:, None, None]
+    for i, (x, y) in enumerate(loader):
+        rows = order[8 * i : 8 * i + 8]
+        torch.testing.assert_close(
+            x, expected[rows].to(dtype), atol=0.02 if dtype == torch.bfloat16 else 1e-6, rtol=0.01
+        )
+        assert torch.equal(y, splits.train_y[rows])
+
+
+def test_order_is_a_function_of_seed_and_epoch() -> None:
+    def orders(seed: int) -> list[list[int]]:
+        return [epoch_order(100, seed, epoch).tolist() for epoch in range(3)]
+
+    torch.manual_seed(0)
+    first = orders(0)
+    torch.manual_seed(1)
+    assert orders(0) == first  # and of nothing else
+    assert len({tuple(order) for order in first + orders(1) + orders(2)}) == 9
+
+
+def test_train_epoch_has_each_example_once() -> None:
+    splits = uint8_splits()
+    loader = TensorLoader(splits.train_x, splits.train_y, 10, splits.mean, splits.std, seed=0)
+    assert sorted(indices(loader).tolist()) == list(range(50))
+
+
+def test_train_drops_the_incomplete_batch() -> None:
+    splits = uint8_splits()
+    loader = TensorLoader(splits.train_x, splits.train_y, 8, splits.mean, splits.std, seed=0)
+    assert [len(y) for _, y in loader] == [8] * 6
+    assert len(loader) == 6
+
+
+def test_iterations_differ_and_repeat_with_the_seed() -> None:
+    splits = uint8_splits()
+
+    def two_epochs(seed: int) -> list[list[int]]:
+        loader = TensorLoader(splits.train_x, splits.train_y, 10, splits.mean, splits.std, seed=seed)
+        return [indices(loader).tolist() for _ in range(2)]
+
+    first, second = two_epochs(0)
+    assert first != second
+    assert two_epochs(0) == [first, second]
+    assert two_epochs(1) != [first, second]
+
+
+def test_set_epoch_chooses_the_order() -> None:
+    splits = uint8_splits()
+    loader = TensorLoader(splits.train_x, splits.train_y, 10, splits.mean, splits.std, seed=3)
+    loader.sampler.set_epoch(5)
+    assert torch.equal(indices(loader), epoch_order(50, 3, 5))
+    assert torch.equal(indices(loader), epoch_order(50, 3, 6))
+
+
+def test_eval_is_in_order_and_keeps_the_last_batch() -> None:
+    splits = uint8_splits(num_train=50, num_val=7)
+    loader = TensorLoader(splits.val_x, splits.val_y, 3, splits.mean, splits.std)
+    assert [len(y) for _, y in loader] == [3, 3, 1]
+    assert len(loader) == 3
+    for _ in range(2):
+        assert indices(loader).tolist() == list(range(50, 57))
+
+
+class Recorder(lightning.LightningModule):
+    """Notes the examples of each batch; has one weight so that it can be trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.seen: list[list[int]] = []
+        self.seen_dtype: torch.dtype | None = None
+        self.num_val = 0
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, _ = batch
+        loader = self.trainer.train_dataloader
+        assert isinstance(loader, TensorLoader)
+        self.seen.append(index_of(loader, x).tolist())
+        self.seen_dtype = x.dtype
+        return self.weight * x.mean()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.num_val += len(batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(**kwargs: Any) -> lightning.Trainer:
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return lightning.Trainer(accelerator="cpu", devices=1, num_sanity_val_steps=0, **(quiet | kwargs))
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("64-true", torch.float64)])
+def test_lightning_sees_the_orders_of_its_epochs(precision: Any, dtype: torch.dtype) -> None:
+    module = Recorder()
+    trainer(max_epochs=3, precision=precision).fit(module, TensorData(uint8_splits(), batch_size=10, seed=4))
+    expected = torch.stack([epoch_order(50, 4, epoch).view(5, 10) for epoch in range(3)])
+    assert module.seen == expected.flatten(0, 1).tolist()
+    assert module.seen_dtype == dtype
+    assert module.num_val == 3 * 7
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.parametrize("steps", [3, 5, 8])
+def test_resumed_run_sees_the_batches_left(steps: int, tmp_path: Path) -> None:
+    whole, rest = Recorder(), Recorder()
+    for module, checkpoint in ((whole, None), (rest, tmp_path / f"step={steps}.ckpt")):
+        keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=steps, save_top_k=-1)
+        data = TensorData(uint8_splits(), batch_size=10, seed=4)
+        trainer(max_epochs=3, enable_checkpointing=True, callbacks=[keep]).fit(module, data, ckpt_path=checkpoint)
+    assert rest.seen == whole.seen[steps:]
+
+
+def test_data_without_a_trainer() -> None:
+    data = TensorData(uint8_splits(), batch_size=10)
+    data.setup()
+    assert len(data.train_dataloader()) == 5
+    assert [len(y) for _, y in data.val_dataloader()] == [7]
+    assert [len(y) for _, y in TensorData(uint8_splits(), 10, eval_batch_size=4).val_dataloader()] == [4, 3]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0: must be at least 1"),
+        ({"batch_size": 51}, "batch_size=51: must be at most 50"),
+        ({"batch_size": 5, "eval_batch_size": 0}, "eval_batch_size=0: must be at least 1"),
+    ],
+)
+def test_wrong_batch_sizes(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        TensorData(uint8_splits(), **sizes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_x": torch.zeros(4, 1, 2, 2)}, "train_x must be uint8"),
+        ({"val_y": torch.zeros(4, dtype=torch.int32)}, "val_y must be int64"),
+        ({"train_y": torch.zeros(3).long()}, "train_x has 4 images but train_y has 3 labels"),
+        ({"val_x": torch.zeros(0, 1, 2, 2).byte(), "val_y": torch.zeros(0).long()}, "val split has no examples"),
+        ({"val_y": torch.tensor([0, 1, 2, 3])}, r"val_y has labels 0\.\.3, outside 0\.\.2"),
+        ({"val_x": torch.zeros(4, 3, 2, 2).byte()}, "different shapes"),
+    ],
+)
+def test_splits_that_do_not_fit(change: dict[str, Tensor], message: str) -> None:
+    x, y = torch.zeros(4, 1, 2, 2).byte(), torch.zeros(4).long()
+    tensors = {"train_x": x, "train_y": y, "val_x": x, "val_y": y} | change
+    with pytest.raises(ValueError, match=message):
+        Splits(**tensors, num_classes=3)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that PIL opened."""
+    opened: list[str] = []
+    original = Image.open
+
+    def spy(path: str) -> Image.Image:
+        opened.append(path)
+        return original(path)
+
+    monkeypatch.setattr(Image, "open", spy)
+    return opened
+
+
+def reload(root: Path, **kwargs: Any) -> Splits:
+    """image_folder as another process would call it."""
+    sources._image_folder.cache_clear()
+    return image_folder(root, **kwargs)
+
+
+def test_image_folder_reads_pixels_and_labels(tmp_path: Path) -> None:
+    write_images(tmp_path / "train")
+    write_images(tmp_path / "val", per_class=2)
+    splits = image_folder(tmp_path)
+    assert splits.train_y.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+    assert splits.val_y.tolist() == [0, 0, 1, 1, 2, 2]
+    pixels = np.asarray(Image.open(tmp_path / "train" / "bee" / "3.png"))
+    assert torch.equal(splits.train_x[7].permute(1, 2, 0), torch.tensor(pixels))
+
+
+def test_image_folder_split_does_not_depend_on_the_global_seed(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    torch.manual_seed(1)
+    first = image_folder(tmp_path, val_fraction=0.25)
+    torch.manual_seed(2)
+    second = reload(tmp_path, val_fraction=0.25)
+    assert len(first.val_y) == 3
+    assert torch.equal(first.train_x, second.train_x)
+    assert torch.equal(first.val_y, second.val_y)
+
+
+def test_image_folder_makes_grey_images_rgb(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    Image.new("L", (6, 5), 9).save(tmp_path / "ant" / "0.png")
+    splits = image_folder(tmp_path)
+    assert any((x == 9).all() for x in torch.cat([splits.train_x, splits.val_x]))
+
+
+def test_image_folder_cache(tmp_path: Path, decoded: list[str]) -> None:
+    write_images(tmp_path)
+    first = image_folder(tmp_path)
+    assert image_folder(str(tmp_path)) is first
+    assert len(set(decoded)) == 12
+    decoded.clear()
+    second = reload(tmp_path)
+    assert decoded == []
+    assert torch.equal(first.train_x, second.train_x)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["mupl_images_native.pt"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a file of torch"])
+def test_image_folder_ignores_a_damaged_cache(damage: bytes, tmp_path: Path) -> None:
+    first = image_folder(write_images(tmp_path))
+    (tmp_path / "mupl_images_native.pt").write_bytes(damage)
+    assert torch.equal(reload(tmp_path).train_x, first.train_x)
+
+
+def add_image(root: Path) -> None:
+    Image.new("RGB", (6, 5)).save(root / "bee" / "new.png")
+
+
+def rename_image(root: Path) -> None:
+    (root / "bee" / "0.png").rename(root / "bee" / "9.png")
+
+
+def touch_image(root: Path) -> None:
+    os.utime(root / "bee" / "0.png", (1, 1))
+
+
+@pytest.mark.parametrize("change", [add_image, rename_image, touch_image])
+def test_image_folder_cache_is_made_anew_on_a_change(
+    change: Callable[[Path], None], tmp_path: Path, decoded: list[str]
+) -> None:
+    write_images(tmp_path)
+    image_folder(tmp_path)
+    change(tmp_path)
+    decoded.clear()
+    reload(tmp_path)
+    assert decoded
+
+
+def test_image_sizes_have_their_own_cache(tmp_path: Path, decoded: list[str]) -> None:
+    write_images(tmp_path)
+    assert image_folder(tmp_path, image_size=4).in_features == 3 * 4 * 4
+    assert image_folder(tmp_path, image_size=8).in_features == 3 * 8 * 8
+    decoded.clear()
+    assert reload(tmp_path, image_size=4).in_features == 3 * 4 * 4
+    assert decoded == []
+
+
+def test_image_folder_without_cache_writes_nothing(tmp_path: Path) -> None:
+    image_folder(write_images(tmp_path), cache=False)
+    assert not [path for path in tmp_path.iterdir() if path.is_file()]
+
+
+def test_image_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path)
+
+    def refuse(path: Path, mode: str) -> None:  # what a read-only root does to anyone but root
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.warns(UserWarning, match="no cache of the decoded images") as warned:
+        first, second = image_folder(tmp_path), image_folder(tmp_path)
+    assert len(warned) == 1
+    assert first is second
+    assert len(first.train_x) == 10
+
+
+def mixed_sizes(root: Path) -> None:
+    write_images(root)
+    Image.new("RGB", (7, 5)).save(root / "bee" / "2.png")
+    Image.new("RGB", (8, 5)).save(root / "cow" / "0.png")
+
+
+def broken_image(root: Path) -> None:
+    write_images(root)
+    (root / "bee" / "2.png").write_bytes(b"no image")
+
+
+def other_classes(root: Path) -> None:
+    write_images(root / "train")
+    write_images(root / "val", classes=("ant", "bee", "dog"))
+
+
+def one_class(root: Path) -> None:
+    write_images(root / "train")
+
+
+def nothing(root: Path) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("source", "make", "kwargs", "message"),
+    [
+        (
+            "mnist",
+            nothing,
+            {},
+            "data.root={root}: no MNIST files there; give the folder that holds MNIST/raw",
+        ),
+        ("fashion_mnist", nothing, {}, "data.root={root}: no FashionMNIST files there; give the folder that holds Fas"),
+        (
+            "cifar10",
+            nothing,
+            {},
+            "data.root={root}: no CIFAR10 files there; give the folder that holds cifar-10-batches-py",
+        ),
+        ("image_folder", nothing, {}, "data.root={root}: no images there"),
+        ("image_folder", mixed_sizes, {}, "bee/2.png is 7x5 but the images before it are 6x5; set data.image_size"),
+        ("image_folder", broken_image, {}, "data.root={root}: cannot decode bee/2.png"),
+        ("image_folder", other_classes, {}, "train and val must have the same classes; not in both: cow, dog"),
+        ("image_folder", one_class, {}, "data.root={root}: one class only (train)"),
+        ("image_folder", write_images, {"image_size": 0}, "data.image_size=0: must be at least 1 pixel"),
+        ("image_folder", write_images, {"val_fraction": 1.0}, "data.val_fraction=1.0: must be between 0 and 1"),
+        ("image_folder", write_images, {"val_fraction": 0.01}, "data.val_fraction=0.01: leaves one split"),
+    ],
+)
+def test_errors_are_one_line(
+    source: str, make: Callable[[Path], Any], kwargs: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    make(tmp_path)
+    with pytest.raises(ConfigError, match=re.escape(message.format(root=tmp_path))) as caught:
+        getattr(sources, source)(tmp_path, **kwargs)
+    assert "\n" not in str(caught.value)
+
+
+def test_failed_download_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST.download", fail)
+    with pytest.raises(ConfigError, match=r"^data.download=true: could not get MNIST into .* \(no route to host\)$"):
+        mnist(tmp_path, download=True)
