@@ -27,12 +27,16 @@ class ScaledLinear(nn.Linear):
         """x: (..., in_features) -> (..., out_features)."""
         w: Tensor = self.weight
         b: Tensor | None = self.bias
-        if self.weight_mult == self.bias_mult == self.weight_grad == self.bias_grad == 1:
+        scale = (self.weight_mult, self.bias_mult, self.weight_grad, self.bias_grad)
+        if scale == (1, 1, 1, 1):
             return F.linear(x, w, b)
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
+        device = x.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
             x, w, b = x.to(dtype), w.to(dtype), None if b is None else b.to(dtype)
-        y = _ScaledProduct.apply(x.reshape(-1, self.in_features), w, b, self)
+        if x.dim() == 2:  # two views and their nodes in the graph cost as much as all the rest of this layer's Python
+            return _ScaledProduct.apply(x, w, b, scale)
+        y = _ScaledProduct.apply(x.reshape(-1, self.in_features), w, b, scale)
         return y.view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
@@ -44,21 +48,21 @@ class _ScaledProduct(torch.autograd.Function):
     """`weight_mult * x W^T + bias_mult * b` for x of (N, in), every factor inside a matrix product."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, layer: ScaledLinear) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, scale: tuple[float, float, float, float]) -> Tensor:
         ctx.save_for_backward(x, w)
-        ctx.layer = layer
+        ctx.scale = scale
         if b is None:
-            return torch.addmm(x.new_zeros(()), x, w.t(), beta=0, alpha=layer.weight_mult)
-        return torch.addmm(b, x, w.t(), beta=layer.bias_mult, alpha=layer.weight_mult)
+            return torch.addmm(x.new_empty(()), x, w.t(), beta=0, alpha=scale[0])
+        return torch.addmm(b, x, w.t(), beta=scale[1], alpha=scale[0])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, w = ctx.saved_tensors
-        layer = ctx.layer
         need_x, need_w, need_b, _ = ctx.needs_input_grad
-        return (
-            torch.addmm(x, g, w, beta=0, alpha=layer.weight_mult) if need_x else None,
-            torch.addmm(w, g.t(), x, beta=0, alpha=layer.weight_mult * layer.weight_grad) if need_w else None,
-            g.sum(0).mul_(layer.bias_mult * layer.bias_grad) if need_b else None,
+        weight_mult, bias_mult, weight_grad, bias_grad = ctx.scale
+        return (  # with beta=0 the first argument of addmm lends its shape only
+            torch.addmm(x, g, w, beta=0, alpha=weight_mult) if need_x else None,
+            torch.addmm(w, g.t(), x, beta=0, alpha=weight_mult * weight_grad) if need_w else None,
+            g.sum(0).mul_(bias_mult * bias_grad) if need_b else None,
             None,
         )

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 UNPACK = Path(__file__).parents[2] / "shared" / "data" / "unpack"
 
@@ -27,3 +28,9 @@ def real_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         except OSError:
             shutil.rmtree(partial)
     return target
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """The tensors of the tests are tiny: threads only get in the way of the other worker."""
+    torch.set_num_threads(1)

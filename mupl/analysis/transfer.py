@@ -2,14 +2,12 @@
 
 import pandas as pd
 
-from mupl.sweep.results import OUTCOMES
+from mupl.sweep.results import IDENTITY, OUTCOMES
 
 
 def series_keys(results: pd.DataFrame) -> list[str]:
     """The columns that tell the curves of a transfer figure apart: all swept keys but lr and seed."""
-    always = ["parametrization", "optimizer", "width"]
-    swept = [c for c in results.columns if c not in (*always, *OUTCOMES, "lr", "seed")]
-    return [*always, *(c for c in swept if results[c].nunique(dropna=False) > 1)]
+    return ["parametrization", "optimizer", "width", *(c for c in results if c not in (*IDENTITY, *OUTCOMES))]
 
 
 def curves(results: pd.DataFrame, metric: str = "val_loss") -> pd.DataFrame:

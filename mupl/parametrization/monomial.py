@@ -38,7 +38,7 @@ class Monomial:
         if isinstance(text, Monomial):
             return text
         result, position, source = cls(), 0, str(text).strip()
-        while position < len(source):
+        while position < len(source) or not source:
             match = _FACTOR.match(source, position)
             if not match or (match[2][0].isalpha() and match[2] not in SYMBOLS):
                 raise ValueError(f"{source!r} is no product of powers of {', '.join(SYMBOLS)} and numbers")

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,12 @@ class SweepReport(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from mupl.sweep.report import report  # pandas and seaborn: only when there is something to report
 
-        if report(Path(config.hydra.sweep.dir), config.metric):
+        try:
+            failed = report(Path(config.hydra.sweep.dir), config.metric)
+        except Exception:  # Hydra would make it a warning and exit with 0
+            traceback.print_exc()
+            sys.exit(1)
+        if failed:
             sys.exit(1)
 
 

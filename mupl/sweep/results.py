@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RESULT_FILE = "result.json"
+IDENTITY = ("width", "lr", "seed", "parametrization", "optimizer")
 OUTCOMES = ("status", "steps", "train_loss", "val_loss", "val_accuracy", "seconds", "error", "folder")
 
 
@@ -25,11 +26,17 @@ def write_result(folder: Path, row: dict[str, Any]) -> None:
 
 
 def collect(sweep_dir: Path) -> "pd.DataFrame":
-    """One row a run of all that have a result below `sweep_dir`, in the order of the jobs; empty if there are none."""
+    """One row a run of all that have a result below `sweep_dir`, in the order of the jobs; empty if there are none.
+
+    Columns: width, lr, seed, parametrization, optimizer, every other key that differs between runs, and `OUTCOMES`.
+    """
     import pandas as pd
 
     files = sorted(sweep_dir.glob(f"*/{RESULT_FILE}"), key=lambda file: (len(file.parent.name), file.parent.name))
     rows = [{**json.loads(file.read_text()), "folder": file.parent.name} for file in files]
     table = pd.DataFrame(rows)
-    keys = [column for column in table.columns if column not in OUTCOMES]
-    return table.reindex(columns=[*keys, *OUTCOMES]) if rows else table
+    for column in table:
+        if table[column].map(lambda value: isinstance(value, list)).any():  # widths of one a layer: not hashable
+            table[column] = table[column].map(str)
+    swept = [c for c in table.columns if c not in (*IDENTITY, *OUTCOMES) and table[c].nunique(dropna=False) > 1]
+    return table.reindex(columns=[*IDENTITY, *swept, *OUTCOMES]) if rows else table

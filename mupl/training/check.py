@@ -7,6 +7,7 @@ from omegaconf import DictConfig, ListConfig
 
 from mupl.errors import ConfigError
 
+METRICS = ("val_loss", "train_loss")
 _WHOLE = {"depth": 1, "batch_size": 1, "max_steps": 1, "seed": 0}  # key: smallest value
 
 
@@ -20,6 +21,8 @@ def check(cfg: DictConfig) -> None:
     for key in ("lr", "eps", "weight_decay"):
         if isinstance(cfg[key], bool) or not isinstance(cfg[key], int | float) or not math.isfinite(cfg[key]):
             raise ConfigError(f"{key}={cfg[key]}: must be a finite number")
+    if cfg.metric not in METRICS:
+        raise ConfigError(f"metric={cfg.metric}: must be one of {', '.join(METRICS)}")
 
 
 def _check_width(key: str, width: Any) -> None:

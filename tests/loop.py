@@ -1,0 +1,79 @@
+"""A plain training loop in float64, as short as can be: what the tests of parametrizations run."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mupl.models import MLP
+from mupl.optim.families import family_of, resolve
+from mupl.optim.groups import build_optimizer
+from mupl.parametrization.apply import apply, parameters
+from mupl.parametrization.rules import Parametrization, Scale, get_parametrization, scales
+from mupl.roles import describe
+
+BASE = 8
+SGD = partial(torch.optim.SGD, momentum=0.9)
+HYPERPARAMETERS: dict[str, dict[str, Any]] = {
+    "sgd": {"lr": 0.05, "weight_decay": 0.01},
+    "adamw": {"lr": 0.01, "eps": 1e-3, "weight_decay": 0.1},
+}
+OPTIMIZERS = {"sgd": SGD, "adamw": torch.optim.AdamW}
+
+
+def build_mlp(width: Any, **options: Any) -> nn.Module:
+    return MLP(in_features=6, out_features=3, width=width, activation="tanh", **options)
+
+
+def batches(steps: int, n: int = 16, seed: int = 1) -> list[tuple[Tensor, Tensor]]:
+    """A task that can be learned: which of the first three inputs is the largest."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = [torch.randn(n, 6, generator=generator, dtype=torch.float64) for _ in range(steps)]
+    return [(x, x[:, :3].argmax(1)) for x in inputs]
+
+
+def prepare(
+    parametrization: str | Parametrization,
+    optimizer: str,
+    width: Any,
+    *,
+    base_width: Any = BASE,
+    build: Callable[[Any], nn.Module] = build_mlp,
+    seed: int = 0,
+    edit: Callable[[Mapping[str, Scale]], Mapping[str, Scale]] = lambda s: s,
+    **hyperparameters: Any,
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A model in a parametrization with its optimizer; `edit` may spoil the scales."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        if isinstance(parametrization, str):
+            parametrization = get_parametrization(parametrization)
+        infos = describe(build, width, base_width, init={"*bias": {"name": "normal", "std": 0.1}})
+        constructor = resolve(OPTIMIZERS[optimizer])
+        options = HYPERPARAMETERS[optimizer] | hyperparameters
+        numbers = edit(scales(infos, parametrization, family_of(constructor), **options))
+        model = apply(build(width), numbers, torch.Generator().manual_seed(seed))
+        return model, build_optimizer(constructor, parameters(model, numbers), numbers)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> Tensor:
+    """Losses of the steps: (steps,)."""
+    losses = []
+    for x, target in batches(steps):
+        loss = F.cross_entropy(model(x), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses)
+
+
+def trajectory(
+    parametrization: str | Parametrization, optimizer: str, width: Any, *, steps: int = 50, **options: Any
+) -> Tensor:
+    return train(*prepare(parametrization, optimizer, width, **options), steps)

@@ -1,0 +1,199 @@
+"""Roles and fans are found from shapes, initializers from what the constructor does."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mupl.errors import ConfigError
+from mupl.initializers import (
+    Initializer,
+    built_with_initializers,
+    create_initializer,
+    scale_initializers_by_dimension,
+)
+from mupl.models import MLP
+from mupl.roles import Role, describe
+
+
+class Zoo(nn.Module):
+    """One of each kind of layer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, width, padding_idx=0)
+        self.norm = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 1)
+        self.stem = nn.Conv2d(3, width, 3)
+        self.conv = nn.Conv2d(width, 2 * width, 5)
+        self.depthwise = nn.Conv2d(width, width, 3, groups=width)
+        self.up = nn.ConvTranspose2d(width, 4, 3)
+        self.lstm = nn.LSTM(5, width)
+        self.small = nn.Linear(3, 3)
+        self.head = nn.Linear(width, 10)
+        self.temperature = nn.Parameter(torch.ones(()))
+
+
+# name: role, fan_in, fan_out, m_in, m_out at width 12 and base width 4
+EXPECTED = {
+    "embedding.weight": (Role.INPUT, 11, 12, 1, 3),
+    "norm.weight": (Role.INPUT, 1, 12, 1, 3),
+    "norm.bias": (Role.INPUT, 1, 12, 1, 3),
+    "attention.in_proj_weight": (Role.HIDDEN, 12, 36, 3, 3),
+    "attention.out_proj.weight": (Role.HIDDEN, 12, 12, 3, 3),
+    "stem.weight": (Role.INPUT, 27, 12, 1, 3),
+    "conv.weight": (Role.HIDDEN, 300, 24, 3, 3),
+    "conv.bias": (Role.INPUT, 1, 24, 1, 3),
+    "depthwise.weight": (Role.INPUT, 9, 12, 1, 3),
+    "up.weight": (Role.OUTPUT, 108, 4, 3, 1),
+    "lstm.weight_ih_l0": (Role.INPUT, 5, 48, 1, 3),
+    "lstm.weight_hh_l0": (Role.HIDDEN, 12, 48, 3, 3),
+    "small.weight": (Role.SCALAR, 3, 3, 1, 1),
+    "small.bias": (Role.SCALAR, 1, 3, 1, 1),
+    "head.weight": (Role.OUTPUT, 12, 10, 3, 1),
+    "head.bias": (Role.SCALAR, 1, 10, 1, 1),
+    "temperature": (Role.SCALAR, 1, 1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_roles_and_fans_follow_from_shapes(name: str) -> None:
+    info = describe(Zoo, 12, 4)[name]
+    assert (info.role, info.fan_in, info.fan_out, info.m_in, info.m_out) == EXPECTED[name]
+
+
+def test_roles_do_not_need_the_width_to_differ_from_the_base() -> None:
+    at_base, wider = describe(Zoo, 4, 4), describe(Zoo, 12, 4)
+    assert {n: i.role for n, i in at_base.items()} == {n: i.role for n, i in wider.items()}
+    assert all(i.m_in == i.m_out == 1 for i in at_base.values())
+
+
+def test_heterogeneous_widths_with_absolute_rules() -> None:
+    infos = describe(lambda w: MLP(7, 3, w), [8, 16, 64], base_width=1)
+    assert [(i.m_in, i.m_out) for n, i in infos.items() if n.endswith("weight")] == [(1, 8), (8, 16), (16, 64), (64, 1)]
+
+
+class Positions(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(9, width) * 0.02)
+        self.query = nn.Linear(width, width)
+
+
+def test_a_tensor_that_cannot_be_classified_is_named_and_can_be_given_a_role() -> None:
+    with pytest.raises(ConfigError, match=r"'positions' of shape \(9, 8\).*roles="):
+        describe(Positions, 8, 4)
+    info = describe(Positions, 8, 4, roles={"pos*": "input"})["positions"]
+    assert (info.role, info.fan_in, info.fan_out, info.m_out) == (Role.INPUT, 9, 8, 2)
+    assert info.init == Initializer("normal", 0.0, 0.02)
+
+
+def test_a_role_that_is_given_wins_over_the_shape() -> None:
+    info = describe(lambda w: nn.Linear(5, w), 8, 4, roles={"bias": "hidden"})["bias"]
+    assert (info.role, info.m_in, info.m_out) == (Role.HIDDEN, 2, 2)
+
+
+@pytest.mark.parametrize("key", ["roles", "init"])
+def test_a_glob_that_matches_nothing_is_an_error(key: str) -> None:
+    value = {"roles": "input", "init": {"name": "normal", "std": 1}}[key]
+    with pytest.raises(ConfigError, match=rf"{key}: 'wieght' matches no parameter"):
+        describe(lambda w: nn.Linear(w, w), 8, 4, **{key: {"wieght": value}})
+
+
+def test_a_model_whose_tensors_change_with_width_is_refused() -> None:
+    class Grows(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(3, 3) for _ in range(width))
+
+    with pytest.raises(ConfigError, match=r"'layers\.4\.weight' is not the same tensor at every width"):
+        describe(Grows, 8, 4)
+
+
+def fill_truncated(weight: torch.Tensor) -> None:
+    nn.init.trunc_normal_(weight, std=0.5, a=-1.0, b=1.0)
+
+
+FILLS = {
+    "kaiming_uniform": (lambda w: nn.init.kaiming_uniform_(w, a=math.sqrt(5)), Initializer("uniform", 0.0, 48**-0.5)),
+    "xavier_normal": (nn.init.xavier_normal_, Initializer("normal", 0.0, 0.25)),
+    "data_normal": (lambda w: w.data.normal_(mean=0.0, std=0.02), Initializer("normal", 0.0, 0.02)),
+    "scaled": (lambda w: w.data.normal_().mul_(0.3).div_(3), Initializer("normal", 0.0, 0.1)),
+    "truncated": (fill_truncated, Initializer("truncated_normal", 0.0, 0.5, -1.0, 1.0)),
+    "copied": (lambda w: w.data.copy_(torch.randn(w.shape)), Initializer("normal", 0.0, 1.0)),
+    "zero": (nn.init.zeros_, Initializer("constant", 0.0)),
+    "value": (lambda w: nn.init.constant_(w, 0.7), Initializer("constant", 0.7)),
+    "orthogonal": (nn.init.orthogonal_, None),
+    "eye": (nn.init.eye_, None),
+}
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_what_a_module_draws_from_is_known_exactly(fill: str) -> None:
+    function, expected = FILLS[fill]
+
+    def build() -> nn.Module:
+        layer = nn.Linear(16, 16)
+        function(layer.weight)
+        return layer
+
+    _, found = built_with_initializers(build)
+    if expected is None:
+        assert found["weight"] is None
+        return
+    assert found["weight"] is not None
+    assert found["weight"].name == expected.name
+    for field in ("mean", "std", "a", "b"):
+        assert getattr(found["weight"], field) == pytest.approx(getattr(expected, field)), field
+
+
+def test_an_unknown_initialisation_is_an_error_until_it_is_said() -> None:
+    def build(width: int) -> nn.Module:
+        layer = nn.Linear(width, width)
+        nn.init.orthogonal_(layer.weight)
+        return layer
+
+    with pytest.raises(ConfigError, match="'weight' is initialised in a way that is not understood"):
+        describe(build, 8, 4)
+    info = describe(build, 8, 4, init={"weight": {"name": "normal", "std": 0.5}})["weight"]
+    assert info.init == Initializer("normal", 0.0, 0.5)
+
+
+def test_describing_leaves_the_random_state_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    describe(Zoo, 8, 4)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"name": "normal", "std": 0.4},
+        {"name": "truncated_normal", "std": 0.4, "a": -0.8, "b": 0.8},
+        {"name": "uniform", "std": 0.4},
+        {"name": "constant", "mean": 0.4},
+    ],
+)
+def test_a_scaled_initializer_draws_scaled_tensors(spec: dict) -> None:
+    initializer = create_initializer(spec)
+    (scaled,) = scale_initializers_by_dimension([initializer], width_scale=0.5, depth_scale=0.25)
+    draws = [i(torch.empty(200, 200), torch.Generator().manual_seed(0)) for i in (initializer, scaled)]
+    torch.testing.assert_close(draws[1], draws[0] / 8)
+    if spec["name"] == "truncated_normal":
+        assert draws[0].abs().max() <= 0.8
+        assert draws[0].std() == pytest.approx(0.4 * 0.8796, rel=0.01)  # the std of a normal cut at two sigma
+    elif spec["name"] != "constant":
+        assert draws[0].std() == pytest.approx(0.4, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [{"name": "cauchy"}, {"name": "normal", "std": "wide"}, {"std": 1}, {"name": "normal", "sdt": 1},
+     {"name": "normal", "std": -1}, {"name": "truncated_normal", "std": 1, "a": 1, "b": 0}],
+)  # fmt: skip
+def test_a_bad_initializer_is_one_clear_error(spec: dict) -> None:
+    with pytest.raises(ConfigError, match="init"):
+        create_initializer(spec)

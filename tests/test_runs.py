@@ -1,0 +1,218 @@
+"""Runs and sweeps through Hydra, as the command line starts them."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+
+from mupl.analysis.transfer import best, curves
+from mupl.figures.transfer import lr_transfer
+from mupl.sweep.callback import count_jobs
+from mupl.sweep.results import collect, write_result
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["max_steps=20", "base_width=8", "trainer=cpu"]
+
+
+def train(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "train.py", *arguments]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # the tensors are tiny, and another worker has the other core
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=one_thread)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subprocess.CompletedProcess[str]"]:
+    """One multirun with good, diverging and failing jobs."""
+    folder = tmp_path_factory.mktemp("sweep")
+    grid = ["width=8,[8,16]", "lr=0.05,1e30,-1", "parametrization=sp,mup", "optimizer=sgd"]
+    return folder, train("-m", *SMALL, *grid, f"hydra.sweep.dir={folder}", "logger=csv")
+
+
+def test_a_single_run_leaves_its_config_table_metrics_and_result(tmp_path: Path) -> None:
+    done = train(*SMALL, "width=16", "lr=1e-2", "data=digits", "optimizer=adamw", "trainer.log_every_n_steps=10",
+                 f"hydra.run.dir={tmp_path}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "layers.1.weight" in done.stdout  # the table is printed
+    config = OmegaConf.load(tmp_path / ".hydra" / "config.yaml")
+    assert (config.width, config.lr, config.parametrization.name) == (16, 0.01, "mup")
+    table = pd.read_csv(tmp_path / "parametrization.csv", index_col="name")
+    assert list(table.columns) == ["role", "shape", "mult", "init_std", "lr", "eps", "wd", "grad"]
+    assert table.loc["layers.1.weight", ["role", "lr"]].tolist() == ["hidden", 0.005]
+    metrics = pd.read_csv(tmp_path / "metrics.csv")
+    assert metrics["train_loss"].count() == 2
+    assert metrics["val_loss"].count() == 1
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["status"], result["steps"]) == ("completed", 20)
+    assert result["val_loss"] == pytest.approx(metrics["val_loss"].dropna().item(), rel=1e-6)
+
+
+def test_a_sweep_ends_with_one_tidy_table(sweep: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
+    folder, _ = sweep
+    table = pd.read_csv(folder / "results.csv")
+    assert list(table.columns[:5]) == ["width", "lr", "seed", "parametrization", "optimizer"]
+    assert list(table.columns[-8:]) == [
+        "status", "steps", "train_loss", "val_loss", "val_accuracy", "seconds", "error", "folder",
+    ]  # fmt: skip
+    assert len(table) == 12
+    status = table.groupby("lr")["status"].unique().map(list).to_dict()
+    assert status == {0.05: ["completed"], 1e30: ["diverged"], -1.0: ["failed"]}
+    assert set(table["width"]) == {"8", "[8, 16]"}
+    completed = table[table["status"] == "completed"]
+    assert completed[["train_loss", "val_loss", "val_accuracy"]].notna().all(axis=None)
+    assert table.loc[table["status"] == "diverged", "val_loss"].isna().all()
+    assert (table.loc[table["status"] == "failed", "error"].str.contains("lr=-1: must be a finite number > 0")).all()
+    for job in table["folder"]:
+        assert (folder / str(job) / ".hydra" / "config.yaml").exists()
+
+
+def test_a_sweep_prints_progress_and_a_summary_and_draws(
+    sweep: tuple[Path, "subprocess.CompletedProcess[str]"],
+) -> None:
+    folder, done = sweep
+    assert "[12/12]" in done.stdout
+    assert "best learning rates by val_loss" in done.stdout
+    assert "4 completed, 4 diverged, 4 failed" in done.stdout
+    assert (folder / "lr_transfer.png").stat().st_size > 10_000
+
+
+def test_a_sweep_with_failed_jobs_exits_non_zero(sweep: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
+    assert sweep[1].returncode == 1
+
+
+BAD_INPUT = {
+    "parametrization=mupp": "Could not find 'parametrization/mupp' Available options in 'parametrization': cerebras",
+    "base_width=0": "base_width=0: must be a whole number >= 1",
+    "lr=-0.1": "lr=-0.1: must be a finite number > 0",
+    "data=mnist data.root=/nowhere": "data.root=/nowhere: no MNIST files there",
+    "parametrization=cerebras optimizer=sgd": "cerebras has no rules for the optimizer family 'sgd'",
+    "width=wide": "width=wide: must be a whole number >= 1",
+    "model._target_=tests.models.Unclassifiable": "'positions' of shape (3, 8)",
+    "batch_size=0": "batch_size=0: must be a whole number >= 1",
+    "max_steps=1.5": "max_steps=1.5: must be a whole number >= 1",
+    "wdith=3": "Could not override 'wdith'",
+    "metric=loss": "metric=loss: must be one of",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD_INPUT)
+def test_bad_input_is_one_clear_line_before_any_training(arguments: str, tmp_path: Path) -> None:
+    done = train(*arguments.split(), "width=8" if "width=" not in arguments else "lr=0.1", f"hydra.run.dir={tmp_path}")
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert BAD_INPUT[arguments] in lines[0]
+    assert not (tmp_path / "metrics.csv").exists()
+    assert "training" not in done.stdout
+
+
+def test_optional_loggers_and_callbacks_compose_with_a_run(tmp_path: Path) -> None:
+    done = train(*SMALL, "width=16", "logger=tensorboard", "callbacks=lr_monitor", "scheduler=cosine",
+                 "trainer.log_every_n_steps=5", f"hydra.run.dir={tmp_path}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("tensorboard/events.out.*"))
+    lr = pd.read_csv(tmp_path / "metrics.csv")["lr-AdamW/pg1"].dropna().to_numpy()
+    assert len(lr) == 4
+    assert (np.diff(lr) < 0).all()
+
+
+def test_wandb_is_offline_unless_asked(tmp_path: Path) -> None:
+    done = train(*SMALL, "width=8", "logger=wandb", f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_jobs_are_counted_as_hydra_makes_them() -> None:
+    config = OmegaConf.create(
+        {"hydra": {
+            "sweeper": {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+                        "params": {"width": "8,16", "lr": "1,2,3"}},
+            "overrides": {"task": ["lr=1,2,3,4,5", "seed=range(0,3)", "max_steps=4", "model.init_std=choice(1,2)"]},
+        }}
+    )  # fmt: skip
+    assert count_jobs(config) == 2 * 5 * 3 * 2
+    config.hydra.sweeper._target_ = "another.Sweeper"
+    assert count_jobs(config) is None
+
+
+def fake_results() -> pd.DataFrame:
+    """Two widths, three lrs, two seeds: a parabola in log lr; one seed diverges at the largest lr of width 16."""
+    rows = []
+    for width, optimum in ((8, 1.0), (16, 0.1)):
+        for lr in (0.1, 1.0, 10.0):
+            for seed in (0, 1):
+                diverged = (width, lr, seed) == (16, 10.0, 1)
+                loss = 1 + math.log10(lr / optimum) ** 2 + 0.1 * seed
+                rows.append({
+                    "width": width, "lr": lr, "seed": seed, "parametrization": "mup", "optimizer": "adamw",
+                    "status": "diverged" if diverged else "completed", "steps": 5, "train_loss": loss,
+                    "val_loss": math.nan if diverged else loss, "val_accuracy": 0.5, "seconds": 1.0,
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_the_best_lr_is_that_of_the_mean_over_seeds() -> None:
+    table = best(fake_results())
+    assert table["width"].tolist() == [8, 16]
+    assert table["lr"].tolist() == [1.0, 0.1]
+    assert table["val_loss"].tolist() == pytest.approx([1.05, 1.05])
+    assert table["at_edge"].tolist() == [False, True]
+
+
+def test_a_seed_that_diverged_makes_its_lr_no_candidate() -> None:
+    table = curves(fake_results()).set_index(["width", "lr"])
+    assert table.loc[(16, 10.0), "mean"] == math.inf
+    assert table.loc[(8, 10.0), ["min", "max", "seeds"]].tolist() == pytest.approx([2, 2.1, 2])
+
+
+def test_other_swept_keys_make_curves_of_their_own() -> None:
+    table = pd.concat([fake_results().assign(batch_size=b) for b in (32, 64)])
+    assert best(table)[["width", "batch_size"]].drop_duplicates().shape[0] == 4
+
+
+def test_the_figure_draws_what_the_table_says() -> None:
+    figure = lr_transfer(pd.concat([fake_results(), fake_results().assign(parametrization="sp")]))
+    assert [axis.get_title() for axis in figure.axes] == ["mup", "sp"]
+    axis = figure.axes[0]
+    lines = [line.get_xydata() for line in axis.lines if len(line.get_xydata())]
+    np.testing.assert_allclose(lines[0], [[0.1, 2.05], [1, 1.05], [10, 2.05]])
+    np.testing.assert_allclose(lines[1], [[0.1, 1.05], [1, 2.05]])  # the lr that diverged is left out
+    stars = axis.collections[-1].get_offsets()
+    np.testing.assert_allclose(np.asarray(stars), [[1, 1.05], [0.1, 1.05]])
+    assert (axis.get_xscale(), axis.get_xlabel(), axis.get_ylabel()) == ("log", "learning rate", "val loss")
+    with pytest.raises(ValueError, match="no completed run"):
+        lr_transfer(fake_results().assign(status="diverged"))
+
+
+def test_results_are_rebuilt_from_the_folders_in_the_order_of_jobs(tmp_path: Path) -> None:
+    assert collect(tmp_path).empty
+    for job in (10, 9, 0):
+        (tmp_path / str(job)).mkdir()
+        write_result(tmp_path / str(job), {"width": job, "status": "completed", "val_loss": math.nan, "steps": 3})
+    table = collect(tmp_path)
+    assert table["width"].tolist() == [0, 9, 10]
+    assert table["val_loss"].isna().all()
+    assert not list(tmp_path.glob("*/.result*"))  # nothing half-written is left
+
+
+@pytest.mark.slow
+def test_on_mnist_one_lr_serves_every_width_under_mup_and_not_under_sp(real_data: Path, tmp_path: Path) -> None:
+    """3 hidden layers of sigmoid units, batch 64, 100 steps, Adam, widths 4 to 256."""
+    done = train("-m", "experiment=lr_transfer_mnist", f"data.root={real_data}", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    table = curves(pd.read_csv(tmp_path / "results.csv"))
+    losses = table.pivot(index=["parametrization", "width"], columns="lr", values="mean")
+    mup, sp = losses.loc["mup"].loc[32:], losses.loc["sp"].loc[32:]
+    near_best = (mup.le(1.05 * mup.min(axis=1), axis=0)).all(axis=0)
+    assert near_best.any()
+    assert mup.loc[256].min() <= 0.5
+    optima = sp.idxmin(axis=1)
+    assert optima.is_monotonic_decreasing
+    assert optima.iloc[-1] <= optima.iloc[0] / 4

@@ -1,0 +1,58 @@
+"""Imports point one way, and what need not be imported is not."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "mupl"
+
+# part -> the parts that it may not import, at any level of nesting
+FORBIDDEN = {
+    "errors": {"*"},
+    "layers": {"*"},
+    "initializers": {"roles", "parametrization", "models", "optim", "data", "stats", "training", "sweep"},
+    "roles": {"parametrization", "models", "optim", "data", "stats", "training", "sweep"},
+    "parametrization": {"models", "optim", "data", "stats", "training", "sweep", "analysis", "figures"},
+    "models": {"parametrization", "optim", "data", "stats", "training", "sweep", "analysis", "figures"},
+    "data": {"parametrization", "models", "optim", "stats", "training", "sweep", "analysis", "figures"},
+    "optim": {"models", "data", "stats", "training", "sweep", "analysis", "figures"},
+    "analysis": {"models", "data", "training", "figures", "torch"},
+    "figures": {"models", "data", "optim", "training", "torch", "lightning"},
+}
+
+
+def imports(file: Path) -> set[str]:
+    """First names that a file imports, with `mupl.` taken off; `errors` is everybody's."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        found |= {name.removeprefix("mupl.").split(".")[0] for name in names if name != "mupl.errors"}
+    return found
+
+
+@pytest.mark.parametrize("part", FORBIDDEN)
+def test_imports_point_one_way(part: str) -> None:
+    files = [PACKAGE / f"{part}.py"] if (PACKAGE / f"{part}.py").exists() else sorted((PACKAGE / part).glob("**/*.py"))
+    assert files
+    parts = {path.stem for path in PACKAGE.iterdir()}
+    for file in files:
+        banned = parts if FORBIDDEN[part] == {"*"} else FORBIDDEN[part]
+        assert not imports(file) & banned, file
+
+
+def test_composing_a_config_imports_no_training_and_a_run_no_plots() -> None:
+    code = (
+        "import sys, train; from mupl.training.cli import register_parametrizations as r; r();"
+        "assert not {'torch', 'lightning'} & set(sys.modules), 'composing';"
+        "import lightning; before = set(sys.modules);"
+        "import mupl.training.run;"
+        "heavy = {'wandb', 'tensorboard', 'seaborn', 'matplotlib', 'pandas', 'sklearn', 'torchvision'};"
+        "print(sorted(heavy & (set(sys.modules) - before)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
