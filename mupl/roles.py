@@ -28,9 +28,13 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class ParamInfo:
-    """One tensor as the rules see it; `m_in = fan_in / base fan_in`, likewise `m_out`; `init` is that at the base."""
+    """One tensor as the rules see it; `m_in = fan_in / base fan_in`, likewise `m_out`; `init` is that at the base.
+
+    `shape_role` is what its shapes say; it differs from `role` where a user's override contradicts them.
+    """
 
     role: Role
+    shape_role: Role
     shape: tuple[int, ...]
     fan_in: int
     fan_out: int
@@ -87,6 +91,7 @@ def describe(
         grows = [a != b for a, b in zip(base[name].shape, wider[name].shape, strict=True)]
         role = next((Role(r) for g, r in reversed(list((roles or {}).items())) if fnmatchcase(name, g)), None)
         in_dims, out_dims = _fans(name, parameter.shape, grows, role, owners[name])
+        by_shape = _role(grows, in_dims, out_dims) if len(grows) > 1 else _role(grows, [], [0][: len(grows)])
         base_init = next((i for g, i in reversed(list(inits.items())) if fnmatchcase(name, g)), own_init[name])
         if base_init is None:
             raise ConfigError(
@@ -96,7 +101,8 @@ def describe(
         fan_in, fan_out = (math.prod(parameter.shape[d] for d in dims) for dims in (in_dims, out_dims))
         base_in, base_out = (math.prod(base[name].shape[d] for d in dims) for dims in (in_dims, out_dims))
         result[name] = ParamInfo(
-            role=role or _ROLES[any(grows[d] for d in in_dims), any(grows[d] for d in out_dims)],
+            role=role or by_shape,
+            shape_role=by_shape,
             shape=tuple(parameter.shape),
             fan_in=fan_in,
             fan_out=fan_out,
@@ -107,13 +113,11 @@ def describe(
     return result
 
 
-# (fan_in grows, fan_out grows) -> role
-_ROLES = {
-    (False, True): Role.INPUT,
-    (True, True): Role.HIDDEN,
-    (True, False): Role.OUTPUT,
-    (False, False): Role.SCALAR,
-}
+def _role(grows: Sequence[bool], in_dims: Sequence[int], out_dims: Sequence[int]) -> Role:
+    fan_in_grows, fan_out_grows = (any(grows[d] for d in dims) for dims in (in_dims, out_dims))
+    if fan_in_grows:
+        return Role.HIDDEN if fan_out_grows else Role.OUTPUT
+    return Role.INPUT if fan_out_grows else Role.SCALAR
 
 
 def _fans(

@@ -34,6 +34,14 @@ def rule_rows(parametrization: Parametrization, family: str) -> list[dict[str, s
     return [{"role": str(role)} | {cell: str(getattr(rule, cell)) for cell in CELLS} for role, rule in rules.items()]
 
 
+def print_table(table: "Table") -> None:
+    """To the terminal, or whole into a file, where rich would assume 80 columns and cut cells off."""
+    from rich.console import Console
+
+    console = Console()
+    console.print(table, width=None if console.is_terminal else 200, no_wrap=True)
+
+
 def rich_table(rows: list[dict[str, Any]], title: str) -> "Table":
     """Rows of equal keys as a table for the terminal, numbers to four digits."""
     from rich.box import SIMPLE_HEAD

@@ -12,18 +12,22 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
+from hydra.utils import get_method
 from omegaconf import DictConfig
 
 from mupl.sweep.results import RESULT_FILE
 
 
 class SweepReport(Callback):
-    """Hydra callback: a line for each finished job; at the end `results.csv`, the summary and the figure.
+    """Hydra callback: a line for each finished job, and a report at the end. Single runs are left alone.
 
-    Exits with code 1 when a job failed. Single runs are left alone.
+    Args:
+        report: dotted name of the function `(sweep folder, metric) -> exit code` that makes the report; see
+            `mupl.sweep.report`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, report: str) -> None:
+        self._report = report
         self._started: float | None = None  # None: not a multirun
         self._done = 0
         self._total: int | None = None
@@ -47,15 +51,14 @@ class SweepReport(Callback):
         print(f"[{self._done}/{self._total or '?'}] {job}: {row['status']} {outcome}{left}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from mupl.sweep.report import report  # pandas and seaborn: only when there is something to report
-
         try:
-            failed = report(Path(config.hydra.sweep.dir), config.metric)
+            report = get_method(self._report)  # imports pandas and seaborn: only now
+            code = report(Path(config.hydra.sweep.dir), config.metric)
         except Exception:  # Hydra would make it a warning and exit with 0
             traceback.print_exc()
-            sys.exit(1)
-        if failed:
-            sys.exit(1)
+            code = 1
+        if code:
+            sys.exit(code)
 
 
 def count_jobs(config: DictConfig) -> int | None:

@@ -1,42 +1,108 @@
-"""A sweep's folder -> its results table, summary and figure."""
+"""What a sweep ends with: a function from its folder to tables and figures in it, and an exit code."""
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from rich.console import Console
 
-from mupl.analysis.transfer import best
-from mupl.parametrization.report import rich_table
-from mupl.sweep.results import collect, write_atomically
+from mupl.analysis import coordinates, norms, transfer
+from mupl.parametrization.report import print_table, rich_table
+from mupl.sweep.results import OUTCOMES, collect, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COORDINATES_FILE = "coordinates.csv"
 
 
-def report(sweep_dir: Path, metric: str = "val_loss") -> int:
-    """Write `results.csv` and `lr_transfer.png` into the sweep's folder and print the summary; returns the failures."""
-    console = Console()
+def learning_rate_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
+    """`results.csv`, `lr_transfer.png` and the best learning rates; 1 if a job failed."""
     results = collect(sweep_dir)
     if results.empty:
-        console.print(f"no results in {sweep_dir}")
+        print(f"no results in {sweep_dir}")
         return 0
-    write_atomically(sweep_dir / "results.csv", results.to_csv(index=False))
-    summary = best(results, metric)
+    summary = transfer.best(results, metric)
     if len(summary):
-        console.print(rich_table(_records(summary), title=f"best learning rates by {metric}"))
-        draw(results, metric, sweep_dir / "lr_transfer.png")
+        from mupl.figures.transfer import lr_transfer
+
+        show(summary, f"best learning rates by {metric}")
+        save(lr_transfer(results, metric), sweep_dir / "lr_transfer.png")
+    return conclude(results, sweep_dir)
+
+
+def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
+    """`coord_check.csv`, `coord_check.png` (one for each series), `verdict.json` and the failures; 1 if there are any.
+
+    A job whose training failed or diverged is a failure too.
+    """
+    from mupl.figures.coordinates import coordinate_check as draw
+
+    results = collect(sweep_dir)
+    code = conclude(results, sweep_dir)
+    rows = gather(results, sweep_dir, COORDINATES_FILE)
+    write_atomically(sweep_dir / "coord_check.csv", rows.to_csv(index=False))
+    table = coordinates.verdict(rows)
+    write_atomically(sweep_dir / "verdict.json", json.dumps(coordinates.as_json(table), indent=1))
+    series = coordinates.series_keys(rows)
+    checks = list(rows.groupby(series, sort=False))
+    for key, group in checks:
+        name = ", ".join(map(str, key))
+        title = f"{name}: the standard parametrization, not muP" if "sp" in key else name
+        suffix = "" if len(checks) == 1 else "_" + "_".join(map(str, key))
+        save(draw(group, title), sweep_dir / f"coord_check{suffix}.png")
+    failures = table[~table["passed"].astype(bool)]
+    if len(failures):
+        show(failures.drop(columns="passed"), "failed: slopes of log2(mean |x|) against log2(width)")
+    passed = len(table) - len(failures)
+    print(f"coordinate check: {passed} of {len(table)} tensors, kinds and steps pass; {sweep_dir / 'verdict.json'}")
+    return 1 if len(failures) or (results["status"] != "completed").any() else code
+
+
+def update_norms(sweep_dir: Path, metric: str = "val_loss") -> int:
+    """`update_norms.csv`, `update_norms.png`, and the correlations of the norms with the change of activations."""
+    from mupl.figures.norms import update_norms as draw
+
+    results = collect(sweep_dir)
+    code = conclude(results, sweep_dir)
+    shapes = gather(results, sweep_dir, "parametrization.csv").query("name.str.endswith('.weight')", engine="python")
+    shapes = shapes.assign(layer=shapes["name"].str.removesuffix(".weight"))[["parametrization", "layer", "shape"]]
+    table = norms.update_norms(gather(results, sweep_dir, COORDINATES_FILE)).merge(shapes)
+    table["shape"] = [
+        f"{layer} {'x'.join(reversed(shape.split('x')))}" for layer, shape in table[["layer", "shape"]].values
+    ]
+    write_atomically(sweep_dir / "update_norms.csv", table.to_csv(index=False))
+    correlations = norms.correlations(table, by="parametrization")
+    write_atomically(sweep_dir / "correlations.csv", correlations.to_csv(index=False))
+    show(correlations, "correlation over layers of log(norm of the update) with log(RMS change of activations)")
+    save(draw(table, by="parametrization"), sweep_dir / "update_norms.png")
+    return code
+
+
+def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:
+    """The tables of that name of all jobs as one, each row with what tells its job from the others."""
+    keys = [column for column in results if column not in (*OUTCOMES, "lr")]
+    tables = [(job[keys], sweep_dir / job["folder"] / file) for _, job in results.iterrows()]
+    return pd.concat([pd.read_csv(path).assign(**job) for job, path in tables if path.exists()], ignore_index=True)
+
+
+def conclude(results: pd.DataFrame, sweep_dir: Path) -> int:
+    """Write `results.csv`, print how the jobs ended; 1 if one failed."""
+    write_atomically(sweep_dir / "results.csv", results.to_csv(index=False))
     counts = results["status"].value_counts()
-    console.print(", ".join(f"{count} {status}" for status, count in counts.items()), f"in {sweep_dir}")
-    for _, row in results[results["status"] == "failed"].iterrows():
-        console.print(f"failed: job {row['folder']}: {row['error']}", style="red", markup=False)
-    return int(counts.get("failed", 0))
+    print(", ".join(f"{count} {status}" for status, count in counts.items()), "in", sweep_dir)
+    for _, job in results[results["status"] == "failed"].iterrows():
+        print(f"failed: job {job['folder']}: {job['error']}")
+    return int("failed" in counts)
 
 
-def draw(results: pd.DataFrame, metric: str, file: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from mupl.figures.transfer import lr_transfer
-
-    lr_transfer(results, metric).savefig(file, dpi=150)
+def show(table: pd.DataFrame, title: str) -> None:
+    rows = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+    print_table(rich_table(rows, title))
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, object]]:
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+def save(figure: "Figure", file: Path) -> None:
+    figure.savefig(file, dpi=120, bbox_inches="tight")
+    from matplotlib.pyplot import close
+
+    close(figure)

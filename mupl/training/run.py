@@ -14,11 +14,10 @@ from hydra.utils import instantiate
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from mupl.data.loader import TensorData
 from mupl.errors import ConfigError, bad_input
-from mupl.parametrization.report import rich_table, scale_rows
+from mupl.parametrization.report import print_table, rich_table, scale_rows
 from mupl.sweep.results import write_result
 from mupl.training.callbacks import LossRecord, StepProgress
 from mupl.training.check import check
@@ -112,7 +111,7 @@ def show_parametrization(module: TrainingModule, folder: Path, quiet: bool) -> N
         writer.writeheader()
         writer.writerows(rows)
     if not quiet:
-        Console().print(rich_table(rows, title="parametrization"))
+        print_table(rich_table(rows, title="parametrization"))
 
 
 def fit(trainer: Trainer, module: TrainingModule, data: LightningDataModule) -> dict[str, Any]:
@@ -122,7 +121,8 @@ def fit(trainer: Trainer, module: TrainingModule, data: LightningDataModule) -> 
         raise KeyboardInterrupt
     record = next(c for c in trainer.callbacks if isinstance(c, LossRecord))  # type: ignore[attr-defined]
     validation = {key: float(trainer.callback_metrics.get(key, math.nan)) for key in ("val_loss", "val_accuracy")}
-    completed = not record.diverged and math.isfinite(validation["val_loss"])
+    validated = "val_loss" in trainer.callback_metrics  # not where limit_val_batches=0
+    completed = not record.diverged and (math.isfinite(validation["val_loss"]) or not validated)
     if not completed:
         validation = dict.fromkeys(validation, math.nan)
     status = "completed" if completed else "diverged"

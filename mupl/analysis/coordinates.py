@@ -1,0 +1,78 @@
+"""Coordinate checks, from the rows that recorders wrote to slopes and a verdict."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+TOLERANCE = 0.1  # of a slope in log2(value) against log2(width)
+MEASURED = ("width", "seed", "t", "kind", "name", "statistic", "value", "low", "high", "zero")
+
+
+def series_keys(rows: pd.DataFrame) -> list[str]:
+    """The columns that tell one check from another: whatever is swept besides width and seed."""
+    return [column for column in rows.columns if column not in MEASURED]
+
+
+def verdict(rows: pd.DataFrame, tolerance: float = TOLERANCE, statistic: str = "l1") -> pd.DataFrame:
+    """The slope of each tensor, kind and step beside what the rule table predicts, and whether it passes.
+
+    Args:
+        rows: one row a value, with columns width, seed, t, kind, name, statistic, value, and the prediction: low and
+            high (the slope must lie between them, up to the tolerance) or zero (the value must be 0 at every width).
+            Rows without a prediction are left out.
+        tolerance: allowed distance of the mean slope from [low, high].
+
+    Returns:
+        Columns: the series keys, kind, name, t, slope (the mean over seeds of the least-squares slope of log2(value)
+        against log2(width); NaN for a value that is 0 everywhere), ci_low and ci_high (its 95 % t-interval over seeds;
+        NaN for one seed), low, high, zero, passed.
+
+    Raises:
+        ValueError: if there are fewer than two widths.
+    """
+    judged = rows[(rows["statistic"] == statistic) & (rows["low"].notna() | rows["zero"].fillna(False).astype(bool))]
+    if judged["width"].nunique() < 2:
+        raise ValueError("a coordinate check needs at least two widths")
+    keys = [*series_keys(rows), "kind", "name", "t"]
+    results = []
+    for key, group in judged.groupby(keys, sort=False):
+        slopes = np.array([slope(one["width"], one["value"]) for _, one in group.groupby("seed")])
+        expected = group.iloc[0]
+        ci_low, ci_high = interval(slopes)
+        row = {
+            "slope": slopes.mean(), "ci_low": ci_low, "ci_high": ci_high,
+            "low": expected["low"], "high": expected["high"], "zero": bool(expected["zero"]),
+        }  # fmt: skip
+        everywhere_zero = bool((group["value"] == 0).all())
+        inside = row["low"] - tolerance <= row["slope"] <= row["high"] + tolerance  # False for NaN
+        results.append(dict(zip(keys, key, strict=True)) | row | {"passed": everywhere_zero if row["zero"] else inside})
+    return pd.DataFrame(results)
+
+
+def slope(width: pd.Series, value: pd.Series) -> float:
+    """Least-squares slope of log2(value) against log2(width); NaN if a value is 0 or not finite."""
+    if not ((value > 0) & np.isfinite(value)).all():
+        return float("nan")
+    return float(np.polyfit(np.log2(width), np.log2(value), 1)[0])
+
+
+def interval(slopes: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """The t-interval of the mean; NaN for fewer than two values."""
+    if len(slopes) < 2:
+        return float("nan"), float("nan")
+    half = stats.t.ppf((1 + confidence) / 2, len(slopes) - 1) * slopes.std(ddof=1) / np.sqrt(len(slopes))
+    return slopes.mean() - half, slopes.mean() + half
+
+
+def as_json(table: pd.DataFrame, tolerance: float = TOLERANCE) -> dict[str, Any]:
+    """A verdict as plain data: whether all passed, how many did not, and every row (NaN as null)."""
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return {
+        "passed": bool(table["passed"].all()),
+        "failures": int((~table["passed"].astype(bool)).sum()),
+        "checked": len(table),
+        "tolerance": tolerance,
+        "rows": rows,
+    }

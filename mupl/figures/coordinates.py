@@ -1,0 +1,42 @@
+"""The coordinate check figure."""
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+# (kind, whether of biases) -> label of a row of panels, from top to bottom
+PANELS = {
+    ("output", False): "layer outputs",
+    ("param", False): "weights W",
+    ("update", False): "weight changes ΔW",
+    ("param", True): "biases b",
+    ("update", True): "bias changes Δb",
+}
+
+
+def coordinate_check(rows: pd.DataFrame, title: str, statistic: str = "l1") -> Figure:
+    """Size of the coordinates against width on log2 axes: a row of panels a kind, a column a step t, a line a layer.
+
+    Lines are medians over seeds, bands their range. Values that are 0 are not drawn. A check of the standard
+    parametrization says so in its title.
+    """
+    table = rows[(rows["statistic"] == statistic) & (rows["value"] > 0)].copy()
+    is_bias = table["name"].str.endswith("bias")
+    table["panel"] = [PANELS.get(key) for key in zip(table["kind"], is_bias, strict=True)]
+    table = table.dropna(subset="panel")
+    table["layer"] = table["name"].str.replace(r"\.(weight|bias)$", "", regex=True)
+    layers = list(dict.fromkeys(table["layer"]))
+    with sns.axes_style("whitegrid"):
+        grid = sns.relplot(
+            table, x="width", y="value", hue="layer", hue_order=layers,
+            palette=sns.color_palette("viridis", len(layers)), row="panel", row_order=[p for p in PANELS.values() if (table["panel"] == p).any()], col="t", kind="line",
+            estimator="median", errorbar=("pi", 100), marker="o", markersize=4, height=2.4, aspect=1.3,
+            facet_kws={"sharey": "row", "margin_titles": True},
+        )  # fmt: skip
+    for axis in grid.axes.flat:
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log", base=2)
+    grid.set_titles(row_template="{row_name}", col_template="t = {col_name}")
+    grid.set_axis_labels("width", {"l1": "mean |x|"}.get(statistic, statistic))
+    grid.figure.suptitle(title, y=1.02)
+    return grid.figure

@@ -1,0 +1,100 @@
+"""What a coordinate check must see: the exponents in width that follow from a rule table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mupl.parametrization.monomial import Monomial
+from mupl.parametrization.rules import Parametrization
+from mupl.roles import ParamInfo, Role
+
+HALF = 0.5
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Slope of log(mean |x|) against log(width): in [low, high], or `zero` if x must be 0 at every width."""
+
+    low: float = 0.0
+    high: float = 0.0
+    zero: bool = False
+
+
+ZERO = Expected(zero=True)
+
+
+def expected_exponents(
+    infos: Mapping[str, ParamInfo], parametrization: Parametrization, family: str, steps: int
+) -> dict[tuple[str, str, int], Expected]:
+    """By (kind, name, t), with t the number of updates done, for t < steps; effective tensors W = mult * w.
+
+    Of a tensor of role r let e(cell) be the exponent of a cell of its rule. Then
+
+    - W at init has e(mult) + e(init), or is 0 if it starts at 0;
+    - an update under `adam` has e(mult) + e(lr): entries of w move by lr whatever the gradient;
+    - an update under `sgd` has 2 e(mult) + e(lr) + e(grad) + g, with g the exponent of the gradient of W: 0 for the
+      readout, and for all before it that of the readout's W (backpropagation is linear in it);
+    - W after updates has the larger of both; the part of an update that is (decoupled) weight decay that of W;
+    - outputs of input and hidden layers must have 0, in every parametrization: this is what muP is for. Logits too,
+      after the first update; at init they are a sum of n independent terms, e(mult) + e(init) + 1/2, and after it they
+      may keep such a part.
+
+    While every readout is 0 no gradient reaches the layers before it: their first update is 0.
+
+    Roles are those of the shapes, and cells those of the parametrization's own table: neither a role nor an override
+    that a user sets changes what must be seen. kinds: `output` (name of the module that owns the tensor), `param`,
+    `update` (by the gradient, from t to t + 1) and `decay` (by weight decay, likewise).
+    """
+    readouts = [name for name, info in infos.items() if info.shape_role is Role.OUTPUT]
+    silent = bool(readouts) and all(_starts_at_zero(infos[name]) for name in readouts)
+    result: dict[tuple[str, str, int], Expected] = {}
+
+    def weight(name: str, t: int) -> Expected:
+        """W after t updates."""
+        parts = [] if _starts_at_zero(infos[name]) else [init_exponent(name)]
+        parts += [e.high for k in range(t) if not (e := update(name, k)).zero]
+        return Expected(max(parts), max(parts)) if parts else ZERO
+
+    def init_exponent(name: str) -> float:
+        return _exponent(name, "mult") + _exponent(name, "init")
+
+    def _exponent(name: str, cell: str) -> float:
+        info = infos[name]
+        return exponent(getattr(parametrization.rule(family, info.shape_role), cell), info.shape_role)
+
+    def update(name: str, t: int) -> Expected:
+        """The step of W from t to t + 1 by its gradient."""
+        before_readout = infos[name].shape_role in (Role.INPUT, Role.HIDDEN)
+        if before_readout and silent and t == 0:
+            return ZERO
+        power = _exponent(name, "mult") + _exponent(name, "lr")
+        if family == "sgd":
+            power += _exponent(name, "mult") + _exponent(name, "grad")
+            if before_readout and readouts:
+                power += max(weight(r, t).high for r in readouts)
+        return Expected(power, power)
+
+    for name, info in infos.items():
+        for t in range(steps):
+            result["param", name, t] = result["decay", name, t] = weight(name, t)
+            result["update", name, t] = update(name, t)
+            if len(info.shape) < 2:
+                continue
+            output = Expected()
+            if info.shape_role is Role.OUTPUT:
+                random = None if _starts_at_zero(info) else init_exponent(name) + HALF
+                if t == 0:
+                    output = ZERO if random is None else Expected(random, random)
+                elif random is not None:
+                    output = Expected(min(random, 0.0), 0.0)
+            result["output", name.rpartition(".")[0], t] = output
+    return result
+
+
+def exponent(cell: Monomial, role: Role) -> float:
+    """The power of width in a cell, where m_in and m_out grow as the role says."""
+    grows = {"m_in": role in (Role.HIDDEN, Role.OUTPUT), "m_out": role in (Role.INPUT, Role.HIDDEN)}
+    return float(sum(power for symbol, power in cell.exponents.items() if grows.get(symbol)))
+
+
+def _starts_at_zero(info: ParamInfo) -> bool:
+    return info.init.std == info.init.mean == 0

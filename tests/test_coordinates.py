@@ -1,0 +1,163 @@
+"""Verdicts on rows whose slopes are known, and the exponents that tables predict."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mupl.analysis.coordinates import as_json, interval, slope, verdict
+from mupl.analysis.norms import correlations, update_norms
+from mupl.figures.coordinates import PANELS, coordinate_check
+from mupl.models import MLP
+from mupl.parametrization.exponents import ZERO, Expected, expected_exponents
+from mupl.parametrization.rules import get_parametrization
+from mupl.roles import describe
+
+WIDTHS = (128, 256, 512, 1024)
+
+
+def rows(power: float, *, low: float = 0.0, high: float = 0.0, zero: bool = False, scale: float = 1.0) -> pd.DataFrame:
+    """value = scale * width^power, times a factor a seed and a little of the seed in the slope."""
+    table = [
+        {
+            "width": width, "seed": seed, "t": 1, "kind": "output", "name": "layers.1", "statistic": "l1",
+            "value": scale * (1 + seed) * width ** (power + 0.01 * (seed - 1)),
+            "low": low, "high": high, "zero": zero, "parametrization": "mup", "optimizer": "adam",
+        }
+        for width in WIDTHS
+        for seed in range(3)
+    ]  # fmt: skip
+    return pd.DataFrame(table)
+
+
+def test_the_slope_is_that_of_the_logarithms() -> None:
+    width = pd.Series([1, 2, 4, 8])
+    assert slope(width, 3 * width**-0.5) == pytest.approx(-0.5)
+    assert math.isnan(slope(width, pd.Series([1, 1, 0, 1])))
+    assert math.isnan(slope(width, pd.Series([1, 1, math.inf, 1])))
+
+
+def test_the_interval_is_students() -> None:
+    low, high = interval(np.array([1.0, 2.0, 3.0]))
+    assert (low, high) == pytest.approx((2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), rel=1e-3)
+    assert all(math.isnan(bound) for bound in interval(np.array([1.0])))
+
+
+@pytest.mark.parametrize(
+    ("power", "expected", "passed"),
+    [
+        (0.0, {}, True),
+        (0.09, {}, True),
+        (0.11, {}, False),
+        (-0.11, {}, False),
+        (-0.5, {"low": -0.5, "high": -0.5}, True),
+        (-0.3, {"low": -0.5, "high": 0.0}, True),
+        (0.2, {"low": -0.5, "high": 0.0}, False),
+        (0.0, {"zero": True}, False),
+        (0.0, {"zero": True, "scale": 0.0}, True),
+        (0.0, {"scale": 0.0}, False),
+    ],
+)
+def test_a_verdict_is_whether_the_slope_lies_where_it_must(power: float, expected: dict, passed: bool) -> None:
+    table = verdict(rows(power, **expected))
+    (row,) = table.to_dict("records")
+    assert row["passed"] is passed
+    if expected.get("scale") != 0:
+        assert row["slope"] == pytest.approx(power)
+        assert row["ci_low"] < power < row["ci_high"]
+    summary = as_json(table)
+    assert (summary["passed"], summary["checked"], summary["failures"]) == (passed, 1, int(not passed))
+
+
+def test_each_tensor_kind_step_and_series_has_a_verdict_of_its_own() -> None:
+    parts = [rows(0.0), rows(0.5).assign(name="readout"), rows(0.0).assign(t=2), rows(1.0).assign(parametrization="sp")]
+    table = verdict(pd.concat(parts))
+    failed = table[~table["passed"].astype(bool)]
+    assert len(table) == 4
+    assert set(zip(failed["parametrization"], failed["name"], strict=True)) == {("mup", "readout"), ("sp", "layers.1")}
+
+
+def test_one_width_is_no_check_and_rows_without_prediction_are_not_judged() -> None:
+    with pytest.raises(ValueError, match="at least two widths"):
+        verdict(rows(0.0).query("width == 128"))
+    silent = rows(0.7).assign(low=math.nan, high=math.nan, kind="grad")
+    assert len(verdict(pd.concat([rows(0.0), silent]))) == 1
+
+
+def expected(parametrization: str, family: str, zero_readout: bool = True) -> dict:
+    infos = describe(lambda w: MLP(6, 3, w, zero_readout=zero_readout), 32, 16)
+    return expected_exponents(infos, get_parametrization(parametrization), family, steps=3)
+
+
+@pytest.mark.parametrize("family", ["sgd", "adam"])
+@pytest.mark.parametrize("name", ["mup", "mup_table3", "mup_table9", "unit_init", "mulinear", "mean_field"])
+def test_every_formulation_of_mup_predicts_the_published_exponents(name: str, family: str) -> None:
+    """PARAMETRIZATIONS: outputs 0; input W, dW, biases 0, 0; hidden -1/2, -1; output -1, -1."""
+    found = expected(name, family, zero_readout=False)
+    for t in (0, 1, 2):
+        for tensor, w, dw in (
+            ("layers.0.weight", 0, 0), ("layers.1.weight", -0.5, -1), ("readout.weight", -1, -1),
+        ):  # fmt: skip
+            assert found["param", tensor, t] == Expected(w, w), (tensor, t)
+            assert found["update", tensor, t] == Expected(dw, dw), (tensor, t)
+        for bias in ("layers.0.bias", "layers.1.bias", "readout.bias"):
+            assert found["update", bias, t] == Expected(0, 0)
+            assert found["param", bias, t] == (ZERO if t == 0 else Expected(0, 0))
+        assert found["output", "layers.1", t] == Expected(0, 0)
+    assert found["output", "readout", 0] == Expected(-0.5, -0.5)
+    assert found["output", "readout", 1] == Expected(-0.5, 0)
+
+
+@pytest.mark.parametrize("family", ["sgd", "adam"])
+def test_no_gradient_passes_a_zero_readout_at_first(family: str) -> None:
+    found = expected("mup", family)
+    assert found["update", "layers.1.weight", 0] == ZERO
+    assert found["update", "layers.0.bias", 0] == ZERO
+    assert found["update", "readout.weight", 0] == Expected(-1, -1)
+    assert found["update", "layers.1.weight", 1] == Expected(-1, -1)
+    assert found["param", "readout.weight", 0] == ZERO
+    assert found["param", "readout.weight", 1] == Expected(-1, -1)
+    assert found["output", "readout", 0] == ZERO
+    assert found["output", "readout", 1] == Expected(0, 0)
+    assert found["decay", "layers.1.weight", 0] == Expected(-0.5, -0.5)
+
+
+def test_sp_predicts_its_own_updates_but_is_held_to_outputs_that_do_not_grow() -> None:
+    found = expected("sp", "adam")
+    assert found["update", "layers.1.weight", 1] == Expected(0, 0)
+    assert found["output", "layers.1", 1] == Expected(0, 0)
+
+
+def test_neither_overrides_nor_given_roles_change_what_must_be_seen() -> None:
+    infos = describe(lambda w: MLP(6, 3, w), 32, 16, roles={"layers.1.bias": "hidden"})
+    parametrization = get_parametrization("mup", {"layers.1.weight": {"lr": 1}})
+    plain = describe(lambda w: MLP(6, 3, w), 32, 16)
+    found = expected_exponents(infos, parametrization, "adam", 3)
+    assert found == expected_exponents(plain, get_parametrization("mup"), "adam", 3)
+
+
+def test_the_figure_has_a_row_a_kind_and_a_column_a_step() -> None:
+    parts = [
+        rows(0.0).assign(kind=kind, name={True: "a.bias", False: "a.weight"}[bias] if kind != "output" else "a", t=t)
+        for kind, bias in PANELS
+        for t in (0, 1, 2)
+    ]  # fmt: skip
+    figure = coordinate_check(pd.concat(parts), "mup, adam")
+    assert len(figure.axes) == 5 * 3
+    assert figure.axes[0].get_xscale() == "log"
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_xdata(), WIDTHS)
+
+
+def test_norms_and_their_correlations_are_those_of_the_rows() -> None:
+    table = []
+    for layer, size in enumerate((1.0, 4.0, 2.0)):
+        values = {"frobenius": size, "spectral": 1 / size, "rms_to_rms": size**2}
+        table += [
+            {"kind": "update", "name": f"layers.{layer}.weight", "statistic": s, "value": v} for s, v in values.items()
+        ]
+        table.append({"kind": "output_update", "name": f"layers.{layer}", "statistic": "rms", "value": 3 * size})
+    norms = update_norms(pd.DataFrame(table).assign(t=0, parametrization="sp"))
+    assert norms["activation_change"].tolist() == [3, 12, 6]
+    found = correlations(norms, by="parametrization").set_index("parametrization").loc["sp"]
+    assert found.tolist() == pytest.approx([1, -1, 1])
