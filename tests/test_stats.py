@@ -300,20 +300,18 @@ def test_values_are_those_of_a_plain_network_with_the_effective_weights(name: st
 
     recorder = Recorder(model, numbers, kinds=KINDS, statistics=STATISTICS, probe=probe)
     expected: dict[tuple[int, str], dict[str, Tensor]] = {}
-    weights, probes = [], []
+    weights, probes = [effective()], [outputs(probe)]
     for t, (x, y) in enumerate(batches()):
-        weights.append(effective())
-        probes.append(outputs(probe))
         expected[t, "param"], expected[t, "output"] = weights[t], outputs(x)
         loss = F.cross_entropy(expected[t, "output"]["readout"], y)
         expected[t, "grad"] = dict(zip(inner, torch.autograd.grad(loss, list(inner.values())), strict=True))
-        for kind, values, since in (
-            ("update", weights, t - 1), ("change", weights, 0),
-            ("output_update", probes, t - 1), ("output_change", probes, 0),
-        ):  # fmt: skip
-            if t > 0:
-                expected[t, kind] = {n: values[t][n] - values[since][n] for n in values[t]}
         train(model, optimizer, [(x, y)], recorder)
+        weights.append(effective())
+        probes.append(outputs(probe))
+        for prefix, values in (("", weights), ("output_", probes)):
+            expected[t, f"{prefix}update"] = {n: values[t + 1][n] - values[t][n] for n in values[0]}
+            if t > 0:
+                expected[t, f"{prefix}change"] = {n: values[t][n] - values[0][n] for n in values[0]}
     found = {(r["t"], r["kind"], r["name"], r["statistic"]): r["value"] for r in recorder.rows}
     wanted = {
         (t, kind, n, s): float(v)
@@ -332,20 +330,18 @@ def test_the_default_is_l1_of_outputs_weights_and_updates() -> None:
     assert list(table.columns) == ["width", "t", "kind", "name", "statistic", "value"]
     assert set(table["statistic"]) == {"l1"}
     steps = {kind: sorted(set(rows["t"])) for kind, rows in table.groupby("kind")}
-    assert steps == {"output": [0, 1, 2], "param": [0, 1, 2, 3], "update": [1, 2, 3]}
+    assert steps == {"output": [0, 1, 2], "param": [0, 1, 2], "update": [0, 1, 2]}
     assert set(table.loc[table["kind"] == "output", "name"]) == {"layers.0", "layers.1", "readout"}
     assert set(table.loc[table["kind"] == "update", "name"]) == set(numbers)
 
 
 def test_chosen_rows_are_those_of_a_full_record(mup_table: pd.DataFrame) -> None:
-    options = {"kinds": ["update", "output_update", "grad"], "statistics": ["spectral", "l1"], "steps": [2, 3]}
+    options = {"kinds": ["update", "output_update", "grad"], "statistics": ["spectral", "l1"], "steps": [1, 2]}
     table = recorded("mup", parameters=["*.1.weight"], modules=["read*"], **options)
     keys = ["t", "kind", "name", "statistic"]
     values = mup_table.set_index(keys)["value"]
     assert set(table["name"]) == {"layers.1.weight", "readout"}
-    assert {(2, "update"), (3, "update"), (2, "grad"), (2, "output_update"), (3, "output_update")} == set(
-        zip(table["t"], table["kind"], strict=True)
-    )
+    assert set(zip(table["t"], table["kind"], strict=True)) == {(t, kind) for t in (1, 2) for kind in options["kinds"]}
     assert table["value"].to_numpy() == pytest.approx(values.loc[pd.MultiIndex.from_frame(table[keys])].to_numpy())
     assert set(recorded("mup", kinds=["param"], steps=2)["t"]) == {0, 2}
 
@@ -471,7 +467,7 @@ def trainer(callback: CoordinateStats, folder: Path, **options: Any) -> Trainer:
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*exists and is not empty.*")
 def test_the_callback_logs_and_writes_what_a_plain_loop_records(digits_data: TensorData, tmp_path: Path) -> None:
     kinds = ["output", "param", "update", "output_change"]
-    callback = CoordinateStats(kinds=kinds, statistics=["l1", "spectral"], steps=[0, 1, 4], columns={"seed": 0})
+    callback = CoordinateStats(kinds=kinds, statistics=["l1", "spectral"], steps=[0, 1, 3], columns={"seed": 0})
     trainer(callback, tmp_path).fit(digits_module(), datamodule=digits_data)
     table = pd.read_csv(tmp_path / "coordinates.csv")
 
@@ -479,7 +475,7 @@ def test_the_callback_logs_and_writes_what_a_plain_loop_records(digits_data: Ten
     plain = [batch for batch, _ in zip(data.train_dataloader(), range(4), strict=False)]
     optimizer = build_optimizer(torch.optim.AdamW, parameters(module.model, module.scales), module.scales)
     with Recorder(
-        module.model, module.scales, kinds=kinds, statistics=["l1", "spectral"], steps=[0, 1, 4], probe=plain[0][0],
+        module.model, module.scales, kinds=kinds, statistics=["l1", "spectral"], steps=[0, 1, 3], probe=plain[0][0],
         columns={"seed": 0},
     ) as recorder:  # fmt: skip
         train(module.model, optimizer, plain, recorder)
@@ -497,7 +493,7 @@ def test_an_update_of_accumulated_gradients_is_one_step(digits_data: TensorData,
     callback = CoordinateStats(folder=tmp_path / "here", file="rows.parquet")
     trainer(callback, tmp_path, max_steps=2, accumulate_grad_batches=3).fit(digits_module(), datamodule=digits_data)
     table = pd.read_parquet(tmp_path / "here" / "rows.parquet")
-    assert sorted(set(table.loc[table["kind"] == "update", "t"])) == [1, 2]
+    assert sorted(set(table.loc[table["kind"] == "update", "t"])) == [0, 1]
     assert not table.duplicated(["t", "kind", "name", "statistic"]).any()
 
 

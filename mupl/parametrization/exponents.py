@@ -20,12 +20,13 @@ class Expected:
 
 
 ZERO = Expected(zero=True)
+UNKNOWN = Expected(low=float("nan"), high=float("nan"))  # not judged
 
 
 def expected_exponents(
-    infos: Mapping[str, ParamInfo], parametrization: Parametrization, family: str, steps: int
-) -> dict[tuple[str, str, int], Expected]:
-    """By (kind, name, t), with t the number of updates done, for t < steps; effective tensors W = mult * w.
+    infos: Mapping[str, ParamInfo], parametrization: Parametrization, family: str, t: int, decay: bool = False
+) -> dict[tuple[str, str], Expected]:
+    """By (kind, name), with t the number of updates done; of effective tensors W = mult * w.
 
     Of a tensor of role r let e(cell) be the exponent of a cell of its rule. Then
 
@@ -33,7 +34,8 @@ def expected_exponents(
     - an update under `adam` has e(mult) + e(lr): entries of w move by lr whatever the gradient;
     - an update under `sgd` has 2 e(mult) + e(lr) + e(grad) + g, with g the exponent of the gradient of W: 0 for the
       readout, and for all before it that of the readout's W (backpropagation is linear in it);
-    - W after updates has the larger of both; the part of an update that is (decoupled) weight decay that of W;
+    - W after updates has the larger of both (on the way there, if updates grow faster than what it starts from, it lies
+      between); the part of an update that is (decoupled) weight decay that of W;
     - outputs of input and hidden layers must have 0, in every parametrization: this is what muP is for. Logits too,
       after the first update; at init they are a sum of n independent terms, e(mult) + e(init) + 1/2, and after it they
       may keep such a part.
@@ -41,18 +43,21 @@ def expected_exponents(
     While every readout is 0 no gradient reaches the layers before it: their first update is 0.
 
     Roles are those of the shapes, and cells those of the parametrization's own table: neither a role nor an override
-    that a user sets changes what must be seen. kinds: `output` (name of the module that owns the tensor), `param`,
-    `update` (by the gradient, from t to t + 1) and `decay` (by weight decay, likewise).
+    that a user sets changes what must be seen. kinds: `output` (name of the module that owns the tensor), `param` and
+    `update` (from t to t + 1); with decoupled weight decay the two parts of an update are told apart instead, as
+    `gradient_update` and `decay`.
     """
     readouts = [name for name, info in infos.items() if info.shape_role is Role.OUTPUT]
     silent = bool(readouts) and all(_starts_at_zero(infos[name]) for name in readouts)
-    result: dict[tuple[str, str, int], Expected] = {}
+    result: dict[tuple[str, str], Expected] = {}
 
     def weight(name: str, t: int) -> Expected:
         """W after t updates."""
-        parts = [] if _starts_at_zero(infos[name]) else [init_exponent(name)]
-        parts += [e.high for k in range(t) if not (e := update(name, k)).zero]
-        return Expected(max(parts), max(parts)) if parts else ZERO
+        initial = [] if _starts_at_zero(infos[name]) else [init_exponent(name)]
+        # updates after the second are as the second
+        updates = [e.high for k in range(min(t, 2)) if not (e := update(name, k)).zero]
+        parts = initial + updates
+        return Expected(min(initial + [max(parts)]), max(parts)) if parts else ZERO
 
     def init_exponent(name: str) -> float:
         return _exponent(name, "mult") + _exponent(name, "init")
@@ -74,19 +79,20 @@ def expected_exponents(
         return Expected(power, power)
 
     for name, info in infos.items():
-        for t in range(steps):
-            result["param", name, t] = result["decay", name, t] = weight(name, t)
-            result["update", name, t] = update(name, t)
-            if len(info.shape) < 2:
-                continue
-            output = Expected()
-            if info.shape_role is Role.OUTPUT:
-                random = None if _starts_at_zero(info) else init_exponent(name) + HALF
-                if t == 0:
-                    output = ZERO if random is None else Expected(random, random)
-                elif random is not None:
-                    output = Expected(min(random, 0.0), 0.0)
-            result["output", name.rpartition(".")[0], t] = output
+        result["param", name] = weight(name, t)
+        result["gradient_update" if decay else "update", name] = update(name, t)
+        if decay:
+            result["decay", name] = weight(name, t)
+        if len(info.shape) < 2:
+            continue
+        output = Expected()
+        if info.shape_role is Role.OUTPUT:
+            random = None if _starts_at_zero(info) else init_exponent(name) + HALF
+            if t == 0:
+                output = ZERO if random is None else Expected(random, random)
+            elif random is not None:
+                output = Expected(min(random, 0.0), 0.0)
+        result["output", name.rpartition(".")[0]] = output
     return result
 
 

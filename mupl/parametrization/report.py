@@ -38,8 +38,7 @@ def print_table(table: "Table") -> None:
     """To the terminal, or whole into a file, where rich would assume 80 columns and cut cells off."""
     from rich.console import Console
 
-    console = Console()
-    console.print(table, width=None if console.is_terminal else 200, no_wrap=True)
+    Console(width=None if Console().is_terminal else 200).print(table)
 
 
 def rich_table(rows: list[dict[str, Any]], title: str) -> "Table":

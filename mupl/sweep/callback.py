@@ -30,11 +30,14 @@ class SweepReport(Callback):
         self._report = report
         self._started: float | None = None  # None: not a multirun
         self._done = 0
-        self._total: int | None = None
+        self._sweeps: dict[str, int] = {}
+        self._total: int | None = None  # None: the sweeper decides as it goes
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self._started = time.perf_counter()
-        self._total = count_jobs(config)
+        self._sweeps = swept_keys(config)
+        if str(config.hydra.sweeper._target_).endswith(BasicSweeper.__name__):
+            self._total = math.prod(self._sweeps.values())
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if self._started is None:
@@ -42,12 +45,14 @@ class SweepReport(Callback):
         self._done += 1
         folder = Path(config.hydra.runtime.output_dir)
         row = json.loads((folder / RESULT_FILE).read_text())
-        outcome = f"{config.metric} {row[config.metric]:.4g}" if row["status"] == "completed" else row.get("error", "")
+        loss = config.metric if math.isfinite(row.get(config.metric, math.nan)) else "train_loss"
+        outcome = f"{loss} {row[loss]:.4g}" if row["status"] == "completed" else row.get("error", "")
         left = ""
         if self._total:
             seconds = (time.perf_counter() - self._started) / self._done * (self._total - self._done)
             left = f" ({seconds:.0f} s left)"
-        job = " ".join(config.hydra.overrides.task)
+        task = config.hydra.overrides.task
+        job = " ".join(o for o in task if not self._sweeps or o.lstrip("+~").split("=")[0] in self._sweeps)
         print(f"[{self._done}/{self._total or '?'}] {job}: {row['status']} {outcome}{left}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -61,11 +66,9 @@ class SweepReport(Callback):
             sys.exit(code)
 
 
-def count_jobs(config: DictConfig) -> int | None:
-    """The number of jobs of Hydra's own sweeper; None for others, which decide as they go."""
-    if not str(config.hydra.sweeper._target_).endswith(BasicSweeper.__name__):
-        return None
-    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+def swept_keys(config: DictConfig) -> dict[str, int]:
+    """The keys that a multirun sweeps, each with its number of values, from the command line and the sweeper's params."""
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     overrides = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
-    last_of_key = {o.get_key_element(): o for o in overrides}
-    return math.prod(len(list(o.sweep_string_iterator())) for o in last_of_key.values() if o.is_sweep_override())
+    last_of_key = {o.get_key_element().lstrip("+~"): o for o in overrides}
+    return {key: len(list(o.sweep_string_iterator())) for key, o in last_of_key.items() if o.is_sweep_override()}

@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
+from torch.optim import Optimizer
 
 from mupl.optim.families import OptimizerLike, family_of, resolve
 from mupl.optim.groups import build_optimizer
 from mupl.optim.schedules import Schedule
 from mupl.parametrization.apply import apply, parameters
+from mupl.parametrization.exponents import Expected, expected_exponents
 from mupl.parametrization.rules import Parametrization, get_parametrization, scales
 from mupl.roles import Build, Width, describe
 
@@ -67,11 +69,13 @@ class TrainingModule(LightningModule):
         self.optimizer_class = resolve(optimizer)
         self.schedule = schedule or Schedule()
         self.loss = loss
+        self.parametrization = parametrization
+        self.family = family or family_of(self.optimizer_class)
         self.infos = describe(build, width, base_width, roles=roles, init=init)
         self.scales = scales(
             self.infos,
             parametrization,
-            family or family_of(self.optimizer_class),
+            self.family,
             lr=lr,
             eps=eps,
             weight_decay=weight_decay,
@@ -98,7 +102,15 @@ class TrainingModule(LightningModule):
             values["val_accuracy"] = (output.argmax(-1) == target).float().mean()
         self.log_dict(values, prog_bar=True, batch_size=len(target))
 
+    def build_optimizer(self) -> Optimizer:
+        """The optimizer over the param groups of `scales`."""
+        return build_optimizer(self.optimizer_class, parameters(self.model, self.scales), self.scales)
+
+    def expected_exponents(self, t: int, decay: bool = False) -> dict[tuple[str, str], Expected]:
+        """What a coordinate check must see after t updates; see `mupl.parametrization.exponents`."""
+        return expected_exponents(self.infos, self.parametrization, self.family, t, decay)
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = build_optimizer(self.optimizer_class, parameters(self.model, self.scales), self.scales)
+        optimizer = self.build_optimizer()
         scheduler = self.schedule.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

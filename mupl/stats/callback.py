@@ -1,0 +1,89 @@
+"""The recorder inside a Lightning trainer."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from mupl.errors import ConfigError
+from mupl.stats.recorder import Recorder
+
+
+class CoordinateStats(Callback):
+    """Records a run with `mupl.stats.recorder.Recorder`, logs the values and writes their table.
+
+    At each recorded step every logger gets the metrics `KIND/NAME/STATISTIC`, e.g. `output/layers.0/l1`, at the number
+    of updates done; the table is written when training ends. Needs a LightningModule with attributes `model` and
+    `scales`, such as `mupl.training.module.TrainingModule`.
+
+    Args:
+        folder: where the table goes; by default the first logger's, or else the trainer's root.
+        file: name of the table; the suffix is .csv or .parquet.
+        predict: add what the rule table predicts (columns low, high and zero), for a coordinate check.
+        recorder: arguments of `Recorder`; its probe is by default the inputs of the first training batch.
+
+    Raises:
+        ConfigError: when training starts, on bad arguments or another kind of LightningModule.
+    """
+
+    def __init__(
+        self, folder: str | Path | None = None, file: str = "coordinates.csv", predict: bool = False, **recorder: Any
+    ) -> None:
+        self.folder, self.file, self._predict, self._arguments = folder, file, predict, recorder
+        self.recorder: Recorder | None = None  # of the latest training
+        self._logged = 0  # rows that the loggers have
+        self._begun_at: int | None = None  # global step; None between two optimizer steps
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        model, scales = (getattr(pl_module, name, None) for name in ("model", "scales"))
+        if model is None or scales is None:
+            raise ConfigError(
+                f"callbacks: CoordinateStats needs a LightningModule with `model` and `scales` to know the effective "
+                f"weights; {type(pl_module).__name__} has not both (mupl.training.module.TrainingModule has)"
+            )
+        expected = pl_module.expected_exponents if self._predict else None
+        self.recorder = Recorder(model, scales, optimizer=trainer.optimizers[0], expected=expected, **self._arguments)
+        self.recorder.t = trainer.global_step
+        self._logged, self._begun_at = 0, None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        assert self.recorder is not None
+        if self._begun_at is not None:  # gradients accumulate
+            return
+        if self.recorder.probe is None:
+            self.recorder.probe = batch[0] if isinstance(batch, tuple | list) else batch
+        self._begun_at = trainer.global_step
+        self.recorder.begin_step()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert self.recorder is not None
+        if trainer.global_step != self._begun_at:
+            self.recorder.end_step()
+            self._begun_at = None
+            self._log(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self.recorder is not None
+        self.recorder.close()
+        self._log(trainer)
+        if trainer.is_global_zero:
+            logger = trainer.loggers[0] if trainer.loggers else None
+            folder = Path(self.folder or (logger and logger.log_dir) or trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.recorder.write(folder / self.file)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.recorder is not None:
+            self.recorder.close()
+
+    def _log(self, trainer: Trainer) -> None:
+        assert self.recorder is not None
+        rows = self.recorder.rows[self._logged :]
+        if rows:
+            metrics = {f"{row['kind']}/{row['name']}/{row['statistic']}": row["value"] for row in rows}
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, step=rows[0]["t"])
+            self._logged += len(rows)

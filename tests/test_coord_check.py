@@ -1,0 +1,129 @@
+"""Coordinate checks by training: muP passes, SP and every mistake that can be made are caught and named."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from mupl.analysis.coordinates import verdict
+from mupl.data import TensorData, digits, image_folder
+from mupl.models import MLP
+from mupl.parametrization.rules import get_parametrization
+from mupl.training.coord_check import coord_check
+
+MULTS = {"sgd": {"lr": 0.1, "input_mult": 2**-4, "output_mult": 2**5}} | {
+    name: {"lr": 0.01, "input_mult": 2**-3, "output_mult": 2**-4} for name in ("adam", "adamw")
+}
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    loader = iter(TensorData(digits(), batch_size=64).train_dataloader())
+    return [next(loader) for _ in range(3)]
+
+
+def check(
+    batches: list, optimizer: str, parametrization: Any = "mup", *, bias: bool = True, **options: Any
+) -> pd.DataFrame:
+    """The verdict on an MLP with two hidden layers; an option of the model or of the training module replaces ours."""
+    tuned = dict(MULTS[optimizer])
+    model = {key: tuned.pop(key) for key in ("input_mult", "output_mult")} | {"zero_readout": True}
+    model |= {key: options.pop(key) for key in list(options) if key in ("zero_readout", "output_mult")}
+
+    def build(width: int) -> nn.Module:
+        return MLP(batches[0][0][0].numel(), 10, width, depth=2, bias=bias, **model)
+
+    arguments = {"widths": (128, 256, 512, 1024), "seeds": range(5), "base_width": 128} | tuned
+    arguments |= {"weight_decay": 0.1 if optimizer == "adamw" else 0.0} | options
+    return verdict(
+        coord_check(build, batches=batches, parametrization=parametrization, optimizer=optimizer, **arguments)
+    )
+
+
+def failures(table: pd.DataFrame) -> set[tuple[str, str]]:
+    failed = table[~table["passed"].astype(bool)]
+    return set(zip(failed["kind"], failed["name"], strict=True))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("optimizer", "parametrization"),
+    [(o, p) for o in MULTS for p in ("mup", "mulinear", "cerebras", "mup_table3") if (o, p) != ("sgd", "cerebras")],
+)
+def test_mup_passes(batches: list, optimizer: str, parametrization: str, bias: bool) -> None:
+    table = check(batches, optimizer, parametrization, bias=bias)
+    assert failures(table) == set(), table[~table["passed"].astype(bool)].to_string()
+    assert len(table) == 3 * (3 * (4 if optimizer == "adamw" else 3) + 3 * bias * (3 if optimizer == "adamw" else 2))
+
+
+@pytest.mark.parametrize("optimizer", MULTS)
+def test_sp_fails_and_the_hidden_and_output_layers_are_named(batches: list, optimizer: str) -> None:
+    table = check(batches, optimizer, "sp")
+    assert {("output", "readout"), ("output", "layers.1")} <= failures(table)
+    failed = table[~table["passed"].astype(bool) & (table["kind"] == "output")]
+    assert failed["t"].min() == 1
+    assert "layers.0" not in set(failed["name"])
+
+
+def test_a_random_readout_passes_too(batches: list) -> None:
+    assert failures(check(batches, "adam", zero_readout=False)) == set()
+
+
+CONTROLS: dict[str, tuple[dict[str, Any], dict[str, Any], set[tuple[str, str]]]] = {
+    # what is wrong: cells of the table, options of training, what must be named
+    "hidden lr not scaled": ({"layers.1.weight": {"lr": 1}}, {}, {("update", "layers.1.weight")}),
+    "hidden init not scaled": ({"layers.1.weight": {"init": 1}}, {}, {("param", "layers.1.weight")}),
+    "output multiplier missing": (
+        {"readout.weight": {"mult": 1}}, {}, {("update", "readout.weight"), ("param", "readout.weight")},
+    ),
+    "eps not scaled": ({"*": {"eps": 1}}, {"eps": 1e-2}, {("update", "layers.0.weight"), ("update", "layers.1.weight")}),
+    "weight decay not decoupled": (
+        {}, {"weight_decay_mode": "coupled"}, {("decay", "layers.1.weight")},
+    ),
+    "a bias treated as hidden": ({}, {"roles": {"layers.1.bias": "hidden"}}, {("update", "layers.1.bias")}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", CONTROLS)
+def test_a_mistake_is_caught_and_the_tensor_named(batches: list, mistake: str) -> None:
+    cells, options, named = CONTROLS[mistake]
+    optimizer = "adamw" if "weight_decay_mode" in options else "adam"
+    table = check(batches, optimizer, get_parametrization("mup", cells), **options)
+    assert named <= failures(table)
+    # and nothing is named that is right: the inits of the tensors that were not touched
+    untouched = {("param", name) for name in ("layers.0.weight", "layers.0.bias")}
+    assert not untouched & failures(table[table["t"] == 0])
+
+
+def test_the_table_of_statistics_does_not_depend_on_the_formulation(batches: list) -> None:
+    """Effective weights: the same numbers whichever table realises muP."""
+
+    def build(width: int) -> nn.Module:
+        return MLP(64, 10, width, depth=2)
+
+    def rows(name: str) -> pd.DataFrame:
+        return coord_check(
+            build, [64, 128], batches, base_width=32, seeds=[0], parametrization=name, optimizer="adamw", lr=0.01,
+            eps=1e-3, weight_decay=0.1, dtype=torch.float64, statistics=["l1", "rms", "mean", "spectral"],
+        )  # fmt: skip
+
+    reference = rows("mup")
+    for name in ("mup_table3", "mup_table9", "unit_init", "mulinear", "cerebras"):
+        pd.testing.assert_frame_equal(rows(name), reference, rtol=1e-6, atol=1e-12)
+    assert not rows("sp")["value"].equals(reference["value"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("optimizer", MULTS)
+def test_mup_passes_on_cifar_up_to_width_2048(real_data: Path, optimizer: str, bias: bool) -> None:
+    loader = iter(TensorData(image_folder(real_data / "cifar10"), batch_size=64).train_dataloader())
+    cifar = [next(loader) for _ in range(3)]
+    widths = tuple(2**k for k in range(7, 12))
+    table = check(cifar, optimizer, "mulinear", bias=bias, widths=widths, seeds=range(5), weight_decay=0.01)
+    assert failures(table) == set(), table[~table["passed"].astype(bool)].to_string()
+    sp = check(cifar, optimizer, "sp", bias=bias, widths=widths, seeds=range(5), weight_decay=0.01)
+    assert {("output", "readout"), ("output", "layers.1")} <= failures(sp)
