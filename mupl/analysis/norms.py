@@ -29,7 +29,7 @@ def update_norms(rows: pd.DataFrame) -> pd.DataFrame:
 
 def correlations(table: pd.DataFrame, by: str) -> pd.DataFrame:
     """Pearson correlation over layers of log(norm) with log(activation change): a row a value of `by`, and `all`."""
-    logs = np.log(table[[*NORMS, "activation_change"]])
+    logs = table[[*NORMS, "activation_change"]].apply(np.log)
     groups = [(str(key), logs.loc[index]) for key, index in table.groupby(by, sort=False).groups.items()]
     return pd.DataFrame(
         [

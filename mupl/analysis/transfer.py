@@ -7,7 +7,7 @@ from mupl.sweep.results import IDENTITY, OUTCOMES
 
 def series_keys(results: pd.DataFrame) -> list[str]:
     """The columns that tell the curves of a transfer figure apart: all swept keys but lr and seed."""
-    return ["parametrization", "optimizer", "width", *(c for c in results if c not in (*IDENTITY, *OUTCOMES))]
+    return ["parametrization", "optimizer", "width", *(str(c) for c in results if c not in (*IDENTITY, *OUTCOMES))]
 
 
 def curves(results: pd.DataFrame, metric: str = "val_loss") -> pd.DataFrame:

@@ -29,8 +29,9 @@ def coordinate_check(rows: pd.DataFrame, title: str, statistic: str = "l1") -> F
     with sns.axes_style("whitegrid"):
         grid = sns.relplot(
             table, x="width", y="value", hue="layer", hue_order=layers,
-            palette=sns.color_palette("viridis", len(layers)), row="panel", row_order=[p for p in PANELS.values() if (table["panel"] == p).any()], col="t", kind="line",
-            estimator="median", errorbar=("pi", 100), marker="o", markersize=4, height=2.4, aspect=1.3,
+            palette=sns.color_palette("viridis", len(layers)),
+            row="panel", row_order=[p for p in PANELS.values() if (table["panel"] == p).any()], col="t",
+            kind="line", estimator="median", errorbar=("pi", 100), marker="o", markersize=4, height=2.4, aspect=1.3,
             facet_kws={"sharey": "row", "margin_titles": True},
         )  # fmt: skip
     for axis in grid.axes.flat:

@@ -57,7 +57,7 @@ def expected_exponents(
         # updates after the second are as the second
         updates = [e.high for k in range(min(t, 2)) if not (e := update(name, k)).zero]
         parts = initial + updates
-        return Expected(min(initial + [max(parts)]), max(parts)) if parts else ZERO
+        return Expected(min([*initial, max(parts)]), max(parts)) if parts else ZERO
 
     def init_exponent(name: str) -> float:
         return _exponent(name, "mult") + _exponent(name, "init")

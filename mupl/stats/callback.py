@@ -1,6 +1,5 @@
 """The recorder inside a Lightning trainer."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ class CoordinateStats(Callback):
                 f"callbacks: CoordinateStats needs a LightningModule with `model` and `scales` to know the effective "
                 f"weights; {type(pl_module).__name__} has not both (mupl.training.module.TrainingModule has)"
             )
-        expected = pl_module.expected_exponents if self._predict else None
+        expected: Any = pl_module.expected_exponents if self._predict else None
         self.recorder = Recorder(model, scales, optimizer=trainer.optimizers[0], expected=expected, **self._arguments)
         self.recorder.t = trainer.global_step
         self._logged, self._begun_at = 0, None

@@ -67,7 +67,7 @@ class SweepReport(Callback):
 
 
 def swept_keys(config: DictConfig) -> dict[str, int]:
-    """The keys that a multirun sweeps, each with its number of values, from the command line and the sweeper's params."""
+    """The keys that a multirun sweeps, each with its number of values: the command line's over the sweeper's params."""
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     overrides = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
     last_of_key = {o.get_key_element().lstrip("+~"): o for o in overrides}

@@ -81,8 +81,8 @@ def update_norms(sweep_dir: Path, metric: str = "val_loss") -> int:
 
 def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:
     """The tables of that name of all jobs as one, each row with what tells its job from the others."""
-    keys = [column for column in results if column not in (*OUTCOMES, "lr")]
-    tables = [(job[keys], sweep_dir / job["folder"] / file) for _, job in results.iterrows()]
+    identity = results.drop(columns=[*OUTCOMES, "lr"]).to_dict("records")
+    tables = [(job, sweep_dir / name / file) for job, name in zip(identity, results["folder"], strict=True)]
     return pd.concat([pd.read_csv(path).assign(**job) for job, path in tables if path.exists()], ignore_index=True)
 
 

@@ -72,8 +72,15 @@ def _record(
     module: TrainingModule, batches: Sequence[tuple[Tensor, Tensor]], statistics: Sequence[str]
 ) -> "pd.DataFrame":
     optimizer = module.build_optimizer()
-    recorded = {"kinds": CHECKED_KINDS, "statistics": statistics, "expected": module.expected_exponents}
-    with Recorder(module.model, module.scales, optimizer=optimizer, **recorded) as recorder:
+    recorder = Recorder(
+        module.model,
+        module.scales,
+        kinds=CHECKED_KINDS,
+        statistics=statistics,
+        optimizer=optimizer,
+        expected=module.expected_exponents,
+    )
+    with recorder:
         for x, target in batches:
             recorder.begin_step()
             optimizer.zero_grad()
