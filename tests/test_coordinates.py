@@ -134,10 +134,21 @@ def test_no_gradient_passes_a_zero_readout_at_first(family: str) -> None:
     assert found["decay", "layers.1.weight", 0] == Expected(-0.5, -0.5)
 
 
-def test_sp_predicts_its_own_updates_but_is_held_to_outputs_that_do_not_grow() -> None:
-    found = expected("sp", "adam")
-    assert found["update", "layers.1.weight", 1] == Expected(0, 0)
+@pytest.mark.parametrize("family", ["sgd", "adam"])
+@pytest.mark.parametrize("name", ["sp", "ntk"])
+def test_no_parametrization_may_have_updates_that_make_outputs_grow(name: str, family: str) -> None:
+    found = expected(name, family)
+    for tensor in ("layers.1.weight", "readout.weight"):
+        assert found["update", tensor, 1] == Expected(-1, -1)
     assert found["output", "layers.1", 1] == Expected(0, 0)
+    assert found["param", "layers.1.weight", 0] == Expected(-0.5, -0.5)
+
+
+@pytest.mark.parametrize("family", ["sgd", "adam"])
+def test_sp_with_per_layer_learning_rates_predicts_updates_like_those_of_mup(family: str) -> None:
+    found = expected("sp_full_align", family, zero_readout=False)
+    for tensor, power in (("layers.0.weight", 0), ("layers.1.weight", -1), ("readout.weight", -1)):
+        assert found["update", tensor, 1] == Expected(power, power)
 
 
 def test_neither_overrides_nor_given_roles_change_what_must_be_seen() -> None:

@@ -9,6 +9,9 @@ from mupl.roles import ParamInfo, Role
 
 HALF = 0.5
 
+# The largest exponent of an update at which outputs stay bounded: it sums over fan_in coherently (spectral condition).
+STABLE = {Role.INPUT: 0.0, Role.HIDDEN: -1.0, Role.OUTPUT: -1.0, Role.SCALAR: 0.0}
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -36,6 +39,8 @@ def expected_exponents(
       readout, and for all before it that of the readout's W (backpropagation is linear in it);
     - W after updates has the larger of both (on the way there, if updates grow faster than what it starts from, it lies
       between); the part of an update that is (decoupled) weight decay that of W;
+    - no update may exceed `STABLE`, above which outputs grow with width: a table that predicts such updates (SP's, NTK's
+      under Adam) describes a network that fails, and must be seen to fail;
     - outputs of input and hidden layers must have 0, in every parametrization: this is what muP is for. Logits too,
       after the first update; at init they are a sum of n independent terms, e(mult) + e(init) + 1/2, and after it they
       may keep such a part.
@@ -80,7 +85,10 @@ def expected_exponents(
 
     for name, info in infos.items():
         result["param", name] = weight(name, t)
-        result["gradient_update" if decay else "update", name] = update(name, t)
+        step, most = update(name, t), STABLE[info.shape_role]
+        result["gradient_update" if decay else "update", name] = (
+            step if step.zero else Expected(min(step.low, most), min(step.high, most))
+        )
         if decay:
             result["decay", name] = weight(name, t)
         if len(info.shape) < 2:

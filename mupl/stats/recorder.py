@@ -16,7 +16,7 @@ from mupl.errors import ConfigError
 from mupl.parametrization.apply import parameters as original_parameters
 from mupl.parametrization.exponents import UNKNOWN, Expected
 from mupl.parametrization.rules import Scale
-from mupl.stats.reductions import ITERATIONS, ITERATIONS_GAP, ITERATIONS_WARM, STATISTICS, Measured, measure
+from mupl.stats.reductions import ITERATIONS, ITERATIONS_GAP, STATISTICS, Measured, measure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +114,6 @@ class Recorder:
         self._initial: dict[str, dict[str, Tensor]] | None = None  # by kind: weights and outputs before training
         self._before: dict[str, Tensor] = {}  # weights before the update, in memory that is used again
         self._outputs_before: dict[str, Tensor] = {}
-        self._vectors: dict[str, Tensor | None] = {}  # singular vectors of the weights one step ago
         self._pending: dict[tuple[int, str, str, str], tuple[Tensor, float]] = {}  # values on the device, and factors
 
     @torch.no_grad()
@@ -130,7 +129,6 @@ class Recorder:
                 "output_change": outputs if "output_change" in self.kinds else {},
             }
         if not wanted:
-            self._vectors.clear()
             return
         decay = self._decay()
         for name, w in self._weights.items():
@@ -216,12 +214,10 @@ class Recorder:
         kinds = {"param": self._mult[name]} | ({"decay": -decay * self._mult[name]} if decay else {})
         if not set(kinds) & set(self.kinds):
             return
-        start = self._vectors.get(name)
-        measured = Measured(w, iterations=KINDS["param"] if start is None else ITERATIONS_WARM, start=start)
+        measured = Measured(w, iterations=KINDS["param"])
         for kind, factor in kinds.items():
             if kind in self.kinds:
                 self._add_measured(kind, name, measured, factor)
-        self._vectors[name] = measured.singular_vector
 
     def _add_gradients(self) -> None:
         if "grad" not in self.kinds:

@@ -9,11 +9,10 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
-# Iterations of `spectral_norm` for a relative error of 1e-3, measured up to 2048 x 3072: of any matrix, say a Gaussian
-# one; of one with a gap below its largest singular value, as updates and gradients have; of one with a start, the
-# singular vector of the same weights a step ago.
-ITERATIONS, ITERATIONS_GAP, ITERATIONS_WARM = 36, 12, 12
-EXACT_UP_TO = 128  # smaller dimension of a matrix up to which the whole space costs no more than a Krylov space
+# Of `spectral_norm`, for a relative error of 1e-3 up to 2048 x 3072, as measured: of any matrix, say a Gaussian one; of
+# one with a gap below its largest singular values, as updates and gradients have.
+ITERATIONS, ITERATIONS_GAP = 9, 3
+BLOCK = 16  # vectors; of a matrix that the cache does not hold, a product with 16 costs a CPU twice that with one
 CPU_BLOCK, GPU_BLOCK = 2**17, 2**24  # entries: what stays in a core's cache; what keeps a GPU busy in little memory
 
 
@@ -24,15 +23,14 @@ class Measured:
     (S.., fan_out, fan_in): dimensions after the second are flattened into fan_in.
 
     Args:
-        iterations, start: of `spectral_norm`.
+        iterations: of `spectral_norm`.
     """
 
-    def __init__(self, x: Tensor, members: int = 0, iterations: int = ITERATIONS, start: Tensor | None = None) -> None:
+    def __init__(self, x: Tensor, members: int = 0, iterations: int = ITERATIONS) -> None:
         self.x = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).detach()
-        self.members, self.iterations, self.start = members, iterations, start
+        self.members, self.iterations = members, iterations
         self.is_matrix = x.dim() - members >= 2
         self.numel = math.prod(x.shape[members:])
-        self.singular_vector: Tensor | None = None  # once `spectral` is known: a start for a tensor that differs little
 
     @property
     def matrix(self) -> Tensor:
@@ -72,8 +70,7 @@ class Measured:
 
     @cached_property
     def spectral(self) -> Tensor:
-        sigma, self.singular_vector = spectral_norm(self.matrix, self.iterations, self.start)
-        return sigma
+        return spectral_norm(self.matrix, self.iterations)
 
 
 @dataclass(frozen=True)
@@ -116,63 +113,50 @@ def measure(x: Measured, statistics: Iterable[str]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def spectral_norm(matrix: Tensor, iterations: int = ITERATIONS, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Largest singular value (S..) of (S.., out, in), from below, and its singular vector on the smaller side.
+def spectral_norm(matrix: Tensor, iterations: int = ITERATIONS) -> Tensor:
+    """Largest singular value (S..) of (S.., out, in), from below.
 
-    The largest |A v| among unit v in the space of v_0, A^T A v_0, (A^T A)^2 v_0, ..: Lanczos' method on A^T A with full
-    reorthogonalisation (Golub & Kahan's on A), then Rayleigh and Ritz; for a small matrix, in the whole space. In full
-    precision of the matrix's dtype, from a fixed v_0, by a fixed number of steps, without synchronisation.
+    The largest |A^T u| among unit u in the space of A P, (A A^T) A P, (A A^T)^2 A P, .. for a random P (in, BLOCK):
+    block Krylov (Musco & Musco 2015, algorithm 2); if A is as small as that space, among all u. In full precision of
+    the matrix's dtype, with the same P always, by a fixed number of steps, without synchronisation.
 
     Args:
-        iterations: products with A and as many with A^T.
-        start: singular vector (S.., smaller dimension) of a similar matrix, mixed into v_0.
+        iterations: of BLOCK dimensions of the space each, at one product with A and one with A^T.
 
     Raises:
         ValueError: if `matrix` has fewer than two dimensions.
     """
     if matrix.dim() < 2:
         raise ValueError(f"the spectral norm is of a matrix, not of a tensor of shape {tuple(matrix.shape)}")
-    a = matrix if matrix.shape[-1] <= matrix.shape[-2] else matrix.mT
-    *members, rows, n = a.shape
-    a = a.reshape(-1, rows, n)
+    *members, rows, columns = matrix.shape
+    a = matrix.reshape(-1, rows, columns)
     with _full_precision(a.device):
-        if n <= EXACT_UP_TO:
-            basis, gram = None, torch.bmm(a.mT, a)
+        if min(rows, columns) <= BLOCK * iterations:
+            images = a if rows <= columns else a.mT
         else:
-            v = _start(n, a.dtype, a.device).expand(len(a), n, 1)
-            if start is not None:
-                v = v + start.reshape(len(a), n, 1)
-                v = v / _norm(v, -2)
-            basis, images = _krylov(a, v, iterations)
-            gram = torch.bmm(images, images.mT)
+            images = _krylov(a, iterations)
+        gram = torch.bmm(images, images.mT)
         top = _dominant(gram)
         eigenvalue = (gram * top).sum((-2, -1)) / _positive(top.diagonal(dim1=-2, dim2=-1).sum(-1))
-        vector = torch.bmm(top, _start(top.shape[-1], a.dtype, a.device).expand(len(a), -1, 1))
-        if basis is not None:
-            vector = torch.bmm(basis.mT, vector)
-    return eigenvalue.sqrt().reshape(members), (vector / _positive(_norm(vector, -2))).reshape(*members, n)
+    return eigenvalue.sqrt().reshape(members)
 
 
-def _krylov(a: Tensor, v: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """Orthonormal rows v_i (S, k, n) from unit v (S, n, 1), and the rows A v_i (S, k, rows) for A (S, rows, n).
-
-    A vector of which only round-off is left, because the rank of A is reached, becomes 0.
-    """
-    basis = a.new_zeros(len(a), iterations, a.shape[-1])
-    images = a.new_zeros(len(a), iterations, a.shape[-2])
-    for i in range(iterations):
-        basis[:, i] = v[..., 0]
-        y = torch.bmm(a, v)
-        images[:, i] = y[..., 0]
-        if i + 1 < iterations:
-            v = torch.bmm(a.mT, y)
-            before = _norm(v, -2)
-            found = basis[:, : i + 1]
-            for _ in range(2):  # once leaves too much where the new part is small
-                v = torch.baddbmm(v, found.mT, torch.bmm(found, v), alpha=-1)
-            after = _norm(v, -2)
-            v = v * ((after > 100 * torch.finfo(v.dtype).eps * before) / _positive(after))
-    return basis, images
+def _krylov(a: Tensor, iterations: int) -> Tensor:
+    """Q^T A (S, k, in) of A (S, out, in) for Q (S, out, k) of columns that are an orthonormal basis of the Krylov space
+    or, where the rank of A makes that smaller than k = BLOCK * iterations, 0."""
+    basis = a.new_zeros(*a.shape[:-1], BLOCK * iterations)
+    images = a.new_zeros(len(a), BLOCK * iterations, a.shape[-1])
+    image = _start(a.shape[-1], BLOCK, a.dtype, a.device).expand(len(a), -1, -1)
+    for i in range(0, BLOCK * iterations, BLOCK):
+        new, found = torch.bmm(a, image.mT), basis[..., :i]
+        for _ in range(2):  # once leaves too much of `found` where the new part is small
+            new = torch.linalg.qr(torch.baddbmm(new, found, torch.bmm(found.mT, new), alpha=-1))[0]
+        # Once the rank of A is reached, QR makes unit vectors of round-off, which may lie in the space of `found`.
+        overlap = torch.linalg.vector_norm(torch.bmm(found.mT, new), dim=-2, keepdim=True)
+        new = new * (overlap < 100 * torch.finfo(new.dtype).eps)
+        basis[..., i : i + BLOCK] = new
+        images[:, i : i + BLOCK] = image = torch.bmm(new.mT, a)
+    return images
 
 
 def _dominant(t: Tensor) -> Tensor:
@@ -187,9 +171,8 @@ def _sum(x: Tensor) -> Tensor:
     return x.sum(-1)
 
 
-def _norm(x: Tensor, dim: int = -1) -> Tensor:
-    """Euclidean norm over `dim`, which is dropped if it is the last one."""
-    return torch.linalg.vector_norm(x, dim=dim, keepdim=dim != -1)
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1)
 
 
 def _positive(x: Tensor) -> Tensor:
@@ -198,10 +181,9 @@ def _positive(x: Tensor) -> Tensor:
 
 
 @cache
-def _start(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A unit vector (n, 1) as good as random, always the same."""
-    v = torch.randn(n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
-    return (v / v.norm()).to(device, dtype)
+def _start(n: int, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Random vectors (count, n), always the same."""
+    return torch.randn(count, n, dtype=torch.float64, generator=torch.Generator().manual_seed(n)).to(device, dtype)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pandas as pd
 
 from mupl.analysis import coordinates, norms, transfer
 from mupl.parametrization.report import print_table, rich_table
-from mupl.sweep.results import OUTCOMES, collect, write_atomically
+from mupl.sweep.results import IDENTITY, OUTCOMES, collect, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,9 +47,9 @@ def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
     series = coordinates.series_keys(rows)
     checks = list(rows.groupby(series, sort=False))
     for key, group in checks:
-        name = ", ".join(map(str, key))
-        title = f"{name}: the standard parametrization, not muP" if "sp" in key else name
-        suffix = "" if len(checks) == 1 else "_" + "_".join(map(str, key))
+        label = [str(v) if k in IDENTITY else f"{k}={v}" for k, v in zip(series, key, strict=True)]
+        title = ", ".join(label) + (": the standard parametrization, not muP" if "sp" in key else "")
+        suffix = "" if len(checks) == 1 else "_" + "_".join(label)
         save(draw(group, title), sweep_dir / f"coord_check{suffix}.png")
     failures = table[~table["passed"].astype(bool)]
     if len(failures):
@@ -81,9 +81,12 @@ def update_norms(sweep_dir: Path, metric: str = "val_loss") -> int:
 
 def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:
     """The tables of that name of all jobs as one, each row with what tells its job from the others."""
-    identity = results.drop(columns=[*OUTCOMES, "lr"]).to_dict("records")
-    tables = [(job, sweep_dir / name / file) for job, name in zip(identity, results["folder"], strict=True)]
-    return pd.concat([pd.read_csv(path).assign(**job) for job, path in tables if path.exists()], ignore_index=True)
+    identity = results.drop(columns=[*OUTCOMES, "lr"]).to_dict("list")
+    tables = []
+    for i, folder in enumerate(results["folder"]):
+        if (path := sweep_dir / folder / file).exists():
+            tables.append(pd.read_csv(path).assign(**{str(key): values[i] for key, values in identity.items()}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def conclude(results: pd.DataFrame, sweep_dir: Path) -> int:

@@ -107,8 +107,13 @@ class TrainingModule(LightningModule):
         return build_optimizer(self.optimizer_class, parameters(self.model, self.scales), self.scales)
 
     def expected_exponents(self, t: int, decay: bool = False) -> dict[tuple[str, str], Expected]:
-        """What a coordinate check must see after t updates; see `mupl.parametrization.exponents`."""
-        return expected_exponents(self.infos, self.parametrization, self.family, t, decay)
+        """What a coordinate check must see after t updates; see `mupl.parametrization.exponents`.
+
+        Nothing is said of updates under weight decay that is part of the gradient (SGD's, Adam's).
+        """
+        expected = expected_exponents(self.infos, self.parametrization, self.family, t, decay)
+        mixed = not decay and any(scale.weight_decay for scale in self.scales.values())
+        return {key: value for key, value in expected.items() if not (mixed and key[0] == "update")}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.build_optimizer()
