@@ -34,9 +34,11 @@ class ScaledLinear(nn.Linear):
         if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, w, b = x.to(dtype), w.to(dtype), None if b is None else b.to(dtype)
+        # autograd's own product where the gradients are true ones: no Python in the backward pass
+        product = _product if scale[2:] == (1, 1) else _ScaledProduct.apply
         if x.dim() == 2:  # spares two views and their nodes in the graph, 20 us
-            return _ScaledProduct.apply(x, w, b, scale)
-        y = _ScaledProduct.apply(x.reshape(-1, self.in_features), w, b, scale)
+            return product(x, w, b, scale)
+        y = product(x.reshape(-1, self.in_features), w, b, scale)
         return y.view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
@@ -44,16 +46,24 @@ class ScaledLinear(nn.Linear):
         return super().extra_repr() + "".join(f", {k}={getattr(self, k):g}" for k in keys if getattr(self, k) != 1)
 
 
+Scale = tuple[float, float, float, float]  # weight_mult, bias_mult, weight_grad, bias_grad
+
+
+def _product(x: Tensor, w: Tensor, b: Tensor | None, scale: Scale) -> Tensor:
+    """`weight_mult * x W^T + bias_mult * b` for x of (N, in), the factors inside the matrix product."""
+    if b is None:
+        return torch.addmm(x.new_zeros(()), x, w.t(), beta=0, alpha=scale[0])
+    return torch.addmm(b, x, w.t(), beta=scale[1], alpha=scale[0])
+
+
 class _ScaledProduct(torch.autograd.Function):
-    """`weight_mult * x W^T + bias_mult * b` for x of (N, in), every factor inside a matrix product."""
+    """`_product`, with the gradients of W and b multiplied by `weight_grad` and `bias_grad` in their products."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, scale: tuple[float, float, float, float]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, scale: Scale) -> Tensor:
         ctx.save_for_backward(x, w)
         ctx.scale = scale
-        if b is None:
-            return torch.addmm(x.new_empty(()), x, w.t(), beta=0, alpha=scale[0])
-        return torch.addmm(b, x, w.t(), beta=scale[1], alpha=scale[0])
+        return _product(x, w, b, scale)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:

@@ -61,7 +61,7 @@ def test_a_statistic_is_its_formula_and_scales_as_it_says(name: str, shape: tupl
 
 
 def test_members_of_a_stack_are_measured_one_by_one() -> None:
-    stack = torch.randn(3, 160, 170, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    stack = torch.randn(3, 190, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     together = measure(Measured(stack, members=1), STATISTICS)
     for i, x in enumerate(stack):
         for name, value in measure(Measured(x), STATISTICS).items():

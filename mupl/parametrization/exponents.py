@@ -39,7 +39,7 @@ def expected_exponents(
       readout, and for all before it that of the readout's W (backpropagation is linear in it);
     - W after updates has the larger of both (on the way there, if updates grow faster than what it starts from, it lies
       between); the part of an update that is (decoupled) weight decay that of W;
-    - no update may exceed `STABLE`, above which outputs grow with width: a table that predicts such updates (SP's, NTK's
+    - no update may exceed `STABLE`, above which outputs grow: a table that predicts such updates (SP's, NTK's
       under Adam) describes a network that fails, and must be seen to fail;
     - outputs of input and hidden layers must have 0, in every parametrization: this is what muP is for. Logits too,
       after the first update; at init they are a sum of n independent terms, e(mult) + e(init) + 1/2, and after it they

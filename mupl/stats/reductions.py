@@ -11,7 +11,7 @@ from torch import Tensor
 
 # Of `spectral_norm`, for a relative error of 1e-3 up to 2048 x 3072, as measured: of any matrix, say a Gaussian one; of
 # one with a gap below its largest singular values, as updates and gradients have.
-ITERATIONS, ITERATIONS_GAP = 9, 3
+ITERATIONS, ITERATIONS_GAP = 11, 3
 BLOCK = 16  # vectors; of a matrix that the cache does not hold, a product with 16 costs a CPU twice that with one
 CPU_BLOCK, GPU_BLOCK = 2**17, 2**24  # entries: what stays in a core's cache; what keeps a GPU busy in little memory
 

@@ -1,0 +1,29 @@
+"""Make the report of a sweep again from its folder, without training: after an interruption, or with another metric.
+
+    python scripts/report.py multirun/2026-01-31/12-00-00 [--report coordinate_check] [--metric train_loss]
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # works from a checkout that is not installed
+
+from mupl.sweep import report
+
+REPORTS = {r.__name__: r for r in (report.learning_rate_transfer, report.coordinate_check, report.update_norms)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="the sweep's folder")
+    parser.add_argument("--report", choices=REPORTS, default="learning_rate_transfer")
+    parser.add_argument("--metric", choices=("val_loss", "train_loss"), default="val_loss")
+    arguments = parser.parse_args()
+    if not arguments.sweep.is_dir():
+        parser.error(f"{arguments.sweep} is no folder")
+    return REPORTS[arguments.report](arguments.sweep, arguments.metric)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
