@@ -1,6 +1,6 @@
 """Make the report of a sweep again from its folder, without training: after an interruption, or with another metric.
 
-    python scripts/report.py multirun/2026-01-31/12-00-00 [--report coordinate_check] [--metric train_loss]
+python scripts/report.py multirun/2026-01-31/12-00-00 [--report coordinate_check] [--metric train_loss]
 """
 
 import argparse

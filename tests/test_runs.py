@@ -210,3 +210,52 @@ def test_on_mnist_one_lr_serves_every_width_under_mup_and_not_under_sp(real_data
     optima = sp.idxmin(axis=1)
     assert optima.is_monotonic_decreasing
     assert optima.iloc[-1] <= optima.iloc[0] / 4
+
+
+@pytest.mark.parametrize(("parametrization", "code"), [("mulinear", 0), ("sp", 1)])
+def test_a_coordinate_check_ends_with_a_verdict_and_an_exit_code(
+    parametrization: str, code: int, tmp_path: Path
+) -> None:
+    done = train(
+        "-m", "experiment=coord_check", f"parametrization={parametrization}", "optimizer=adam", "width=128,256,512,1024",
+        "seed=0,1,2", "model.input_mult=0.125", "model.output_mult=0.0625", f"hydra.sweep.dir={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    verdict = json.loads((tmp_path / "verdict.json").read_text())
+    assert verdict["passed"] is (code == 0)
+    assert verdict["checked"] == len(verdict["rows"]) == 45
+    assert {"kind", "name", "t", "slope", "ci_low", "ci_high", "low", "high", "zero", "passed"} <= set(
+        verdict["rows"][0]
+    )
+    failed = {(row["kind"], row["name"]) for row in verdict["rows"] if not row["passed"]}
+    assert failed >= ({("output", "readout"), ("update", "layers.1.weight")} if code else set())
+    assert ("layers.1.weight" in done.stdout) is bool(code)  # the printed table of the failures
+    rows = pd.read_csv(tmp_path / "coord_check.csv")
+    assert rows.groupby(["width", "seed"]).ngroups == 12
+    assert (tmp_path / "coord_check.png").stat().st_size > 10_000
+
+
+def test_update_norms_of_heterogeneous_widths(real_data: Path, tmp_path: Path) -> None:
+    done = train("-m", "experiment=update_norms", f"data.root={real_data}", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "update_norms.csv")
+    assert table.groupby("parametrization").size().to_dict() == {
+        "sp": 9, "absolute/groups": 9, "absolute/multipliers": 9,
+    }  # fmt: skip
+    spread = table.groupby("parametrization")[["frobenius", "rms_to_rms"]].agg(
+        lambda column: column.max() / column.min()
+    )
+    assert spread.loc["absolute/groups", "rms_to_rms"] < 5 < spread.loc["absolute/groups", "frobenius"]
+    groups, multipliers = (table[table["parametrization"] == f"absolute/{v}"] for v in ("groups", "multipliers"))
+    np.testing.assert_allclose(multipliers["rms_to_rms"], groups["rms_to_rms"], rtol=0.1)  # the same effect
+    assert set(pd.read_csv(tmp_path / "correlations.csv")["parametrization"]) == {*table["parametrization"], "all"}
+    assert (tmp_path / "update_norms.png").exists()
+
+
+def test_a_report_can_be_made_again_from_the_folders(sweep: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
+    folder, _ = sweep
+    before = (folder / "results.csv").read_text()
+    (folder / "results.csv").unlink()
+    command = [sys.executable, "scripts/report.py", str(folder)]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 1  # jobs had failed
+    assert (folder / "results.csv").read_text() == before

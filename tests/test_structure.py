@@ -19,7 +19,7 @@ FORBIDDEN = {
     "models": {"parametrization", "optim", "data", "stats", "training", "sweep", "analysis", "figures"},
     "data": {"parametrization", "models", "optim", "stats", "training", "sweep", "analysis", "figures"},
     "optim": {"models", "data", "stats", "training", "sweep", "analysis", "figures"},
-    "analysis": {"models", "data", "training", "figures", "torch"},
+    "analysis": {"models", "data", "training", "sweep", "figures", "torch"},
     "figures": {"models", "data", "optim", "training", "torch", "lightning"},
 }
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from mupl.sweep.results import IDENTITY, OUTCOMES
+from mupl.analysis.columns import IDENTITY, OUTCOMES
 
 
 def series_keys(results: pd.DataFrame) -> list[str]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mupl.analysis import coordinates, norms, transfer
+from mupl.analysis.columns import IDENTITY, OUTCOMES
 from mupl.parametrization.report import print_table, rich_table
-from mupl.sweep.results import IDENTITY, OUTCOMES, collect, write_atomically
+from mupl.sweep.results import collect, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,12 +5,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mupl.analysis.columns import IDENTITY, OUTCOMES
+
 if TYPE_CHECKING:
     import pandas as pd
 
 RESULT_FILE = "result.json"
-IDENTITY = ("width", "lr", "seed", "parametrization", "optimizer")
-OUTCOMES = ("status", "steps", "train_loss", "val_loss", "val_accuracy", "seconds", "error", "folder")
 
 
 def write_atomically(path: Path, text: str) -> None:
