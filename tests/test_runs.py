@@ -217,8 +217,8 @@ def test_a_coordinate_check_ends_with_a_verdict_and_an_exit_code(
     parametrization: str, code: int, tmp_path: Path
 ) -> None:
     done = train(
-        "-m", "experiment=coord_check", f"parametrization={parametrization}", "optimizer=adam", "width=128,256,512,1024",
-        "seed=0,1,2", "model.input_mult=0.125", "model.output_mult=0.0625", f"hydra.sweep.dir={tmp_path}",
+        "-m", "experiment=coord_check", f"parametrization={parametrization}", "optimizer=adam",
+        "width=128,256,512,1024", "seed=0,1,2", "model.input_mult=0.125", "model.output_mult=0.0625", f"hydra.sweep.dir={tmp_path}",
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     verdict = json.loads((tmp_path / "verdict.json").read_text())
