@@ -124,6 +124,7 @@ def test_optional_loggers_and_callbacks_compose_with_a_run(tmp_path: Path) -> No
 
 
 def test_wandb_is_offline_unless_asked(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
     done = train(*SMALL, "width=8", "logger=wandb", f"hydra.run.dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
@@ -218,7 +219,8 @@ def test_a_coordinate_check_ends_with_a_verdict_and_an_exit_code(
 ) -> None:
     done = train(
         "-m", "experiment=coord_check", f"parametrization={parametrization}", "optimizer=adam",
-        "width=128,256,512,1024", "seed=0,1,2", "model.input_mult=0.125", "model.output_mult=0.0625", f"hydra.sweep.dir={tmp_path}",
+        "width=128,256,512,1024", "seed=0,1,2", "model.input_mult=0.125", "model.output_mult=0.0625",
+        f"hydra.sweep.dir={tmp_path}",
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     verdict = json.loads((tmp_path / "verdict.json").read_text())

@@ -140,6 +140,11 @@ def test_the_spectral_norm_of_low_rank(rank: int) -> None:
     assert relative_error(x) < 1e-5
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_diverged_matrix_has_the_spectral_norm_nan(value: float) -> None:
+    assert spectral_norm(torch.full((300, 300), value)).isnan()
+
+
 def test_stored_precision_settings_do_not_matter_and_stay() -> None:
     x = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
     expected = spectral_norm(x)

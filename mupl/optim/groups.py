@@ -34,5 +34,11 @@ def build_optimizer(
 ) -> Optimizer:
     """The optimizer over the param groups of `scales`."""
     constructor = optimizer.func if isinstance(optimizer, partial) else optimizer
-    takes_eps = "eps" in inspect.signature(constructor).parameters
-    return optimizer(param_groups(parameters, scales, eps=takes_eps))
+    takes = inspect.signature(constructor).parameters
+    chosen = optimizer.keywords if isinstance(optimizer, partial) else {}
+    options = {}
+    if "foreach" in takes and not {"foreach", "fused"} & set(chosen) and all(p.is_cpu for p in parameters.values()):
+        options["foreach"] = (
+            False  # what torch comes to on a CPU, after asking every tensor of every group at every step
+        )
+    return optimizer(param_groups(parameters, scales, eps="eps" in takes), **options)

@@ -1,0 +1,178 @@
+"""One run: the training module beside a minimal LightningModule and a plain loop; parametrizations beside SP.
+
+    python benchmarks/single_run.py
+
+1. `TrainingModule` with `LossRecord` and `TensorData`, as train.py runs it (muP at four times the base width, CSV
+   logger), a LightningModule of ten lines on the same batches under the same Trainer settings, and a plain loop over
+   the same tensors, which makes its batches itself. The three take turns step by step. MLP of depth 3, AdamW, batch 64,
+   60,000 images of 28 x 28 pixels. The minimal module never logs; TrainingModule does where Lightning writes a row.
+2. A plain training step (forward, backward, AdamW) under the parametrizations that work by param groups.
+"""
+
+import itertools
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from timing import Times, add_rows, alternate, new_table, show, take_turns
+from torch import Tensor, nn
+
+from mupl.data import Splits, TensorData
+from mupl.models import MLP
+from mupl.optim.families import family_of
+from mupl.optim.groups import build_optimizer
+from mupl.parametrization.apply import apply, parameters
+from mupl.parametrization.rules import get_parametrization, scales
+from mupl.roles import describe
+from mupl.training.callbacks import LossRecord
+from mupl.training.module import TrainingModule
+
+BATCH, DEPTH, LR = 64, 3, 1e-4
+PIXELS, CLASSES, EXAMPLES = 28 * 28, 10, 60_000
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", module="lightning")
+
+
+def images() -> Splits:
+    """Noise in the shape of MNIST."""
+    x = torch.randint(256, (EXAMPLES, 1, 28, 28), dtype=torch.uint8)
+    y = torch.randint(CLASSES, (EXAMPLES,))
+    return Splits(x, y, x[:1000], y[:1000], CLASSES)
+
+
+def network(width: int) -> nn.Sequential:
+    """What `MLP` computes in SP, of stock layers."""
+    sizes = [PIXELS] + [width] * DEPTH
+    hidden = [m for n_in, n_out in itertools.pairwise(sizes) for m in (nn.Linear(n_in, n_out), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, CLASSES))
+
+
+class Minimal(LightningModule):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.model = network(width)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        return F.cross_entropy(self.model(x), y)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=LR)
+
+
+class MinimalLogging(Minimal):
+    """The same, with the loss logged as most modules do it."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.log("train_loss", loss)
+        return loss
+
+
+class Turn(Callback):
+    def __init__(self, end_step: Callable[[], None]) -> None:
+        self.end_step = end_step
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.end_step()
+
+
+def plain_loop(width: int, splits: Splits, steps: int, end_step: Callable[[], None]) -> None:
+    model = network(width)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
+    scale = (1 / (255 * splits.std)).float()[:, None, None]
+    shift = (-splits.mean / splits.std).float()[:, None, None]
+    order = torch.randperm(EXAMPLES)
+    for step in range(steps):
+        rows = order[torch.arange(step * BATCH, (step + 1) * BATCH) % EXAMPLES]
+        x, y = splits.train_x[rows].float().mul_(scale).add_(shift), splits.train_y[rows]
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        end_step()
+
+
+def fit(
+    module: LightningModule, splits: Splits, steps: int, log_every: int, callbacks: list[Callback], folder: str
+) -> None:
+    """As conf/trainer/cpu.yaml and conf/logger/csv.yaml have it, without validation."""
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=steps,
+        max_epochs=-1,
+        log_every_n_steps=log_every,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        logger=CSVLogger(folder, name="", version=type(module).__name__),
+        callbacks=callbacks,
+    )
+    trainer.fit(module, datamodule=TensorData(splits, BATCH))
+
+
+def compare_runs(width: int, rounds: int, window: int, folder: str) -> Times:
+    """Each run logs once in a window."""
+    splits, steps = images(), (rounds + 1) * window
+    module = TrainingModule(
+        lambda w: MLP(PIXELS, CLASSES, w, DEPTH), width, base_width=width // 4, lr=LR, parametrization="mup"
+    )
+
+    def run(module: LightningModule, *callbacks: Callback) -> Callable[[Callable[[], None]], None]:
+        return lambda end_step: fit(module, splits, steps, window, [*callbacks, Turn(end_step)], folder)
+
+    return take_turns(
+        {
+            "plain loop": lambda end_step: plain_loop(width, splits, steps, end_step),
+            "minimal LightningModule": run(Minimal(width)),
+            "minimal, logs each step": run(MinimalLogging(width)),
+            "TrainingModule": run(module, LossRecord()),
+        },
+        window,
+    )
+
+
+def parametrized_step(name: str, width: int) -> Callable[[], None]:
+    """A training step under a parametrization at four times its base width, on one batch."""
+    infos = describe(lambda w: MLP(PIXELS, CLASSES, w, DEPTH), width, width // 4)
+    optimizer_class = torch.optim.AdamW
+    # lr so small that the batch is not learnt by heart, which would make gradients underflow
+    numbers = scales(infos, get_parametrization(name), family_of(optimizer_class), lr=1e-12)
+    model = apply(MLP(PIXELS, CLASSES, width, DEPTH), numbers)
+    optimizer = build_optimizer(optimizer_class, parameters(model, numbers), numbers)
+    x, y = torch.randn(BATCH, PIXELS), torch.randint(CLASSES, (BATCH,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    return step
+
+
+def main() -> None:
+    table = new_table("A step of a run")
+    for width, rounds, window, baseline in ((256, 25, 50, "minimal LightningModule"), (2048, 16, 5, "plain loop")):
+        with tempfile.TemporaryDirectory() as folder:
+            times = compare_runs(width, rounds, window, folder)
+        add_rows(table, f"width {width}", times, baseline, {"TrainingModule": 1.1})
+    show(table)
+
+    table = new_table("A plain training step under a parametrization")
+    targets = dict.fromkeys(("mup", "mup_table3", "cerebras"), 1.02)
+    for width, seconds in ((256, 16.0), (2048, 24.0)):
+        makers = {name: partial(parametrized_step, name.split()[0], width) for name in ("sp", "sp again", *targets)}
+        add_rows(table, f"width {width}", alternate(makers, seconds), "sp", targets)
+    show(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Side-by-side measurement: contestants take turns, and a ratio is that of two times taken next to each other.
+
+A shared machine changes its speed from one second to the next, so a time alone says little and a paired ratio much.
+Memory once freed is kept by the process: else who pays for the page faults of large temporaries is a matter of luck.
+"""
+
+import contextlib
+import ctypes
+import math
+import random
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+with contextlib.suppress(OSError, AttributeError):  # glibc's numbers of M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+    for option, value in ((-8, 1), (-3, 1 << 25), (-1, (1 << 31) - 1)):
+        ctypes.CDLL(None).mallopt(option, value)
+
+Step = Callable[[], object]
+Times = dict[str, list[float]]  # contestant -> seconds a step, one entry a round; entry r of all is of one moment
+
+
+def alternate(makers: Mapping[str, Callable[[], Step]], seconds: float, builds: int = 4, block: float = 0.005) -> Times:
+    """Build a step of each and time blocks of them in turn, in an order drawn anew each round, for about `seconds`.
+
+    All are built anew `builds` times: where its tensors come to lie makes one and the same step faster or slower by
+    2 %. A block is as many calls as fit into `block` seconds, the same for all.
+    """
+    times: Times = {name: [] for name in makers}
+    for _ in range(builds):
+        steps = {name: makers[name]() for name in random.sample(list(makers), len(makers))}
+        for _ in range(3):
+            slowest = max(_timed(step) for step in steps.values())
+        inner = max(1, round(block / slowest))
+        end = time.perf_counter() + seconds / builds
+        while time.perf_counter() < end:
+            for name in random.sample(list(steps), len(steps)):
+                times[name].append(_timed(steps[name], inner) / inner)
+    return times
+
+
+def _timed(step: Step, calls: int = 1) -> float:
+    started = time.perf_counter()
+    for _ in range(calls):
+        step()
+    return time.perf_counter() - started
+
+
+def take_turns(runs: Mapping[str, Callable[[Callable[[], None]], None]], window: int, warmup: int = 1) -> Times:
+    """Time whole training loops that alternate step by step, each in a thread of which only one is ever awake.
+
+    A run is called with a function that it has to call at the end of each step. A round is `window` steps of each, so
+    that what happens every few steps is counted too; the first `warmup` rounds are left out.
+    """
+    names = list(runs)
+    turns = [threading.Semaphore(0) for _ in names]
+    laps: Times = {name: [] for name in names}
+    running = set(range(len(names)))
+
+    def compete(index: int) -> None:
+        mine, following, lap = turns[index], turns[(index + 1) % len(names)], laps[names[index]]
+        mine.acquire()
+        started = time.perf_counter()
+
+        def end_step() -> None:
+            nonlocal started
+            lap.append(time.perf_counter() - started)
+            following.release()
+            mine.acquire()
+            started = time.perf_counter()
+
+        try:
+            runs[names[index]](end_step)
+        finally:
+            running.discard(index)
+            following.release()
+            while running:  # the others go on, if this one had fewer steps or failed
+                mine.acquire()
+                following.release()
+
+    threads = [threading.Thread(target=compete, args=(i,), name=name) for i, name in enumerate(names)]
+    for thread in threads:
+        thread.start()
+    turns[0].release()
+    for thread in threads:
+        thread.join()
+    rounds = range(warmup, min(map(len, laps.values())) // window)
+    return {name: [sum(lap[r * window : (r + 1) * window]) / window for r in rounds] for name, lap in laps.items()}
+
+
+def ratios(times: Times, name: str, baseline: str) -> list[float]:
+    """Time of `name` over that of `baseline`, round by round."""
+    return [a / b for a, b in zip(times[name], times[baseline], strict=True)]
+
+
+def median_interval(values: list[float]) -> tuple[float, float]:
+    """A 95 % confidence interval of the median, from the ranks n/2 +- 0.98 sqrt(n)."""
+    ordered, half = sorted(values), 0.98 * math.sqrt(len(values))
+    low, high = math.floor(len(values) / 2 - half), math.ceil(len(values) / 2 + half)
+    return ordered[max(low, 0)], ordered[min(high, len(values) - 1)]
+
+
+def new_table(title: str) -> Table:
+    """A table for `add_rows`."""
+    table = Table(title=f"{title}\n{_machine()}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("what")
+    for column in ("rounds", "time", "quartiles", "ratio", "95 % of median", "quartiles", "target"):
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def add_rows(
+    table: Table, label: str, times: Times, baseline: str, targets: Mapping[str, float] | None = None, unit: str = "ms"
+) -> None:
+    """One row a contestant: its median time a step, and the median of its paired ratios to the baseline."""
+    factor = {"s": 1, "ms": 1e3, "us": 1e6}[unit]
+    for name, values in times.items():
+        low, middle, high = (factor * q for q in statistics.quantiles(values, n=4))
+        row = [f"{label}: {name}", str(len(values)), f"{middle:.4g} {unit}", f"{low:.4g} to {high:.4g}"]
+        if name != baseline:
+            paired = ratios(times, name, baseline)
+            low, middle, high = statistics.quantiles(paired, n=4)
+            bounds = "{:.3f} to {:.3f}".format(*median_interval(paired))
+            row += [f"{middle:.3f}", bounds, f"{low:.3f} to {high:.3f}"]
+            row += [f"<= {targets[name]}"] if targets and name in targets else []
+        table.add_row(*row)
+    table.add_section()
+
+
+def show(table: Table) -> None:
+    """Print the table, whatever the width of the terminal."""
+    Console(width=140).print(table)
+
+
+def _machine() -> str:
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads; ratios are to the row without one"
