@@ -9,6 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # works from a checkout that is not installed
 
+from mupl.errors import ConfigError
 from mupl.sweep import report
 
 REPORTS = {r.__name__: r for r in (report.learning_rate_transfer, report.coordinate_check, report.update_norms)}
@@ -22,7 +23,10 @@ def main() -> int:
     arguments = parser.parse_args()
     if not arguments.sweep.is_dir():
         parser.error(f"{arguments.sweep} is no folder")
-    return REPORTS[arguments.report](arguments.sweep, arguments.metric)
+    try:
+        return REPORTS[arguments.report](arguments.sweep, arguments.metric)
+    except ConfigError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

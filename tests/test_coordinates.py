@@ -9,6 +9,7 @@ import pytest
 
 from mupl.analysis.coordinates import as_json, interval, slope, verdict
 from mupl.analysis.norms import correlations, update_norms
+from mupl.errors import ConfigError
 from mupl.figures.coordinates import PANELS, coordinate_check
 from mupl.models import MLP
 from mupl.parametrization.exponents import ZERO, Expected, expected_exponents
@@ -80,7 +81,7 @@ def test_each_tensor_kind_step_and_series_has_a_verdict_of_its_own() -> None:
 
 
 def test_one_width_is_no_check_and_rows_without_prediction_are_not_judged() -> None:
-    with pytest.raises(ValueError, match="at least two widths"):
+    with pytest.raises(ConfigError, match="width: a coordinate check needs at least two"):
         verdict(rows(0.0).query("width == 128"))
     silent = rows(0.7).assign(low=math.nan, high=math.nan, kind="grad")
     assert len(verdict(pd.concat([rows(0.0), silent]))) == 1

@@ -237,6 +237,13 @@ def test_a_coordinate_check_ends_with_a_verdict_and_an_exit_code(
     assert (tmp_path / "coord_check.png").stat().st_size > 10_000
 
 
+def test_a_coordinate_check_of_one_width_says_what_it_needs_and_keeps_what_was_measured(tmp_path: Path) -> None:
+    done = train("-m", "experiment=coord_check", "width=128", "seed=0", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: width: a coordinate check needs at least two")
+    assert len(pd.read_csv(tmp_path / "coord_check.csv")) > 0
+
+
 def test_update_norms_of_heterogeneous_widths(real_data: Path, tmp_path: Path) -> None:
     done = train("-m", "experiment=update_norms", f"data.root={real_data}", f"hydra.sweep.dir={tmp_path}")
     assert done.returncode == 0, done.stderr

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from mupl.errors import ConfigError
+
 TOLERANCE = 0.1  # of a slope in log2(value) against log2(width)
 MEASURED = ("width", "seed", "t", "kind", "name", "statistic", "value", "low", "high", "zero")
 
@@ -30,11 +32,11 @@ def verdict(rows: pd.DataFrame, tolerance: float = TOLERANCE, statistic: str = "
         NaN for one seed), low, high, zero, passed.
 
     Raises:
-        ValueError: if there are fewer than two widths.
+        ConfigError: if there are fewer than two widths.
     """
     judged = rows[(rows["statistic"] == statistic) & (rows["low"].notna() | rows["zero"].fillna(False).astype(bool))]
     if judged["width"].nunique() < 2:
-        raise ValueError("a coordinate check needs at least two widths")
+        raise ConfigError("width: a coordinate check needs at least two, e.g. width=128,256,512,1024")
     keys = [*series_keys(rows), "kind", "name", "t"]
     results = []
     for key, group in judged.groupby(keys, sort=False):

@@ -15,6 +15,7 @@ from hydra.experimental.callback import Callback
 from hydra.utils import get_method
 from omegaconf import DictConfig
 
+from mupl.errors import ConfigError
 from mupl.sweep.results import RESULT_FILE
 
 
@@ -59,6 +60,8 @@ class SweepReport(Callback):
         try:
             report = get_method(self._report)  # imports pandas and seaborn: only now
             code = report(Path(config.hydra.sweep.dir), config.metric)
+        except ConfigError as error:
+            code = f"error: {error}"
         except Exception:  # Hydra would make it a warning and exit with 0
             traceback.print_exc()
             code = 1

@@ -8,6 +8,7 @@ import pandas as pd
 
 from mupl.analysis import coordinates, norms, transfer
 from mupl.analysis.columns import IDENTITY, OUTCOMES
+from mupl.errors import ConfigError
 from mupl.parametrization.report import print_table, rich_table
 from mupl.sweep.results import collect, write_atomically
 
@@ -87,6 +88,8 @@ def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:
     for i, folder in enumerate(results["folder"]):
         if (path := sweep_dir / folder / file).exists():
             tables.append(pd.read_csv(path).assign(**{str(key): values[i] for key, values in identity.items()}))
+    if not tables:
+        raise ConfigError(f"{sweep_dir}: no job left a {file}; see results.csv there for why")
     return pd.concat(tables, ignore_index=True)
 
 
