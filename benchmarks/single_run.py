@@ -6,14 +6,15 @@
    logger), a LightningModule of ten lines on the same batches under the same Trainer settings, and a plain loop over
    the same tensors, which makes its batches itself. The three take turns step by step. MLP of depth 3, AdamW, batch 64,
    60,000 images of 28 x 28 pixels. The minimal module never logs; TrainingModule does where Lightning writes a row.
-2. A plain training step (forward, backward, AdamW) under the parametrizations that work by param groups.
+2. `TrainingModule` under the parametrizations that work by param groups beside itself under SP, likewise.
+3. A plain training step (forward, backward, AdamW) under the same.
 """
 
 import itertools
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -113,31 +114,38 @@ def fit(
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
-        logger=CSVLogger(folder, name="", version=type(module).__name__),
+        logger=CSVLogger(folder, name="", version=""),
         callbacks=callbacks,
     )
     trainer.fit(module, datamodule=TensorData(splits, BATCH))
 
 
-def compare_runs(width: int, rounds: int, window: int, folder: str) -> Times:
-    """Each run logs once in a window."""
+def training_module(parametrization: str, width: int) -> TrainingModule:
+    """At four times its base width."""
+    return TrainingModule(
+        lambda w: MLP(PIXELS, CLASSES, w, DEPTH), width, base_width=width // 4, lr=LR, parametrization=parametrization
+    )
+
+
+def compare_runs(width: int, rounds: int, window: int, folder: str, parametrizations: Sequence[str] = ()) -> Times:
+    """Runs of different modules or, if `parametrizations` are given, of `TrainingModule` under each; each run logs once
+    in a window."""
     splits, steps = images(), (rounds + 1) * window
-    module = TrainingModule(
-        lambda w: MLP(PIXELS, CLASSES, w, DEPTH), width, base_width=width // 4, lr=LR, parametrization="mup"
-    )
 
-    def run(module: LightningModule, *callbacks: Callback) -> Callable[[Callable[[], None]], None]:
-        return lambda end_step: fit(module, splits, steps, window, [*callbacks, Turn(end_step)], folder)
+    def run(name: str, module: LightningModule, *callbacks: Callback) -> dict[str, Callable]:
+        own = f"{folder}/{name}"
+        return {name: lambda end_step: fit(module, splits, steps, window, [*callbacks, Turn(end_step)], own)}
 
-    return take_turns(
-        {
-            "plain loop": lambda end_step: plain_loop(width, splits, steps, end_step),
-            "minimal LightningModule": run(Minimal(width)),
-            "minimal, logs each step": run(MinimalLogging(width)),
-            "TrainingModule": run(module, LossRecord()),
-        },
-        window,
-    )
+    if parametrizations:
+        runs = [run(name, training_module(name.split()[0], width), LossRecord()) for name in parametrizations]
+    else:
+        runs = [
+            {"plain loop": lambda end_step: plain_loop(width, splits, steps, end_step)},
+            run("minimal LightningModule", Minimal(width)),
+            run("minimal, logs each step", MinimalLogging(width)),
+            run("TrainingModule", training_module("mup", width), LossRecord()),
+        ]
+    return take_turns({name: turn for each in runs for name, turn in each.items()}, window)
 
 
 def parametrized_step(name: str, width: int) -> Callable[[], None]:
@@ -166,10 +174,17 @@ def main() -> None:
         add_rows(table, f"width {width}", times, baseline, {"TrainingModule": 1.1})
     show(table)
 
-    table = new_table("A plain training step under a parametrization")
     targets = dict.fromkeys(("mup", "mup_table3", "cerebras"), 1.02)
+    names = ("sp", "sp again", *targets)
+    table = new_table("A step of a run under a parametrization")
+    with tempfile.TemporaryDirectory() as folder:
+        times = compare_runs(256, rounds=40, window=50, folder=folder, parametrizations=names)
+    add_rows(table, "width 256", times, "sp", targets)
+    show(table)
+
+    table = new_table("A plain training step under a parametrization")
     for width, seconds in ((256, 16.0), (2048, 24.0)):
-        makers = {name: partial(parametrized_step, name.split()[0], width) for name in ("sp", "sp again", *targets)}
+        makers = {name: partial(parametrized_step, name.split()[0], width) for name in names}
         add_rows(table, f"width {width}", alternate(makers, seconds), "sp", targets)
     show(table)
 

@@ -197,20 +197,35 @@ def test_results_are_rebuilt_from_the_folders_in_the_order_of_jobs(tmp_path: Pat
     assert not list(tmp_path.glob("*/.result*"))  # nothing half-written is left
 
 
+def losses_by_lr(experiment: str, folder: Path, *overrides: str) -> pd.DataFrame:
+    """Validation losses of an experiment's multirun: rows (parametrization, width), columns lr."""
+    done = train("-m", f"experiment={experiment}", f"hydra.sweep.dir={folder}", *overrides)
+    assert done.returncode == 0, done.stderr
+    return curves(pd.read_csv(folder / "results.csv")).pivot(
+        index=["parametrization", "width"], columns="lr", values="mean"
+    )
+
+
+def assert_transfer(losses: pd.DataFrame) -> None:
+    """Under muP one lr is within 5 % of the best loss at every width from 32 up; SP's best lr falls as width grows."""
+    mup, sp = losses.loc["mup"].loc[32:], losses.loc["sp"].loc[32:]
+    assert mup.le(1.05 * mup.min(axis=1), axis=0).all(axis=0).any(), mup
+    optima = sp.idxmin(axis=1)
+    assert optima.is_monotonic_decreasing, sp
+    assert optima.iloc[-1] <= optima.iloc[0] / 4
+
+
+@pytest.mark.slow
+def test_the_demo_on_digits_shows_transfer(tmp_path: Path) -> None:
+    assert_transfer(losses_by_lr("lr_transfer", tmp_path))
+
+
 @pytest.mark.slow
 def test_on_mnist_one_lr_serves_every_width_under_mup_and_not_under_sp(real_data: Path, tmp_path: Path) -> None:
     """3 hidden layers of sigmoid units, batch 64, 100 steps, Adam, widths 4 to 256."""
-    done = train("-m", "experiment=lr_transfer_mnist", f"data.root={real_data}", f"hydra.sweep.dir={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    table = curves(pd.read_csv(tmp_path / "results.csv"))
-    losses = table.pivot(index=["parametrization", "width"], columns="lr", values="mean")
-    mup, sp = losses.loc["mup"].loc[32:], losses.loc["sp"].loc[32:]
-    near_best = (mup.le(1.05 * mup.min(axis=1), axis=0)).all(axis=0)
-    assert near_best.any()
-    assert mup.loc[256].min() <= 0.5
-    optima = sp.idxmin(axis=1)
-    assert optima.is_monotonic_decreasing
-    assert optima.iloc[-1] <= optima.iloc[0] / 4
+    losses = losses_by_lr("lr_transfer_mnist", tmp_path, f"data.root={real_data}")
+    assert_transfer(losses)
+    assert losses.loc[("mup", 256)].min() <= 0.5
 
 
 @pytest.mark.parametrize(("parametrization", "code"), [("mulinear", 0), ("sp", 1)])
