@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from torch import nn
 from mupl.errors import ConfigError
 from mupl.initializers import Initializer, built_with_initializers, create_initializer
 
+T = TypeVar("T")
 Width = int | Sequence[int]
 Build = Callable[[Any], nn.Module]
 
@@ -79,20 +80,18 @@ def describe(
         wider_model, model = (_on_meta(build, w) for w in (_twice(base_width), width))
     base, wider, target = (dict(m.named_parameters()) for m in (base_model, wider_model, model))
     owners = {f"{path}.{leaf}" if path else leaf: m for path, m in model.named_modules() for leaf in m._parameters}
-    inits = {g: create_initializer(spec) for g, spec in (init or {}).items()}
-    for key, globs in (("roles", roles or {}), ("init", inits)):
-        for glob in globs:
-            match_glob(glob, target, key)
+    given_roles = _by_name("roles", {g: _parse_role(r) for g, r in (roles or {}).items()}, target)
+    given_inits = _by_name("init", {g: create_initializer(spec) for g, spec in (init or {}).items()}, target)
 
     result = {}
     for name, parameter in target.items():
         if not (name in base and name in wider and base[name].dim() == wider[name].dim() == parameter.dim()):
             raise ConfigError(f"parameter {name!r} is not the same tensor at every width: keep names and ranks fixed")
         grows = [a != b for a, b in zip(base[name].shape, wider[name].shape, strict=True)]
-        role = next((Role(r) for g, r in reversed(list((roles or {}).items())) if fnmatchcase(name, g)), None)
+        role = given_roles.get(name)
         in_dims, out_dims = _fans(name, parameter.shape, grows, role, owners[name])
         by_shape = _role(grows, in_dims, out_dims) if len(grows) > 1 else _role(grows, [], [0][: len(grows)])
-        base_init = next((i for g, i in reversed(list(inits.items())) if fnmatchcase(name, g)), own_init[name])
+        base_init = given_inits.get(name, own_init[name])
         if base_init is None:
             raise ConfigError(
                 f"parameter {name!r} is initialised in a way that is not understood: say how it is drawn at the base "
@@ -135,12 +134,23 @@ def _fans(
     if role in (Role.INPUT, Role.OUTPUT):
         rest = [d for d in dims if d not in growing]
         return (rest, growing) if role is Role.INPUT else (growing, rest)
-    if not growing:
+    if not growing or role is Role.SCALAR:
         return dims[1:], [0]
     raise ConfigError(
         f"parameter {name!r} of shape {tuple(shape)} in a {type(owner).__name__} cannot be classified by its shape: "
         f"say roles={{'{name}': input}} (or hidden, output, scalar)"
     )
+
+
+def _parse_role(role: str) -> Role:
+    if role not in list(Role):
+        raise ConfigError(f"roles={role}: must be one of {', '.join(Role)}")
+    return Role(role)
+
+
+def _by_name(key: str, globs: Mapping[str, T], names: Mapping[str, Any]) -> dict[str, T]:
+    """What the globs give to each name; where they overlap the later one wins."""
+    return {name: value for glob, value in globs.items() for name in match_glob(glob, names, key)}
 
 
 def match_glob(glob: str, names: Mapping[str, Any], key: str) -> list[str]:

@@ -89,6 +89,23 @@ def test_a_tensor_that_cannot_be_classified_is_named_and_can_be_given_a_role() -
     assert info.init == Initializer("normal", 0.0, 0.02)
 
 
+@pytest.mark.parametrize(("role", "fans"), [("hidden", (8, 9)), ("output", (8, 9)), ("scalar", (8, 9))])
+def test_every_role_can_be_given_to_a_tensor_that_shapes_cannot_classify(role: str, fans: tuple[int, int]) -> None:
+    info = describe(Positions, 8, 4, roles={"positions": role})["positions"]
+    assert (info.role, info.fan_in, info.fan_out) == (role, *fans)
+
+
+def test_an_unknown_role_is_named() -> None:
+    with pytest.raises(ConfigError, match="roles=inptu: must be one of input, hidden, output, scalar"):
+        describe(Positions, 8, 4, roles={"positions": "inptu"})
+
+
+def test_of_overlapping_globs_the_later_one_wins() -> None:
+    roles = {"*": "hidden", "query.*": "input"}
+    assert describe(Positions, 8, 4, roles=roles)["query.bias"].role is Role.INPUT
+    assert describe(Positions, 8, 4, roles=roles)["positions"].role is Role.HIDDEN
+
+
 def test_a_role_that_is_given_wins_over_the_shape() -> None:
     info = describe(lambda w: nn.Linear(5, w), 8, 4, roles={"bias": "hidden"})["bias"]
     assert (info.role, info.m_in, info.m_out) == (Role.HIDDEN, 2, 2)
