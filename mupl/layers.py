@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Scale = tuple[float, float, float, float]  # weight_mult, bias_mult, weight_grad, bias_grad
+UNSCALED: Scale = (1.0, 1.0, 1.0, 1.0)
+
 
 class ScaledLinear(nn.Linear):
     """`y = x (weight_mult * W)^T + bias_mult * b`; the gradients of W and b are multiplied by `*_grad`.
@@ -16,19 +19,22 @@ class ScaledLinear(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
-        self.weight_mult = self.bias_mult = self.weight_grad = self.bias_grad = 1.0
+        self.scale = UNSCALED
 
     def set_scale(self, leaf: str, mult: float, grad: float = 1.0) -> None:
         """Set multiplier and gradient factor of `leaf`, "weight" or "bias"."""
-        setattr(self, f"{leaf}_mult", mult)
-        setattr(self, f"{leaf}_grad", grad)
+        weight_mult, bias_mult, weight_grad, bias_grad = self.scale
+        if leaf == "weight":
+            self.scale = (mult, bias_mult, grad, bias_grad)
+        else:
+            self.scale = (weight_mult, mult, weight_grad, grad)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in_features) -> (..., out_features)."""
         w: Tensor = self.weight
         b: Tensor | None = self.bias
-        scale = (self.weight_mult, self.bias_mult, self.weight_grad, self.bias_grad)
-        if scale == (1, 1, 1, 1):
+        scale = self.scale
+        if scale == UNSCALED:
             return F.linear(x, w, b)
         # is there any at all, as torch.nn.RNN asks: naming the device first would cost each call 3 us
         if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type):
@@ -44,11 +50,9 @@ class ScaledLinear(nn.Linear):
         return y.view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
-        keys = ("weight_mult", "bias_mult", "weight_grad", "bias_grad")
-        return super().extra_repr() + "".join(f", {k}={getattr(self, k):g}" for k in keys if getattr(self, k) != 1)
-
-
-Scale = tuple[float, float, float, float]  # weight_mult, bias_mult, weight_grad, bias_grad
+        names = ("weight_mult", "bias_mult", "weight_grad", "bias_grad")
+        factors = (f", {name}={factor:g}" for name, factor in zip(names, self.scale, strict=True) if factor != 1)
+        return super().extra_repr() + "".join(factors)
 
 
 def _product(x: Tensor, w: Tensor, b: Tensor | None, scale: Scale) -> Tensor:
@@ -72,9 +76,8 @@ class _ScaledProduct(torch.autograd.Function):
         x, w = ctx.saved_tensors
         need_x, need_w, need_b, _ = ctx.needs_input_grad
         weight_mult, bias_mult, weight_grad, bias_grad = ctx.scale
-        return (  # with beta=0 the first argument of addmm lends its shape only
-            torch.addmm(x, g, w, beta=0, alpha=weight_mult) if need_x else None,
-            torch.addmm(w, g.t(), x, beta=0, alpha=weight_mult * weight_grad) if need_w else None,
-            g.sum(0).mul_(bias_mult * bias_grad) if need_b else None,
-            None,
-        )
+        # The short sum first, while g is in the cache; with beta=0 the first argument of addmm lends its shape only.
+        grad_b = g.sum(0).mul_(bias_mult * bias_grad) if need_b else None
+        grad_x = torch.addmm(x, g, w, beta=0, alpha=weight_mult) if need_x else None
+        grad_w = torch.addmm(w, g.t(), x, beta=0, alpha=weight_mult * weight_grad) if need_w else None
+        return grad_x, grad_w, grad_b, None
