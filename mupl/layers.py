@@ -76,8 +76,9 @@ class _ScaledProduct(torch.autograd.Function):
         x, w = ctx.saved_tensors
         need_x, need_w, need_b, _ = ctx.needs_input_grad
         weight_mult, bias_mult, weight_grad, bias_grad = ctx.scale
-        # The short sum first, while g is in the cache; with beta=0 the first argument of addmm lends its shape only.
-        grad_b = g.sum(0).mul_(bias_mult * bias_grad) if need_b else None
-        grad_x = torch.addmm(x, g, w, beta=0, alpha=weight_mult) if need_x else None
-        grad_w = torch.addmm(w, g.t(), x, beta=0, alpha=weight_mult * weight_grad) if need_w else None
-        return grad_x, grad_w, grad_b, None
+        return (  # with beta=0 the first argument of addmm lends its shape only
+            torch.addmm(x, g, w, beta=0, alpha=weight_mult) if need_x else None,
+            torch.addmm(w, g.t(), x, beta=0, alpha=weight_mult * weight_grad) if need_w else None,
+            g.sum(0).mul_(bias_mult * bias_grad) if need_b else None,
+            None,
+        )
