@@ -513,3 +513,22 @@ class Other(LightningModule):
 def test_another_lightning_module_is_refused(digits_data: TensorData, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Other has not both"):
         trainer(CoordinateStats(), tmp_path).fit(Other(), digits_data.train_dataloader())
+
+
+def test_the_parts_of_an_update_are_those_of_the_lr_that_made_it() -> None:
+    """A scheduler, such as Lightning's, may have changed lr by the time the step ends."""
+    layer = nn.Linear(8, 8, dtype=torch.float64)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, weight_decay=0.5)
+    before = layer.weight.detach().clone()
+    kinds = ("update", "gradient_update", "decay")
+    with Recorder(layer, kinds=kinds, statistics=("l1",), parameters=("weight",), optimizer=optimizer) as recorder:
+        recorder.begin_step()
+        for parameter in layer.parameters():
+            parameter.grad = torch.zeros_like(parameter)  # so the whole update is weight decay
+        optimizer.step()
+        optimizer.param_groups[0]["lr"] = 0.02
+        recorder.end_step()
+    values = {row["kind"]: row["value"] for row in recorder.rows}
+    assert values["gradient_update"] == 0
+    assert values["decay"] == pytest.approx(0.05 * before.abs().mean().item())
+    assert values["update"] == pytest.approx(values["decay"])

@@ -38,7 +38,6 @@ def build_optimizer(
     chosen = optimizer.keywords if isinstance(optimizer, partial) else {}
     options = {}
     if "foreach" in takes and not {"foreach", "fused"} & set(chosen) and all(p.is_cpu for p in parameters.values()):
-        options["foreach"] = (
-            False  # what torch comes to on a CPU, after asking every tensor of every group at every step
-        )
+        # what torch comes to on a CPU, after asking every tensor of every group at every step
+        options["foreach"] = False
     return optimizer(param_groups(parameters, scales, eps="eps" in takes), **options)

@@ -112,6 +112,7 @@ class Recorder:
         self._optimizer, self._expected = optimizer, expected
         self._sink: Callable[[str, Tensor], None] | None = None  # takes outputs where they are wanted
         self._initial: dict[str, dict[str, Tensor]] | None = None  # by kind: weights and outputs before training
+        self._decay: dict[str, float] = {}  # lr * weight_decay of the update that follows
         self._before: dict[str, Tensor] = {}  # weights before the update, in memory that is used again
         self._outputs_before: dict[str, Tensor] = {}
         self._pending: dict[tuple[int, str, str, str], tuple[Tensor, float]] = {}  # values on the device, and factors
@@ -130,9 +131,9 @@ class Recorder:
             }
         if not wanted:
             return
-        decay = self._decay()
+        self._decay = self._decay_rates()  # here, as a scheduler may step before `end_step`
         for name, w in self._weights.items():
-            self._add_param(name, w, decay.get(name, 0.0))
+            self._add_param(name, w, self._decay.get(name, 0.0))
         if self.t > 0:
             for kind, values in (("change", self._weights), ("output_change", outputs)):
                 for name, initial in self._initial[kind].items():
@@ -150,11 +151,10 @@ class Recorder:
         self._sink = None
         if self._wanted(self.t):
             self._add_gradients()
-            decay = self._decay()
             for name, before in self._before.items():
                 w, mult = self._weights[name], self._mult[name]
-                if "gradient_update" in self.kinds and name in decay:
-                    step = torch.sub(w, before, alpha=1 - decay[name])
+                if "gradient_update" in self.kinds and name in self._decay:
+                    step = torch.sub(w, before, alpha=1 - self._decay[name])
                     rounding = 2 * torch.finfo(w.dtype).eps * before.abs()  # what weight decay alone leaves
                     self._add("gradient_update", name, step.masked_fill_(step.abs() <= rounding, 0), mult)
                 if "update" in self.kinds:  # the copy is written anew at the next step: no other memory
@@ -201,7 +201,7 @@ class Recorder:
     def _wanted(self, t: int) -> bool:
         return t % self.steps == 0 if isinstance(self.steps, int) else t in self.steps
 
-    def _decay(self) -> dict[str, float]:
+    def _decay_rates(self) -> dict[str, float]:
         """lr * weight_decay of the tensors whose weight decay is decoupled, where it is not 0."""
         if self._optimizer is None:
             return {}
@@ -266,7 +266,7 @@ class Recorder:
         """Move the values to the host: the only synchronisation of a step."""
         if not self._pending:
             return
-        expected = None if self._expected is None else self._expected(self.t, bool(self._decay()))
+        expected = None if self._expected is None else self._expected(self.t, bool(self._decay))
         values = torch.stack([value for value, _ in self._pending.values()]).tolist()
         for (key, (_, factor)), value in zip(self._pending.items(), values, strict=True):
             row = {**self.columns, **dict(zip(COLUMNS, (*key, factor * value), strict=True))}
