@@ -1,21 +1,25 @@
 """What each tensor of a model is: which of its dimensions grow with width, found from shapes alone."""
 
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from mupl.errors import ConfigError
+from mupl.factors import Factor
 from mupl.initializers import Initializer, built_with_initializers, create_initializer
 
 T = TypeVar("T")
 Width = int | Sequence[int]
-Build = Callable[[Any], nn.Module]
+Build = Callable[..., nn.Module]
 
 
 class Role(StrEnum):
@@ -25,13 +29,22 @@ class Role(StrEnum):
     HIDDEN = "hidden"  # fan_in and fan_out
     OUTPUT = "output"  # fan_in only
     SCALAR = "scalar"  # none
+    # of numbers, not tensors: `mupl.factors.Factor`
+    ATTENTION = "attention"
+    RESIDUAL = "residual"
+    TIED = "tied"
+
+
+FACTORS = (Role.ATTENTION, Role.RESIDUAL, Role.TIED)
 
 
 @dataclass(frozen=True)
 class ParamInfo:
     """One tensor as the rules see it; `m_in = fan_in / base fan_in`, likewise `m_out`; `init` is that at the base.
 
-    `shape_role` is what its shapes say; it differs from `role` where a user's override contradicts them.
+    `m_L = depth / base depth` of what is in the blocks, else 1. `shape_role` is what its shapes say; it differs from
+    `role` where a user's override contradicts them. A `Factor` is described likewise: a map of `fan_in` to 1 with a
+    constant `init`.
     """
 
     role: Role
@@ -42,6 +55,8 @@ class ParamInfo:
     m_in: float
     m_out: float
     init: Initializer
+    m_L: float = 1.0
+    in_block: bool = False
 
 
 # Modules whose weight of two or more dimensions is stored (out, in, *receptive field), or the other way round.
@@ -54,19 +69,25 @@ def describe(
     width: Width,
     base_width: Width = 1,
     *,
+    depth: int | None = None,
+    base_depth: int | None = None,
     roles: Mapping[str, str] | None = None,
     init: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, ParamInfo]:
     """Role, fans, width multipliers and base initializer of every parameter of `build(width)`, by parameter name.
 
+    Then those of every `Factor`, by module name.
+
     The model is built at the base width (small, on the CPU, watched to learn what each tensor is drawn from) and,
     on the meta device, at twice the base width and at `width`. A dimension grows with width if it differs between
-    the first two. fan_in of a bias or a norm gain is 1; that of a convolution counts its receptive field.
+    the first two. fan_in of a bias or a norm gain is 1; that of a convolution counts its receptive field. What is in
+    the blocks is found likewise, by builds of one and of two: names of which the second has more, but for numbers.
 
     Args:
-        build: `width -> nn.Module`.
+        build: `width -> nn.Module`; with a depth, `(width, depth=depth) -> nn.Module`.
         width: a number, or whatever `build` takes, such as one width a layer.
         base_width: like `width`; a number stands for every entry of a list. Base width 1 gives the absolute rules.
+        depth, base_depth: number of blocks, and that at which lr is right; None: no rules in depth.
         roles: glob on parameter names -> role, for tensors that shapes cannot classify.
         init: glob on parameter names -> initializer at the base width (see `create_initializer`), instead of the
             model's own.
@@ -75,6 +96,9 @@ def describe(
         ConfigError: naming the tensor, if one cannot be classified or its initializer cannot be known.
     """
     base_width = _like(width, base_width)
+    in_depth = build
+    if depth is not None:
+        build = partial(build, depth=depth)
     with torch.random.fork_rng(devices=[]):
         base_model, own_init = built_with_initializers(lambda: build(base_width))
         wider_model, model = (_on_meta(build, w) for w in (_twice(base_width), width))
@@ -109,7 +133,40 @@ def describe(
             m_out=fan_out / base_out,
             init=base_init,
         )
-    return result
+    base_factors, wider_factors, factors = (
+        {n: m for n, m in x.named_modules() if isinstance(m, Factor)} for x in (base_model, wider_model, model)
+    )
+    for name, factor in factors.items():
+        own = base_factors[name]
+        result[name] = ParamInfo(
+            role=Role(factor.role),
+            shape_role=Role.OUTPUT if wider_factors[name].fan_in != own.fan_in else Role.SCALAR,
+            shape=(),
+            fan_in=factor.fan_in,
+            fan_out=1,
+            m_in=factor.fan_in / own.fan_in,
+            m_out=1.0,
+            init=Initializer("constant", own.value),
+        )
+    if base_depth is None:
+        return result
+    if depth is None or min(depth, base_depth) < 1:
+        raise ConfigError(f"base_depth={base_depth}: must be a whole number >= 1, beside a depth >= 1 (depth={depth})")
+    counts = [Counter(map(block_pattern, _names(_on_meta(partial(in_depth, depth=d), base_width)))) for d in (1, 2)]
+    growing = {pattern for pattern, count in counts[1].items() if count > counts[0][pattern]}
+    return {
+        name: replace(info, m_L=depth / base_depth, in_block=True) if block_pattern(name) in growing else info
+        for name, info in result.items()
+    }
+
+
+def block_pattern(name: str) -> str:
+    """The same for every block: `blocks.3.mlp.up.weight` -> `blocks.*.mlp.up.weight`."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
+
+
+def _names(model: nn.Module) -> list[str]:
+    return [name for name, _ in (*model.named_parameters(), *model.named_modules())]
 
 
 def _role(grows: Sequence[bool], in_dims: Sequence[int], out_dims: Sequence[int]) -> Role:
@@ -143,8 +200,8 @@ def _fans(
 
 
 def _parse_role(role: str) -> Role:
-    if role not in list(Role):
-        raise ConfigError(f"roles={role}: must be one of {', '.join(Role)}")
+    if role not in (of_tensors := [r for r in Role if r not in FACTORS]):
+        raise ConfigError(f"roles={role}: must be one of {', '.join(of_tensors)}")
     return Role(role)
 
 

@@ -12,12 +12,14 @@ TOLERANCE = 0.1  # of a slope in log2(value) against log2(width)
 MEASURED = ("width", "seed", "t", "kind", "name", "statistic", "value", "low", "high", "zero")
 
 
-def series_keys(rows: pd.DataFrame) -> list[str]:
-    """The columns that tell one check from another: whatever is swept besides width and seed."""
-    return [column for column in rows.columns if column not in MEASURED]
+def series_keys(rows: pd.DataFrame, along: str = "width") -> list[str]:
+    """The columns that tell one check from another: whatever is swept besides seed, width and `along`."""
+    return [column for column in rows.columns if column not in (*MEASURED, along)]
 
 
-def verdict(rows: pd.DataFrame, tolerance: float = TOLERANCE, statistic: str = "l1") -> pd.DataFrame:
+def verdict(
+    rows: pd.DataFrame, tolerance: float = TOLERANCE, statistic: str = "l1", along: str = "width"
+) -> pd.DataFrame:
     """The slope of each tensor, kind and step beside what the rule table predicts, and whether it passes.
 
     Args:
@@ -25,22 +27,23 @@ def verdict(rows: pd.DataFrame, tolerance: float = TOLERANCE, statistic: str = "
             high (the slope must lie between them, up to the tolerance) or zero (the value must be 0 at every width).
             Rows without a prediction are left out.
         tolerance: allowed distance of the mean slope from [low, high].
+        along: the column that slopes are taken against, "width" or "depth".
 
     Returns:
         Columns: the series keys, kind, name, t, slope (the mean over seeds of the least-squares slope of log2(value)
-        against log2(width); NaN for a value that is 0 everywhere), ci_low and ci_high (its 95 % t-interval over seeds;
-        NaN for one seed), low, high, zero, passed.
+        against log2(`along`); NaN for a value that is 0 everywhere), ci_low and ci_high (its 95 % t-interval over
+        seeds; NaN for one seed), low, high, zero, passed.
 
     Raises:
         ConfigError: if there are fewer than two widths.
     """
     judged = rows[(rows["statistic"] == statistic) & (rows["low"].notna() | rows["zero"].fillna(False).astype(bool))]
-    if judged["width"].nunique() < 2:
-        raise ConfigError("width: a coordinate check needs at least two, e.g. width=128,256,512,1024")
-    keys = [*series_keys(rows), "kind", "name", "t"]
+    if judged[along].nunique() < 2:
+        raise ConfigError(f"{along}: a coordinate check needs at least two, such as powers of two")
+    keys = [*series_keys(rows, along), "kind", "name", "t"]
     results = []
     for key, group in judged.groupby(keys, sort=False):
-        slopes = np.array([slope(one["width"], one["value"]) for _, one in group.groupby("seed")])
+        slopes = np.array([slope(one[along], one["value"]) for _, one in group.groupby("seed")])
         expected = group.iloc[0]
         ci_low, ci_high = interval(slopes)
         row = {
@@ -53,11 +56,11 @@ def verdict(rows: pd.DataFrame, tolerance: float = TOLERANCE, statistic: str = "
     return pd.DataFrame(results)
 
 
-def slope(width: pd.Series, value: pd.Series) -> float:
-    """Least-squares slope of log2(value) against log2(width); NaN if a value is 0 or not finite."""
+def slope(size: pd.Series, value: pd.Series) -> float:
+    """Least-squares slope of log2(value) against log2(size); NaN if a value is 0 or not finite."""
     if not ((value > 0) & np.isfinite(value)).all():
         return float("nan")
-    return float(np.polyfit(np.log2(width), np.log2(value), 1)[0])
+    return float(np.polyfit(np.log2(size), np.log2(value), 1)[0])
 
 
 def interval(slopes: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Plain modules; a parametrization is put into them from outside."""
 
+from mupl.models.gpt import GPT
 from mupl.models.mlp import MLP
 
-__all__ = ["MLP"]
+__all__ = ["GPT", "MLP"]

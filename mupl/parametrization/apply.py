@@ -7,19 +7,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from mupl.factors import Factor
 from mupl.layers import ScaledLinear
 from mupl.parametrization.rules import Scale
 
 
 def apply(model: nn.Module, scales: Mapping[str, Scale], generator: torch.Generator | None = None) -> nn.Module:
-    """Draw every parameter anew and set its multiplier and gradient factor; returns the module.
+    """Draw every parameter anew and set its multiplier, gradient factor, and every `Factor`; returns the module.
 
     Tensors are drawn in the order of `scales`, on the CPU, so one seed gives one network on every device and the same
     standard normals under every parametrization. Our `ScaledLinear` holds its multiplier and applies it to activations;
     in any other module a tensor with multiplier != 1 becomes `W = mult * w` by `torch.nn.utils.parametrize` (its
     parameter is then called `parametrizations.NAME.original`). Applying again replaces what was set before.
     """
+    factors = _factors(model)
     for name, scale in scales.items():
+        if name in factors:
+            factors[name].value = scale.mult
+            continue
         path, _, leaf = name.rpartition(".")
         module = model.get_submodule(path)
         if isinstance(module, ScaledLinear):
@@ -41,9 +46,14 @@ def original(module: nn.Module, leaf: str) -> nn.Parameter:
 
 
 def parameters(model: nn.Module, names: Mapping[str, object]) -> dict[str, nn.Parameter]:
-    """The parameters `w` by the names that they had before any multiplier was set."""
-    split = {name: name.rpartition(".") for name in names}
+    """The parameters `w` among `names`, by the names that they had before any multiplier was set."""
+    factors = _factors(model)
+    split = {name: name.rpartition(".") for name in names if name not in factors}
     return {name: original(model.get_submodule(path), leaf) for name, (path, _, leaf) in split.items()}
+
+
+def _factors(model: nn.Module) -> dict[str, Factor]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, Factor)}
 
 
 class Multiplier(nn.Module):

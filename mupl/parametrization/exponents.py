@@ -1,11 +1,11 @@
-"""What a coordinate check must see: the exponents in width that follow from a rule table."""
+"""What a coordinate check must see: the exponents in width, or in depth, that follow from a rule table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mupl.parametrization.monomial import Monomial
-from mupl.parametrization.rules import Parametrization
-from mupl.roles import ParamInfo, Role
+from mupl.parametrization.rules import Parametrization, tied_rule
+from mupl.roles import FACTORS, ParamInfo, Role
 
 HALF = 0.5
 
@@ -15,7 +15,7 @@ STABLE = {Role.INPUT: 0.0, Role.HIDDEN: -1.0, Role.OUTPUT: -1.0, Role.SCALAR: 0.
 
 @dataclass(frozen=True)
 class Expected:
-    """Slope of log(mean |x|) against log(width): in [low, high], or `zero` if x must be 0 at every width."""
+    """Slope of log(mean |x|) against log(width or depth): in [low, high], or `zero` if x must be 0 at every width."""
 
     low: float = 0.0
     high: float = 0.0
@@ -27,7 +27,12 @@ UNKNOWN = Expected(low=float("nan"), high=float("nan"))  # not judged
 
 
 def expected_exponents(
-    infos: Mapping[str, ParamInfo], parametrization: Parametrization, family: str, t: int, decay: bool = False
+    infos: Mapping[str, ParamInfo],
+    parametrization: Parametrization,
+    family: str,
+    t: int,
+    decay: bool = False,
+    along: str = "width",
 ) -> dict[tuple[str, str], Expected]:
     """By (kind, name), with t the number of updates done; of effective tensors W = mult * w.
 
@@ -45,14 +50,22 @@ def expected_exponents(
       after the first update; at init they are a sum of n independent terms, e(mult) + e(init) + 1/2, and after it they
       may keep such a part.
 
+    Along depth the same holds with powers of m_L, for what is in the blocks: the gradient has the exponent r of the
+    residual multiplier, an update may have at most -1 - r (those of all blocks add up on the residual stream), and
+    outputs, the residual stream among them, must have 0.
+
     While every readout is 0 no gradient reaches the layers before it: their first update is 0.
 
     Roles are those of the shapes, and cells those of the parametrization's own table: neither a role nor an override
-    that a user sets changes what must be seen. kinds: `output` (name of the module that owns the tensor), `param` and
+    that a user sets changes what must be seen. kinds: `output` (name of the `Factor`, or of the module that owns the
+    tensor: scaled queries must have -1 where heads grow, so that logits do not), `param` and
     `update` (from t to t + 1); with decoupled weight decay the two parts of an update are told apart instead, as
     `gradient_update` and `decay`.
     """
-    readouts = [name for name, info in infos.items() if info.shape_role is Role.OUTPUT]
+    tensors = {name: info for name, info in infos.items() if info.role not in FACTORS}
+    readouts = [name for name, info in tensors.items() if info.shape_role is Role.OUTPUT]
+    residual = exponent_in_depth(parametrization.rule(family, Role.RESIDUAL).mult)
+    roles = {info.role for info in infos.values()}
     silent = bool(readouts) and all(_starts_at_zero(infos[name]) for name in readouts)
     result: dict[tuple[str, str], Expected] = {}
 
@@ -69,7 +82,19 @@ def expected_exponents(
 
     def _exponent(name: str, cell: str) -> float:
         info = infos[name]
-        return exponent(getattr(parametrization.rule(family, info.shape_role), cell), info.shape_role)
+        monomial = getattr(parametrization.rule(family, info.shape_role), cell)
+        if along == "depth":
+            return exponent_in_depth(monomial) if info.in_block else 0.0
+        return exponent(monomial, info.shape_role)
+
+    def gradient(name: str, t: int) -> float:
+        """The exponent of the gradient of W."""
+        if along == "depth":
+            return residual if infos[name].in_block else 0.0
+        if infos[name].shape_role not in (Role.INPUT, Role.HIDDEN):
+            return 0.0
+        tied = [exponent(tied_rule(parametrization, family).mult, Role.OUTPUT)] if Role.TIED in roles else []
+        return max([weight(r, t).high for r in readouts] + tied, default=0.0)
 
     def update(name: str, t: int) -> Expected:
         """The step of W from t to t + 1 by its gradient."""
@@ -78,14 +103,23 @@ def expected_exponents(
             return ZERO
         power = _exponent(name, "mult") + _exponent(name, "lr")
         if family == "sgd":
-            power += _exponent(name, "mult") + _exponent(name, "grad")
-            if before_readout and readouts:
-                power += max(weight(r, t).high for r in readouts)
+            power += _exponent(name, "mult") + _exponent(name, "grad") + gradient(name, t)
         return Expected(power, power)
 
+    def factor_output(info: ParamInfo) -> Expected:
+        if along == "depth" or info.shape_role is Role.SCALAR:
+            return Expected()
+        # logits of a tied readout: a random part, and that of the token itself, whose embedding is on the stream
+        return Expected(-1.0, -1.0) if info.role is Role.ATTENTION else Expected(-HALF, 0.0)
+
     for name, info in infos.items():
+        if info.role in FACTORS:
+            result["output", name] = factor_output(info)
+            continue
         result["param", name] = weight(name, t)
         step, most = update(name, t), STABLE[info.shape_role]
+        if along == "depth":
+            most = -1 - residual if info.in_block else 0.0
         result["gradient_update" if decay else "update", name] = (
             step if step.zero else Expected(min(step.low, most), min(step.high, most))
         )
@@ -94,7 +128,7 @@ def expected_exponents(
         if len(info.shape) < 2:
             continue
         output = Expected()
-        if info.shape_role is Role.OUTPUT:
+        if info.shape_role is Role.OUTPUT and along == "width":
             random = None if _starts_at_zero(info) else init_exponent(name) + HALF
             if t == 0:
                 output = ZERO if random is None else Expected(random, random)
@@ -108,6 +142,11 @@ def exponent(cell: Monomial, role: Role) -> float:
     """The power of width in a cell, where m_in and m_out grow as the role says."""
     grows = {"m_in": role in (Role.HIDDEN, Role.OUTPUT), "m_out": role in (Role.INPUT, Role.HIDDEN)}
     return float(sum(power for symbol, power in cell.exponents.items() if grows.get(symbol)))
+
+
+def exponent_in_depth(cell: Monomial) -> float:
+    """The power of depth in a cell, in the blocks."""
+    return float(cell.exponents.get("m_L", 0))
 
 
 def _starts_at_zero(info: ParamInfo) -> bool:

@@ -9,6 +9,7 @@ from fractions import Fraction
 SYMBOLS = {
     "m_in": "fan_in / base fan_in",
     "m_out": "fan_out / base fan_out",
+    "m_L": "depth / base depth, of what is in the blocks (else 1)",
     "sigma": "init std at the base width (1 for a tensor that starts constant)",
     "alpha": "lr_scale of the layer",
 }
@@ -60,6 +61,11 @@ class Monomial:
 
     def __rtruediv__(self, other: float) -> "Monomial":
         return Monomial(other) / self
+
+    def replace(self, old: str, new: str) -> "Monomial":
+        """The cell with one symbol put for another."""
+        moved = {symbol: power for symbol, power in self.exponents.items() if symbol != old}
+        return Monomial(self.coefficient, moved) * Monomial(1.0, {new: self.exponents.get(old, Fraction(0))})
 
     def __call__(self, **symbols: float) -> float:
         """The number that the cell stands for, e.g. `Monomial.parse("1/m_in")(m_in=4) == 0.25`."""

@@ -11,7 +11,7 @@ from mupl.initializers import Initializer
 from mupl.parametrization.cerebras import lr_overrides
 from mupl.parametrization.monomial import Monomial
 from mupl.parametrization.tables import TABLES
-from mupl.roles import ParamInfo, Role, match_glob
+from mupl.roles import FACTORS, ParamInfo, Role, match_glob
 
 WEIGHT_DECAY_MODES = ("coupled", "decoupled", "independent")
 _ONE = Monomial()
@@ -19,16 +19,20 @@ _ONE = Monomial()
 
 @dataclass(frozen=True)
 class Rule:
-    """One row of a table for one optimizer family; every cell multiplies a base value."""
+    """One row of a table for one optimizer family; every cell multiplies a base value.
+
+    `wd` multiplies decoupled weight decay; None: it follows from lr.
+    """
 
     mult: Monomial = _ONE
     init: Monomial = _ONE
     lr: Monomial = _ONE
     eps: Monomial = _ONE
     grad: Monomial = _ONE
+    wd: Monomial | None = None
 
 
-CELLS = tuple(f.name for f in fields(Rule))
+CELLS = tuple(f.name for f in fields(Rule) if f.name != "wd")
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,10 @@ class Parametrization:
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one tensor: `W = mult * w`, `w` drawn by `init`, and what its param group is told."""
+    """The numbers of one tensor: `W = mult * w`, `w` drawn by `init`, and what its param group is told.
+
+    Of a `Factor`, `mult` is its value and the rest without meaning.
+    """
 
     mult: float
     init: Initializer
@@ -89,8 +96,8 @@ def parse_table(text: str) -> dict[str, dict[Role, Rule]]:
         row = [(family, column, Monomial.parse(cell)) for (family, column), cell in zip(columns, cells, strict=True)]
         for family in families:
             mine = {column: cell for owner, column, cell in row if owner in ("*", family)}
-            if unknown := set(mine) - set(CELLS):
-                raise ValueError(f"unknown column {sorted(unknown)}; columns are {', '.join(CELLS)}")
+            if unknown := set(mine) - {*CELLS, "wd"}:
+                raise ValueError(f"unknown column {sorted(unknown)}; columns are {', '.join(CELLS)}, wd")
             rules[family][Role(role)] = Rule(**mine)
     return rules
 
@@ -133,7 +140,8 @@ def scales(
     """The numbers of each tensor, from the values tuned at the base width.
 
     With f the lr cell, weight decay is, by mode (PyTorch multiplies it by lr):
-    `coupled`: `wd`; `decoupled`: `wd / f`, so that `lr * wd` does not change with width; `independent`:
+    `coupled`: `wd`; `decoupled`: `wd / f`, so that `lr * wd` does not change with width (where the table has a column
+    `wd`, that times `wd`); `independent`:
     `wd / (f * lr)`, so that a step decays by `wd` times the schedule, whatever lr. The layer's `lr_scale` (alpha)
     goes where the table names it, else into f.
 
@@ -146,15 +154,23 @@ def scales(
     for name, info in infos.items():
         cells = dict(overridden[name])
         alpha, wd_factor = cells.pop("lr_scale", _ONE)(), cells.pop("wd", None)
-        rule = replace(parametrization.rule(family, info.role), **cells)
-        symbols = {"m_in": info.m_in, "m_out": info.m_out, "sigma": info.init.sigma, "alpha": alpha}
+        tied = info.role is Role.TIED
+        row = tied_rule(parametrization, family) if tied else parametrization.rule(family, info.role)
+        rule = replace(row, **cells)
+        sigma = info.init.sigma
+        symbols = {"m_in": info.m_in, "m_out": info.m_out, "m_L": info.m_L, "sigma": sigma, "alpha": alpha}
         value = {cell: getattr(rule, cell)(**symbols) for cell in CELLS}
+        if info.role in FACTORS:
+            result[name] = Scale(info.init.mean * value["mult"], info.init, lr=0.0, eps=0.0, weight_decay=0.0, grad=1.0)
+            continue
         if not any("alpha" in getattr(rule, cell).exponents for cell in CELLS):
             value["lr"] *= alpha
         if wd_factor is not None:
             decay = wd_factor(**symbols)
         elif weight_decay_mode == "coupled" or value["lr"] == 0:
             decay = 1.0
+        elif weight_decay_mode == "decoupled" and rule.wd is not None:
+            decay = rule.wd(**symbols)
         else:
             decay = 1 / value["lr"] / (lr if weight_decay_mode == "independent" else 1)
         result[name] = Scale(
@@ -166,6 +182,26 @@ def scales(
             grad=value["grad"],
         )
     return result
+
+
+def tied_rule(parametrization: Parametrization, family: str) -> Rule:
+    """The row of a readout whose matrix is the embedding's, which is drawn and trained by the row `input`.
+
+    Its multiplier makes the effective matrix start as the row `output` says.
+
+    Raises:
+        ConfigError: if the two rows train their tensors differently: then no multiplier makes one tensor do for both.
+    """
+    given, wanted = (parametrization.rule(family, role) for role in (Role.INPUT, Role.OUTPUT))
+    for cell in ("lr", "eps", "grad"):
+        mine, other = getattr(given, cell).replace("m_out", "m_in"), getattr(wanted, cell)
+        if mine != other:
+            raise ConfigError(
+                f"model.tied=true: parametrization={parametrization.name} gives the {cell} of an embedding the factor "
+                f"{mine} and that of a readout {other}, so they cannot be one tensor; take a formulation with an "
+                f"output multiplier, such as mup"
+            )
+    return Rule(mult=wanted.mult * wanted.init / (given.mult * given.init).replace("m_out", "m_in"))
 
 
 def check_hyperparameters(lr: float, eps: float, weight_decay: float, weight_decay_mode: str) -> None:

@@ -15,8 +15,8 @@ def shift_rule(rule: Rule, theta: Monomial | str | float, family: str) -> Rule:
     """The equivalent rule with `mult *= theta, init /= theta`.
 
     Under SGD `lr /= theta^2`; under updates that are invariant to the scale of the gradient (`adam`) `lr /= theta` and
-    `eps *= theta`. Weight decay needs no cell: it is `wd / f` with f the lr cell (decoupled), hence multiplied by
-    theta^2 or theta, as it must be. (Tensor Programs V, Lemma J.1.)
+    `eps *= theta`. Weight decay is multiplied by what lr is divided by; where it follows from lr it does so by itself.
+    (Tensor Programs V, Lemma J.1.)
 
     Raises:
         KeyError: on an optimizer family whose symmetry is not known.
@@ -29,6 +29,7 @@ def shift_rule(rule: Rule, theta: Monomial | str | float, family: str) -> Rule:
         init=rule.init / theta,
         lr=rule.lr / theta**lr_power,
         eps=rule.eps * theta**eps_power,
+        wd=None if rule.wd is None else rule.wd * theta**lr_power,
     )
 
 

@@ -1,16 +1,18 @@
 """The scaling rules, as data: one literal table per parametrization.
 
-How to read one. A row is a role (which dimensions of the tensor grow with width), a column is what is multiplied:
+How to read one. A row is a role (which dimensions of the tensor grow with width; or the `Factor` of a model: of the
+attention logits, of a residual branch), a column is what is multiplied:
 
 - `mult`, `init`: the tensor acts as `W = mult * w` with `w ~ init * N(0, sigma^2)`; `w` is what the optimizer sees;
 - `FAMILY.lr`, `FAMILY.eps`: learning rate and epsilon of the optimizer family (`sgd`; `adam`: any update that is
   entrywise and invariant to the scale of the gradient), times the global value;
 - `grad`: the gradient of `w` is multiplied by this before the optimizer sees it;
-- a prefix `FAMILY.` restricts any column to one family; a missing column is all ones.
+- `wd`: decoupled weight decay; without it that follows from lr (`mupl.parametrization.rules.scales`);
+- a prefix `FAMILY.` restricts any column to one family; a missing column or row is all ones.
 
-Weight decay has no column: it follows from lr (`mupl.parametrization.rules.scales`). Tensors of role `scalar` have no
-dimension that grows, so every cell of theirs is 1. Symbols are those of `mupl.parametrization.monomial.SYMBOLS`; at
-the base width m_in = m_out = 1 and every table is the standard parametrization (up to the abc-symmetry).
+Tensors of role `scalar` have no dimension that grows with width. Symbols are those of
+`mupl.parametrization.monomial.SYMBOLS`; m_L is 1 outside the blocks. At the base width and depth m_in = m_out = m_L = 1
+and every table is the standard parametrization (up to the abc-symmetry).
 
 A new parametrization is one more entry here and no other line.
 """
@@ -22,10 +24,11 @@ TABLES: dict[str, tuple[str, str, int, str]] = {
         "Glorot & Bengio; He et al.; PyTorch's own",
         2010,
         """
-                init
-        input   1
-        hidden  m_in^-1/2
-        output  m_in^-1/2
+                   mult       init
+        input      1          1
+        hidden     1          m_in^-1/2
+        output     1          m_in^-1/2
+        attention  m_in^-1/2  1
         """,
     ),
     "ntk": (
@@ -33,10 +36,11 @@ TABLES: dict[str, tuple[str, str, int, str]] = {
         "Jacot et al., Neural Tangent Kernel",
         2018,
         """
-                mult
-        input   1
-        hidden  m_in^-1/2
-        output  m_in^-1/2
+                   mult
+        input      1
+        hidden     m_in^-1/2
+        output     m_in^-1/2
+        attention  m_in^-1/2
         """,
     ),
     "sp_full_align": (
@@ -44,10 +48,11 @@ TABLES: dict[str, tuple[str, str, int, str]] = {
         "Everett et al., Scaling Exponents Across Parameterizations and Optimizers",
         2024,
         """
-                init       sgd.lr     adam.lr
-        input   1          m_out^1/2  1
-        hidden  m_in^-1/2  m_in^-1/2  1/m_in
-        output  m_in^-1/2  1/m_in     1/m_in
+                   mult       init       sgd.lr     adam.lr
+        input      1          1          m_out^1/2  1
+        hidden     1          m_in^-1/2  m_in^-1/2  1/m_in
+        output     1          m_in^-1/2  1/m_in     1/m_in
+        attention  m_in^-1/2  1          1          1
         """,
     ),
     "mean_field": (
@@ -55,10 +60,11 @@ TABLES: dict[str, tuple[str, str, int, str]] = {
         "Mei et al.; Everett et al.",
         2018,
         """
-                mult       sgd.lr  adam.lr    adam.eps
-        input   1          m_out   1          1/m_out
-        hidden  m_in^-1/2  m_out   m_in^-1/2  m_in^-1/2/m_out
-        output  1/m_in     m_in    1          1/m_in
+                   mult       sgd.lr  adam.lr    adam.eps
+        input      1          m_out   1          1/m_out
+        hidden     m_in^-1/2  m_out   m_in^-1/2  m_in^-1/2/m_out
+        output     1/m_in     m_in    1          1/m_in
+        attention  1/m_in     1       1          1
         """,
     ),
     "mup": (
@@ -66,10 +72,11 @@ TABLES: dict[str, tuple[str, str, int, str]] = {
         "Yang et al., Tensor Programs V",
         2022,
         """
-                mult    init       sgd.lr      adam.lr  adam.eps
-        input   1       1          m_out       1        1/m_out
-        hidden  1       m_in^-1/2  m_out/m_in  1/m_in   1/m_out
-        output  1/m_in  1          m_in        1        1/m_in
+                   mult    init       sgd.lr      adam.lr  adam.eps
+        input      1       1          m_out       1        1/m_out
+        hidden     1       m_in^-1/2  m_out/m_in  1/m_in   1/m_out
+        output     1/m_in  1          m_in        1        1/m_in
+        attention  1/m_in  1          1           1        1
         """,
     ),
     "mup_table3": (
@@ -77,10 +84,11 @@ TABLES: dict[str, tuple[str, str, int, str]] = {
         "Yang et al., Tensor Programs V",
         2022,
         """
-                init       sgd.lr      adam.lr  adam.eps
-        input   1          m_out       1        1/m_out
-        hidden  m_in^-1/2  m_out/m_in  1/m_in   1/m_out
-        output  1/m_in     1/m_in      1/m_in   1
+                   mult    init       sgd.lr      adam.lr  adam.eps
+        input      1       1          m_out       1        1/m_out
+        hidden     1       m_in^-1/2  m_out/m_in  1/m_in   1/m_out
+        output     1       1/m_in     1/m_in      1/m_in   1
+        attention  1/m_in  1          1           1        1
         """,
     ),
     "mup_table9": (
@@ -88,10 +96,11 @@ TABLES: dict[str, tuple[str, str, int, str]] = {
         "Yang & Hu; Yang et al., Tensor Programs IV and V",
         2021,
         """
-                mult       init        sgd.lr      adam.lr     adam.eps
-        input   m_out^1/2  m_out^-1/2  1           m_out^-1/2  m_out^-1/2
-        hidden  1          m_in^-1/2   m_out/m_in  1/m_in      1/m_out
-        output  m_in^-1/2  m_in^-1/2   1           m_in^-1/2   m_in^-1/2
+                   mult       init        sgd.lr      adam.lr     adam.eps
+        input      m_out^1/2  m_out^-1/2  1           m_out^-1/2  m_out^-1/2
+        hidden     1          m_in^-1/2   m_out/m_in  1/m_in      1/m_out
+        output     m_in^-1/2  m_in^-1/2   1           m_in^-1/2   m_in^-1/2
+        attention  1/m_in     1           1           1           1
         """,
     ),
     "unit_init": (
@@ -99,10 +108,11 @@ TABLES: dict[str, tuple[str, str, int, str]] = {
         "Yang et al., Tensor Programs V, Lemma J.1 on Table 8",
         2022,
         """
-                mult             init     sgd.lr         adam.lr          adam.eps
-        input   sigma            1/sigma  m_out/sigma^2  1/sigma          sigma/m_out
-        hidden  sigma*m_in^-1/2  1/sigma  m_out/sigma^2  m_in^-1/2/sigma  sigma*m_in^-1/2/m_out
-        output  sigma/m_in       1/sigma  m_in/sigma^2   1/sigma          sigma/m_in
+                   mult             init     sgd.lr         adam.lr          adam.eps
+        input      sigma            1/sigma  m_out/sigma^2  1/sigma          sigma/m_out
+        hidden     sigma*m_in^-1/2  1/sigma  m_out/sigma^2  m_in^-1/2/sigma  sigma*m_in^-1/2/m_out
+        output     sigma/m_in       1/sigma  m_in/sigma^2   1/sigma          sigma/m_in
+        attention  1/m_in           1        1              1                1
         """,
     ),
     "mulinear": (
@@ -110,11 +120,12 @@ TABLES: dict[str, tuple[str, str, int, str]] = {
         "abcd-parametrization; equals Table 9 under SGD and Table 8 under Adam",
         2024,
         """
-                sgd.mult             sgd.init               adam.mult       adam.init            adam.grad
-        input   alpha^1/2*m_out^1/2  alpha^-1/2*m_out^-1/2  alpha^1/2       alpha^-1/2           m_out
-        hidden  alpha^1/2            alpha^-1/2*m_in^-1/2   alpha^1/2/m_in  alpha^-1/2*m_in^1/2  m_in^2
-        output  alpha^1/2*m_in^-1/2  alpha^-1/2*m_in^-1/2   alpha^1/2/m_in  alpha^-1/2           m_in
-        scalar  alpha^1/2            alpha^-1/2             alpha^1/2       alpha^-1/2           1
+                   sgd.mult             sgd.init               adam.mult       adam.init            adam.grad
+        input      alpha^1/2*m_out^1/2  alpha^-1/2*m_out^-1/2  alpha^1/2       alpha^-1/2           m_out
+        hidden     alpha^1/2            alpha^-1/2*m_in^-1/2   alpha^1/2/m_in  alpha^-1/2*m_in^1/2  m_in^2
+        output     alpha^1/2*m_in^-1/2  alpha^-1/2*m_in^-1/2   alpha^1/2/m_in  alpha^-1/2           m_in
+        scalar     alpha^1/2            alpha^-1/2             alpha^1/2       alpha^-1/2           1
+        attention  1/m_in               1                      1/m_in          1                    1
         """,
     ),
     "cerebras": (
@@ -122,10 +133,39 @@ TABLES: dict[str, tuple[str, str, int, str]] = {
         "Dey et al., Cerebras-GPT",
         2023,
         """
-                adam.mult  adam.init  adam.lr  adam.eps
-        input   1          1          1        1/m_out
-        hidden  1          m_in^-1/2  1/m_in   1/m_out
-        output  1/m_in     1          1        1/m_in
+                   adam.mult  adam.init  adam.lr  adam.eps
+        input      1          1          1        1/m_out
+        hidden     1          m_in^-1/2  1/m_in   1/m_out
+        output     1/m_in     1          1        1/m_in
+        attention  1/m_in     1          1        1
+        """,
+    ),
+    "depth_mup": (
+        "muP in width and depth, residual branches times depth^-1/2",
+        "Yang et al., Tensor Programs VI; eps and weight decay as Dey et al., CompleteP",
+        2023,
+        """
+                   mult      init       sgd.lr      adam.lr        adam.eps        adam.wd
+        input      1         1          m_out       m_L^-1/2       m_L^-1/2/m_out  1
+        hidden     1         m_in^-1/2  m_out/m_in  m_L^-1/2/m_in  m_L^-1/2/m_out  m_in
+        output     1/m_in    1          m_in        m_L^-1/2       m_L^-1/2/m_in   1
+        scalar     1         1          1           m_L^-1/2       m_L^-1/2        1
+        attention  1/m_in    1          1           1              1               1
+        residual   m_L^-1/2  1          1           1              1               1
+        """,
+    ),
+    "completep": (
+        "CompleteP: muP in width and depth, residual branches times 1/depth",
+        "Dey et al., Don't be lazy: CompleteP (Adam; the lr of SGD by the same condition on updates)",
+        2025,
+        """
+                   mult    init       sgd.lr          adam.lr  adam.eps
+        input      1       1          m_L*m_out       1        1/m_L/m_out
+        hidden     1       m_in^-1/2  m_L*m_out/m_in  1/m_in   1/m_L/m_out
+        output     1/m_in  1          m_L*m_in        1        1/m_L/m_in
+        scalar     1       1          m_L             1        1/m_L
+        attention  1/m_in  1          1               1        1
+        residual   1/m_L   1          1               1        1
         """,
     ),
 }

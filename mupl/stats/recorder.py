@@ -64,7 +64,7 @@ class Recorder:
         steps: the values of t to record, or n for every n-th.
         parameters: globs on parameter names.
         modules: globs on module names, for outputs; by default the modules that own parameters of two or more
-            dimensions.
+            dimensions, and each `Factor`.
         probe: input of the model for `output_update` and `output_change`, seen in eval mode; may be set later.
         columns: constants to put into each row, such as width and seed.
         optimizer: for `gradient_update` and `decay`, which need its lr and weight_decay.
@@ -107,6 +107,7 @@ class Recorder:
         self._grad = {name: 1.0 if scales is None else scales[name].grad for name in self._weights}
         all_modules = dict(model.named_modules())
         owners = dict.fromkeys(name.rpartition(".")[0] for name, w in self._weights.items() if w.dim() >= 2)
+        owners |= dict.fromkeys(name for name in scales or () if name in all_modules)  # each `Factor`
         names = owners if modules is None else _select("modules", modules, all_modules)
         self._hooks = [all_modules[name].register_forward_hook(partial(self._hook, name)) for name in names]
         self._optimizer, self._expected = optimizer, expected

@@ -1,13 +1,15 @@
 """A coordinate check of any model, in one process, without Lightning's loop or Hydra."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from mupl.roles import Build, Width
+from mupl.roles import Build, Width, block_pattern
 from mupl.stats.recorder import Recorder
 from mupl.training.module import TrainingModule
 
@@ -24,6 +26,7 @@ def coord_check(
     batches: Sequence[tuple[Tensor, Tensor]],
     *,
     base_width: Width,
+    depths: Iterable[int] | None = None,
     seeds: Iterable[int] = range(5),
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -33,6 +36,8 @@ def coord_check(
     """Train `build(width)` for one step on each batch, at every width and seed, and record its coordinates.
 
     Args:
+        depths: with one width, check against depth instead, that of `build(width, depth=depth)`; the rows have a column
+            depth and, for each name in the blocks, the mean over blocks.
         batches: (x, target), one a step: t = 0, 1, ... Three are enough.
         module: further arguments of `TrainingModule`: lr, parametrization, optimizer, loss, ...
 
@@ -49,13 +54,21 @@ def coord_check(
 
     tables = []
     batches = [(x.to(device, dtype) if x.is_floating_point() else x.to(device), y.to(device)) for x, y in batches]
-    seeds = list(seeds)
-    for width in widths:
-        for seed in seeds:
-            with default_dtype(dtype):  # weights are drawn in it, not rounded to it
-                trained = TrainingModule(build, width, base_width=base_width, seed=seed, **module).to(device)
-            tables.append(_record(trained, batches, statistics).assign(width=width, seed=seed))
+    along = "width" if depths is None else "depth"
+    sizes = [(w, None) for w in widths] if depths is None else list(itertools.product(widths, depths))
+    for (width, depth), seed in itertools.product(sizes, list(seeds)):
+        with default_dtype(dtype):  # weights are drawn in it, not rounded to it
+            trained = TrainingModule(build, width, base_width=base_width, depth=depth, seed=seed, **module).to(device)
+        rows = _record(trained, batches, statistics, along).assign(width=width, seed=seed)
+        tables.append(rows if depth is None else over_blocks(rows).assign(depth=depth))
     return pd.concat(tables, ignore_index=True)
+
+
+def over_blocks(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """A recorder's rows with one for all blocks in place of one for each, its value the mean over blocks."""
+    rows = rows.assign(name=rows["name"].map(block_pattern))
+    keys = [column for column in rows.columns if column != "value"]
+    return rows.groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()
 
 
 @contextmanager
@@ -69,7 +82,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _record(
-    module: TrainingModule, batches: Sequence[tuple[Tensor, Tensor]], statistics: Sequence[str]
+    module: TrainingModule, batches: Sequence[tuple[Tensor, Tensor]], statistics: Sequence[str], along: str
 ) -> "pd.DataFrame":
     optimizer = module.build_optimizer()
     recorder = Recorder(
@@ -78,7 +91,7 @@ def _record(
         kinds=CHECKED_KINDS,
         statistics=statistics,
         optimizer=optimizer,
-        expected=module.expected_exponents,
+        expected=partial(module.expected_exponents, along=along),
     )
     with recorder:
         for x, target in batches:

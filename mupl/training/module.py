@@ -31,6 +31,7 @@ class TrainingModule(LightningModule):
         build: `width -> nn.Module`, any module; called also at the base width and at twice that, to find the roles.
         width: whatever `build` takes.
         base_width: where `lr`, `eps` and `weight_decay` are right; there every parametrization is the standard one.
+        depth, base_depth: likewise of blocks, for `build(width, depth=depth)`; without them no rules in depth.
         parametrization: by name (see `mupl.parametrization.tables`) or as an object.
         optimizer: "sgd", "adam", "adamw", a torch optimizer class, or a `functools.partial` of one.
         weight_decay_mode: "coupled", "decoupled" (lr * wd constant in width) or "independent" (constant in lr too).
@@ -50,6 +51,8 @@ class TrainingModule(LightningModule):
         width: Width,
         *,
         base_width: Width,
+        depth: int | None = None,
+        base_depth: int | None = None,
         lr: float,
         parametrization: str | Parametrization = "mup",
         optimizer: OptimizerLike = "adamw",
@@ -71,7 +74,7 @@ class TrainingModule(LightningModule):
         self.loss = loss
         self.parametrization = parametrization
         self.family = family or family_of(self.optimizer_class)
-        self.infos = describe(build, width, base_width, roles=roles, init=init)
+        self.infos = describe(build, width, base_width, depth=depth, base_depth=base_depth, roles=roles, init=init)
         self.scales = scales(
             self.infos,
             parametrization,
@@ -81,7 +84,8 @@ class TrainingModule(LightningModule):
             weight_decay=weight_decay,
             weight_decay_mode=weight_decay_mode,
         )
-        self.model = apply(build(width), self.scales, torch.Generator().manual_seed(seed))
+        model = build(width) if depth is None else build(width, depth=depth)
+        self.model = apply(model, self.scales, torch.Generator().manual_seed(seed))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
@@ -106,12 +110,12 @@ class TrainingModule(LightningModule):
         """The optimizer over the param groups of `scales`."""
         return build_optimizer(self.optimizer_class, parameters(self.model, self.scales), self.scales)
 
-    def expected_exponents(self, t: int, decay: bool = False) -> dict[tuple[str, str], Expected]:
+    def expected_exponents(self, t: int, decay: bool = False, along: str = "width") -> dict[tuple[str, str], Expected]:
         """What a coordinate check must see after t updates; see `mupl.parametrization.exponents`.
 
         Nothing is said of updates under weight decay that is part of the gradient (SGD's, Adam's).
         """
-        expected = expected_exponents(self.infos, self.parametrization, self.family, t, decay)
+        expected = expected_exponents(self.infos, self.parametrization, self.family, t, decay, along)
         mixed = not decay and any(scale.weight_decay for scale in self.scales.values())
         return {key: value for key, value in expected.items() if not (mixed and key[0] == "update")}
 

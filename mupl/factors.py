@@ -1,0 +1,53 @@
+"""Numbers in a model that are no tensors, but that a parametrization sets: each has a row in the rule tables."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Factor(nn.Module):
+    """`value * x`; the row `role` of a rule table multiplies that which it has in the model of the base size.
+
+    Args:
+        role: "attention" (of queries, and so of logits q.k), "residual" (of a branch) or "tied" (of a readout by the
+            embedding).
+        value: in the standard parametrization, at this model's size.
+        fan_in: number of terms of the sum that it scales, from which m_in follows.
+    """
+
+    def __init__(self, role: str, value: float = 1.0, fan_in: int = 1) -> None:
+        super().__init__()
+        self.role, self.value, self.fan_in = role, value, fan_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.value
+
+    def extra_repr(self) -> str:
+        return f"{self.role}, value={self.value:g}"
+
+
+class Residual(Factor):
+    """`x + value * branch(x)`, of the shape of x."""
+
+    def __init__(self, value: float = 1.0) -> None:
+        super().__init__("residual", value)
+
+    def forward(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:  # type: ignore[override]
+        return torch.add(x, branch(x), alpha=self.value)
+
+
+class TiedReadout(Factor):
+    """`value * x W^T` with the matrix W (out, width) of an embedding.
+
+    `value = width^-1/2` makes logits of order 1 where W ~ N(0, 1). The embedding's row says how W is
+    drawn and trained; see `mupl.parametrization.rules.tied_rule`.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__("tied", width**-0.5, fan_in=width)
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+        """x: (..., width) -> (..., out)."""
+        return F.linear(x * self.value, weight)

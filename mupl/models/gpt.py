@@ -1,0 +1,270 @@
+"""A decoder-only transformer that knows nothing of parametrizations."""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mupl.errors import ConfigError
+from mupl.factors import Factor, Residual, TiedReadout
+from mupl.layers import ScaledLinear
+
+NORMS: dict[str, Callable[..., nn.Module]] = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
+CHOICES = {"norm": tuple(NORMS), "activation": ("gelu", "swiglu"), "positions": ("rotary", "learned")}
+
+
+class GPT(nn.Module):
+    """Tokens (..., T) -> logits (..., T, vocabulary), each of the tokens up to its own.
+
+    With r the residual multiplier, a block is `x += r attention(norm(x)); x += r mlp(norm(x))`, and a last norm comes
+    before the readout; post-norm is `x = norm(x + r attention(x)); x = norm(x + r mlp(x))`. Attention is
+    softmax(attention_mult / sqrt(d_head) q.k) v over the past. Initialised in the standard parametrization:
+    `W ~ N(0, init_std^2 / fan_in)`, embeddings N(0, embedding_std^2), gains 1, biases 0.
+
+    Args:
+        vocabulary: number of tokens. context: largest T.
+        width: of the residual stream. depth: number of blocks.
+        d_head, heads: size and number of heads; give one of them, the other follows from the width and grows with it.
+        group_size: heads that share a key and a value (grouped-query attention).
+        norm: "layernorm" or "rmsnorm"; norm_gain: whether it has a gain (and, with `bias`, a bias).
+        post_norm: norms after the residual sum instead of before each branch.
+        activation: "gelu" or "swiglu"; mlp_ratio: hidden units of the MLP over width.
+        positions: "rotary" (Su et al. 2021, base 10,000) or "learned".
+        qk_norm: normalise queries and keys of each head.
+        tied: read out by the embedding's matrix (logits times width^-1/2).
+        input_mult, attention_mult, residual_mult, output_mult: tunable multipliers.
+        zero_readout: start the readout at 0.
+
+    Raises:
+        ConfigError: naming the argument that is out of range.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        context: int,
+        width: int,
+        depth: int = 4,
+        d_head: int | None = 32,
+        heads: int | None = None,
+        group_size: int = 1,
+        norm: str = "layernorm",
+        norm_gain: bool = True,
+        post_norm: bool = False,
+        activation: str = "gelu",
+        mlp_ratio: float = 4.0,
+        positions: str = "rotary",
+        qk_norm: bool = False,
+        tied: bool = False,
+        bias: bool = False,
+        dropout: float = 0.0,
+        input_mult: float = 1.0,
+        attention_mult: float = 1.0,
+        residual_mult: float = 1.0,
+        output_mult: float = 1.0,
+        init_std: float = 1.0,
+        embedding_std: float = 1.0,
+        zero_readout: bool = False,
+    ) -> None:
+        super().__init__()
+        for key, value in (("norm", norm), ("activation", activation), ("positions", positions)):
+            if value not in CHOICES[key]:
+                raise ConfigError(f"model.{key}={value}: must be one of {', '.join(CHOICES[key])}")
+        if depth < 1:
+            raise ConfigError(f"depth={depth}: must be a whole number >= 1")
+        heads, d_head = _heads(width, heads, d_head)
+        if group_size < 1 or heads % group_size:
+            raise ConfigError(f"model.group_size={group_size}: must divide the number of heads, {heads}")
+        if positions == "rotary" and d_head % 2:
+            raise ConfigError(f"model.d_head={d_head}: must be even for rotary positions")
+        if tied and zero_readout:
+            raise ConfigError("model.zero_readout=true: a tied readout is the embedding and cannot start at 0")
+        for key, std in (("init_std", init_std), ("embedding_std", embedding_std)):
+            if std < 0:
+                raise ConfigError(f"model.{key}={std}: must be >= 0")
+        self.context, self.input_mult, self.output_mult = context, input_mult, output_mult
+        self.init_std, self.embedding_std, self.zero_readout = init_std, embedding_std, zero_readout
+
+        rotary = Rotary(d_head, context) if positions == "rotary" else nn.Identity()
+
+        def new_norm(size: int) -> nn.Module:
+            bias_too = {"bias": bias} if norm == "layernorm" else {}
+            return NORMS[norm](size, elementwise_affine=norm_gain, **bias_too)
+
+        def new_block() -> Block:
+            qk_norms = (new_norm(d_head), new_norm(d_head)) if qk_norm else (nn.Identity(), nn.Identity())
+            attention = Attention(width, heads, d_head, group_size, attention_mult, rotary, qk_norms, bias, dropout)
+            mlp = MLP(width, round(mlp_ratio * width), activation, bias)
+            return Block(attention, mlp, (new_norm(width), new_norm(width)), residual_mult, post_norm, dropout)
+
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.positions = nn.Embedding(context, width) if positions == "learned" else None
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(new_block() for _ in range(depth))
+        self.norm = nn.Identity() if post_norm else new_norm(width)
+        self.readout = TiedReadout(width) if tied else ScaledLinear(width, vocabulary, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=self.embedding_std)
+            elif isinstance(module, ScaledLinear):
+                std = 0 if module is self.readout and self.zero_readout else self.init_std
+                nn.init.normal_(module.weight, std=std / math.sqrt(module.in_features))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+                module.reset_parameters()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: (..., T) integers, T <= context -> logits (..., T, vocabulary)."""
+        length = tokens.shape[-1]
+        if length > self.context:
+            raise ValueError(f"{length} tokens are more than the context of {self.context}")
+        x = self.embedding(tokens)
+        if self.positions is not None:
+            x = x + self.positions(torch.arange(length, device=tokens.device))
+        x = self.dropout(_times(self.input_mult, x))
+        for block in self.blocks:
+            x = block(x)
+        x = _times(self.output_mult, self.norm(x))
+        return self.readout(x, self.embedding.weight) if isinstance(self.readout, TiedReadout) else self.readout(x)
+
+    @torch.no_grad()
+    def generate(
+        self, tokens: Tensor, count: int, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """tokens (..., T) followed by `count` more, (..., T + count), each drawn given at most `context` before it.
+
+        temperature: divides the logits; 0 takes the most likely token.
+        """
+        for _ in range(count):
+            logits = self(tokens[..., -self.context :])[..., -1, :]
+            if temperature == 0:
+                drawn = logits.argmax(-1, keepdim=True)
+            else:
+                p = (logits / temperature).softmax(-1)
+                drawn = torch.multinomial(p.flatten(0, -2) if p.dim() > 1 else p, 1, generator=generator)
+                drawn = drawn.view(*p.shape[:-1], 1)
+            tokens = torch.cat([tokens, drawn], -1)
+        return tokens
+
+
+class Block(nn.Module):
+    def __init__(
+        self,
+        attention: "Attention",
+        mlp: "MLP",
+        norms: tuple[nn.Module, nn.Module],
+        residual_mult: float,
+        post_norm: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.attention_norm, self.attention = norms[0], attention
+        self.attention_residual = Residual(residual_mult)
+        self.mlp_norm, self.mlp = norms[1], mlp
+        self.mlp_residual = Residual(residual_mult)
+        self.dropout = nn.Dropout(dropout)
+        self.post_norm = post_norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., T, width) -> the same shape."""
+        if self.post_norm:
+            x = self.attention_norm(self.attention_residual(x, lambda h: self.dropout(self.attention(h))))
+            return self.mlp_norm(self.mlp_residual(x, lambda h: self.dropout(self.mlp(h))))
+        x = self.attention_residual(x, lambda h: self.dropout(self.attention(self.attention_norm(h))))
+        return self.mlp_residual(x, lambda h: self.dropout(self.mlp(self.mlp_norm(h))))
+
+
+class Attention(nn.Module):
+    """Causal self-attention; keys and values are one matrix, (2, heads / group_size, d_head) by rows."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        d_head: int,
+        group_size: int,
+        mult: float,
+        rotary: nn.Module,
+        qk_norms: tuple[nn.Module, nn.Module],
+        bias: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.d_head, self.grouped, self.dropout = d_head, group_size > 1, dropout
+        self.query = ScaledLinear(width, heads * d_head, bias)
+        self.key_value = ScaledLinear(width, 2 * (heads // group_size) * d_head, bias)
+        self.out = ScaledLinear(heads * d_head, width, bias)
+        self.rotary = rotary
+        self.query_norm, self.key_norm = qk_norms
+        self.scale = Factor("attention", mult / math.sqrt(d_head), fan_in=d_head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., T, width) -> the same shape."""
+        q, k, v = (self._split(y) for y in (self.query(x), *self.key_value(x).chunk(2, -1)))
+        q, k = self.rotary(self.scale(self.query_norm(q))), self.rotary(self.key_norm(k))
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=1.0, dropout_p=dropout, enable_gqa=self.grouped
+        )
+        return self.out(y.transpose(-3, -2).flatten(-2).view(*x.shape[:-1], -1))
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(..., T, n * d_head) -> (N, n, T, d_head), all dimensions before T as one, as fused attention wants it."""
+        return x.reshape(-1, x.shape[-2], x.shape[-1] // self.d_head, self.d_head).transpose(-3, -2)
+
+
+class Rotary(nn.Module):
+    """Rotates the pair (x_i, x_(i + d/2)) at position t by the angle t * 10000^(-2i / d) (Su et al. 2021)."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, d_head: int, context: int) -> None:
+        super().__init__()
+        angles = torch.outer(torch.arange(context), 10_000.0 ** (torch.arange(0, d_head, 2) / -d_head))
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., T, d_head) -> the same shape and dtype."""
+        cos, sin = (table[: x.shape[-2]] for table in (self.cos, self.sin))
+        a, b = x.chunk(2, -1)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).type_as(x)
+
+
+class MLP(nn.Module):
+    """`down(gelu(up(x)))`, or with SwiGLU `down(silu(a) * b)` for `(a, b) = up(x)`."""
+
+    def __init__(self, width: int, hidden: int, activation: str, bias: bool) -> None:
+        super().__init__()
+        self.gated = activation == "swiglu"
+        self.up = ScaledLinear(width, 2 * hidden if self.gated else hidden, bias)
+        self.down = ScaledLinear(hidden, width, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> the same shape."""
+        h = self.up(x)
+        if self.gated:
+            a, b = h.chunk(2, -1)
+            return self.down(F.silu(a) * b)
+        return self.down(F.gelu(h))
+
+
+def _heads(width: int, heads: int | None, d_head: int | None) -> tuple[int, int]:
+    """Number and size of heads from the one that is given."""
+    if (heads is None) == (d_head is None):
+        raise ConfigError(f"model.d_head={d_head}, model.heads={heads}: give one and null for the other")
+    key, given = ("heads", heads) if d_head is None else ("d_head", d_head)
+    if not isinstance(width, int) or not isinstance(given, int) or given < 1 or width < 1 or width % given:
+        raise ConfigError(f"model.{key}={given}: must be a whole number that divides the width {width}")
+    return (given, width // given) if d_head is None else (width // given, given)
+
+
+def _times(factor: float, x: Tensor) -> Tensor:
+    return x if factor == 1 else factor * x

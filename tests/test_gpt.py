@@ -1,0 +1,229 @@
+"""The transformer: what it computes, its numbers under every parametrization, and its coordinate checks."""
+
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mupl.errors import ConfigError
+from mupl.models import GPT
+from mupl.parametrization.apply import apply, parameters
+from mupl.parametrization.rules import get_parametrization, scales
+from mupl.parametrization.tables import TABLES
+from mupl.roles import Role, describe
+from mupl.training.coord_check import default_dtype
+from mupl.training.module import TrainingModule
+
+V, T, BASE = 11, 8, 8
+small = partial(GPT, V, T, depth=2, d_head=4)
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "rmsnorm, swiglu": {"norm": "rmsnorm", "activation": "swiglu", "mlp_ratio": 3},
+    "post-norm": {"post_norm": True},
+    "learned positions": {"positions": "learned"},
+    "tied": {"tied": True},
+    "qk-norm": {"qk_norm": True},
+    "biases": {"bias": True},
+    "grouped": {"group_size": 2},
+    "larger heads": {"d_head": None, "heads": 2},
+    "no gains": {"norm_gain": False},
+    "multipliers": {"input_mult": 2.0, "attention_mult": 0.5, "residual_mult": 0.7, "output_mult": 3.0},
+}
+
+
+@pytest.fixture(autouse=True)
+def _double() -> Any:
+    with default_dtype(torch.float64):
+        yield
+
+
+def tokens(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(V, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """Causal attention, written out: (heads, T, d)."""
+    weights = (scale * q @ k.mT).masked_fill(torch.ones(T, T).triu(1).bool(), -math.inf).softmax(-1)
+    return weights @ v
+
+
+def rotate(x: Tensor) -> Tensor:
+    """Rotary positions by complex numbers: (.., T, d)."""
+    half = x.shape[-1] // 2
+    angle = torch.arange(T)[:, None] * 10_000.0 ** (-torch.arange(half) / half)
+    turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat([turned.real, turned.imag], -1)
+
+
+@pytest.mark.parametrize("post_norm", [False, True])
+@pytest.mark.parametrize(("activation", "group"), [("gelu", 1), ("swiglu", 2)])
+def test_it_computes_its_formula(activation: str, group: int, post_norm: bool) -> None:
+    torch.manual_seed(0)
+    model = small(16, depth=1, activation=activation, group_size=group, post_norm=post_norm, attention_mult=0.5,
+                  residual_mult=0.7, input_mult=2.0, output_mult=3.0, bias=True)  # fmt: skip
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    ids = tokens(T)
+    (block,) = model.blocks
+
+    def attention(x: Tensor) -> Tensor:
+        q = block.attention.query(x).view(T, 4, 4).transpose(0, 1)
+        k, v = block.attention.key_value(x).view(T, 2, 4 // group, 4).permute(1, 2, 0, 3).repeat_interleave(group, 1)
+        return block.attention.out(attend(rotate(q), rotate(k), v, 0.5 / 2).transpose(0, 1).reshape(T, 16))
+
+    def mlp(x: Tensor) -> Tensor:
+        h = block.mlp.up(x)
+        return block.mlp.down(F.gelu(h) if activation == "gelu" else F.silu(h[:, :64]) * h[:, 64:])
+
+    x = 2 * model.embedding.weight[ids]
+    for norm, function in ((block.attention_norm, attention), (block.mlp_norm, mlp)):
+        x = norm(x + 0.7 * function(x)) if post_norm else x + 0.7 * function(norm(x))
+    torch.testing.assert_close(model(ids), 3 * model.readout(x if post_norm else model.norm(x)))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_of_inference_are_those_of_training_and_see_no_future(variant: str) -> None:
+    torch.manual_seed(0)
+    module = TrainingModule(partial(small, **VARIANTS[variant]), 16, base_width=BASE, lr=0.1)
+    model, ids = module.model, tokens(3, T)
+    whole = model.train()(ids)
+    model.eval()
+    for t in range(1, T + 1):
+        torch.testing.assert_close(model(ids[:, :t])[:, -1], whole[:, t - 1])
+    torch.testing.assert_close(model(ids[0]), whole[0])  # any leading dimensions
+    torch.testing.assert_close(model(ids.view(1, 3, T)), whole[None])
+
+
+def test_generate_continues_past_the_context_and_is_reproducible() -> None:
+    torch.manual_seed(0)
+    model = small(16).eval()
+    greedy = model.generate(tokens(2, 3), 12, temperature=0)
+    assert greedy.shape == (2, 15)
+    for t in range(3, 15):
+        assert torch.equal(greedy[:, t], model(greedy[:, max(0, t - T) : t])[:, -1].argmax(-1))
+    first, second = (model.generate(tokens(3), 20, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert first.shape == (23,)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    model = small(16, dropout=0.5)
+    ids = tokens(2, T)
+    assert not torch.equal(model(ids), model(ids))
+    model.eval()
+    assert torch.equal(model(ids), model(ids))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm": "batchnorm"}, "model.norm=batchnorm: must be one of layernorm, rmsnorm"),
+        ({"heads": 2}, "model.d_head=4, model.heads=2: give one"),
+        ({"d_head": 5}, "model.d_head=5: must be a whole number that divides the width 16"),
+        ({"group_size": 3}, "model.group_size=3: must divide the number of heads, 4"),
+        ({"d_head": 1}, "model.d_head=1: must be even"),
+        ({"tied": True, "zero_readout": True}, "model.zero_readout=true: a tied readout"),
+        ({"depth": 0}, "depth=0"),
+        ({"init_std": -1}, "model.init_std=-1"),
+    ],
+)
+def test_a_bad_argument_is_named(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        small(16, **options)
+
+
+def losses(parametrization: str, optimizer: str, width: int, steps: int = 12, **options: Any) -> Tensor:
+    """Trajectory on sequences that count up by one or by two."""
+    tuned: dict[str, Any] = {"lr": 0.02, "eps": 1e-3, "weight_decay": 0.1} if optimizer == "adamw" else {"lr": 0.1}
+    build = partial(small, **options)
+    module = TrainingModule(
+        build, width, base_width=BASE, parametrization=parametrization, optimizer=optimizer, **tuned
+    )
+    optimizer_ = module.build_optimizer()
+    found = []
+    for step in range(steps):
+        start, stride = tokens(4, 1, seed=step), 1 + tokens(4, 1, seed=100 + step) % 2
+        ids = (start + stride * torch.arange(T + 1)) % V
+        loss = module.loss(module(ids[:, :-1]), ids[:, 1:])
+        optimizer_.zero_grad()
+        loss.backward()
+        optimizer_.step()
+        found.append(loss.detach())
+    return torch.stack(found)
+
+
+FORMULATIONS = ["mup_table3", "mup_table9", "unit_init", "mulinear", "mean_field"]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_formulations_of_mup_follow_one_trajectory(variant: str, optimizer: str) -> None:
+    reference = losses("mup", optimizer, 2 * BASE, **VARIANTS[variant])
+    assert reference[-1] < reference[0]
+    for name in FORMULATIONS:
+        if (variant, name) != ("tied", "mup_table3"):
+            other = losses(name, optimizer, 2 * BASE, **VARIANTS[variant])
+            torch.testing.assert_close(other, reference, atol=1e-10, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_at_the_base_width_every_parametrization_is_the_standard_one(optimizer: str, tied: bool) -> None:
+    reference = losses("sp", optimizer, BASE, steps=6, tied=tied)
+    for name in TABLES:
+        if not (tied and name in ("mup_table3", "sp_full_align")) and (name, optimizer) != ("cerebras", "sgd"):
+            torch.testing.assert_close(losses(name, optimizer, BASE, steps=6, tied=tied), reference, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["sgd", "adam"])
+def test_tied_embeddings_need_equal_rows_of_embedding_and_readout(family: str) -> None:
+    infos = describe(partial(small, tied=True), 32, BASE)
+    assert "readout.weight" not in infos
+    expected = {"mup": 1 / 4, "mup_table9": 1 / 4, "unit_init": 1 / 4, "mulinear": 1 / 4, "sp": 1 / 2, "ntk": 1 / 2}
+    for name, factor in expected.items():
+        numbers = scales(infos, get_parametrization(name), family, lr=0.1)
+        assert numbers["readout"].mult == pytest.approx(factor * BASE**-0.5), name
+    for name in ("mup_table3", "sp_full_align"):
+        with pytest.raises(ConfigError, match=rf"model.tied=true: parametrization={name} gives the lr of an embedding"):
+            scales(infos, get_parametrization(name), family, lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("heads", "name", "factor"),
+    [({"d_head": 4}, "sp", 1 / 2), ({"d_head": 4}, "mup", 1 / 2), ({"d_head": None, "heads": 2}, "sp", 1 / 4),
+     ({"d_head": None, "heads": 2}, "mup", 1 / 8)],
+)  # fmt: skip
+def test_attention_scale_by_the_way_in_which_attention_grows(heads: dict, name: str, factor: float) -> None:
+    """Base: d_head = 4; at width 32, eight heads of 4 or two heads of 16."""
+    build = partial(small, **heads)
+    numbers = scales(describe(build, 32, BASE), get_parametrization(name), "adam", lr=0.1)
+    assert numbers["blocks.1.attention.scale"].mult == pytest.approx(factor)
+    model = apply(build(32), numbers)
+    assert model.blocks[1].attention.scale.value == pytest.approx(factor)
+    assert set(parameters(model, numbers)) == {name for name, _ in build(32).named_parameters()}
+
+
+def test_roles() -> None:
+    infos = describe(partial(small, bias=True, positions="learned", qk_norm=True), 32, BASE)
+    roles = {name.removeprefix("blocks.0."): info.role for name, info in infos.items() if "blocks.1" not in name}
+    assert {n for n, r in roles.items() if r is Role.HIDDEN} == {
+        f"{n}.weight" for n in ("attention.query", "attention.key_value", "attention.out", "mlp.up", "mlp.down")
+    }
+    assert [n for n, r in roles.items() if r is Role.OUTPUT] == ["readout.weight"]
+    assert {n for n, r in roles.items() if r is Role.SCALAR} == {
+        f"attention.{n}_norm.{leaf}" for n in ("query", "key") for leaf in ("weight", "bias")
+    }
+    assert {"embedding.weight", "positions.weight", "attention_norm.weight", "mlp.up.bias"} <= {
+        n for n, r in roles.items() if r is Role.INPUT
+    }
+    assert [roles[n] for n in ("attention.scale", "mlp_residual")] == [Role.ATTENTION, Role.RESIDUAL]
+
+
+def test_a_factor_has_no_role_to_give_a_tensor() -> None:
+    with pytest.raises(ConfigError, match="roles=tied: must be one of input, hidden, output, scalar"):
+        describe(small, 16, BASE, roles={"embedding.weight": "tied"})
