@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mupl.analysis.coordinates import verdict
 from mupl.errors import ConfigError
 from mupl.models import GPT
 from mupl.parametrization.apply import apply, parameters
 from mupl.parametrization.rules import get_parametrization, scales
 from mupl.parametrization.tables import TABLES
 from mupl.roles import Role, describe
-from mupl.training.coord_check import default_dtype
+from mupl.training.coord_check import coord_check, default_dtype
 from mupl.training.module import TrainingModule
 
 V, T, BASE = 11, 8, 8
@@ -227,3 +228,107 @@ def test_roles() -> None:
 def test_a_factor_has_no_role_to_give_a_tensor() -> None:
     with pytest.raises(ConfigError, match="roles=tied: must be one of input, hidden, output, scalar"):
         describe(small, 16, BASE, roles={"embedding.weight": "tied"})
+
+
+def check(along: str = "width", parametrization: Any = "mup", **options: Any) -> set[tuple[str, str]]:
+    """(kind, name) of what fails: widths 64 to 512 with 2 blocks, or width 32 with 4 to 32 blocks (base 4).
+
+    Few tokens, so that what an update adds to the logits for its own tokens exceeds the noise of the others.
+    """
+    generator = torch.Generator().manual_seed(0)
+    start, stride = torch.randint(8, (2, 1), generator=generator), torch.randint(1, 4, (2, 1), generator=generator)
+    ids = (start + stride * torch.arange(9)) % 8
+    sizes: dict[str, Any] = {"widths": (64, 128, 256, 512), "base_width": 64}
+    if along == "depth":
+        sizes = {"widths": [32], "base_width": 32, "depths": (4, 8, 16, 32), "base_depth": 4}
+    module = {"optimizer": options.pop("optimizer", "adam"), "lr": options.pop("lr", 0.01)}
+    depth = {"depth": 2} if along == "width" else {}
+    build = partial(GPT, 8, 8, **({"d_head": 32} | depth | options))
+    rows = coord_check(
+        build,
+        batches=[(ids[:, :-1], ids[:, 1:])] * 3,
+        seeds=range(3),
+        parametrization=parametrization,
+        **module,
+        **sizes,
+    )
+    table = verdict(rows, along=along)
+    failed = table[~table["passed"].astype(bool)]
+    return set(zip(failed["kind"], failed["name"], strict=True))
+
+
+GROWING: dict[str, dict[str, Any]] = {
+    "more heads": {"zero_readout": True},
+    "larger heads": {"zero_readout": True, "d_head": None, "heads": 2, "attention_mult": 0.125},
+    "tied": {"tied": True},
+    "all else": {
+        "zero_readout": True, "bias": True, "positions": "learned", "activation": "swiglu", "norm": "rmsnorm",
+        "qk_norm": True, "post_norm": True, "group_size": 2,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", GROWING)
+def test_the_coordinate_check_in_width_passes_under_mup(variant: str) -> None:
+    assert check(**GROWING[variant]) == set()
+
+
+def test_the_coordinate_check_in_width_fails_under_sp() -> None:
+    failed = check(parametrization="sp", zero_readout=True)
+    assert {("output", "readout"), ("output", "blocks.1.mlp_residual"), ("update", "blocks.0.mlp.up.weight")} <= failed
+
+
+def test_attention_by_the_root_of_a_growing_head_is_caught() -> None:
+    wrong = get_parametrization("mup", {"*.attention.scale": {"mult": "m_in^-1/2"}})
+    assert check(parametrization=wrong, **GROWING["larger heads"]) >= {
+        ("output", f"blocks.{block}.attention.scale") for block in (0, 1)
+    }
+
+
+def test_an_untreated_tied_readout_is_caught() -> None:
+    wrong = get_parametrization("mup", {"readout": {"mult": 1}})
+    assert ("output", "readout") in check(parametrization=wrong, tied=True)
+
+
+@pytest.mark.parametrize("name", ["depth_mup", "completep"])
+def test_the_coordinate_check_in_depth_passes_with_rules_in_depth(name: str) -> None:
+    assert check("depth", name, residual_mult=0.25) == set()
+
+
+def test_the_coordinate_check_in_depth_fails_under_mup_and_without_the_residual_multiplier() -> None:
+    stream = {("output", "blocks.*.attention_residual"), ("output", "blocks.*.mlp_residual")}
+    assert stream | {("update", "blocks.*.mlp.up.weight")} <= check("depth", "mup")
+    assert stream <= check("depth", get_parametrization("completep", {"*_residual": {"mult": 1}}))
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_the_groups_in_depth_are_those_of_the_published_table(alpha: float) -> None:
+    """CompleteP (Dey et al. 2025), table 1: AdamW, m_N = 4 in width and m_L = 3 in depth."""
+    infos = describe(partial(GPT, V, T, d_head=4, bias=True), 32, BASE, depth=6, base_depth=2)
+    table = get_parametrization("depth_mup" if alpha == 0.5 else "completep")
+    numbers = scales(infos, table, "adam", lr=0.1, eps=1e-6, weight_decay=0.3)
+    m, m_L = 4, 3
+    inside = (0.1 * m_L ** (alpha - 1), 1e-6 / m * m_L**-alpha)
+    expected = {
+        "embedding.weight": (0.1, 1e-6 / m, 0.3),
+        "norm.weight": (0.1, 1e-6 / m, 0.3),
+        "readout.weight": (0.1, 1e-6 / m, 0.3),
+    }
+    for block in range(6):
+        for layer in ("attention.query", "attention.key_value", "attention.out", "mlp.up", "mlp.down"):
+            expected[f"blocks.{block}.{layer}.weight"] = (inside[0] / m, inside[1], 0.3 * m)
+            expected[f"blocks.{block}.{layer}.bias"] = (*inside, 0.3)
+        for norm in ("attention_norm", "mlp_norm"):
+            expected |= {f"blocks.{block}.{norm}.{leaf}": (*inside, 0.3) for leaf in ("weight", "bias")}
+    for name, values in expected.items():
+        found = numbers[name]
+        assert (found.lr, found.eps, found.weight_decay) == pytest.approx(values), name
+    assert numbers["blocks.5.mlp_residual"].mult == pytest.approx(m_L**-alpha)
+    assert numbers["readout.weight"].mult == pytest.approx(1 / m)
+    norm_bias = 1
+    assert len(expected) + norm_bias == sum(info.role not in ("attention", "residual") for info in infos.values())
+
+
+def test_a_base_depth_needs_a_depth() -> None:
+    with pytest.raises(ConfigError, match="base_depth=2: must be a whole number >= 1, beside a depth"):
+        describe(small, 16, BASE, base_depth=2)

@@ -98,7 +98,7 @@ def expected_exponents(
 
     def update(name: str, t: int) -> Expected:
         """The step of W from t to t + 1 by its gradient."""
-        before_readout = infos[name].shape_role in (Role.INPUT, Role.HIDDEN)
+        before_readout = name.rpartition(".")[0] not in {r.rpartition(".")[0] for r in readouts}
         if before_readout and silent and t == 0:
             return ZERO
         power = _exponent(name, "mult") + _exponent(name, "lr")
@@ -128,11 +128,11 @@ def expected_exponents(
         if len(info.shape) < 2:
             continue
         output = Expected()
-        if info.shape_role is Role.OUTPUT and along == "width":
-            random = None if _starts_at_zero(info) else init_exponent(name) + HALF
+        if info.shape_role is Role.OUTPUT:
+            random = 0.0 if along == "depth" else init_exponent(name) + HALF
             if t == 0:
-                output = ZERO if random is None else Expected(random, random)
-            elif random is not None:
+                output = ZERO if _starts_at_zero(info) else Expected(random, random)
+            elif not _starts_at_zero(info):
                 output = Expected(min(random, 0.0), 0.0)
         result["output", name.rpartition(".")[0]] = output
     return result

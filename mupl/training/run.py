@@ -79,10 +79,12 @@ def build_module(cfg: DictConfig, model_args: dict[str, Any]) -> TrainingModule:
     """The module of a config, for data that tell a model's constructor `model_args`."""
     model = instantiate(cfg.model)
     width, base_width = (list(w) if OmegaConf.is_list(w) else w for w in (cfg.width, cfg.base_width))
+    in_depth = {} if cfg.base_depth is None else {"depth": cfg.depth, "base_depth": cfg.base_depth}
     return TrainingModule(
-        lambda w: model(width=w, **model_args),
+        lambda w, **depth: model(width=w, **model_args, **depth),
         width,
         base_width=base_width,
+        **in_depth,
         lr=cfg.lr,
         parametrization=instantiate(cfg.parametrization),
         optimizer=instantiate(cfg.optimizer),
