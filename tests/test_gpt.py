@@ -231,7 +231,7 @@ def test_a_factor_has_no_role_to_give_a_tensor() -> None:
 
 
 def check(along: str = "width", parametrization: Any = "mup", **options: Any) -> set[tuple[str, str]]:
-    """(kind, name) of what fails: widths 64 to 512 with 2 blocks, or width 32 with 4 to 32 blocks (base 4).
+    """(kind, name) of what fails: widths 64 to 512 with 2 blocks, or width 32 with 4 to 32 blocks (base 2).
 
     Few tokens, so that what an update adds to the logits for its own tokens exceeds the noise of the others.
     """
@@ -240,7 +240,7 @@ def check(along: str = "width", parametrization: Any = "mup", **options: Any) ->
     ids = (start + stride * torch.arange(9)) % 8
     sizes: dict[str, Any] = {"widths": (64, 128, 256, 512), "base_width": 64}
     if along == "depth":
-        sizes = {"widths": [32], "base_width": 32, "depths": (4, 8, 16, 32), "base_depth": 4}
+        sizes = {"widths": [32], "base_width": 32, "depths": (4, 8, 16, 32), "base_depth": 2}
     module = {"optimizer": options.pop("optimizer", "adam"), "lr": options.pop("lr", 0.01)}
     depth = {"depth": 2} if along == "width" else {}
     build = partial(GPT, 8, 8, **({"d_head": 32} | depth | options))
@@ -290,9 +290,9 @@ def test_an_untreated_tied_readout_is_caught() -> None:
     assert ("output", "readout") in check(parametrization=wrong, tied=True)
 
 
-@pytest.mark.parametrize("name", ["depth_mup", "completep"])
-def test_the_coordinate_check_in_depth_passes_with_rules_in_depth(name: str) -> None:
-    assert check("depth", name, residual_mult=0.25) == set()
+@pytest.mark.parametrize(("name", "residual_mult"), [("depth_mup", 1), ("completep", 0.5)])
+def test_the_coordinate_check_in_depth_passes_with_rules_in_depth(name: str, residual_mult: float) -> None:
+    assert check("depth", name, residual_mult=residual_mult) == set()
 
 
 def test_the_coordinate_check_in_depth_fails_under_mup_and_without_the_residual_multiplier() -> None:

@@ -1,6 +1,7 @@
 """One run, from its config to its row of results."""
 
 import csv
+import inspect
 import logging
 import math
 import time
@@ -15,7 +16,7 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, OmegaConf
 
-from mupl.data.loader import TensorData
+from mupl.data import data_module
 from mupl.errors import ConfigError, bad_input
 from mupl.parametrization.report import print_table, rich_table, scale_rows
 from mupl.sweep.results import write_result
@@ -69,8 +70,9 @@ def train(cfg: DictConfig, folder: Path, quiet: bool = False) -> dict[str, Any]:
     """config -> data, module, trainer -> fit -> outcome: status, steps, losses and accuracy."""
     check(cfg)
     seed_everything(cfg.seed, verbose=False)
-    data = TensorData(instantiate(cfg.data), batch_size=cfg.batch_size, seed=cfg.seed)
-    module = build_module(cfg, data.splits.model_args)
+    splits = instantiate(cfg.data)
+    data = data_module(splits, batch_size=cfg.batch_size, seed=cfg.seed)
+    module = build_module(cfg, splits.model_args)
     show_parametrization(module, folder, quiet)
     return fit(build_trainer(cfg, quiet), module, data)
 
@@ -78,6 +80,11 @@ def train(cfg: DictConfig, folder: Path, quiet: bool = False) -> dict[str, Any]:
 def build_module(cfg: DictConfig, model_args: dict[str, Any]) -> TrainingModule:
     """The module of a config, for data that tell a model's constructor `model_args`."""
     model = instantiate(cfg.model)
+    takes = inspect.signature(model).parameters.values()
+    if not {p.name for p in takes} >= set(model_args) and all(p.kind is not p.VAR_KEYWORD for p in takes):
+        raise ConfigError(
+            f"model={cfg.model._target_}: takes no {' and '.join(model_args)}, which is what the data have"
+        )
     width, base_width = (list(w) if OmegaConf.is_list(w) else w for w in (cfg.width, cfg.base_width))
     in_depth = {} if cfg.base_depth is None else {"depth": cfg.depth, "base_depth": cfg.base_depth}
     return TrainingModule(

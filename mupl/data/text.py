@@ -1,0 +1,193 @@
+"""Tokens to predict one by one, from text or token files, and random crops of them on the device."""
+
+import functools
+import sysconfig
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+
+from mupl.errors import ConfigError
+
+Sequence = Tensor | np.ndarray  # (N,) of any integer type; an array may be mapped from a file and stays on the host
+LEVELS = ("byte", "character")
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Train and validation tokens, each one long sequence; `context` is the length of a crop."""
+
+    train: Sequence
+    val: Sequence
+    vocabulary: int
+    context: int
+
+    def __post_init__(self) -> None:
+        shortest = min(len(self.train), len(self.val))
+        if not 1 <= self.context < shortest:
+            raise ConfigError(
+                f"data.context={self.context}: must be at least 1 and below the {shortest} tokens there are"
+            )
+
+    @property
+    def model_args(self) -> dict[str, int]:
+        """What a model's constructor is told about the data."""
+        return {"vocabulary": self.vocabulary, "context": self.context}
+
+
+def read_text(
+    file: str | Path | None = None, level: str = "byte", context: int = 64, val_fraction: float = 0.1
+) -> Tokens:
+    """A text file, its last `val_fraction` to validate; without one, Python's own standard library (`stdlib_text`).
+
+    level: "byte" (256 tokens) or "character" (as many as there are in the text, which is UTF-8).
+
+    Raises ConfigError if there is no such file, it is not UTF-8, or a value is out of range.
+    """
+    if level not in LEVELS:
+        raise ConfigError(f"data.level={level}: must be one of {', '.join(LEVELS)}")
+    if not 0 < val_fraction < 1:
+        raise ConfigError(f"data.val_fraction={val_fraction}: must be between 0 and 1")
+    try:
+        if file is None:
+            splits = stdlib_text(val_fraction)
+        else:
+            text = Path(file).expanduser().read_bytes()
+            cut = round(len(text) * (1 - val_fraction))
+            while 0 < cut < len(text) and text[cut] & 0xC0 == 0x80:  # amid a character
+                cut -= 1
+            splits = (text[:cut], text[cut:])
+        if level == "byte":
+            train, val = (torch.frombuffer(bytearray(split), dtype=torch.uint8) for split in splits)
+            return Tokens(train, val, 256, context)
+        codes = [np.frombuffer(split.decode().encode("utf-32-le"), np.uint32) for split in splits]
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise ConfigError(f"data.file={file}: must be a text file in UTF-8 ({error})") from error
+    characters, ids = np.unique(np.concatenate(codes), return_inverse=True)
+    train, val = torch.from_numpy(ids.astype(np.int32)).split([len(codes[0]), len(codes[1])])
+    return Tokens(train, val, len(characters), context)
+
+
+@functools.cache
+def stdlib_text(val_fraction: float) -> tuple[bytes, bytes]:
+    """The sources of the standard library of the Python that runs, without its tests and installed packages.
+
+    Split by file, whatever the others are: one is in the validation split if the CRC-32 of its path says so.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    splits: tuple[list[bytes], list[bytes]] = ([], [])
+    for file in sorted(root.rglob("*.py")):
+        path = file.relative_to(root)
+        if not {"site-packages", "dist-packages", "test", "tests"} & set(path.parts):
+            content = file.read_bytes()
+            splits[zlib.crc32(path.as_posix().encode()) < val_fraction * 2**32].append(content)
+    return b"\n".join(splits[0]), b"\n".join(splits[1])
+
+
+def read_tokens(root: str | Path, vocabulary: int, context: int = 1024) -> Tokens:
+    """Token files `root/train.bin` and `root/val.bin`: little-endian uint16 without a header, as nanoGPT writes them.
+
+    They are mapped, not read. vocabulary: all tokens must be below it.
+
+    Raises ConfigError if a file is not there or begins with a token outside the vocabulary.
+    """
+    splits = {}
+    for name in ("train", "val"):
+        file = Path(root).expanduser() / f"{name}.bin"
+        if not file.is_file() or file.stat().st_size == 0:
+            raise ConfigError(f"data.root={root}: must hold train.bin and val.bin, not empty")
+        tokens = np.memmap(file, np.dtype("<u2"), mode="r")
+        if (largest := int(tokens[: 2**20].max())) >= vocabulary:
+            raise ConfigError(f"data.vocabulary={vocabulary}: must be above {largest}, a token in {file.name}")
+        splits[name] = tokens
+    return Tokens(splits["train"], splits["val"], vocabulary, context)
+
+
+def crop_starts(last: int, count: int, seed: int, step: int) -> Tensor:
+    """Where the crops of a step begin, (count,) int64 in 0..last: a function of (seed, step), on every device."""
+    mixed = np.random.SeedSequence((seed, step)).generate_state(1)
+    return torch.randint(last + 1, (count,), generator=torch.Generator().manual_seed(int(mixed[0])))
+
+
+class CropLoader:
+    """Iterates over batches (x, y) of crops, (B, T) int64 each on `device`; y is x one token later.
+
+    With a seed: B random crops a step, and as many steps an epoch as make the number of tokens; steps count on over
+    epochs. With seed None: `crops` at equal distances.
+    """
+
+    def __init__(
+        self, tokens: Sequence, context: int, batch_size: int, device: torch.device, seed: int | None, crops: int = 0
+    ) -> None:
+        self.tokens = tokens.to(device) if isinstance(tokens, Tensor) else tokens
+        self.context, self.batch_size, self.device, self.seed = context, batch_size, device, seed
+        self._last = len(tokens) - context - 1
+        self._fixed = (torch.arange(crops) * self._last // max(crops - 1, 1)).split(batch_size) if seed is None else ()
+        self._step = 0
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self._fixed) or max(1, len(self.tokens) // (self.batch_size * self.context))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.seed is None:
+            yield from map(self._crops, self._fixed)
+            return
+        for _ in range(len(self) - self._step % len(self)):
+            starts = crop_starts(self._last, self.batch_size, self.seed, self._step)
+            self._step += 1
+            yield self._crops(starts)
+
+    def _crops(self, starts: Tensor) -> tuple[Tensor, Tensor]:
+        places = starts[:, None] + torch.arange(self.context + 1)
+        if isinstance(self.tokens, Tensor):
+            rows = self.tokens[places.to(self.device)].long()
+        else:
+            rows = torch.from_numpy(self.tokens[places.numpy()].astype(np.int64)).to(self.device)
+        return rows[:, :-1], rows[:, 1:]
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of steps given: Lightning saves it, so that a resumed run goes on from there."""
+        return {"step": self._step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._step = state["step"]
+
+
+class TextData(LightningDataModule):
+    """Tokens as a data module: random crops to train on, `val_crops` fixed ones to validate on.
+
+    batch_size: crops a step. seed: of the crops.
+
+    Raises ConfigError if a size is out of range or the trainer has more than one process.
+    """
+
+    def __init__(self, splits: Tokens, batch_size: int, seed: int = 0, val_crops: int = 256) -> None:
+        super().__init__()
+        for key, value in (("batch_size", batch_size), ("val_crops", val_crops)):
+            if value < 1:
+                raise ConfigError(f"{key}={value}: must be at least 1")
+        self.splits, self.batch_size, self.seed, self.val_crops = splits, batch_size, seed, val_crops
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.trainer is not None and self.trainer.world_size > 1:
+            raise ConfigError(
+                f"trainer.devices={self.trainer.world_size}: every process would see the same batches; use 1"
+            )
+
+    def train_dataloader(self) -> CropLoader:
+        """Random crops by `seed`."""
+        return self._loader(self.splits.train, self.seed)
+
+    def val_dataloader(self) -> CropLoader:
+        """The same crops each time."""
+        return self._loader(self.splits.val, None)
+
+    def _loader(self, tokens: Sequence, seed: int | None) -> CropLoader:
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        return CropLoader(tokens, self.splits.context, self.batch_size, device, seed, self.val_crops)
