@@ -57,6 +57,21 @@ class ParamInfo:
     init: Initializer
     m_L: float = 1.0
     in_block: bool = False
+    is_embedding: bool = False
+
+    @property
+    def symbols(self) -> dict[str, float]:
+        """The values of `mupl.parametrization.monomial.SYMBOLS` but alpha."""
+        vector = len(self.shape) < 2
+        return {
+            "m_in": self.m_in,
+            "m_out": self.m_out,
+            "m_L": self.m_L,
+            "terms": 1 if vector or self.is_embedding else self.fan_in,
+            "d_embedding": self.fan_out if self.is_embedding else 1,
+            "length": self.fan_out if vector else 1,
+            "sigma": self.init.sigma,
+        }
 
 
 # Modules whose weight of two or more dimensions is stored (out, in, *receptive field), or the other way round.
@@ -132,6 +147,7 @@ def describe(
             m_in=fan_in / base_in,
             m_out=fan_out / base_out,
             init=base_init,
+            is_embedding=isinstance(owners[name], nn.Embedding | nn.EmbeddingBag),
         )
     base_factors, wider_factors, factors = (
         {n: m for n, m in x.named_modules() if isinstance(m, Factor)} for x in (base_model, wider_model, model)

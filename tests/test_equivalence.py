@@ -79,10 +79,11 @@ def test_dropping_a_gradient_factor_of_mulinear_is_seen(tensor: str) -> None:
     assert (spoilt - trajectory("mup", "adamw", 4 * BASE)).abs().max() > 1e-8
 
 
-ALL = [(name, o) for name in TABLES for o in ("sgd", "adamw") if (name, o) != ("cerebras", "sgd")]  # Adam only
+ONE_FAMILY = (("cerebras", "sgd"), ("umup_output_scale", "adamw"))  # which these have no rules for
+ALL = [(name, o) for name in TABLES for o in ("sgd", "adamw") if (name, o) not in ONE_FAMILY]
 
 
-@pytest.mark.parametrize(("name", "optimizer"), ALL)
+@pytest.mark.parametrize(("name", "optimizer"), [case for case in ALL if not case[0].startswith("umup")])
 def test_at_the_base_width_every_parametrization_is_the_standard_one(name: str, optimizer: str) -> None:
     reference = trajectory("sp", optimizer, BASE)
     torch.testing.assert_close(trajectory(name, optimizer, BASE), reference, atol=1e-12, rtol=0)

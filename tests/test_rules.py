@@ -63,7 +63,9 @@ def test_every_cell_of_every_table_is_one_at_the_base_width(name: str) -> None:
     for family, by_role in parametrization.rules.items():
         for role, rule in by_role.items():
             for cell in CELLS:
-                assert getattr(rule, cell)(m_in=1, m_out=1, m_L=1, sigma=1, alpha=1) == 1, (family, role, cell)
+                assert (
+                    getattr(rule, cell)(m_in=1, m_out=1, m_L=1, terms=1, d_embedding=1, length=1, sigma=1, alpha=1) == 1
+                ), (family, role, cell)
 
 
 def test_a_table_with_an_unknown_column_or_role_is_an_error() -> None:
@@ -170,7 +172,7 @@ def test_an_unknown_parametrization_or_family_is_named() -> None:
 
 
 def test_effective_weights_have_the_std_of_the_table() -> None:
-    for name in TABLES:
+    for name in (name for name in TABLES if not name.startswith("umup")):
         infos = describe(lambda w: MLP(64, 10, w), 512, 64)
         numbers = scales(infos, get_parametrization(name), "adam", lr=0.1)
         model = apply(MLP(64, 10, 512), numbers, torch.Generator().manual_seed(0))
@@ -233,6 +235,6 @@ def test_a_constant_tensor_keeps_its_effective_value_under_a_multiplier() -> Non
 
     infos = describe(norm, 32, 8)
     assert infos["1.weight"].init == Initializer("constant", 1.0)
-    for name in TABLES:
+    for name in (name for name in TABLES if name != "umup_output_scale"):  # it has no rules for Adam
         model = apply(norm(32), scales(infos, get_parametrization(name), "adam", lr=0.1))
         torch.testing.assert_close(model[1].weight, torch.ones(32))

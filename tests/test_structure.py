@@ -13,6 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "mupl"
 FORBIDDEN = {
     "errors": {"*"},
     "layers": {"*"},
+    "factors": {"*"},
+    "unit_scaling": {"roles", "parametrization", "models", "optim", "data", "stats", "training", "sweep"},
     "initializers": {"roles", "parametrization", "models", "optim", "data", "stats", "training", "sweep"},
     "roles": {"parametrization", "models", "optim", "data", "stats", "training", "sweep"},
     "parametrization": {"models", "optim", "data", "stats", "training", "sweep", "analysis", "figures"},

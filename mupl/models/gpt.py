@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mupl.errors import ConfigError
 from mupl.factors import Factor, Residual, TiedReadout
 from mupl.layers import ScaledLinear
+from mupl.unit_scaling import UnitEmbedding, UnitLinear, UnitResidual, attention_scale, gelu, residual_tau, silu_glu
 
 NORMS: dict[str, Callable[..., nn.Module]] = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
 CHOICES = {"norm": tuple(NORMS), "activation": ("gelu", "swiglu"), "positions": ("rotary", "learned")}
@@ -34,8 +35,12 @@ class GPT(nn.Module):
         positions: "rotary" (Su et al. 2021, base 10,000) or "learned".
         qk_norm: normalise queries and keys of each head.
         tied: read out by the embedding's matrix (logits times width^-1/2).
-        input_mult, attention_mult, residual_mult, output_mult: tunable multipliers.
+        input_mult, attention_mult, activation_mult, residual_mult, output_mult: tunable multipliers; that of an
+            activation f makes it f(mult x) / mult.
+        residual_attention_ratio: what attention adds to the stream over what MLPs add; with `unit_scaling` only.
         zero_readout: start the readout at 0.
+        unit_scaling: operations of `mupl.unit_scaling`, for `parametrization=umup`: attention logits are divided by
+            d_head and residual sums normalised (`residual_tau`).
 
     Raises:
         ConfigError: naming the argument that is out of range.
@@ -62,11 +67,14 @@ class GPT(nn.Module):
         dropout: float = 0.0,
         input_mult: float = 1.0,
         attention_mult: float = 1.0,
+        activation_mult: float = 1.0,
         residual_mult: float = 1.0,
+        residual_attention_ratio: float = 1.0,
         output_mult: float = 1.0,
         init_std: float = 1.0,
         embedding_std: float = 1.0,
         zero_readout: bool = False,
+        unit_scaling: bool = False,
     ) -> None:
         super().__init__()
         for key, value in (("norm", norm), ("activation", activation), ("positions", positions)):
@@ -84,6 +92,9 @@ class GPT(nn.Module):
         for key, std in (("init_std", init_std), ("embedding_std", embedding_std)):
             if std < 0:
                 raise ConfigError(f"model.{key}={std}: must be >= 0")
+        for key, given in (("norm_gain", norm_gain), ("bias", bias), ("tied", tied), ("post_norm", post_norm)):
+            if unit_scaling and given:
+                raise ConfigError(f"model.{key}=true: unit scaling is without; say model.{key}=false")
         self.context, self.input_mult, self.output_mult = context, input_mult, output_mult
         self.init_std, self.embedding_std, self.zero_readout = init_std, embedding_std, zero_readout
 
@@ -93,18 +104,32 @@ class GPT(nn.Module):
             bias_too = {"bias": bias} if norm == "layernorm" else {}
             return NORMS[norm](size, elementwise_affine=norm_gain, **bias_too)
 
-        def new_block() -> Block:
-            qk_norms = (new_norm(d_head), new_norm(d_head)) if qk_norm else (nn.Identity(), nn.Identity())
-            attention = Attention(width, heads, d_head, group_size, attention_mult, rotary, qk_norms, bias, dropout)
-            mlp = MLP(width, round(mlp_ratio * width), activation, bias)
-            return Block(attention, mlp, (new_norm(width), new_norm(width)), residual_mult, post_norm, dropout)
+        def new_residual(index: int) -> Factor:
+            if not unit_scaling:
+                return Residual(residual_mult)
+            return UnitResidual(residual_tau(index, 2 * depth, residual_mult, residual_attention_ratio))
 
-        self.embedding = nn.Embedding(vocabulary, width)
-        self.positions = nn.Embedding(context, width) if positions == "learned" else None
+        def new_block(index: int) -> Block:
+            qk_norms = (new_norm(d_head), new_norm(d_head)) if qk_norm else (nn.Identity(), nn.Identity())
+            attention = Attention(
+                width, heads, d_head, group_size, attention_mult, rotary, qk_norms, bias, dropout, unit_scaling
+            )
+            mlp = MLP(width, round(mlp_ratio * width), activation, activation_mult, bias, unit_scaling)
+            residuals = (new_residual(2 * index), new_residual(2 * index + 1))
+            return Block(attention, mlp, (new_norm(width), new_norm(width)), residuals, post_norm, dropout)
+
+        new_embedding = UnitEmbedding if unit_scaling else nn.Embedding
+        self.embedding = new_embedding(vocabulary, width)
+        self.positions = new_embedding(context, width) if positions == "learned" else None
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(new_block() for _ in range(depth))
+        self.blocks = nn.ModuleList(map(new_block, range(depth)))
         self.norm = nn.Identity() if post_norm else new_norm(width)
-        self.readout = TiedReadout(width) if tied else ScaledLinear(width, vocabulary, bias=False)
+        if tied:
+            self.readout: nn.Module = TiedReadout(width)
+        elif unit_scaling:
+            self.readout = UnitLinear(width, vocabulary, bias=False, readout=True)
+        else:
+            self.readout = ScaledLinear(width, vocabulary, bias=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -159,15 +184,13 @@ class Block(nn.Module):
         attention: "Attention",
         mlp: "MLP",
         norms: tuple[nn.Module, nn.Module],
-        residual_mult: float,
+        residuals: tuple[Factor, Factor],
         post_norm: bool,
         dropout: float,
     ) -> None:
         super().__init__()
-        self.attention_norm, self.attention = norms[0], attention
-        self.attention_residual = Residual(residual_mult)
-        self.mlp_norm, self.mlp = norms[1], mlp
-        self.mlp_residual = Residual(residual_mult)
+        self.attention_norm, self.attention, self.attention_residual = norms[0], attention, residuals[0]
+        self.mlp_norm, self.mlp, self.mlp_residual = norms[1], mlp, residuals[1]
         self.dropout = nn.Dropout(dropout)
         self.post_norm = post_norm
 
@@ -194,15 +217,18 @@ class Attention(nn.Module):
         qk_norms: tuple[nn.Module, nn.Module],
         bias: bool,
         dropout: float,
+        unit_scaling: bool,
     ) -> None:
         super().__init__()
         self.d_head, self.grouped, self.dropout = d_head, group_size > 1, dropout
-        self.query = ScaledLinear(width, heads * d_head, bias)
-        self.key_value = ScaledLinear(width, 2 * (heads // group_size) * d_head, bias)
-        self.out = ScaledLinear(heads * d_head, width, bias)
+        self.mult, self.unit_scaling = mult, unit_scaling
+        linear = UnitLinear if unit_scaling else ScaledLinear
+        self.query = linear(width, heads * d_head, bias)
+        self.key_value = linear(width, 2 * (heads // group_size) * d_head, bias)
+        self.out = linear(heads * d_head, width, bias)
         self.rotary = rotary
         self.query_norm, self.key_norm = qk_norms
-        self.scale = Factor("attention", mult / math.sqrt(d_head), fan_in=d_head)
+        self.scale = Factor("attention", mult / (d_head if unit_scaling else math.sqrt(d_head)), fan_in=d_head)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., T, width) -> the same shape."""
@@ -212,6 +238,8 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=1.0, dropout_p=dropout, enable_gqa=self.grouped
         )
+        if self.unit_scaling:
+            y = attention_scale(x.shape[-2], self.d_head, self.mult, dropout) * y
         return self.out(y.transpose(-3, -2).flatten(-2).view(*x.shape[:-1], -1))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -241,19 +269,22 @@ class Rotary(nn.Module):
 class MLP(nn.Module):
     """`down(gelu(up(x)))`, or with SwiGLU `down(silu(a) * b)` for `(a, b) = up(x)`."""
 
-    def __init__(self, width: int, hidden: int, activation: str, bias: bool) -> None:
+    def __init__(self, width: int, hidden: int, activation: str, mult: float, bias: bool, unit_scaling: bool) -> None:
         super().__init__()
-        self.gated = activation == "swiglu"
-        self.up = ScaledLinear(width, 2 * hidden if self.gated else hidden, bias)
-        self.down = ScaledLinear(hidden, width, bias)
+        linear = UnitLinear if unit_scaling else ScaledLinear
+        self.gated, self.mult, self.unit_scaling = activation == "swiglu", mult, unit_scaling
+        self.up = linear(width, 2 * hidden if self.gated else hidden, bias)
+        self.down = linear(hidden, width, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> the same shape."""
         h = self.up(x)
         if self.gated:
             a, b = h.chunk(2, -1)
-            return self.down(F.silu(a) * b)
-        return self.down(F.gelu(h))
+            h = silu_glu(b, a, self.mult) if self.unit_scaling else _mult_by(F.silu, self.mult, a) * b
+        else:
+            h = gelu(h, self.mult) if self.unit_scaling else _mult_by(F.gelu, self.mult, h)
+        return self.down(h)
 
 
 def _heads(width: int, heads: int | None, d_head: int | None) -> tuple[int, int]:
@@ -264,6 +295,10 @@ def _heads(width: int, heads: int | None, d_head: int | None) -> tuple[int, int]
     if not isinstance(width, int) or not isinstance(given, int) or given < 1 or width < 1 or width % given:
         raise ConfigError(f"model.{key}={given}: must be a whole number that divides the width {width}")
     return (given, width // given) if d_head is None else (width // given, given)
+
+
+def _mult_by(function: Callable[[Tensor], Tensor], mult: float, x: Tensor) -> Tensor:
+    return function(x) if mult == 1 else function(mult * x) / mult
 
 
 def _times(factor: float, x: Tensor) -> Tensor:

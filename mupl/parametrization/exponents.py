@@ -85,7 +85,7 @@ def expected_exponents(
         monomial = getattr(parametrization.rule(family, info.shape_role), cell)
         if along == "depth":
             return exponent_in_depth(monomial) if info.in_block else 0.0
-        return exponent(monomial, info.shape_role)
+        return exponent(monomial, info.shape_role, info.is_embedding)
 
     def gradient(name: str, t: int) -> float:
         """The exponent of the gradient of W."""
@@ -138,9 +138,10 @@ def expected_exponents(
     return result
 
 
-def exponent(cell: Monomial, role: Role) -> float:
+def exponent(cell: Monomial, role: Role, is_embedding: bool = False) -> float:
     """The power of width in a cell, where m_in and m_out grow as the role says."""
-    grows = {"m_in": role in (Role.HIDDEN, Role.OUTPUT), "m_out": role in (Role.INPUT, Role.HIDDEN)}
+    fan_in, fan_out = role in (Role.HIDDEN, Role.OUTPUT), role in (Role.INPUT, Role.HIDDEN)
+    grows = {"m_in": fan_in, "m_out": fan_out, "terms": fan_in, "d_embedding": fan_out and is_embedding}
     return float(sum(power for symbol, power in cell.exponents.items() if grows.get(symbol)))
 
 

@@ -10,6 +10,9 @@ SYMBOLS = {
     "m_in": "fan_in / base fan_in",
     "m_out": "fan_out / base fan_out",
     "m_L": "depth / base depth, of what is in the blocks (else 1)",
+    "terms": "what is summed for one output: fan_in, but 1 of an embedding or a vector",
+    "d_embedding": "length of an embedding's vectors (1 of any other tensor)",
+    "length": "length of a vector, say a bias (1 of a matrix)",
     "sigma": "init std at the base width (1 for a tensor that starts constant)",
     "alpha": "lr_scale of the layer",
 }

@@ -157,8 +157,7 @@ def scales(
         tied = info.role is Role.TIED
         row = tied_rule(parametrization, family) if tied else parametrization.rule(family, info.role)
         rule = replace(row, **cells)
-        sigma = info.init.sigma
-        symbols = {"m_in": info.m_in, "m_out": info.m_out, "m_L": info.m_L, "sigma": sigma, "alpha": alpha}
+        symbols = info.symbols | {"alpha": alpha}
         value = {cell: getattr(rule, cell)(**symbols) for cell in CELLS}
         if info.role in FACTORS:
             result[name] = Scale(info.init.mean * value["mult"], info.init, lr=0.0, eps=0.0, weight_decay=0.0, grad=1.0)

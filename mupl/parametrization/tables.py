@@ -12,7 +12,7 @@ attention logits, of a residual branch), a column is what is multiplied:
 
 Tensors of role `scalar` have no dimension that grows with width. Symbols are those of
 `mupl.parametrization.monomial.SYMBOLS`; m_L is 1 outside the blocks. At the base width and depth m_in = m_out = m_L = 1
-and every table is the standard parametrization (up to the abc-symmetry).
+and every table but u-muP's is the standard parametrization (up to the abc-symmetry).
 
 A new parametrization is one more entry here and no other line.
 """
@@ -166,6 +166,33 @@ TABLES: dict[str, tuple[str, str, int, str]] = {
         scalar     1       1          m_L             1        1/m_L
         attention  1/m_in  1          1               1        1
         residual   1/m_L   1          1               1        1
+        """,
+    ),
+    # Absolute: at no width SP. For models of unit-scaled operations (mupl.unit_scaling), under Adam for any model.
+    "umup": (
+        "u-muP: unit scaling; SGD where the readout passes unit gradients on",
+        "Blake et al., u-muP",
+        2024,
+        """
+                   mult        init     lr
+        input      terms^-1/2  1/sigma  m_L^-1/2*terms^-1/2*d_embedding^-1/2
+        hidden     terms^-1/2  1/sigma  m_L^-1/2*terms^-1/2
+        output     1/terms     1/sigma  m_L^-1/2
+        scalar     1           1        m_L^-1/2
+        attention  1/m_in      1        1
+        """,
+    ),
+    "umup_output_scale": (
+        "u-muP under SGD where the readout's backward multiplier is its forward one",
+        "Blake et al., u-muP",
+        2024,
+        """
+                   sgd.mult    sgd.init  sgd.lr
+        input      terms^-1/2  1/sigma   m_L^-1/2*terms^1/2*d_embedding^1/2*length
+        hidden     terms^-1/2  1/sigma   m_L^-1/2*terms^1/2
+        output     1/terms     1/sigma   m_L^-1/2
+        scalar     1           1         m_L^-1/2*length
+        attention  1/m_in      1         1
         """,
     ),
 }

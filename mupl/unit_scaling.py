@@ -1,0 +1,133 @@
+"""Operations whose outputs and gradients have unit variance where their inputs have (Blake et al. 2023, 2024, u-muP).
+
+Forward and backward multipliers are separate where cutting the graph there gives all gradients before it one factor:
+at weights, at the readout and around residual branches.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mupl.factors import Factor
+from mupl.layers import ScaledLinear
+
+
+class _Scale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, forward: float, backward: float) -> Tensor:
+        ctx.factor = backward
+        return x * forward
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        return g * ctx.factor, None, None
+
+
+def scale(x: Tensor, forward: float = 1.0, backward: float = 1.0) -> Tensor:
+    """`forward * x`, with the gradient multiplied by `backward` (and not by `forward`)."""
+    return _Scale.apply(x, forward, backward)
+
+
+def linear(x: Tensor, w: Tensor, b: Tensor | None, forward: float, backward: float) -> Tensor:
+    """`forward * (x W^T + b)`; gradients: of x times `backward`, of W and b the sum over N examples over sqrt(N).
+
+    x: (..., in), W: (out, in) -> (..., out).
+    """
+    root = (x.numel() // x.shape[-1]) ** -0.5
+    b = None if b is None else scale(b, 1, root)
+    return scale(F.linear(scale(x, 1, backward), scale(w, 1, root), b), forward)
+
+
+def embedding(tokens: Tensor, w: Tensor) -> Tensor:
+    """Rows of W (vocabulary, d), with its gradient over sqrt(tokens / vocabulary), how often each row is looked up."""
+    return F.embedding(tokens, scale(w, 1, (len(w) / tokens.numel()) ** 0.5))
+
+
+def gelu(x: Tensor, mult: float = 1.0) -> Tensor:
+    """`s gelu(mult x) / mult`; s is 2 where mult is small (as x / 2), sqrt(2 / (1 - 1 / pi)) where large (as relu)."""
+    s = _between(1 / (1 + 0.25 / mult**2), 2, math.sqrt(2 / (1 - 1 / math.pi)))
+    return s / mult * F.gelu(mult * x)
+
+
+def silu_glu(x: Tensor, gate: Tensor, mult: float = 1.0) -> Tensor:
+    """`s x gate sigmoid(mult gate)`; s is 2 where mult is small and sqrt(2) where it is large."""
+    return _between(1 / (1 + 1 / mult**2), 2, math.sqrt(2)) * x * gate * torch.sigmoid(mult * gate)
+
+
+def attention_scale(length: int, d_head: int, mult: float = 1.0, dropout: float = 0.0) -> float:
+    """1 / (std of the output of causal attention with logits mult / d_head q.k, over `length` tokens).
+
+    Between sqrt(length / log(length)) of uniform weights (mult small) and 1 of one-hot ones.
+    """
+    uniform = math.sqrt(math.log(length) / length) if length > 1 else 1.0
+    return math.sqrt(1 - dropout) / _between(1 / (1 + 4 * d_head / mult**2), uniform, 1.0)
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy, with unit gradients of the logits: their sum, not mean, times V / sqrt(V - 1).
+
+    logits: (..., V), target: (...) class indices.
+    """
+    size = logits.shape[-1]
+    logits = scale(logits.flatten(0, -2), 1, size / math.sqrt(size - 1))
+    return scale(F.cross_entropy(logits, target.flatten(), reduction="sum"), 1 / target.numel())
+
+
+def residual_tau(index: int, branches: int, mult: float = 1.0, attention_ratio: float = 1.0) -> float:
+    """tau of branch `index` of a stack that alternates attention and MLP (u-muP, appendix G).
+
+    All attention branches contribute alike to its output, and all MLPs, `attention_ratio` the one over the other;
+    `mult` is the ratio of their mean contribution to that of the embedding.
+    """
+    mlp = mult * math.sqrt(2 / (1 + attention_ratio**2))
+    attention = attention_ratio * mlp
+    before = (index + 1) // 2 * attention**2 + index // 2 * mlp**2
+    return (mlp if index % 2 else attention) / math.sqrt(branches / 2 + before)
+
+
+class UnitResidual(Factor):
+    """`(x + tau branch(x)) / sqrt(1 + tau^2)`; the branch sees gradients that are not multiplied by its share yet."""
+
+    def __init__(self, tau: float) -> None:
+        super().__init__("residual", tau)
+
+    def forward(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:  # type: ignore[override]
+        norm = math.sqrt(1 + self.value**2)
+        share, skip = self.value / norm, 1 / norm
+        return scale(branch(scale(x, 1, share)), share) + skip * x
+
+
+class UnitLinear(ScaledLinear):
+    """`linear` with the weight's multiplier as `forward` and, but for `readout`, as `backward`.
+
+    Weights start as N(0, 1). readout: let gradients pass with unit variance, `backward = out_features^-1/2`.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, readout: bool = False) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.readout = readout
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        forward = self.scale[0]
+        return linear(x, self.weight, self.bias, forward, self.out_features**-0.5 if self.readout else forward)
+
+
+class UnitEmbedding(nn.Embedding):
+    """`embedding` as a layer."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return embedding(tokens, self.weight)
+
+
+def _between(weight: float, low: float, high: float) -> float:
+    """Logarithmic interpolation: low^(1 - weight) high^weight."""
+    return low ** (1 - weight) * high**weight

@@ -1,0 +1,231 @@
+"""Unit scaling: operations and groups are those of the package `unit-scaling`, and tensors have unit scale."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import unit_scaling as reference
+import unit_scaling.functional as U
+from loop import SGD, batches
+from torch import Tensor, nn
+from unit_scaling.core.functional import transformer_residual_scaling_rule
+
+from mupl import unit_scaling
+from mupl.errors import ConfigError
+from mupl.models import GPT
+from mupl.optim.groups import build_optimizer
+from mupl.parametrization.apply import apply, parameters
+from mupl.parametrization.rules import Parametrization, get_parametrization, scales
+from mupl.roles import describe
+from mupl.training.coord_check import default_dtype
+from mupl.training.module import TrainingModule
+from mupl.unit_scaling import UnitLinear
+
+
+@pytest.fixture(autouse=True)
+def _double() -> Any:
+    with default_dtype(torch.float64):
+        yield
+
+
+def same(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], *inputs: Tensor) -> None:
+    """Outputs and the gradients of all inputs agree to 1e-6, upstream gradients being random."""
+    results = []
+    for function in (ours, theirs):
+        leaves = [x.detach().clone().requires_grad_() for x in inputs]
+        y = function(*leaves)
+        upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+        results.append([y, *torch.autograd.grad(y, leaves, upstream)])
+    for mine, other in zip(*results, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6 * other.abs().max().item())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_layers_and_readouts(bias: bool) -> None:
+    x, w, b = torch.randn(3, 5, 8), torch.randn(6, 8), torch.randn(6)
+    tensors = (x, w, b) if bias else (x, w)
+
+    def call(function: Callable[..., Tensor], *arguments: Any) -> Callable[..., Tensor]:
+        return lambda x, w, b=None: function(x, w, b, *arguments)
+
+    same(call(unit_scaling.linear, 8**-0.5, 8**-0.5), call(U.linear), *tensors)
+    same(call(unit_scaling.linear, 8**-0.5, 6**-0.5), call(U.linear, None), *tensors)
+    same(call(unit_scaling.linear, 1 / 8, 6**-0.5), call(U.linear_readout), *tensors)
+    same(call(unit_scaling.linear, 1 / 8, 1 / 8), call(U.linear_readout, "to_output_scale"), *tensors)
+
+
+def test_embedding() -> None:
+    ids = torch.randint(11, (4, 7))
+    same(partial(unit_scaling.embedding, ids), partial(U.embedding, ids), torch.randn(11, 5))
+
+
+@pytest.mark.parametrize("mult", [0.1, 1.0, 4.0])
+def test_activations(mult: float) -> None:
+    x, gate = torch.randn(2, 50)
+    same(partial(unit_scaling.gelu, mult=mult), partial(U.gelu, mult=mult), x)
+    same(partial(unit_scaling.silu_glu, mult=mult), partial(U.silu_glu, mult=mult), x, gate)
+
+
+@pytest.mark.parametrize("mult", [0.5, 1.0, 8.0])
+def test_attention(mult: float) -> None:
+    q, k, v = torch.randn(3, 2, 4, 16, 8)
+
+    def ours(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        y = F.scaled_dot_product_attention(q * mult / 8, k, v, is_causal=True, scale=1.0)
+        return unit_scaling.attention_scale(16, 8, mult) * y
+
+    same(ours, partial(U.scaled_dot_product_attention, is_causal=True, mult=mult), q, k, v)
+
+
+@pytest.mark.parametrize("tau", [0.3, 1.0, 2.0])
+def test_residual(tau: float) -> None:
+    x, w = torch.randn(5, 8), torch.randn(8, 8)
+
+    def ours(x: Tensor, w: Tensor) -> Tensor:
+        return unit_scaling.UnitResidual(tau)(x, lambda h: torch.tanh(h @ w))
+
+    same(ours, lambda x, w: U.residual_apply(lambda h: torch.tanh(h @ w), x, tau), x, w)
+
+
+def test_cross_entropy() -> None:
+    target = torch.randint(9, (20,))
+    logits = torch.randn(20, 9)
+    same(lambda x: unit_scaling.cross_entropy(x, target), lambda x: U.cross_entropy(x, target), logits)
+    batched = unit_scaling.cross_entropy(logits.view(4, 5, 9), target.view(4, 5))
+    torch.testing.assert_close(batched, F.cross_entropy(logits, target))
+
+
+@pytest.mark.parametrize("mults", [(1.0, 1.0), (0.5, 2.0)])
+def test_shares_of_residual_branches(mults: tuple[float, float]) -> None:
+    theirs = transformer_residual_scaling_rule(*mults)
+    for index in range(8):
+        assert unit_scaling.residual_tau(index, 8, *mults) == pytest.approx(theirs(index, 8), rel=1e-6)
+
+
+V, T = 64, 16
+unit_gpt = partial(GPT, V, T, unit_scaling=True, norm_gain=False, norm="rmsnorm")
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD", "SGD to_output_scale"])
+def test_groups_are_those_of_the_package(optimizer: str) -> None:
+    """Of a GPT of depth 3, tagged as the package's own layers tag theirs."""
+    infos = describe(unit_gpt, 64, 32, depth=3, base_depth=1)
+    name = "umup_output_scale" if " " in optimizer else "umup"
+    numbers = scales(
+        infos, get_parametrization(name), "sgd" if "SGD" in optimizer else "adam", lr=0.3, weight_decay=2e-3,
+        weight_decay_mode="independent",
+    )  # fmt: skip
+    tagged = {}
+    for tensor, p in unit_gpt(64, depth=3).named_parameters():
+        tagged[tensor] = reference.Parameter(p.detach(), "output" if "readout" in tensor else "weight")
+        tagged[tensor].mup_scaling_depth = 3 if "blocks" in tensor else None
+    constructor = getattr(reference.optim, optimizer.split()[0])
+    options = {"readout_constraint": "to_output_scale"} if " " in optimizer else {}
+    theirs = constructor(tagged.values(), lr=0.3, weight_decay=2e-3, **options)
+    for tensor, group in zip(tagged, theirs.param_groups, strict=True):
+        assert numbers[tensor].lr == pytest.approx(group["lr"], rel=1e-6), tensor
+        assert numbers[tensor].weight_decay == pytest.approx(group["weight_decay"], rel=1e-6), tensor
+
+
+@pytest.mark.parametrize(("name", "factor"), [("umup", 1.0), ("umup_output_scale", 64.0)])
+def test_vectors_have_the_groups_of_the_package(name: str, factor: float) -> None:
+    infos = describe(lambda w: nn.Sequential(nn.Linear(4, w), nn.LayerNorm(w)), 64, 32)
+    numbers = scales(infos, get_parametrization(name), "sgd", lr=0.3)
+    for tensor in ("0.bias", "1.weight", "1.bias"):
+        assert numbers[tensor].lr == pytest.approx(0.3 * factor)
+        assert numbers[tensor].mult == 1
+
+
+def rms(x: Tensor) -> float:
+    return x.square().mean().sqrt().item()
+
+
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+@pytest.mark.parametrize("depth", [2, 8])
+def test_parameters_activations_and_gradients_have_unit_scale_at_the_start(activation: str, depth: int) -> None:
+    build = partial(unit_gpt, activation=activation)
+    module = TrainingModule(build, 128, base_width=32, depth=depth, base_depth=1, parametrization="umup", lr=0.1)
+    found: dict[str, float] = {f"param {name}": rms(p) for name, p in module.model.named_parameters()}
+
+    def look(name: str, layer: nn.Module, args: Any, output: Tensor) -> None:
+        found[f"output {name}"] = rms(output)
+        output.register_hook(lambda g: found.__setitem__(f"gradient {name}", rms(g)))
+
+    for name, layer in module.model.named_modules():
+        if isinstance(layer, nn.Embedding | nn.Linear | unit_scaling.UnitResidual | nn.RMSNorm):
+            layer.register_forward_hook(partial(look, name))
+    ids = torch.randint(V, (16, T + 1), generator=torch.Generator().manual_seed(0))
+    unit_scaling.cross_entropy(module.model(ids[:, :-1]), ids[:, 1:]).backward()
+    found |= {f"gradient {name}": rms(p.grad) for name, p in module.model.named_parameters()}
+    assert found.pop("output readout") == pytest.approx(128**-0.5, rel=0.2)
+    # what reaches the queries has passed the softmax, whose gradient the published operation leaves small
+    queries = [found.pop(name) for name in list(found) if name.startswith("gradient") and "query" in name]
+    assert all(0.04 < value < 0.2 for value in queries)
+    assert {name: value for name, value in found.items() if not 0.4 <= value <= 2.2} == {}
+
+
+class UnitMLP(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(UnitLinear(n, width, bias=False) for n in (6, width, width))
+        self.readout = UnitLinear(width, 3, bias=False, readout=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x).tanh()
+        return self.readout(x)
+
+
+class PlainMLP(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(n, width, bias=False) for n in (6, width, width))
+        self.readout = nn.Linear(width, 3, bias=False)
+        for layer in (*self.layers, self.readout):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+
+    forward = UnitMLP.forward
+
+
+@pytest.mark.parametrize("width", [8, 16, 48])
+def test_sgd_of_u_mup_is_that_of_mup_with_constants_by_layer(width: int) -> None:
+    """Unit-scaled gradients with lr 1/sqrt(fan_in) are one trajectory with Table 8's rules: the same function at every
+    width, once the learning rates and the readout's multiplier at the base width are set by layer."""
+    base, n, lr = 8, 16, 0.02  # width, examples of a batch
+    # u-muP's gradient of the logits is n V / sqrt(V - 1) times that of the mean loss, before the readout width / sqrt(V)
+    # times more, that of a w over sqrt(n) and without the multiplier of w
+    delta = math.sqrt(n) * 3 / math.sqrt(2)
+    constants = {
+        "layers.0.weight": f"{delta * base / math.sqrt(3) / 6}*m_out",
+        "layers.*[12].weight": f"{delta / math.sqrt(3)}",
+        "readout.weight": f"{delta}*m_in",
+    }
+    mup = get_parametrization("mup", {n: {"lr": c} for n, c in constants.items()})
+    mup = mup.override({"readout.weight": {"lr": constants["readout.weight"], "mult": f"{base**-0.5}/m_in"}})
+
+    def losses(build: Any, parametrization: Parametrization, loss: Any) -> Tensor:
+        numbers = scales(describe(build, width, base), parametrization, "sgd", lr=lr)
+        model = apply(build(width), numbers, torch.Generator().manual_seed(0))
+        optimizer = build_optimizer(SGD, parameters(model, numbers), numbers)
+        found = []
+        for x, target in batches(30, n):
+            value = loss(model(x), target)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            found.append(value.detach())
+        return torch.stack(found)
+
+    ours = losses(UnitMLP, get_parametrization("umup"), unit_scaling.cross_entropy)
+    assert ours[-1] < 0.95 * ours[0]
+    torch.testing.assert_close(ours, losses(PlainMLP, mup, F.cross_entropy), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("key", ["norm_gain", "bias", "tied", "post_norm"])
+def test_what_unit_scaling_has_not_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"model.{key}=true: unit scaling is without"):
+        unit_gpt(32, **{key: True})
