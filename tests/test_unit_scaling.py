@@ -196,8 +196,8 @@ def test_sgd_of_u_mup_is_that_of_mup_with_constants_by_layer(width: int) -> None
     """Unit-scaled gradients with lr 1/sqrt(fan_in) are one trajectory with Table 8's rules: the same function at every
     width, once the learning rates and the readout's multiplier at the base width are set by layer."""
     base, n, lr = 8, 16, 0.02  # width, examples of a batch
-    # u-muP's gradient of the logits is n V / sqrt(V - 1) times that of the mean loss, before the readout width / sqrt(V)
-    # times more, that of a w over sqrt(n) and without the multiplier of w
+    # u-muP's gradient of the logits is n V / sqrt(V - 1) times that of the mean loss, before the readout
+    # width / sqrt(V) times more, that of a w over sqrt(n) and without the multiplier of w
     delta = math.sqrt(n) * 3 / math.sqrt(2)
     constants = {
         "layers.0.weight": f"{delta * base / math.sqrt(3) / 6}*m_out",

@@ -21,8 +21,9 @@ def check(cfg: DictConfig) -> None:
     for key in ("lr", "eps", "weight_decay"):
         if isinstance(cfg[key], bool) or not isinstance(cfg[key], int | float) or not math.isfinite(cfg[key]):
             raise ConfigError(f"{key}={cfg[key]}: must be a finite number")
-    if cfg.base_depth is not None and (not _is_whole(cfg.base_depth) or cfg.base_depth < 1):
-        raise ConfigError(f"base_depth={cfg.base_depth}: must be a whole number >= 1, or null")
+    for key in ("base_depth", "base_batch_size", "base_steps"):
+        if cfg[key] is not None and (not _is_whole(cfg[key]) or cfg[key] < 1):
+            raise ConfigError(f"{key}={cfg[key]}: must be a whole number >= 1, or null")
     if cfg.metric not in METRICS:
         raise ConfigError(f"metric={cfg.metric}: must be one of {', '.join(METRICS)}")
 

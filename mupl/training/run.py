@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mupl.data import data_module
 from mupl.errors import ConfigError, bad_input
+from mupl.optim.batch_size import BatchScaling
 from mupl.parametrization.report import print_table, rich_table, scale_rows
 from mupl.sweep.results import write_result
 from mupl.training.callbacks import LossRecord, StepProgress
@@ -86,22 +87,34 @@ def build_module(cfg: DictConfig, model_args: dict[str, Any]) -> TrainingModule:
             f"model={cfg.model._target_}: takes no {' and '.join(model_args)}, which is what the data have"
         )
     width, base_width = (list(w) if OmegaConf.is_list(w) else w for w in (cfg.width, cfg.base_width))
+    sizes = batch_scaling(cfg)
+    tuned: dict[str, Any] = sizes.values(cfg.lr, cfg.eps, cfg.weight_decay)
     in_depth = {} if cfg.base_depth is None else {"depth": cfg.depth, "base_depth": cfg.base_depth}
     return TrainingModule(
         lambda w, **depth: model(width=w, **model_args, **depth),
         width,
         base_width=base_width,
         **in_depth,
-        lr=cfg.lr,
         parametrization=instantiate(cfg.parametrization),
-        optimizer=instantiate(cfg.optimizer),
-        eps=cfg.eps,
-        weight_decay=cfg.weight_decay,
+        optimizer=sizes.optimizer(instantiate(cfg.optimizer)),
+        **tuned,
         weight_decay_mode=cfg.weight_decay_mode,
         schedule=instantiate(cfg.scheduler),
         roles=cfg.roles,
         init=cfg.init,
         seed=cfg.seed,
+    )
+
+
+def batch_scaling(cfg: DictConfig) -> BatchScaling:
+    """The rule from the base batch size and steps to this run's; of the base, null is this run's batch size and the
+    steps that make as many examples."""
+    base_batch = cfg.base_batch_size or cfg.batch_size
+    examples = cfg.batch_size * cfg.max_steps
+    return BatchScaling(
+        cfg.batch_scaling,
+        m_B=cfg.batch_size / base_batch,
+        m_D=examples / (base_batch * cfg.base_steps) if cfg.base_steps else 1.0,
     )
 
 
