@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError

@@ -19,7 +19,8 @@ COORDINATES_FILE = "coordinates.csv"
 
 
 def learning_rate_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
-    """`results.csv`, `lr_transfer.png` and the best learning rates; 1 if a job failed."""
+    """`results.csv`, `lr_transfer.png`, the best learning rates and, over two or more sizes, how they transfer
+    (`transfer.json`); 1 if a job failed."""
     results = collect(sweep_dir)
     if results.empty:
         print(f"no results in {sweep_dir}")
@@ -29,8 +30,21 @@ def learning_rate_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
         from mupl.figures.transfer import lr_transfer
 
         show(summary, f"best learning rates by {metric}")
+        if (size := transfer.swept_size(results)) and (results.groupby(size)["lr"].nunique() > 1).any():
+            show_transfer(results, metric, size, sweep_dir)
         save(lr_transfer(results, metric), sweep_dir / "lr_transfer.png")
     return conclude(results, sweep_dir)
+
+
+def show_transfer(results: pd.DataFrame, metric: str, size: str, sweep_dir: Path) -> None:
+    """The table of `mupl.analysis.transfer.transfer`, `transfer.json`, and a warning of optima at the grid's edge."""
+    write_atomically(sweep_dir / "transfer.json", json.dumps(transfer.as_json(results, metric, size), indent=1))
+    table = transfer.transfer(results, metric, size)
+    if table.empty:
+        return
+    show(table.drop(columns="edges"), f"transfer of the learning rate along {size}: drift in octaves per doubling")
+    for row in table[table["edges"] != ""].to_dict("records"):
+        print(f"warning: {row['parametrization']}: the optimum lies at the edge of the grid at {size} {row['edges']}")
 
 
 def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:

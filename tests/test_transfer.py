@@ -1,0 +1,136 @@
+"""Transfer analysis on losses whose optima, drifts and asymptotes are known."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mupl.analysis.transfer import Optimum, as_json, asymptote, optima, swept_size, transfer
+from mupl.sweep.report import learning_rate_transfer
+from mupl.sweep.results import write_result
+
+WIDTHS = (64, 128, 256, 512, 1024)
+
+
+def sweep(
+    drift: float = 0.0,
+    optimum: float = -8.3,
+    bend: float = 0.0,
+    asymptote: float = 1.0,
+    parametrization: str = "mup",
+    seeds: Sequence[float] = (-0.1, 0.0, 0.1),
+    widths: Sequence[int] = WIDTHS,
+    grid: Sequence[int] = range(-14, -2),
+) -> pd.DataFrame:
+    """loss = asymptote + 3 / width^(1/2) + h/2 octaves^2, h = 0.1 (width / 64)^bend; a seed moves the optimum by its
+    number of octaves."""
+    rows = []
+    for width in widths:
+        for lr in grid:
+            for seed, offset in enumerate(seeds):
+                octaves = lr - optimum - offset - drift * math.log2(width / 64)
+                loss = asymptote + 3 / width**0.5 + 0.05 * (width / 64) ** bend * octaves**2
+                rows.append({
+                    "width": width, "lr": 2.0**lr, "seed": seed, "parametrization": parametrization,
+                    "optimizer": "adamw", "status": "completed", "steps": 5, "train_loss": loss, "val_loss": loss,
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_the_optimum_is_that_of_the_parabola_not_of_the_grid() -> None:
+    table = optima(sweep(drift=-0.5))
+    assert np.log2(table["lr"]).tolist() == pytest.approx([-8.3 - 0.5 * k for k in range(5)])
+    assert table["curvature"].tolist() == pytest.approx([0.1] * 5)
+    half = 4.303 * 0.1 / 3**0.5  # Student's t of three seeds
+    assert np.log2(table["lr_low"]).tolist() == pytest.approx([-8.3 - 0.5 * k - half for k in range(5)], rel=1e-3)
+    assert not table["at_edge"].any()
+
+
+def test_regret_is_what_the_smallest_width_s_optimum_costs() -> None:
+    assert optima(sweep())["regret"].tolist() == pytest.approx([0] * 5, abs=1e-12)
+    near = optima(sweep(drift=-0.25))["regret"].tolist()
+    assert near == pytest.approx([0.05 * (0.25 * k) ** 2 for k in range(5)])
+    far = optima(sweep(drift=-1.0))["regret"].tolist()  # beyond one grid step, by linear interpolation
+    for k in range(2, 5):
+        assert 0.05 * k**2 <= far[k] < 0.05 * k**2 + 0.05 / 4
+
+
+def test_drift_in_octaves_per_doubling_with_its_interval() -> None:
+    (row,) = transfer(sweep(drift=-0.5)).to_dict("records")
+    assert (row["drift"], row["drift_low"], row["drift_high"]) == pytest.approx((-0.5, -0.5, -0.5))
+    assert row["fit_error"] == pytest.approx(0, abs=1e-9)
+    assert row["worst_regret"] == pytest.approx(0.05 * 4, rel=0.1)
+    assert math.isnan(transfer(sweep(seeds=[0.0])).loc[0, "drift_low"])
+
+
+def test_the_fit_error_is_the_distance_from_the_scaling_law() -> None:
+    shifts = dict(zip(WIDTHS, (0.3, -0.3, 0.0, -0.3, 0.3), strict=True))  # orthogonal to lines but for its mean
+    parts = [sweep(optimum=-8 + shift, widths=[width]) for width, shift in shifts.items()]
+    (row,) = transfer(pd.concat(parts)).to_dict("records")
+    assert row["drift"] == pytest.approx(0, abs=1e-9)
+    assert row["fit_error"] == pytest.approx(np.std(list(shifts.values())))
+
+
+@pytest.mark.parametrize("bend", [-0.5, 0.0, 0.25])
+def test_robustness_is_the_power_of_size_in_the_curvature(bend: float) -> None:
+    assert transfer(sweep(bend=bend)).loc[0, "robustness"] == pytest.approx(bend)
+
+
+def test_the_asymptotic_penalty_is_over_the_best_parametrization() -> None:
+    table = transfer(pd.concat([sweep(), sweep(asymptote=1.2, parametrization="sp")])).set_index("parametrization")
+    assert table["asymptotic_loss"].to_dict() == pytest.approx({"mup": 1.0, "sp": 1.2}, abs=2e-3)
+    assert table["asymptotic_penalty"].to_dict() == pytest.approx({"mup": 0.0, "sp": 0.2}, abs=2e-3)
+    assert math.isnan(asymptote(np.array([1.0, 2.0, 4.0]), np.array([3.0, 2.0, 1.0])))
+
+
+def test_an_optimum_at_the_edge_of_the_grid_is_said() -> None:
+    table = sweep(drift=-2.0)  # at -14.3 and -16.3 for the two largest
+    assert optima(table)["at_edge"].tolist() == [False, False, False, True, True]
+    assert transfer(table).loc[0, "edges"] == "512, 1024"
+
+
+def test_beside_a_learning_rate_that_diverges_the_best_of_the_grid_is_taken() -> None:
+    lr, loss = pd.Series([0.1, 0.2, 0.4]), pd.Series([2.0, 1.0, math.inf])
+    optimum = Optimum.of(lr, loss)
+    assert (optimum.lr, optimum.loss, optimum.at_edge) == (pytest.approx(0.2), 1.0, False)
+    assert math.isnan(optimum.curvature)
+    assert optimum.regret(0.1, lr, loss) == pytest.approx(1.0)
+    assert optimum.regret(0.3, lr, loss) == math.inf
+
+
+def test_other_sizes_and_series() -> None:
+    table = sweep(drift=-0.5).rename(columns={"width": "batch_size"}).assign(width=128)
+    assert swept_size(table) == "batch_size"
+    assert transfer(table, size="batch_size").loc[0, "drift"] == pytest.approx(-0.5)
+    assert swept_size(sweep()) == "width"
+    assert swept_size(sweep(widths=[64])) is None
+    assert swept_size(sweep().assign(width=lambda t: t["width"].map(lambda w: f"[{w}, 8]"))) is None
+    both = pd.concat([sweep().assign(depth=2), sweep(drift=1.0).assign(depth=4)])
+    assert transfer(both).set_index("depth")["drift"].to_dict() == pytest.approx({2: 0, 4: 1}, abs=1e-9)
+
+
+def test_what_never_trained_is_left_out() -> None:
+    table = sweep()
+    table.loc[table["width"] == 256, ["status", "val_loss"]] = ["diverged", math.nan]
+    assert optima(table)["width"].tolist() == [64, 128, 512, 1024]
+    assert transfer(table.assign(status="diverged", val_loss=math.nan)).empty
+
+
+def test_a_sweep_ends_with_the_table_and_its_json(tmp_path: Path, capsys: Any) -> None:
+    rows = sweep(drift=-2.0).drop(columns=["steps"]).to_dict("records")
+    for job, row in enumerate(rows):
+        (tmp_path / str(job)).mkdir()
+        write_result(tmp_path / str(job), {str(key): value for key, value in row.items()})
+    assert learning_rate_transfer(tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "transfer of the learning rate along width" in printed
+    assert "warning: mup: the optimum lies at the edge of the grid at width 512, 1024" in printed
+    saved = json.loads((tmp_path / "transfer.json").read_text())
+    assert saved == as_json(pd.DataFrame(rows), "val_loss", "width")
+    assert (len(saved["optima"]), len(saved["transfer"])) == (5, 1)
+    assert saved["optima"][4]["curvature"] is None
