@@ -1,7 +1,7 @@
 """Operations whose outputs and gradients have unit variance where their inputs have (Blake et al. 2023, 2024, u-muP).
 
-Forward and backward multipliers are separate where cutting the graph there gives all gradients before it one factor:
-at weights, at the readout and around residual branches.
+Forward and backward multipliers are separate where that gives all gradients before it one factor: at weights, at the
+readout and around residual branches. Elsewhere a `*_scale` multiplies the output, and so the gradient too.
 """
 
 import math
@@ -47,24 +47,23 @@ def embedding(tokens: Tensor, w: Tensor) -> Tensor:
     return F.embedding(tokens, scale(w, 1, (len(w) / tokens.numel()) ** 0.5))
 
 
-def gelu(x: Tensor, mult: float = 1.0) -> Tensor:
-    """`s gelu(mult x) / mult`; s is 2 where mult is small (as x / 2), sqrt(2 / (1 - 1 / pi)) where large (as relu)."""
-    s = _between(1 / (1 + 0.25 / mult**2), 2, math.sqrt(2 / (1 - 1 / math.pi)))
-    return s / mult * F.gelu(mult * x)
+def gelu_scale(mult: float = 1.0) -> float:
+    """1 / std of `gelu(mult x) / mult`: from 2 at small mult (x / 2) to sqrt(2 / (1 - 1 / pi)) at large (relu)."""
+    return _between(1 / (1 + 0.25 / mult**2), 2, math.sqrt(2 / (1 - 1 / math.pi)))
 
 
-def silu_glu(x: Tensor, gate: Tensor, mult: float = 1.0) -> Tensor:
-    """`s x gate sigmoid(mult gate)`; s is 2 where mult is small and sqrt(2) where it is large."""
-    return _between(1 / (1 + 1 / mult**2), 2, math.sqrt(2)) * x * gate * torch.sigmoid(mult * gate)
+def silu_glu_scale(mult: float = 1.0) -> float:
+    """1 / std of `x silu(mult gate) / mult`: from 2 at small mult to sqrt(2) at large."""
+    return _between(1 / (1 + 1 / mult**2), 2, math.sqrt(2))
 
 
-def attention_scale(length: int, d_head: int, mult: float = 1.0, dropout: float = 0.0) -> float:
-    """1 / (std of the output of causal attention with logits mult / d_head q.k, over `length` tokens).
+def attention_scale(length: int, d_head: int, mult: float = 1.0) -> float:
+    """1 / std of causal attention over `length` tokens with logits mult / d_head q.k.
 
-    Between sqrt(length / log(length)) of uniform weights (mult small) and 1 of one-hot ones.
+    From sqrt(length / log(length)) of uniform weights (mult small) to 1 of one-hot ones.
     """
     uniform = math.sqrt(math.log(length) / length) if length > 1 else 1.0
-    return math.sqrt(1 - dropout) / _between(1 / (1 + 4 * d_head / mult**2), uniform, 1.0)
+    return 1 / _between(1 / (1 + 4 * d_head / mult**2), uniform, 1.0)
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

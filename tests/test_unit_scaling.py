@@ -66,8 +66,9 @@ def test_embedding() -> None:
 @pytest.mark.parametrize("mult", [0.1, 1.0, 4.0])
 def test_activations(mult: float) -> None:
     x, gate = torch.randn(2, 50)
-    same(partial(unit_scaling.gelu, mult=mult), partial(U.gelu, mult=mult), x)
-    same(partial(unit_scaling.silu_glu, mult=mult), partial(U.silu_glu, mult=mult), x, gate)
+    same(lambda x: unit_scaling.gelu_scale(mult) * F.gelu(mult * x) / mult, partial(U.gelu, mult=mult), x)
+    s = unit_scaling.silu_glu_scale(mult)
+    same(lambda x, gate: s * x * F.silu(mult * gate) / mult, partial(U.silu_glu, mult=mult), x, gate)
 
 
 @pytest.mark.parametrize("mult", [0.5, 1.0, 8.0])
@@ -166,6 +167,17 @@ def test_parameters_activations_and_gradients_have_unit_scale_at_the_start(activ
     queries = [found.pop(name) for name in list(found) if name.startswith("gradient") and "query" in name]
     assert all(0.04 < value < 0.2 for value in queries)
     assert {name: value for name, value in found.items() if not 0.4 <= value <= 2.2} == {}
+
+
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+def test_logits_of_inference_are_those_of_training(activation: str) -> None:
+    """Though the scale of attention's output depends on the number of tokens: it is that of a full context."""
+    build = partial(unit_gpt, activation=activation, activation_mult=2.0, attention_mult=3.0)
+    model = TrainingModule(build, 64, base_width=32, parametrization="umup", lr=0.1).model
+    ids = torch.randint(V, (2, T))
+    whole = model(ids)
+    for t in range(1, T + 1):
+        torch.testing.assert_close(model(ids[:, :t])[:, -1], whole[:, t - 1])
 
 
 class UnitMLP(nn.Module):

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from mupl.errors import ConfigError
 from mupl.factors import Factor, Residual, TiedReadout
 from mupl.layers import ScaledLinear
-from mupl.unit_scaling import UnitEmbedding, UnitLinear, UnitResidual, attention_scale, gelu, residual_tau, silu_glu
+from mupl.unit_scaling import (
+    UnitEmbedding,
+    UnitLinear,
+    UnitResidual,
+    attention_scale,
+    gelu_scale,
+    residual_tau,
+    silu_glu_scale,
+)
 
 NORMS: dict[str, Callable[..., nn.Module]] = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
 CHOICES = {"norm": tuple(NORMS), "activation": ("gelu", "swiglu"), "positions": ("rotary", "learned")}
@@ -98,6 +106,7 @@ class GPT(nn.Module):
         self.context, self.input_mult, self.output_mult = context, input_mult, output_mult
         self.init_std, self.embedding_std, self.zero_readout = init_std, embedding_std, zero_readout
 
+        linear = UnitLinear if unit_scaling else ScaledLinear
         rotary = Rotary(d_head, context) if positions == "rotary" else nn.Identity()
 
         def new_norm(size: int) -> nn.Module:
@@ -111,10 +120,14 @@ class GPT(nn.Module):
 
         def new_block(index: int) -> Block:
             qk_norms = (new_norm(d_head), new_norm(d_head)) if qk_norm else (nn.Identity(), nn.Identity())
-            attention = Attention(
-                width, heads, d_head, group_size, attention_mult, rotary, qk_norms, bias, dropout, unit_scaling
-            )
-            mlp = MLP(width, round(mlp_ratio * width), activation, activation_mult, bias, unit_scaling)
+            attention = Attention(width, heads, d_head, group_size, linear, rotary, qk_norms, bias, dropout)
+            mlp = MLP(width, round(mlp_ratio * width), activation, activation_mult, linear, bias)
+            if unit_scaling:
+                attention.scale.value = attention_mult / d_head
+                attention.output_scale = attention_scale(context, d_head, attention_mult)
+                mlp.output_scale = (silu_glu_scale if mlp.gated else gelu_scale)(activation_mult)
+            else:
+                attention.scale.value *= attention_mult
             residuals = (new_residual(2 * index), new_residual(2 * index + 1))
             return Block(attention, mlp, (new_norm(width), new_norm(width)), residuals, post_norm, dropout)
 
@@ -172,8 +185,7 @@ class GPT(nn.Module):
                 drawn = logits.argmax(-1, keepdim=True)
             else:
                 p = (logits / temperature).softmax(-1)
-                drawn = torch.multinomial(p.flatten(0, -2) if p.dim() > 1 else p, 1, generator=generator)
-                drawn = drawn.view(*p.shape[:-1], 1)
+                drawn = torch.multinomial(p.reshape(-1, p.shape[-1]), 1, generator=generator).view(*p.shape[:-1], 1)
             tokens = torch.cat([tokens, drawn], -1)
         return tokens
 
@@ -212,23 +224,20 @@ class Attention(nn.Module):
         heads: int,
         d_head: int,
         group_size: int,
-        mult: float,
+        linear: type[ScaledLinear],
         rotary: nn.Module,
         qk_norms: tuple[nn.Module, nn.Module],
         bias: bool,
         dropout: float,
-        unit_scaling: bool,
     ) -> None:
         super().__init__()
-        self.d_head, self.grouped, self.dropout = d_head, group_size > 1, dropout
-        self.mult, self.unit_scaling = mult, unit_scaling
-        linear = UnitLinear if unit_scaling else ScaledLinear
+        self.d_head, self.grouped, self.dropout, self.output_scale = d_head, group_size > 1, dropout, 1.0
         self.query = linear(width, heads * d_head, bias)
         self.key_value = linear(width, 2 * (heads // group_size) * d_head, bias)
         self.out = linear(heads * d_head, width, bias)
         self.rotary = rotary
         self.query_norm, self.key_norm = qk_norms
-        self.scale = Factor("attention", mult / (d_head if unit_scaling else math.sqrt(d_head)), fan_in=d_head)
+        self.scale = Factor("attention", d_head**-0.5, fan_in=d_head)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., T, width) -> the same shape."""
@@ -238,8 +247,7 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=1.0, dropout_p=dropout, enable_gqa=self.grouped
         )
-        if self.unit_scaling:
-            y = attention_scale(x.shape[-2], self.d_head, self.mult, dropout) * y
+        y = _times(self.output_scale, y)
         return self.out(y.transpose(-3, -2).flatten(-2).view(*x.shape[:-1], -1))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -267,12 +275,13 @@ class Rotary(nn.Module):
 
 
 class MLP(nn.Module):
-    """`down(gelu(up(x)))`, or with SwiGLU `down(silu(a) * b)` for `(a, b) = up(x)`."""
+    """`down(gelu(mult up(x)) / mult)`, or with SwiGLU `down(silu(mult a) / mult * b)` for `(a, b) = up(x)`."""
 
-    def __init__(self, width: int, hidden: int, activation: str, mult: float, bias: bool, unit_scaling: bool) -> None:
+    def __init__(
+        self, width: int, hidden: int, activation: str, mult: float, linear: type[ScaledLinear], bias: bool
+    ) -> None:
         super().__init__()
-        linear = UnitLinear if unit_scaling else ScaledLinear
-        self.gated, self.mult, self.unit_scaling = activation == "swiglu", mult, unit_scaling
+        self.gated, self.mult, self.output_scale = activation == "swiglu", mult, 1.0
         self.up = linear(width, 2 * hidden if self.gated else hidden, bias)
         self.down = linear(hidden, width, bias)
 
@@ -281,10 +290,10 @@ class MLP(nn.Module):
         h = self.up(x)
         if self.gated:
             a, b = h.chunk(2, -1)
-            h = silu_glu(b, a, self.mult) if self.unit_scaling else _mult_by(F.silu, self.mult, a) * b
+            h = F.silu(_times(self.mult, a)) * b
         else:
-            h = gelu(h, self.mult) if self.unit_scaling else _mult_by(F.gelu, self.mult, h)
-        return self.down(h)
+            h = F.gelu(_times(self.mult, h))
+        return self.down(_times(self.output_scale / self.mult, h))
 
 
 def _heads(width: int, heads: int | None, d_head: int | None) -> tuple[int, int]:
@@ -295,10 +304,6 @@ def _heads(width: int, heads: int | None, d_head: int | None) -> tuple[int, int]
     if not isinstance(width, int) or not isinstance(given, int) or given < 1 or width < 1 or width % given:
         raise ConfigError(f"model.{key}={given}: must be a whole number that divides the width {width}")
     return (given, width // given) if d_head is None else (width // given, given)
-
-
-def _mult_by(function: Callable[[Tensor], Tensor], mult: float, x: Tensor) -> Tensor:
-    return function(x) if mult == 1 else function(mult * x) / mult
 
 
 def _times(factor: float, x: Tensor) -> Tensor:

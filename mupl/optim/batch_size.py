@@ -39,16 +39,14 @@ class BatchScaling:
         if not (self.m_B > 0 and self.m_D > 0):
             raise ConfigError(f"batch_scaling: sizes must be positive, not {self.m_B} and {self.m_D} times the base's")
 
-    @property
-    def kappa(self) -> float:
-        return 1.0 if self.rule == "none" else self.m_B / self.m_D
-
     def values(self, lr: float, eps: float, weight_decay: float) -> dict[str, float]:
         """lr, eps and weight_decay at this size, by name, from those at the base."""
-        root = math.sqrt(self.kappa)
-        if self.rule != "sde":
-            return {"lr": lr * root, "eps": eps, "weight_decay": weight_decay}
-        return {"lr": lr * root, "eps": eps / math.sqrt(self.m_B), "weight_decay": weight_decay * root}
+        root = math.sqrt(self.m_B / self.m_D)
+        if self.rule != "none":
+            lr *= root
+        if self.rule == "sde":
+            eps, weight_decay = eps / math.sqrt(self.m_B), weight_decay * root
+        return {"lr": lr, "eps": eps, "weight_decay": weight_decay}
 
     def optimizer(self, constructor: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
         """The constructor with the betas of this size.
@@ -61,7 +59,7 @@ class BatchScaling:
         given = inspect.signature(constructor).parameters.get("betas")
         if given is None:
             raise ConfigError("batch_scaling=sde: is a rule for Adam and AdamW, the optimizer has no betas")
-        betas = tuple(1 - self.kappa * (1 - beta) for beta in given.default)
+        betas = tuple(1 - self.m_B / self.m_D * (1 - beta) for beta in given.default)
         if min(betas) < 0:
             raise ConfigError(
                 f"batch_scaling=sde: betas would be {', '.join(f'{beta:g}' for beta in betas)}; the batch is too large"
