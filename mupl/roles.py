@@ -149,14 +149,28 @@ def describe(
             init=base_init,
             is_embedding=isinstance(owners[name], nn.Embedding | nn.EmbeddingBag),
         )
-    base_factors, wider_factors, factors = (
-        {n: m for n, m in x.named_modules() if isinstance(m, Factor)} for x in (base_model, wider_model, model)
-    )
-    for name, factor in factors.items():
-        own = base_factors[name]
+    result |= _describe_factors(base_model, wider_model, model)
+    if base_depth is None:
+        return result
+    if depth is None or min(depth, base_depth) < 1:
+        raise ConfigError(f"base_depth={base_depth}: must be a whole number >= 1, beside a depth >= 1 (depth={depth})")
+    one, two = (Counter(map(block_pattern, _names(_on_meta(partial(in_depth, depth=d), base_width)))) for d in (1, 2))
+    return {
+        name: replace(info, m_L=depth / base_depth, in_block=True)
+        if two[block_pattern(name)] > one[block_pattern(name)]
+        else info
+        for name, info in result.items()
+    }
+
+
+def _describe_factors(base: nn.Module, wider: nn.Module, target: nn.Module) -> dict[str, ParamInfo]:
+    by_name = [{n: m for n, m in model.named_modules() if isinstance(m, Factor)} for model in (base, wider, target)]
+    result = {}
+    for name, factor in by_name[2].items():
+        own, grows = by_name[0][name], by_name[0][name].fan_in != by_name[1][name].fan_in
         result[name] = ParamInfo(
             role=Role(factor.role),
-            shape_role=Role.OUTPUT if wider_factors[name].fan_in != own.fan_in else Role.SCALAR,
+            shape_role=Role.OUTPUT if grows else Role.SCALAR,
             shape=(),
             fan_in=factor.fan_in,
             fan_out=1,
@@ -164,16 +178,7 @@ def describe(
             m_out=1.0,
             init=Initializer("constant", own.value),
         )
-    if base_depth is None:
-        return result
-    if depth is None or min(depth, base_depth) < 1:
-        raise ConfigError(f"base_depth={base_depth}: must be a whole number >= 1, beside a depth >= 1 (depth={depth})")
-    counts = [Counter(map(block_pattern, _names(_on_meta(partial(in_depth, depth=d), base_width)))) for d in (1, 2)]
-    growing = {pattern for pattern, count in counts[1].items() if count > counts[0][pattern]}
-    return {
-        name: replace(info, m_L=depth / base_depth, in_block=True) if block_pattern(name) in growing else info
-        for name, info in result.items()
-    }
+    return result
 
 
 def block_pattern(name: str) -> str:

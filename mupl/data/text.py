@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mupl.errors import ConfigError
 
-Sequence = Tensor | np.ndarray  # (N,) of any integer type; an array may be mapped from a file and stays on the host
+TokenArray = Tensor | np.ndarray  # (N,) of any integer type; an array may be mapped from a file and stays on the host
 LEVELS = ("byte", "character")
 
 
@@ -22,8 +22,8 @@ LEVELS = ("byte", "character")
 class Tokens:
     """Train and validation tokens, each one long sequence; `context` is the length of a crop."""
 
-    train: Sequence
-    val: Sequence
+    train: TokenArray
+    val: TokenArray
     vocabulary: int
     context: int
 
@@ -53,27 +53,35 @@ def read_text(
         raise ConfigError(f"data.level={level}: must be one of {', '.join(LEVELS)}")
     if not 0 < val_fraction < 1:
         raise ConfigError(f"data.val_fraction={val_fraction}: must be between 0 and 1")
+    train, val, vocabulary = _read_text(
+        None if file is None else Path(file).expanduser().resolve(), level, val_fraction
+    )
+    return Tokens(train, val, vocabulary, context)
+
+
+@functools.cache  # the jobs of a sweep that run in one process share the text
+def _read_text(file: Path | None, level: str, val_fraction: float) -> tuple[Tensor, Tensor, int]:
     try:
-        if file is None:
-            splits = stdlib_text(val_fraction)
-        else:
-            text = Path(file).expanduser().read_bytes()
-            cut = round(len(text) * (1 - val_fraction))
-            while 0 < cut < len(text) and text[cut] & 0xC0 == 0x80:  # amid a character
-                cut -= 1
-            splits = (text[:cut], text[cut:])
+        splits = stdlib_text(val_fraction) if file is None else _cut(file.read_bytes(), val_fraction)
         if level == "byte":
             train, val = (torch.frombuffer(bytearray(split), dtype=torch.uint8) for split in splits)
-            return Tokens(train, val, 256, context)
+            return train, val, 256
         codes = [np.frombuffer(split.decode().encode("utf-32-le"), np.uint32) for split in splits]
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise ConfigError(f"data.file={file}: must be a text file in UTF-8 ({error})") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"data.file={file}: must be a text file in UTF-8, not empty ({error})") from error
     characters, ids = np.unique(np.concatenate(codes), return_inverse=True)
     train, val = torch.from_numpy(ids.astype(np.int32)).split([len(codes[0]), len(codes[1])])
-    return Tokens(train, val, len(characters), context)
+    return train, val, len(characters)
 
 
-@functools.cache
+def _cut(text: bytes, val_fraction: float) -> tuple[bytes, bytes]:
+    """In two, not amid a character of UTF-8."""
+    place = round(len(text) * (1 - val_fraction))
+    while 0 < place < len(text) and text[place] & 0xC0 == 0x80:
+        place -= 1
+    return text[:place], text[place:]
+
+
 def stdlib_text(val_fraction: float) -> tuple[bytes, bytes]:
     """The sources of the standard library of the Python that runs, without its tests and installed packages.
 
@@ -122,7 +130,7 @@ class CropLoader:
     """
 
     def __init__(
-        self, tokens: Sequence, context: int, batch_size: int, device: torch.device, seed: int | None, crops: int = 0
+        self, tokens: TokenArray, context: int, batch_size: int, device: torch.device, seed: int | None, crops: int = 0
     ) -> None:
         self.tokens = tokens.to(device) if isinstance(tokens, Tensor) else tokens
         self.context, self.batch_size, self.device, self.seed = context, batch_size, device, seed
@@ -188,6 +196,6 @@ class TextData(LightningDataModule):
         """The same crops each time."""
         return self._loader(self.splits.val, None)
 
-    def _loader(self, tokens: Sequence, seed: int | None) -> CropLoader:
+    def _loader(self, tokens: TokenArray, seed: int | None) -> CropLoader:
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         return CropLoader(tokens, self.splits.context, self.batch_size, device, seed, self.val_crops)
