@@ -1,7 +1,6 @@
 """What each tensor of a model is: which of its dimensions grow with width, found from shapes alone."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from torch import nn
 from mupl.errors import ConfigError
 from mupl.factors import Factor
 from mupl.initializers import Initializer, built_with_initializers, create_initializer
+from mupl.names import block_pattern
 
 T = TypeVar("T")
 Width = int | Sequence[int]
@@ -179,11 +179,6 @@ def _describe_factors(base: nn.Module, wider: nn.Module, target: nn.Module) -> d
             init=Initializer("constant", own.value),
         )
     return result
-
-
-def block_pattern(name: str) -> str:
-    """The same for every block: `blocks.3.mlp.up.weight` -> `blocks.*.mlp.up.weight`."""
-    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
 
 
 def _names(model: nn.Module) -> list[str]:

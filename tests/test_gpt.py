@@ -1,7 +1,11 @@
 """The transformer: what it computes, its numbers under every parametrization, and its coordinate checks."""
 
+import json
 import math
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -333,6 +337,18 @@ def test_the_groups_in_depth_are_those_of_the_published_table(alpha: float) -> N
     assert numbers["readout.weight"].mult == pytest.approx(1 / m)
     norm_bias = 1
     assert len(expected) + norm_bias == sum(info.role not in ("attention", "residual") for info in infos.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), [("completep", 0), ("depth_mup", 0), ("mup", 1)])
+def test_the_experiment_in_depth_ends_with_a_verdict(name: str, code: int, tmp_path: Path) -> None:
+    command = [sys.executable, "train.py", "-m", "experiment=coord_check_depth", f"parametrization={name}",
+               "optimizer=adam", "trainer=cpu", f"hydra.sweep.dir={tmp_path}"]  # fmt: skip
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    verdict = json.loads((tmp_path / "verdict.json").read_text())
+    failed = {(row["kind"], row["name"]) for row in verdict["rows"] if not row["passed"]}
+    assert failed >= ({("output", "blocks.*.mlp_residual"), ("update", "blocks.*.mlp.up.weight")} if code else set())
 
 
 def test_a_base_depth_needs_a_depth() -> None:

@@ -7,9 +7,17 @@ import pandas as pd
 from scipy import stats
 
 from mupl.errors import ConfigError
+from mupl.names import block_pattern
 
 TOLERANCE = 0.1  # of a slope in log2(value) against log2(width)
 MEASURED = ("width", "seed", "t", "kind", "name", "statistic", "value", "low", "high", "zero")
+
+
+def over_blocks(rows: pd.DataFrame) -> pd.DataFrame:
+    """A recorder's rows with one for all blocks in place of one for each, its value the mean over blocks."""
+    rows = rows.assign(name=rows["name"].map(block_pattern))
+    keys = [column for column in rows.columns if column != "value"]
+    return rows.groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()
 
 
 def series_keys(rows: pd.DataFrame, along: str = "width") -> list[str]:

@@ -14,11 +14,11 @@ PANELS = {
 }
 
 
-def coordinate_check(rows: pd.DataFrame, title: str, statistic: str = "l1") -> Figure:
+def coordinate_check(rows: pd.DataFrame, title: str, statistic: str = "l1", along: str = "width") -> Figure:
     """Size of the coordinates against width on log2 axes: a row of panels a kind, a column a step t, a line a layer.
 
-    Lines are medians over seeds, bands their range. Values that are 0 are not drawn. A check of the standard
-    parametrization says so in its title.
+    along: "width", or "depth". Lines are medians over seeds, bands their range. Values that are 0 are not drawn.
+    A check of the standard parametrization says so in its title.
     """
     table = rows[(rows["statistic"] == statistic) & (rows["value"] > 0)].copy()
     is_bias = table["name"].str.endswith("bias")
@@ -28,7 +28,7 @@ def coordinate_check(rows: pd.DataFrame, title: str, statistic: str = "l1") -> F
     layers = list(dict.fromkeys(table["layer"]))
     with sns.axes_style("whitegrid"):
         grid = sns.relplot(
-            table, x="width", y="value", hue="layer", hue_order=layers,
+            table, x=along, y="value", hue="layer", hue_order=layers,
             palette=sns.color_palette("viridis", len(layers)),
             row="panel", row_order=[p for p in PANELS.values() if (table["panel"] == p).any()], col="t",
             kind="line", estimator="median", errorbar=("pi", 100), marker="o", markersize=4, height=2.4, aspect=1.3,
@@ -38,6 +38,6 @@ def coordinate_check(rows: pd.DataFrame, title: str, statistic: str = "l1") -> F
         axis.set_xscale("log", base=2)
         axis.set_yscale("log", base=2)
     grid.set_titles(row_template="{row_name}", col_template="t = {col_name}")
-    grid.set_axis_labels("width", {"l1": "mean |x|"}.get(statistic, statistic))
+    grid.set_axis_labels(along, {"l1": "mean |x|"}.get(statistic, statistic))
     grid.figure.suptitle(title, y=1.02)
     return grid.figure

@@ -52,7 +52,7 @@ def expected_exponents(
 
     Along depth the same holds with powers of m_L, for what is in the blocks: the gradient has the exponent r of the
     residual multiplier, an update may have at most -1 - r (those of all blocks add up on the residual stream), and
-    outputs, the residual stream among them, must have 0.
+    outputs, the residual stream among them, must have 0; in a block they may fall to what an update adds to them.
 
     While every readout is 0 no gradient reaches the layers before it: their first update is 0.
 
@@ -134,6 +134,8 @@ def expected_exponents(
                 output = ZERO if _starts_at_zero(info) else Expected(random, random)
             elif not _starts_at_zero(info):
                 output = Expected(min(random, 0.0), 0.0)
+        elif info.in_block and along == "depth" and t > 0:
+            output = Expected(min(update(name, t).low, 0.0), 0.0)
         result["output", name.rpartition(".")[0]] = output
     return result
 

@@ -1,5 +1,6 @@
 """The recorder inside a Lightning trainer."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ class CoordinateStats(Callback):
         folder: where the table goes; by default the first logger's, or else the trainer's root.
         file: name of the table; the suffix is .csv or .parquet.
         predict: add what the rule table predicts (columns low, high and zero), for a coordinate check.
+        along: "width" or "depth", of which the prediction is.
         recorder: arguments of `Recorder`; its probe is by default the inputs of the first training batch.
 
     Raises:
@@ -27,9 +29,17 @@ class CoordinateStats(Callback):
     """
 
     def __init__(
-        self, folder: str | Path | None = None, file: str = "coordinates.csv", predict: bool = False, **recorder: Any
+        self,
+        folder: str | Path | None = None,
+        file: str = "coordinates.csv",
+        predict: bool = False,
+        along: str = "width",
+        **recorder: Any,
     ) -> None:
+        if along not in ("width", "depth"):
+            raise ConfigError(f"callbacks.coordinates.along={along}: must be width or depth")
         self.folder, self.file, self._predict, self._arguments = folder, file, predict, recorder
+        self._along = along
         self.recorder: Recorder | None = None  # of the latest training
         self._logged = 0  # rows that the loggers have
         self._begun_at: int | None = None  # global step; None between two optimizer steps
@@ -41,7 +51,8 @@ class CoordinateStats(Callback):
                 f"callbacks: CoordinateStats needs a LightningModule with `model` and `scales` to know the effective "
                 f"weights; {type(pl_module).__name__} has not both (mupl.training.module.TrainingModule has)"
             )
-        expected: Any = pl_module.expected_exponents if self._predict else None
+        predict: Any = getattr(pl_module, "expected_exponents", None)
+        expected = partial(predict, along=self._along) if self._predict else None
         self.recorder = Recorder(model, scales, optimizer=trainer.optimizers[0], expected=expected, **self._arguments)
         self.recorder.t = trainer.global_step
         self._logged, self._begun_at = 0, None

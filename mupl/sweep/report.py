@@ -58,18 +58,21 @@ def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
     code = conclude(results, sweep_dir)
     rows = gather(results, sweep_dir, COORDINATES_FILE)
     write_atomically(sweep_dir / "coord_check.csv", rows.to_csv(index=False))
-    table = coordinates.verdict(rows)
+    along = "depth" if rows["width"].nunique() == 1 and "depth" in rows else "width"
+    if along == "depth":
+        rows = coordinates.over_blocks(rows)
+    table = coordinates.verdict(rows, along=along)
     write_atomically(sweep_dir / "verdict.json", json.dumps(coordinates.as_json(table), indent=1))
-    series = coordinates.series_keys(rows)
+    series = coordinates.series_keys(rows, along)
     checks = list(rows.groupby(series, sort=False))
     for key, group in checks:
         label = [str(v) if k in IDENTITY else f"{k}={v}" for k, v in zip(series, key, strict=True)]
         title = ", ".join(label) + (": the standard parametrization, not muP" if "sp" in key else "")
         suffix = "" if len(checks) == 1 else "_" + "_".join(label)
-        save(draw(group, title), sweep_dir / f"coord_check{suffix}.png")
+        save(draw(group, title, along=along), sweep_dir / f"coord_check{suffix}.png")
     failures = table[~table["passed"].astype(bool)]
     if len(failures):
-        show(failures.drop(columns="passed"), "failed: slopes of log2(mean |x|) against log2(width)")
+        show(failures.drop(columns="passed"), f"failed: slopes of log2(mean |x|) against log2({along})")
     passed = len(table) - len(failures)
     print(f"coordinate check: {passed} of {len(table)} tensors, kinds and steps pass; {sweep_dir / 'verdict.json'}")
     return 1 if len(failures) or (results["status"] != "completed").any() else code

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mupl.roles import Build, Width, block_pattern
+from mupl.roles import Build, Width
 from mupl.stats.recorder import Recorder
 from mupl.training.module import TrainingModule
 
@@ -52,6 +52,8 @@ def coord_check(
     """
     import pandas as pd
 
+    from mupl.analysis.coordinates import over_blocks
+
     tables = []
     batches = [(x.to(device, dtype) if x.is_floating_point() else x.to(device), y.to(device)) for x, y in batches]
     along = "width" if depths is None else "depth"
@@ -62,13 +64,6 @@ def coord_check(
         rows = _record(trained, batches, statistics, along).assign(width=width, seed=seed)
         tables.append(rows if depth is None else over_blocks(rows).assign(depth=depth))
     return pd.concat(tables, ignore_index=True)
-
-
-def over_blocks(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """A recorder's rows with one for all blocks in place of one for each, its value the mean over blocks."""
-    rows = rows.assign(name=rows["name"].map(block_pattern))
-    keys = [column for column in rows.columns if column != "value"]
-    return rows.groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()
 
 
 @contextmanager
