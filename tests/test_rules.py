@@ -225,6 +225,7 @@ def test_the_printed_table_is_the_table_of_rules() -> None:
         "eps": "1/m_out",
         "grad": "1",
     }
+    assert rule_rows(get_parametrization("depth_mup"), "adam")[1]["wd"] == "m_in"
     table = rich_table(rows, "mup")
     assert (table.row_count, len(table.columns)) == (len(Role), 1 + len(CELLS))
 

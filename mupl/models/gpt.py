@@ -106,7 +106,12 @@ class GPT(nn.Module):
         self.context, self.input_mult, self.output_mult = context, input_mult, output_mult
         self.init_std, self.embedding_std, self.zero_readout = init_std, embedding_std, zero_readout
 
-        linear = UnitLinear if unit_scaling else ScaledLinear
+        linear: type[ScaledLinear] = ScaledLinear
+        logit_scale, value_scale, hidden_scale = attention_mult / math.sqrt(d_head), 1.0, 1.0
+        if unit_scaling:
+            linear, logit_scale = UnitLinear, attention_mult / d_head
+            value_scale = attention_scale(context, d_head, attention_mult)
+            hidden_scale = (gelu_scale if activation == "gelu" else silu_glu_scale)(activation_mult)
         rotary = Rotary(d_head, context) if positions == "rotary" else nn.Identity()
 
         def new_norm(size: int) -> nn.Module:
@@ -120,14 +125,10 @@ class GPT(nn.Module):
 
         def new_block(index: int) -> Block:
             qk_norms = (new_norm(d_head), new_norm(d_head)) if qk_norm else (nn.Identity(), nn.Identity())
-            attention = Attention(width, heads, d_head, group_size, linear, rotary, qk_norms, bias, dropout)
-            mlp = MLP(width, round(mlp_ratio * width), activation, activation_mult, linear, bias)
-            if unit_scaling:
-                attention.scale.value = attention_mult / d_head
-                attention.output_scale = attention_scale(context, d_head, attention_mult)
-                mlp.output_scale = (silu_glu_scale if mlp.gated else gelu_scale)(activation_mult)
-            else:
-                attention.scale.value *= attention_mult
+            attention = Attention(
+                width, heads, d_head, group_size, logit_scale, value_scale, linear, rotary, qk_norms, bias, dropout
+            )
+            mlp = MLP(width, round(mlp_ratio * width), activation, activation_mult, hidden_scale, linear, bias)
             residuals = (new_residual(2 * index), new_residual(2 * index + 1))
             return Block(attention, mlp, (new_norm(width), new_norm(width)), residuals, post_norm, dropout)
 
@@ -216,7 +217,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention; keys and values are one matrix, (2, heads / group_size, d_head) by rows."""
+    """Causal self-attention, the means of values times `value_scale`; keys and values are one matrix, keys first."""
 
     def __init__(
         self,
@@ -224,6 +225,8 @@ class Attention(nn.Module):
         heads: int,
         d_head: int,
         group_size: int,
+        logit_scale: float,
+        value_scale: float,
         linear: type[ScaledLinear],
         rotary: nn.Module,
         qk_norms: tuple[nn.Module, nn.Module],
@@ -231,13 +234,13 @@ class Attention(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.d_head, self.grouped, self.dropout, self.output_scale = d_head, group_size > 1, dropout, 1.0
+        self.d_head, self.grouped, self.dropout, self.value_scale = d_head, group_size > 1, dropout, value_scale
         self.query = linear(width, heads * d_head, bias)
         self.key_value = linear(width, 2 * (heads // group_size) * d_head, bias)
         self.out = linear(heads * d_head, width, bias)
         self.rotary = rotary
         self.query_norm, self.key_norm = qk_norms
-        self.scale = Factor("attention", d_head**-0.5, fan_in=d_head)
+        self.scale = Factor("attention", logit_scale, fan_in=d_head)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., T, width) -> the same shape."""
@@ -247,7 +250,7 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=1.0, dropout_p=dropout, enable_gqa=self.grouped
         )
-        y = _times(self.output_scale, y)
+        y = _times(self.value_scale, y)
         return self.out(y.transpose(-3, -2).flatten(-2).view(*x.shape[:-1], -1))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -275,13 +278,20 @@ class Rotary(nn.Module):
 
 
 class MLP(nn.Module):
-    """`down(gelu(mult up(x)) / mult)`, or with SwiGLU `down(silu(mult a) / mult * b)` for `(a, b) = up(x)`."""
+    """`down(hidden_scale h)`, `h = gelu(mult up(x)) / mult`, or `silu(mult a) / mult * b` for `(a, b) = up(x)`."""
 
     def __init__(
-        self, width: int, hidden: int, activation: str, mult: float, linear: type[ScaledLinear], bias: bool
+        self,
+        width: int,
+        hidden: int,
+        activation: str,
+        mult: float,
+        hidden_scale: float,
+        linear: type[ScaledLinear],
+        bias: bool,
     ) -> None:
         super().__init__()
-        self.gated, self.mult, self.output_scale = activation == "swiglu", mult, 1.0
+        self.gated, self.mult, self.hidden_scale = activation == "swiglu", mult, hidden_scale
         self.up = linear(width, 2 * hidden if self.gated else hidden, bias)
         self.down = linear(hidden, width, bias)
 
@@ -293,7 +303,7 @@ class MLP(nn.Module):
             h = F.silu(_times(self.mult, a)) * b
         else:
             h = F.gelu(_times(self.mult, h))
-        return self.down(_times(self.output_scale / self.mult, h))
+        return self.down(_times(self.hidden_scale / self.mult, h))
 
 
 def _heads(width: int, heads: int | None, d_head: int | None) -> tuple[int, int]:

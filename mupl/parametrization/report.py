@@ -31,7 +31,8 @@ def scale_rows(infos: Mapping[str, ParamInfo], scales: Mapping[str, Scale]) -> l
 def rule_rows(parametrization: Parametrization, family: str) -> list[dict[str, str]]:
     """One row a role, with the cells of the rule table as text."""
     rules = {role: parametrization.rule(family, role) for role in Role}
-    return [{"role": str(role)} | {cell: str(getattr(rule, cell)) for cell in CELLS} for role, rule in rules.items()]
+    cells = (*CELLS, "wd") if any(rule.wd for rule in rules.values()) else CELLS
+    return [{"role": str(role)} | {cell: str(getattr(rule, cell)) for cell in cells} for role, rule in rules.items()]
 
 
 def print_table(table: "Table") -> None:
