@@ -96,7 +96,7 @@ def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:
 def conclude(results: pd.DataFrame, sweep_dir: Path) -> int:
     """Write `results.csv`, print how the jobs ended; 1 if one failed."""
     write_atomically(sweep_dir / "results.csv", results.to_csv(index=False))
-    counts = results["status"].value_counts()
+    counts = results["status"].value_counts().sort_index()
     print(", ".join(f"{count} {status}" for status, count in counts.items()), "in", sweep_dir)
     for _, job in results[results["status"] == "failed"].iterrows():
         print(f"failed: job {job['folder']}: {job['error']}")

@@ -1,6 +1,7 @@
 """The one LightningModule: any model, in any parametrization, under any optimizer."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,6 +41,8 @@ class TrainingModule(LightningModule):
         family: the optimizer's family, for an optimizer that mupl does not know.
         seed: of the initial weights.
 
+    Under `torch.device("meta")` it describes a training without holding any weights, as a stack's members do.
+
     Raises:
         ConfigError: on bad values, or a tensor that cannot be classified.
     """
@@ -68,9 +71,11 @@ class TrainingModule(LightningModule):
             parametrization = get_parametrization(parametrization)
         self.optimizer_class = resolve(optimizer)
         self.schedule = schedule or Schedule()
+        self.seed = seed
         self.loss = loss
         self.parametrization = parametrization
         self.family = family or family_of(self.optimizer_class)
+        self.build = partial(build, width)
         self.infos = describe(build, width, base_width, roles=roles, init=init)
         self.scales = scales(
             self.infos,
@@ -81,7 +86,7 @@ class TrainingModule(LightningModule):
             weight_decay=weight_decay,
             weight_decay_mode=weight_decay_mode,
         )
-        self.model = apply(build(width), self.scales, torch.Generator().manual_seed(seed))
+        self.model = apply(self.build(), self.scales, torch.Generator().manual_seed(seed))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
