@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from mupl.errors import ConfigError, bad_input
 from mupl.optim.stacked import NotStackable, rule_of
 from mupl.sweep import plan
+from mupl.sweep.compose import to_yaml
 from mupl.sweep.remote import EXECUTORS
 from mupl.sweep.results import RESULT_FILE
 from mupl.sweep.stacked import Job, device_of, saved, train_stack
@@ -95,17 +96,16 @@ def _conclude(
     context: HydraContext, task_function: TaskFunction, config: DictConfig, job: Job, result: dict[str, Any]
 ) -> JobReturn:
     """Leave what Hydra's `run_job` leaves of a job, of one that is trained."""
-    hydra = OmegaConf.create({"hydra": OmegaConf.to_container(config.hydra, resolve=False)})
     if config.hydra.output_subdir is not None:
         folder = job.folder / config.hydra.output_subdir
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(own(config), folder / "config.yaml")
-        OmegaConf.save(hydra, folder / "hydra.yaml")
-        OmegaConf.save(config.hydra.overrides.task, folder / "overrides.yaml")
+        hydra = {"hydra": OmegaConf.to_container(config.hydra, resolve=False, enum_to_str=True)}
+        task = list(config.hydra.overrides.task)
+        for name, values in (("config", own(config)), ("hydra", hydra), ("overrides", task)):
+            (folder / f"{name}.yaml").write_text(to_yaml(values))
     context.callbacks.on_job_start(config=config, task_function=task_function)
-    returned = JobReturn(
-        list(config.hydra.overrides.task), OmegaConf.create(own(config)), hydra, str(Path.cwd()), config.hydra.job.name
-    )
+    overrides, name = list(config.hydra.overrides.task), config.hydra.job.name
+    returned = JobReturn(overrides, job.config, config, str(Path.cwd()), name)
     returned.return_value = result.get(job.config.metric, float("nan"))
     returned.status = JobStatus.COMPLETED
     context.callbacks.on_job_end(config=config, job_return=returned)
@@ -153,7 +153,7 @@ def _limit(job: Job, options: Options) -> int:
 
 def _train(stacks: Sequence[list[Job]], states: Path, options: Options) -> None:
     """Train the stacks; the jobs of one that fails are left without results."""
-    waits: list[tuple[str, Callable[[], None]]] = []
+    waits: list[tuple[str, Callable[[], object]]] = []
     submit = EXECUTORS[options.through](states.parent, options.resources) if options.through else None
     for i, stack in enumerate(stacks):
         title = f"stack {i + 1} of {len(stacks)}"
@@ -167,7 +167,7 @@ def _train(stacks: Sequence[list[Job]], states: Path, options: Options) -> None:
         _wait(title, wait)
 
 
-def _wait(title: str, wait: Callable[[], None]) -> None:
+def _wait(title: str, wait: Callable[[], object]) -> None:
     try:
         wait()
     except Exception as error:

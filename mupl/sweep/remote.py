@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-Task = Callable[[], None]
+Task = Callable[[], object]
 Submit = Callable[[Task], Task]  # starts a task and returns a function that waits for it and raises what it raised
 
 
