@@ -43,7 +43,7 @@ def test_a_single_run_leaves_its_config_table_metrics_and_result(tmp_path: Path)
     config = OmegaConf.load(tmp_path / ".hydra" / "config.yaml")
     assert (config.width, config.lr, config.parametrization.name) == (16, 0.01, "mup")
     table = pd.read_csv(tmp_path / "parametrization.csv", index_col="name")
-    assert list(table.columns) == ["role", "shape", "mult", "init_std", "lr", "eps", "wd", "grad"]
+    assert list(table.columns) == ["role", "shape", "family", "mult", "init_std", "lr", "factor", "eps", "wd", "grad"]
     assert table.loc["layers.1.weight", ["role", "lr"]].tolist() == ["hidden", 0.005]
     metrics = pd.read_csv(tmp_path / "metrics.csv")
     assert metrics["train_loss"].count() == 2
