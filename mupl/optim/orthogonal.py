@@ -13,9 +13,9 @@ from mupl.optim.base import DirectionOptimizer, move
 from mupl.parametrization.family import Family
 from mupl.roles import ParamInfo, Role
 
-# (a, b, c) of one step s -> a s + b s^3 + c s^5 on singular values. MUON maps all from about 0.01 to 1 into
-# [0.68, 1.13] in five steps, without converging (Jordan 2024; torch.optim.Muon's); QUINTIC has 1 for a fixed point with
-# two vanishing derivatives, so three steps of it make 1 of those to rounding (Higham 2008, section 8.3).
+# (a, b, c) of one step s -> a s + b s^3 + c s^5 on singular values. MUON maps all from 0.002 to 1 into [0.68, 1.21] in
+# five steps, without converging (Jordan 2024; torch.optim.Muon's); QUINTIC has 1 for a fixed point with two vanishing
+# derivatives (Higham 2008, section 8.3), so that three steps of it bring those within 1e-9 of 1.
 MUON = (3.4445, -4.7750, 2.0315)
 QUINTIC = (15 / 8, -10 / 8, 3 / 8)
 
@@ -95,9 +95,9 @@ class Orthogonal(DirectionOptimizer):
     Args:
         params: param groups with the keys `params` and `family` ("orthogonal" or "adam"), as
             `mupl.optim.groups.param_groups` makes them.
-        method: U V^T by "svd" (exact; simplified Shampoo), "muon" (five steps of Newton-Schulz in bfloat16, singular
-            values between about 0.7 and 1.2) or "accurate" (eight steps in float32, within 1e-5 of 1 where they
-            are at least 0.01 of the Frobenius norm).
+        method: U V^T by "svd" (exact; simplified Shampoo), "muon" (five steps of Newton-Schulz in bfloat16) or
+            "accurate" (eight in float32). Singular values of at least 0.002 of the Frobenius norm become 1 +- 1e-5,
+            0.68 to 1.21 up to rounding, and 1 +- 1e-5; rounding to bfloat16 adds small ones where there were none.
         scale: "spectral", "keller", "match_rms_adamw" or "none": see `FACTORS`.
         roles: of the matrices that get orthogonal updates; says to `routing` what the groups then hold.
         betas, eps: of AdamW, as `torch.optim.AdamW`; `fused`: whether its fused kernel is used.
