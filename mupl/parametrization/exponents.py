@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mupl.parametrization.family import Family, as_family
 from mupl.parametrization.monomial import Monomial
@@ -58,9 +58,10 @@ def expected_exponents(
     `update` (from t to t + 1); with decoupled weight decay the two parts of an update are told apart instead, as
     `gradient_update` and `decay`.
     """
+    infos = {name: replace(info, role=info.shape_role) for name, info in infos.items()}
     family = as_family(family)
     t -= family.idle  # 0: the first update that moves anything
-    readouts = [name for name, info in infos.items() if info.shape_role is Role.OUTPUT]
+    readouts = [name for name, info in infos.items() if info.role is Role.OUTPUT]
     silent = bool(readouts) and all(_starts_at_zero(infos[name]) for name in readouts)
     result: dict[tuple[str, str], Expected] = {}
 
@@ -77,17 +78,17 @@ def expected_exponents(
 
     def _exponent(name: str, cell: str) -> float:
         info = infos[name]
-        return exponent(getattr(parametrization.rule(family.of(info), info.shape_role), cell), info, family)
+        return exponent(getattr(parametrization.rule(family.of(info), info.role), cell), info, family)
 
     def update(name: str, t: int) -> Expected:
         """The step of W from t to t + 1 by its gradient."""
         info = infos[name]
-        before_readout = info.shape_role in (Role.INPUT, Role.HIDDEN)
+        before_readout = info.role in (Role.INPUT, Role.HIDDEN)
         if t < 0 or (before_readout and silent and t == 0):
             return ZERO
         power = _exponent(name, "mult") + _exponent(name, "lr")
         if family.of(info) == "orthogonal":
-            power += own_exponent(info, family) - HALF * sum(_grows(info.shape_role))
+            power += own_exponent(info, family) - HALF * sum(_grows(info.role))
         if family.of(info) == "sgd":
             power += _exponent(name, "mult") + _exponent(name, "grad")
             if before_readout and readouts:
@@ -96,7 +97,7 @@ def expected_exponents(
 
     for name, info in infos.items():
         result["param", name] = weight(name, t)
-        step, most = update(name, t), STABLE[info.shape_role]
+        step, most = update(name, t), STABLE[info.role]
         result["gradient_update" if decay else "update", name] = (
             step if step.zero else Expected(min(step.low, most), min(step.high, most))
         )
@@ -105,7 +106,7 @@ def expected_exponents(
         if len(info.shape) < 2:
             continue
         output = Expected()
-        if info.shape_role is Role.OUTPUT:
+        if info.role is Role.OUTPUT:
             random = None if _starts_at_zero(info) else init_exponent(name) + HALF
             if t <= 0:
                 output = ZERO if random is None else Expected(random, random)
@@ -116,8 +117,8 @@ def expected_exponents(
 
 
 def exponent(cell: Monomial, info: ParamInfo, family: Family) -> float:
-    """The power of width in a cell, where m_in and m_out grow as the tensor's shapes say."""
-    m_in, m_out = _grows(info.shape_role)
+    """The power of width in a cell, where m_in and m_out grow as the tensor's role says."""
+    m_in, m_out = _grows(info.role)
     powers = {"m_in": m_in, "m_out": m_out, "own": own_exponent(info, family)}
     return float(sum(power * powers.get(symbol, 0) for symbol, power in cell.exponents.items()))
 
@@ -125,10 +126,10 @@ def exponent(cell: Monomial, info: ParamInfo, family: Family) -> float:
 def own_exponent(info: ParamInfo, family: Family) -> float:
     """The power of width in the factor that the optimizer itself puts on an update."""
     wide, wider = (
-        family.factor(family.of(info), *(width if grows else 1.0 for grows in reversed(_grows(info.shape_role))))
-        for width in (2.0**40, 2.0**41)  # above any dimension that stays finite
+        family.factor(family.of(info), *(width if grows else 1.0 for grows in reversed(_grows(info.role))))
+        for width in (2.0**40, 2.0**42)  # above any dimension that stays finite
     )
-    return math.log2(wider / wide)
+    return math.log2(wider / wide) / 2
 
 
 def _grows(role: Role) -> tuple[bool, bool]:
