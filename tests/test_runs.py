@@ -276,6 +276,19 @@ def test_update_norms_of_heterogeneous_widths(real_data: Path, tmp_path: Path) -
     assert (tmp_path / "update_norms.png").exists()
 
 
+def test_update_norms_of_simplified_shampoo(real_data: Path, tmp_path: Path) -> None:
+    done = train("-m", "experiment=update_norms_shampoo", f"data.root={real_data}", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "update_norms.csv")
+    plain, rescaled = (table[table["optimizer"] == f"shampoo_svd/{variant}"] for variant in ("all", "rescaled"))
+    assert len(plain) == len(rescaled) == 9
+    np.testing.assert_allclose(plain["spectral"], 0.01, rtol=1e-4)
+    np.testing.assert_allclose(rescaled["rms_to_rms"], 0.01, rtol=1e-4)
+    rank = (plain["frobenius"] / plain["spectral"]) ** 2
+    np.testing.assert_allclose(rank, rank.round(), rtol=1e-3)
+    assert rank.iloc[-1].round() == 9  # the gradients of ten logits add up to 0
+
+
 def test_a_report_can_be_made_again_from_the_folders(sweep: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
     folder, _ = sweep
     before = (folder / "results.csv").read_text()
