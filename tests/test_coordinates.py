@@ -1,6 +1,7 @@
 """Verdicts on rows whose slopes are known, and the exponents that tables predict."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from mupl.models import MLP
 from mupl.optim.families import family_of
 from mupl.optim.orthogonal import FACTORS, Orthogonal
 from mupl.parametrization.exponents import ZERO, Expected, expected_exponents, own_exponent
-from mupl.parametrization.family import Family
+from mupl.parametrization.family import Family, as_family
 from mupl.parametrization.rules import get_parametrization
 from mupl.roles import describe
 
@@ -176,7 +177,7 @@ def test_sp_with_orthogonal_updates_predicts_what_the_optimizer_makes_of_shapes(
 
 def test_an_optimizer_that_starts_late_is_expected_to() -> None:
     infos = describe(lambda w: MLP(6, 3, w), 32, 16)
-    early, late = (Family(lambda info: "adam", idle=idle) for idle in (0, 1))
+    early, late = (replace(as_family("adam"), idle=idle) for idle in (0, 1))
     for t in (0, 1, 2):
         assert expected_exponents(infos, get_parametrization("mup"), late, t + 1) == expected_exponents(
             infos, get_parametrization("mup"), early, t

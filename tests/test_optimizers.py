@@ -1,6 +1,7 @@
 """Orthogonal and entrywise optimizers: what an update is, and that torch, Lightning and the rules accept them."""
 
 import math
+import pickle
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from mupl.optim.orthogonal import FACTORS, METHODS, Orthogonal
 from mupl.parametrization.apply import apply, parameters
 from mupl.parametrization.rules import Scale, get_parametrization, scales
 from mupl.roles import describe
+from mupl.training.module import TrainingModule
 
 SHAPES = [(512, 2048), (2048, 512), (64, 64), (10, 784), (64, 32, 3, 3)]
 CONFIGS = Path(__file__).parents[1] / "conf" / "optimizer"
@@ -73,6 +75,9 @@ def test_orthogonal_updates_depend_on_neither_scale_nor_company_nor_orientation(
 @pytest.mark.parametrize("method", METHODS)
 def test_directions_that_a_momentum_has_not_are_given_none(method: str) -> None:
     assert torch.equal(METHODS[method](torch.zeros(3, 5)), torch.zeros(3, 5))
+    broken = METHODS[method](torch.stack([torch.full((3, 5), math.inf), gaussian(3, 5)]))
+    assert broken[0].isnan().all()  # a run that diverges is a result, not an error
+    assert broken[1].isfinite().all()
     if method != "muon":  # whose rounding to bfloat16 is a direction too
         low_rank = gaussian(40, 3) @ gaussian(3, 30, seed=1)
         assert torch.linalg.svdvals(METHODS[method](low_rank))[3] < 1e-2
@@ -319,6 +324,17 @@ def test_every_config_of_an_optimizer_trains(name: str) -> None:
     train(model, optimizer, 5)
     assert model(x).square().mean() < before
     assert {scale.family for scale in numbers.values()} <= {"sgd", "adam", "orthogonal"}
+
+
+@pytest.mark.parametrize("name", ["mulinear", "cerebras", "sp_full_align"])
+def test_a_parametrization_without_rules_for_matrices_is_named(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"parametrization={name} has no rules for the optimizer family 'orthogonal'"):
+        prepared("muon", name=name)
+
+
+def test_a_module_with_a_routed_optimizer_can_be_pickled() -> None:
+    module = TrainingModule(partial(MLP, 4, 2), 8, base_width=4, lr=0.1, optimizer="muon")
+    assert pickle.loads(pickle.dumps(module)).scales == module.scales
 
 
 def test_every_named_optimizer_has_a_family() -> None:

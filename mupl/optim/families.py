@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -34,7 +35,7 @@ FAMILIES: dict[str, str | Family | Callable[..., Family]] = {
     "mupl.Orthogonal": routing,
     "pytorch_optimizer.Lion": "adam",
     # entries of size lr in a rotated basis; its first step only finds the basis
-    "pytorch_optimizer.SOAP": Family(lambda info: "adam", idle=1),
+    "pytorch_optimizer.SOAP": replace(as_family("adam"), idle=1),
     # L^(-1/4) G R^(-1/4) is U V^T at the first step and keeps its scale; (g g^T)^(-1/2) g of a vector has norm 1
     "pytorch_optimizer.Shampoo": "orthogonal",
 }

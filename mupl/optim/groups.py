@@ -63,7 +63,7 @@ def check_same_groups(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     for mine, saved in zip(optimizer.param_groups, state["param_groups"], strict=False):
         for key in ("lr", "weight_decay", "eps", "family"):
             ours, theirs = (group.get(f"initial_{key}", group.get(key)) for group in (mine, saved))
-            if ours != theirs:
+            if key in saved and ours != theirs:
                 raise ConfigError(
                     f"optimizer state: it was saved under {key}={theirs} where this run has {key}={ours}. To resume, "
                     "train with the hyperparameters of that run; to go on with these, load the state "

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from mupl.roles import ParamInfo, Role
 # derivatives (Higham 2008, section 8.3), so that three steps of it bring those within 1e-9 of 1.
 MUON = (3.4445, -4.7750, 2.0315)
 QUINTIC = (15 / 8, -10 / 8, 3 / 8)
+SMALLEST = 1e-18  # norm; the squares of smaller ones are lost in float32
 
 # By what to multiply an update with singular values 1, given (fan_out, fan_in), beside lr
 FACTORS: dict[str, Callable[[float, float], float]] = {
@@ -35,11 +37,13 @@ FACTORS: dict[str, Callable[[float, float], float]] = {
 def svd(x: Tensor) -> Tensor:
     """`U V^T` of `x = U S V^T` (.., out, in), of those singular values that are not rounding of 0.
 
-    A direction that x has not is given none: of a zero matrix the result is 0, not an arbitrary rotation.
+    A direction that x has not is given none: of a zero matrix the result is 0, not an arbitrary rotation. Of one that
+    is not finite it is NaN, where `torch.linalg.svd` would raise, so that a run which diverges ends as any other.
     """
-    u, s, vh = torch.linalg.svd(x if x.dtype is torch.float64 else x.float(), full_matrices=False)
+    finite = x.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+    u, s, vh = torch.linalg.svd(x.where(finite, 0).to(torch.promote_types(x.dtype, torch.float32)), full_matrices=False)
     present = s > s[..., :1] * max(x.shape[-2:]) * torch.finfo(s.dtype).eps
-    return ((u * present[..., None, :]) @ vh).to(x.dtype)
+    return ((u * present[..., None, :]) @ vh).where(finite, torch.nan).to(x.dtype)
 
 
 def newton_schulz(x: Tensor, coefficients: Sequence[tuple[float, float, float]], dtype: torch.dtype) -> Tensor:
@@ -47,10 +51,10 @@ def newton_schulz(x: Tensor, coefficients: Sequence[tuple[float, float, float]],
 
     x over its Frobenius norm, then `x <- a x + (b A + c A^2) x` with `A = x x^T` for each (a, b, c), in `dtype`.
     """
-    y = x.to(dtype, copy=True).flatten(0, -3) if x.dim() > 2 else x.to(dtype, copy=True)[None]
+    y = x.to(dtype).reshape(-1, *x.shape[-2:])
     tall = y.shape[-2] > y.shape[-1]
     y = y.mT if tall else y
-    y /= torch.linalg.matrix_norm(y, keepdim=True).clamp_min(torch.finfo(dtype).tiny)
+    y = y / torch.linalg.matrix_norm(y, keepdim=True).clamp_min(SMALLEST)
     for a, b, c in coefficients:
         gram = y @ y.mT
         y = torch.baddbmm(y, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), y, beta=a)
@@ -76,12 +80,17 @@ def routing(method: str = "muon", scale: str = "spectral", roles: Collection[str
     if unknown := set(roles) - {Role.INPUT, Role.HIDDEN, Role.OUTPUT}:
         raise ConfigError(f"optimizer.roles={', '.join(sorted(unknown))}: must be of input, hidden, output")
 
-    def of(info: ParamInfo) -> str:
-        # tensors that are stored another way round, such as embeddings, are no (fan_out, fan_in) matrix as they stand
-        is_matrix = len(info.shape) > 1 and info.fan_out == info.shape[0]
-        return "orthogonal" if is_matrix and info.role in roles else "adam"
+    return Family(partial(_route, tuple(roles)), partial(_factor, scale))
 
-    return Family(of, lambda family, *fans: FACTORS[scale](*fans) if family == "orthogonal" else 1.0)
+
+def _route(roles: Collection[str], info: ParamInfo) -> str:
+    # tensors that are stored another way round, such as embeddings, are no (fan_out, fan_in) matrix as they stand
+    is_matrix = len(info.shape) > 1 and info.fan_out == info.shape[0]
+    return "orthogonal" if is_matrix and info.role in roles else "adam"
+
+
+def _factor(scale: str, family: str, fan_out: float, fan_in: float) -> float:
+    return FACTORS[scale](fan_out, fan_in) if family == "orthogonal" else 1.0
 
 
 class Orthogonal(DirectionOptimizer):

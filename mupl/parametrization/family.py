@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from mupl.roles import ParamInfo
 
@@ -18,7 +20,7 @@ class Family:
     """
 
     of: Callable[[ParamInfo], str]
-    factor: Callable[[str, float, float], float] = lambda family, fan_out, fan_in: 1.0
+    factor: Callable[[str, float, float], float]
     idle: int = 0
 
     def own(self, info: ParamInfo) -> float:
@@ -30,4 +32,8 @@ class Family:
 
 def as_family(family: "str | Family") -> Family:
     """A family's name stands for an optimizer under which every tensor follows it."""
-    return Family(lambda info: family) if isinstance(family, str) else family
+    return Family(partial(_always, family), partial(_always, 1.0)) if isinstance(family, str) else family
+
+
+def _always(value: Any, *_: object) -> Any:  # no lambda: a TrainingModule can be pickled
+    return value
