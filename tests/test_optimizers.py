@@ -20,7 +20,7 @@ from mupl.models import MLP
 from mupl.optim.elementwise import Lion, adam_atan2, lion, sign_momentum
 from mupl.optim.families import OPTIMIZERS, family_of, resolve
 from mupl.optim.groups import build_optimizer
-from mupl.optim.orthogonal import FACTORS, METHODS, Orthogonal
+from mupl.optim.orthogonal import FACTORS, METHODS, Orthogonal, accumulate
 from mupl.parametrization.apply import apply, parameters
 from mupl.parametrization.rules import Scale, get_parametrization, scales
 from mupl.roles import describe
@@ -183,7 +183,8 @@ def test_entrywise_directions_are_their_formulas() -> None:
 def test_directions_take_a_leading_member_axis() -> None:
     g, m, v = (gaussian(3, 5, 7, seed=s) for s in range(3))
     for rule, arguments in (
-        (partial(sign_momentum, momentum=0.9), (g, m)), (partial(lion, beta1=0.9, beta2=0.99), (g, m)),
+        (partial(sign_momentum, momentum=0.9), (g, m)), (partial(accumulate, momentum=0.9, nesterov=True), (g, m)),
+        (partial(lion, beta1=0.9, beta2=0.99), (g, m)),
         (partial(adam_atan2, step=3, beta1=0.9, beta2=0.99), (g, m, v.square())),
         *((lambda x, f=f: (f(x),), (g,)) for f in (METHODS["svd"], METHODS["accurate"])),
     ):  # fmt: skip

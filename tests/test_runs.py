@@ -92,6 +92,7 @@ BAD_INPUT = {
     "lr=-0.1": "lr=-0.1: must be a finite number > 0",
     "data=mnist data.root=/nowhere": "data.root=/nowhere: no MNIST files there",
     "parametrization=cerebras optimizer=sgd": "cerebras has no rules for the optimizer family 'sgd'",
+    "optimizer=muon depth=1": "optimizer.roles=hidden: the model has no such matrix",
     "width=wide": "width=wide: must be a whole number >= 1",
     "model._target_=tests.models.Unclassifiable": "'positions' of shape (3, 8)",
     "batch_size=0": "batch_size=0: must be a whole number >= 1",

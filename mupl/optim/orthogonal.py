@@ -34,6 +34,12 @@ FACTORS: dict[str, Callable[[float, float], float]] = {
 }
 
 
+def accumulate(g: Tensor, m: Tensor, momentum: float, nesterov: bool) -> tuple[Tensor, Tensor]:
+    """`m <- momentum m + (1 - momentum) g`; returns `momentum m + (1 - momentum) g` if nesterov, else m, and m."""
+    m = m.lerp(g, 1 - momentum)
+    return g.lerp(m, momentum) if nesterov else m, m
+
+
 def svd(x: Tensor) -> Tensor:
     """`U V^T` of `x = U S V^T` (.., out, in), of those singular values that are not rounding of 0.
 
@@ -96,10 +102,9 @@ def _factor(scale: str, family: str, fan_out: float, fan_in: float) -> float:
 class Orthogonal(DirectionOptimizer):
     """Orthogonal updates for matrices, AdamW for every other tensor, as the key `family` of a param group says.
 
-    A matrix W (fan_out, fan_in), or a convolution's weight as (fan_out, fan_in * receptive field):
-    `m <- momentum m + (1 - momentum) g`, `x = momentum m + (1 - momentum) g` if nesterov else `m`, and
-    `w <- w - lr (weight_decay w + factor U V^T)` where `x = U S V^T`. Momenta of one shape are stacked and computed at
-    once. Where a gradient has been 0 so far there is no direction, and no update.
+    A matrix W (fan_out, fan_in), or a convolution's weight as (fan_out, fan_in) with the receptive field in fan_in:
+    `w <- w - lr (weight_decay w + factor U V^T)` with `U S V^T` the momentum (see `accumulate`). Momenta of one shape
+    are stacked and computed at once. Where all gradients so far were 0 there is no direction, and no update.
 
     Args:
         params: param groups with the keys `params` and `family` ("orthogonal" or "adam"), as
@@ -159,8 +164,8 @@ class Orthogonal(DirectionOptimizer):
         state = self.state[w]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(w)
-        m, momentum = state["momentum_buffer"].lerp_(w.grad, 1 - group["momentum"]), group["momentum"]
-        return w.grad.lerp(m, momentum) if group["nesterov"] else m
+        x, state["momentum_buffer"] = accumulate(w.grad, state["momentum_buffer"], group["momentum"], group["nesterov"])
+        return x
 
     def _adamw(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         for w in weights:
