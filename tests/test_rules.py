@@ -63,7 +63,7 @@ def test_every_cell_of_every_table_is_one_at_the_base_width(name: str) -> None:
     for family, by_role in parametrization.rules.items():
         for role, rule in by_role.items():
             for cell in CELLS:
-                assert getattr(rule, cell)(m_in=1, m_out=1, sigma=1, alpha=1) == 1, (family, role, cell)
+                assert getattr(rule, cell)(m_in=1, m_out=1, sigma=1, alpha=1, own=1) == 1, (family, role, cell)
 
 
 def test_a_table_with_an_unknown_column_or_role_is_an_error() -> None:

@@ -1,8 +1,10 @@
 """What a coordinate check must see: the exponents in width that follow from a rule table."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from mupl.parametrization.family import Family, as_family
 from mupl.parametrization.monomial import Monomial
 from mupl.parametrization.rules import Parametrization
 from mupl.roles import ParamInfo, Role
@@ -27,7 +29,7 @@ UNKNOWN = Expected(low=float("nan"), high=float("nan"))  # not judged
 
 
 def expected_exponents(
-    infos: Mapping[str, ParamInfo], parametrization: Parametrization, family: str, t: int, decay: bool = False
+    infos: Mapping[str, ParamInfo], parametrization: Parametrization, family: str | Family, t: int, decay: bool = False
 ) -> dict[tuple[str, str], Expected]:
     """By (kind, name), with t the number of updates done; of effective tensors W = mult * w.
 
@@ -37,6 +39,9 @@ def expected_exponents(
     - an update under `adam` has e(mult) + e(lr): entries of w move by lr whatever the gradient;
     - an update under `sgd` has 2 e(mult) + e(lr) + e(grad) + g, with g the exponent of the gradient of W: 0 for the
       readout, and for all before it that of the readout's W (backpropagation is linear in it);
+    - an update under `orthogonal` has e(mult) + e(lr) + e(the optimizer's own factor) - d/2, with d the number of
+      dimensions that grow: r singular values of 1 make entries of sqrt(r / (fan_in fan_out)), and the rank r of a
+      gradient does not grow with width once that is above the batch size;
     - W after updates has the larger of both (on the way there, if updates grow faster than what it starts from, it lies
       between); the part of an update that is (decoupled) weight decay that of W;
     - no update may exceed `STABLE`, above which outputs grow: a table that predicts such updates (SP's, NTK's
@@ -45,19 +50,23 @@ def expected_exponents(
       after the first update; at init they are a sum of n independent terms, e(mult) + e(init) + 1/2, and after it they
       may keep such a part.
 
-    While every readout is 0 no gradient reaches the layers before it: their first update is 0.
+    While every readout is 0 no gradient reaches the layers before it: their first update is 0. Before the first update
+    that an optimizer makes (`Family.idle`) all are.
 
     Roles are those of the shapes, and cells those of the parametrization's own table: neither a role nor an override
     that a user sets changes what must be seen. kinds: `output` (name of the module that owns the tensor), `param` and
     `update` (from t to t + 1); with decoupled weight decay the two parts of an update are told apart instead, as
     `gradient_update` and `decay`.
     """
-    readouts = [name for name, info in infos.items() if info.shape_role is Role.OUTPUT]
+    infos = {name: replace(info, role=info.shape_role) for name, info in infos.items()}
+    family = as_family(family)
+    t -= family.idle  # 0: the first update that moves anything
+    readouts = [name for name, info in infos.items() if info.role is Role.OUTPUT]
     silent = bool(readouts) and all(_starts_at_zero(infos[name]) for name in readouts)
     result: dict[tuple[str, str], Expected] = {}
 
     def weight(name: str, t: int) -> Expected:
-        """W after t updates."""
+        """W after t updates (as many as none if t < 0)."""
         initial = [] if _starts_at_zero(infos[name]) else [init_exponent(name)]
         # updates after the second are as the second
         updates = [e.high for k in range(min(t, 2)) if not (e := update(name, k)).zero]
@@ -69,15 +78,18 @@ def expected_exponents(
 
     def _exponent(name: str, cell: str) -> float:
         info = infos[name]
-        return exponent(getattr(parametrization.rule(family, info.shape_role), cell), info.shape_role)
+        return exponent(getattr(parametrization.rule(family.of(info), info.role), cell), info, family)
 
     def update(name: str, t: int) -> Expected:
         """The step of W from t to t + 1 by its gradient."""
-        before_readout = infos[name].shape_role in (Role.INPUT, Role.HIDDEN)
-        if before_readout and silent and t == 0:
+        info = infos[name]
+        before_readout = info.role in (Role.INPUT, Role.HIDDEN)
+        if t < 0 or (before_readout and silent and t == 0):
             return ZERO
         power = _exponent(name, "mult") + _exponent(name, "lr")
-        if family == "sgd":
+        if family.of(info) == "orthogonal":
+            power += own_exponent(info, family) - HALF * sum(_grows(info.role))
+        if family.of(info) == "sgd":
             power += _exponent(name, "mult") + _exponent(name, "grad")
             if before_readout and readouts:
                 power += max(weight(r, t).high for r in readouts)
@@ -85,7 +97,7 @@ def expected_exponents(
 
     for name, info in infos.items():
         result["param", name] = weight(name, t)
-        step, most = update(name, t), STABLE[info.shape_role]
+        step, most = update(name, t), STABLE[info.role]
         result["gradient_update" if decay else "update", name] = (
             step if step.zero else Expected(min(step.low, most), min(step.high, most))
         )
@@ -94,9 +106,9 @@ def expected_exponents(
         if len(info.shape) < 2:
             continue
         output = Expected()
-        if info.shape_role is Role.OUTPUT:
+        if info.role is Role.OUTPUT:
             random = None if _starts_at_zero(info) else init_exponent(name) + HALF
-            if t == 0:
+            if t <= 0:
                 output = ZERO if random is None else Expected(random, random)
             elif random is not None:
                 output = Expected(min(random, 0.0), 0.0)
@@ -104,10 +116,25 @@ def expected_exponents(
     return result
 
 
-def exponent(cell: Monomial, role: Role) -> float:
-    """The power of width in a cell, where m_in and m_out grow as the role says."""
-    grows = {"m_in": role in (Role.HIDDEN, Role.OUTPUT), "m_out": role in (Role.INPUT, Role.HIDDEN)}
-    return float(sum(power for symbol, power in cell.exponents.items() if grows.get(symbol)))
+def exponent(cell: Monomial, info: ParamInfo, family: Family) -> float:
+    """The power of width in a cell, where m_in and m_out grow as the tensor's role says."""
+    m_in, m_out = _grows(info.role)
+    powers = {"m_in": m_in, "m_out": m_out, "own": own_exponent(info, family)}
+    return float(sum(power * powers.get(symbol, 0) for symbol, power in cell.exponents.items()))
+
+
+def own_exponent(info: ParamInfo, family: Family) -> float:
+    """The power of width in the factor that the optimizer itself puts on an update."""
+    wide, wider = (
+        family.factor(family.of(info), *(width if grows else 1.0 for grows in reversed(_grows(info.role))))
+        for width in (2.0**40, 2.0**42)  # above any dimension that stays finite
+    )
+    return math.log2(wider / wide) / 2
+
+
+def _grows(role: Role) -> tuple[bool, bool]:
+    """Whether fan_in and fan_out grow with width."""
+    return role in (Role.HIDDEN, Role.OUTPUT), role in (Role.INPUT, Role.HIDDEN)
 
 
 def _starts_at_zero(info: ParamInfo) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from mupl.errors import ConfigError
 from mupl.initializers import Initializer
 from mupl.parametrization.cerebras import lr_overrides
+from mupl.parametrization.family import Family, as_family
 from mupl.parametrization.monomial import Monomial
 from mupl.parametrization.tables import TABLES
 from mupl.roles import ParamInfo, Role, match_glob
@@ -65,7 +66,10 @@ class Parametrization:
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one tensor: `W = mult * w`, `w` drawn by `init`, and what its param group is told."""
+    """The numbers of one tensor: `W = mult * w`, `w` drawn by `init`, and what its param group is told.
+
+    `factor` is what the optimizer itself multiplies the tensor's updates by, beside lr, as its `family` there.
+    """
 
     mult: float
     init: Initializer
@@ -73,6 +77,8 @@ class Scale:
     eps: float
     weight_decay: float
     grad: float
+    family: str
+    factor: float
 
 
 def parse_table(text: str) -> dict[str, dict[Role, Rule]]:
@@ -123,7 +129,7 @@ def get_parametrization(
 def scales(
     infos: Mapping[str, ParamInfo],
     parametrization: Parametrization,
-    family: str,
+    family: str | Family,
     *,
     lr: float,
     eps: float = 1e-8,
@@ -142,12 +148,15 @@ def scales(
     """
     check_hyperparameters(lr, eps, weight_decay, weight_decay_mode)
     overridden = _overrides_by_name(infos, parametrization.overrides)
+    family = as_family(family)
     result = {}
     for name, info in infos.items():
         cells = dict(overridden[name])
         alpha, wd_factor = cells.pop("lr_scale", _ONE)(), cells.pop("wd", None)
-        rule = replace(parametrization.rule(family, info.role), **cells)
+        own_family = family.of(info)
+        rule = replace(parametrization.rule(own_family, info.role), **cells)
         symbols = {"m_in": info.m_in, "m_out": info.m_out, "sigma": info.init.sigma, "alpha": alpha}
+        symbols["own"] = family.own(info)
         value = {cell: getattr(rule, cell)(**symbols) for cell in CELLS}
         if not any("alpha" in getattr(rule, cell).exponents for cell in CELLS):
             value["lr"] *= alpha
@@ -164,6 +173,8 @@ def scales(
             eps=eps * value["eps"],
             weight_decay=weight_decay * decay,
             grad=value["grad"],
+            family=own_family,
+            factor=family.factor(own_family, info.fan_out, info.fan_in),
         )
     return result
 

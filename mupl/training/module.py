@@ -7,15 +7,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mupl.errors import ConfigError
 from mupl.optim.families import OptimizerLike, family_of, resolve
 from mupl.optim.groups import build_optimizer
 from mupl.optim.schedules import Schedule
 from mupl.parametrization.apply import apply, parameters
 from mupl.parametrization.exponents import Expected, expected_exponents
+from mupl.parametrization.family import Family, as_family
 from mupl.parametrization.rules import Parametrization, get_parametrization, scales
 from mupl.roles import Build, Width, describe
 
@@ -33,7 +36,7 @@ class TrainingModule(LightningModule):
         width: whatever `build` takes.
         base_width: where `lr`, `eps` and `weight_decay` are right; there every parametrization is the standard one.
         parametrization: by name (see `mupl.parametrization.tables`) or as an object.
-        optimizer: "sgd", "adam", "adamw", a torch optimizer class, or a `functools.partial` of one.
+        optimizer: by name (see `mupl.optim.families`), a torch optimizer class, or a `functools.partial` of one.
         weight_decay_mode: "coupled", "decoupled" (lr * wd constant in width) or "independent" (constant in lr too).
         schedule: factor on all learning rates over training.
         loss: `(model output, target) -> scalar`.
@@ -63,7 +66,7 @@ class TrainingModule(LightningModule):
         loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
         roles: Mapping[str, str] | None = None,
         init: Mapping[str, Mapping[str, Any]] | None = None,
-        family: str | None = None,
+        family: str | Family | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -74,7 +77,8 @@ class TrainingModule(LightningModule):
         self.seed = seed
         self.loss = loss
         self.parametrization = parametrization
-        self.family = family or family_of(self.optimizer_class)
+        self.family = as_family(family) if family else family_of(self.optimizer_class)
+        self.lr = lr
         self.build = partial(build, width)
         self.infos = describe(build, width, base_width, roles=roles, init=init)
         self.scales = scales(
@@ -90,6 +94,13 @@ class TrainingModule(LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
+
+    def setup(self, stage: str) -> None:
+        if any(isinstance(callback, LearningRateFinder) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            raise ConfigError(
+                "callbacks: Lightning's learning-rate finder sets all param groups to one lr, which undoes the "
+                "parametrization; use mupl.training.lr_finder.find_lr"
+            )
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, target = batch
