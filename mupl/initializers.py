@@ -92,7 +92,7 @@ def built_with_initializers(build: Callable[[], nn.Module]) -> tuple[nn.Module, 
     makes it) and constant fills, and products of these with numbers; anything else (say `orthogonal_`) gives None.
     Build on the CPU: on the meta device `nn.init` leaves some fills out.
     """
-    with _Watch() as watch:
+    with torch.device("cpu"), _Watch() as watch:
         module = build()
     return module, {name: watch.initializer(p) for name, p in module.named_parameters()}
 

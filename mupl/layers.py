@@ -1,4 +1,4 @@
-"""Linear layers that hold a multiplier for each of their tensors."""
+"""Linear layers that hold a multiplier for each of their tensors, and that serve one model or a stack of them."""
 
 from typing import Any
 
@@ -30,9 +30,11 @@ class ScaledLinear(nn.Linear):
             self.scale = (weight_mult, mult, weight_grad, grad)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (..., in_features) -> (..., out_features)."""
+        """x: (..., in_features) -> (..., out_features); a stack (`stacked_linear`) has a leading member axis."""
         w: Tensor = self.weight
         b: Tensor | None = self.bias
+        if w.dim() == 3:
+            return stacked_linear(x, w, b)
         scale = self.scale
         if scale == UNSCALED:
             return F.linear(x, w, b)
@@ -53,6 +55,27 @@ class ScaledLinear(nn.Linear):
         names = ("weight_mult", "bias_mult", "weight_grad", "bias_grad")
         factors = (f", {name}={factor:g}" for name, factor in zip(names, self.scale, strict=True) if factor != 1)
         return super().extra_repr() + "".join(factors)
+
+
+def times(factor: float | Tensor, x: Tensor) -> Tensor:
+    """`factor * x`; a factor (S,) is one for each member of a stack x (S, ...)."""
+    if isinstance(factor, Tensor):
+        return x * factor.view(-1, *[1] * (x.dim() - 1))
+    return x if factor == 1 else x * factor
+
+
+def stacked_linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+    """`y[s] = x[s] w[s]^T + b[s]` for each member s: x (S, ..., in), w (S, out, in), b (S, out) -> y (S, ..., out).
+
+    x may be (G, ..., in) with G a divisor of S: then S / G members in a row share one batch, in one larger product. In
+    memory y has the features before the examples, and so has its gradient: of the layouts this one gives the gradient
+    of w without a copy and, under TF32, the fastest products (forward, backward) of a Hopper GPU.
+    """
+    members, out_features, in_features = w.shape
+    rows = x.reshape(len(x), -1, in_features)
+    weight = w.reshape(len(x), -1, in_features)
+    y = torch.bmm(weight, rows.mT) if b is None else torch.baddbmm(b.reshape(len(x), -1, 1), weight, rows.mT)
+    return y.view(members, out_features, -1).mT.unflatten(1, x.shape[1:-1])
 
 
 def _product(x: Tensor, w: Tensor, b: Tensor | None, scale: Scale) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import pytorch_optimizer
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from mupl.models import MLP
 from mupl.optim.families import family_of, resolve
 from mupl.optim.groups import build_optimizer
+from mupl.optim.orthogonal import Orthogonal
 from mupl.parametrization.apply import apply, parameters
 from mupl.parametrization.rules import Parametrization, Scale, get_parametrization, scales
 from mupl.roles import describe
@@ -20,8 +22,15 @@ SGD = partial(torch.optim.SGD, momentum=0.9)
 HYPERPARAMETERS: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.05, "weight_decay": 0.01},
     "adamw": {"lr": 0.01, "eps": 1e-3, "weight_decay": 0.1},
+    "lion": {"lr": 0.003, "weight_decay": 0.1},
+    "sign_sgd": {"lr": 0.003, "weight_decay": 0.1},
+    "adam_atan2": {"lr": 0.01, "weight_decay": 0.1},
+    "shampoo_svd": {"lr": 0.05, "eps": 1e-3, "weight_decay": 0.1},
+    "soap": {"lr": 0.01, "eps": 1e-3, "weight_decay": 0.1},
 }
-OPTIMIZERS = {"sgd": SGD, "adamw": torch.optim.AdamW}
+# every matrix, and left as it is by the optimizer, so that every rule counts
+MATRICES = partial(Orthogonal, method="svd", scale="none", roles=("input", "hidden", "output"))
+OPTIMIZERS = {"sgd": SGD, "adamw": torch.optim.AdamW, "shampoo_svd": MATRICES, "soap": pytorch_optimizer.SOAP}
 
 
 def build_mlp(width: Any, **options: Any) -> nn.Module:
@@ -52,7 +61,7 @@ def prepare(
         if isinstance(parametrization, str):
             parametrization = get_parametrization(parametrization)
         infos = describe(build, width, base_width, init={"*bias": {"name": "normal", "std": 0.1}})
-        constructor = resolve(OPTIMIZERS[optimizer])
+        constructor = resolve(OPTIMIZERS.get(optimizer, optimizer))
         options = HYPERPARAMETERS[optimizer] | hyperparameters
         numbers = edit(scales(infos, parametrization, family_of(constructor), **options))
         model = apply(build(width), numbers, torch.Generator().manual_seed(seed))

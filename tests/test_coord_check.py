@@ -1,16 +1,21 @@
 """Coordinate checks by training: muP passes, SP and every mistake that can be made are caught and named."""
 
+import itertools
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import pytorch_optimizer
 import torch
 from torch import nn
 
 from mupl.analysis.coordinates import verdict
 from mupl.data import TensorData, digits, image_folder
 from mupl.models import MLP
+from mupl.optim.orthogonal import Orthogonal
 from mupl.parametrization.rules import get_parametrization
 from mupl.training.coord_check import coord_check
 
@@ -18,6 +23,28 @@ from mupl.training.coord_check import coord_check
 MULTS = {"sgd": {"lr": 0.1, "input_mult": 2**-4, "output_mult": 2**5}} | {
     name: {"lr": 0.01, "input_mult": 2**-3, "output_mult": 2**-4} for name in ("adam", "adamw")
 }
+ADAM_TYPE = MULTS["adam"]
+# Batches of 16, below every width: the rank of a gradient must not grow with width. SOAP with a random readout, as its
+# second step is the first that moves the readout, in the eigenbasis of a gradient that was made without any.
+OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "lion": ("lion", ADAM_TYPE),
+    "sign_sgd": ("sign_sgd", ADAM_TYPE),
+    "adam_atan2": ("adam_atan2", ADAM_TYPE),
+    "soap": (partial(pytorch_optimizer.SOAP, weight_decay=0.0), ADAM_TYPE | {"zero_readout": False, "steps": 4}),
+    "shampoo": (partial(pytorch_optimizer.Shampoo, matrix_eps=1e-12), ADAM_TYPE | {"lr": 0.1, "seeds": range(2)}),
+    "shampoo_svd": ("shampoo_svd", ADAM_TYPE | {"lr": 0.1}),
+    "muon": ("muon", ADAM_TYPE | {"lr": 0.1}),
+    "muon_keller": (partial(Orthogonal, scale="keller"), ADAM_TYPE | {"lr": 0.1}),
+    "muon_match_rms_adamw": (partial(Orthogonal, scale="match_rms_adamw"), ADAM_TYPE | {"lr": 0.1}),
+}
+READOUT = {("output", "readout"), ("update", "readout.weight")}
+HIDDEN = ("update", "layers.1.weight")
+# What SP must fail at: updates that are orthogonal as they stand move hidden layers alike at every width
+SP_FAILS = (
+    {name: READOUT | {HIDDEN} for name in OTHERS}
+    | dict.fromkeys(("shampoo_svd", "muon", "muon_keller"), READOUT)
+    | {"shampoo": {("update", "readout.weight")}}
+)  # its logits grow as width^1/2 only: too little for these widths
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +145,52 @@ def test_the_table_of_statistics_does_not_depend_on_the_formulation(batches: lis
     for name in ("mup_table3", "mup_table9", "unit_init", "mulinear", "cerebras"):
         pd.testing.assert_frame_equal(rows(name), reference, rtol=1e-6, atol=1e-12)
     assert not rows("sp")["value"].equals(reference["value"])
+
+
+def check_other(loader: Iterable, name: str, parametrization: Any, widths: tuple[int, ...], **options: Any) -> Any:
+    optimizer, tuned = OTHERS[name]
+    arguments = tuned | options
+    model = {key: arguments.pop(key) for key in ("input_mult", "output_mult")}
+    model["zero_readout"] = arguments.pop("zero_readout", True)
+    batches = list(itertools.islice(loader, arguments.pop("steps", 3)))
+
+    def build(width: int) -> nn.Module:
+        return MLP(batches[0][0][0].numel(), 10, width, depth=2, **model)
+
+    return verdict(
+        coord_check(
+            build, widths, batches, base_width=128, parametrization=parametrization, optimizer=optimizer, **arguments
+        )
+    )
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_optimizers_pass_under_mup_and_fail_under_sp_where_they_must(name: str) -> None:
+    loader = TensorData(digits(), batch_size=16).train_dataloader()
+    widths = (128, 256, 512)
+    table = check_other(loader, name, "mup", widths)
+    assert failures(table) == set(), table[~table["passed"].astype(bool)].to_string()
+    sp = failures(check_other(loader, name, "sp", widths))
+    assert SP_FAILS[name] <= sp
+    assert HIDDEN not in sp - SP_FAILS[name]
+
+
+@pytest.mark.parametrize("mistake", [{"layers.1.weight": {"lr": "m_in^1/2"}}, {"readout.weight": {"mult": 1}}])
+def test_a_mistake_under_muon_is_caught_and_the_tensor_named(mistake: dict) -> None:
+    loader = TensorData(digits(), batch_size=16).train_dataloader()
+    found = failures(check_other(loader, "muon", get_parametrization("mup", mistake), (128, 256, 512)))
+    assert ("update", *mistake) in found
+    assert ("param", "layers.0.weight") not in found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in OTHERS if name != "shampoo"])  # which takes an SVD of every side
+def test_other_optimizers_pass_on_cifar_up_to_width_2048(real_data: Path, name: str) -> None:
+    loader = TensorData(image_folder(real_data / "cifar10"), batch_size=16).train_dataloader()
+    widths = tuple(2**k for k in range(7, 12))
+    table = check_other(loader, name, "mup", widths, seeds=range(3))
+    assert failures(table) == set(), table[~table["passed"].astype(bool)].to_string()
+    assert SP_FAILS[name] <= failures(check_other(loader, name, "sp", widths, seeds=range(1)))
 
 
 @pytest.mark.slow

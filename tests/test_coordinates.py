@@ -1,6 +1,8 @@
 """Verdicts on rows whose slopes are known, and the exponents that tables predict."""
 
 import math
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,10 @@ from mupl.analysis.norms import correlations, update_norms
 from mupl.errors import ConfigError
 from mupl.figures.coordinates import PANELS, coordinate_check
 from mupl.models import MLP
-from mupl.parametrization.exponents import ZERO, Expected, expected_exponents
+from mupl.optim.families import family_of
+from mupl.optim.orthogonal import FACTORS, Orthogonal
+from mupl.parametrization.exponents import ZERO, Expected, expected_exponents, own_exponent
+from mupl.parametrization.family import Family, as_family
 from mupl.parametrization.rules import get_parametrization
 from mupl.roles import describe
 
@@ -87,7 +92,11 @@ def test_one_width_is_no_check_and_rows_without_prediction_are_not_judged() -> N
     assert len(verdict(pd.concat([rows(0.0), silent]))) == 1
 
 
-def expected(parametrization: str, family: str, zero_readout: bool = True) -> dict:
+MUON = family_of(Orthogonal)
+FAMILIES = {"sgd": "sgd", "adam": "adam", "orthogonal": "orthogonal", "muon": MUON}
+
+
+def expected(parametrization: str, family: str | Family, zero_readout: bool = True) -> dict:
     infos = describe(lambda w: MLP(6, 3, w, zero_readout=zero_readout), 32, 16)
     return by_step(infos, get_parametrization(parametrization), family)
 
@@ -102,11 +111,14 @@ def by_step(*arguments: Any) -> dict:
     }
 
 
-@pytest.mark.parametrize("family", ["sgd", "adam"])
-@pytest.mark.parametrize("name", ["mup", "mup_table3", "mup_table9", "unit_init", "mulinear", "mean_field"])
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [(n, f) for n in ("mup", "mup_table3", "mup_table9", "unit_init", "mean_field") for f in FAMILIES]
+    + [("mulinear", "sgd"), ("mulinear", "adam")],
+)
 def test_every_formulation_of_mup_predicts_the_published_exponents(name: str, family: str) -> None:
     """PARAMETRIZATIONS: outputs 0; input W, dW, biases 0, 0; hidden -1/2, -1; output -1, -1."""
-    found = expected(name, family, zero_readout=False)
+    found = expected(name, FAMILIES[family], zero_readout=False)
     for t in (0, 1, 2):
         for tensor, w, dw in (
             ("layers.0.weight", 0, 0), ("layers.1.weight", -0.5, -1), ("readout.weight", -1, -1),
@@ -151,11 +163,36 @@ def test_sp_with_per_layer_learning_rates_predicts_updates_like_those_of_mup(fam
         assert found["update", tensor, 1] == Expected(power, power)
 
 
+@pytest.mark.parametrize("scale", FACTORS)
+def test_sp_with_orthogonal_updates_predicts_what_the_optimizer_makes_of_shapes(scale: str) -> None:
+    """Of a square matrix, that is; the readout, under Adam, fails as ever."""
+    family = family_of(partial(Orthogonal, scale=scale))
+    found, infos = expected("sp", family), describe(lambda w: MLP(6, 3, w), 32, 16)
+    assert found["update", "layers.1.weight", 1] == found["update", "readout.weight", 1] == Expected(-1, -1)
+    assert own_exponent(infos["layers.1.weight"], family) == (0.5 if scale == "match_rms_adamw" else 0)
+    every = family_of(partial(Orthogonal, scale=scale, roles=("input", "output")))
+    ends = [own_exponent(infos[name], every) for name in ("layers.0.weight", "readout.weight")]
+    assert ends == {"spectral": [0.5, -0.5], "keller": [0.5, 0], "match_rms_adamw": [0.5, 0.5], "none": [0, 0]}[scale]
+
+
+def test_an_optimizer_that_starts_late_is_expected_to() -> None:
+    infos = describe(lambda w: MLP(6, 3, w), 32, 16)
+    early, late = (replace(as_family("adam"), idle=idle) for idle in (0, 1))
+    for t in (0, 1, 2):
+        assert expected_exponents(infos, get_parametrization("mup"), late, t + 1) == expected_exponents(
+            infos, get_parametrization("mup"), early, t
+        )
+    start = expected_exponents(infos, get_parametrization("mup"), late, 0)
+    assert start["update", "readout.weight"] == start["update", "readout.bias"] == ZERO
+    assert start["param", "layers.1.weight"] == Expected(-0.5, -0.5)
+
+
 def test_neither_overrides_nor_given_roles_change_what_must_be_seen() -> None:
-    infos = describe(lambda w: MLP(6, 3, w), 32, 16, roles={"layers.1.bias": "hidden"})
+    infos = describe(lambda w: MLP(6, 3, w), 32, 16, roles={"layers.1.bias": "hidden", "readout.weight": "hidden"})
     parametrization = get_parametrization("mup", {"layers.1.weight": {"lr": 1}})
     plain = describe(lambda w: MLP(6, 3, w), 32, 16)
-    assert by_step(infos, parametrization, "adam") == by_step(plain, get_parametrization("mup"), "adam")
+    for family in ("adam", MUON):
+        assert by_step(infos, parametrization, family) == by_step(plain, get_parametrization("mup"), family)
 
 
 def test_the_figure_has_a_row_a_kind_and_a_column_a_step() -> None:

@@ -158,7 +158,8 @@ def indices(loader: TensorLoader) -> Tensor:
 
 
 def index_of(loader: TensorLoader, x: Tensor) -> Tensor:
-    return ((x - loader.shift) / loader.scale)[:, 0, 0, 0].round().long()
+    normalise = loader._normalise
+    return ((x - normalise._shift) / normalise._scale)[:, 0, 0, 0].round().long()
 
 
 def test_statistics_are_those_of_the_whole_tensor() -> None:

@@ -28,15 +28,42 @@ def test_formulations_of_mup_follow_one_trajectory(name: str, optimizer: str, mu
     torch.testing.assert_close(trajectory(name, optimizer, width), reference, atol=1e-12, rtol=0)
 
 
+NEW = ["lion", "sign_sgd", "adam_atan2", "shampoo_svd"]
+
+
+@pytest.mark.parametrize("name", ["mup_table3", "mup_table9", "unit_init", "mean_field"])
+@pytest.mark.parametrize("optimizer", NEW)
+def test_formulations_of_mup_follow_one_trajectory_under_other_optimizers(name: str, optimizer: str) -> None:
+    reference = trajectory("mup", optimizer, 3 * BASE)
+    assert reference[-1] < 0.9 * reference[0]
+    torch.testing.assert_close(trajectory(name, optimizer, 3 * BASE), reference, atol=1e-10, rtol=0)
+    assert (trajectory("sp", optimizer, 3 * BASE) - reference).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["mup_table3", "mup_table9"])
+def test_formulations_of_mup_follow_one_trajectory_under_soap(name: str) -> None:
+    """At factors that are powers of two: SOAP's eigenvectors of eigenvalue 0 are whatever rounding makes them."""
+    reference = trajectory("mup", "soap", 4 * BASE)
+    assert reference[-1] < 0.9 * reference[0]
+    torch.testing.assert_close(trajectory(name, "soap", 4 * BASE), reference, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("field", ["lr", "weight_decay"])
+@pytest.mark.parametrize("optimizer", [*NEW, "soap"])
+def test_dropping_a_rule_is_seen_under_other_optimizers(optimizer: str, field: str) -> None:
+    spoilt = trajectory("mup_table3", optimizer, 4 * BASE, edit=without(field, "readout.weight", optimizer=optimizer))
+    assert (spoilt - trajectory("mup", optimizer, 4 * BASE)).abs().max() > 1e-8
+
+
 def test_mulinear_equals_cerebras_to_the_last_bit_at_a_power_of_two() -> None:
     assert torch.equal(trajectory("mulinear", "adamw", 4 * BASE), trajectory("cerebras", "adamw", 4 * BASE))
 
 
-def without(field: str, *names: str) -> Callable[[Mapping[str, Scale]], Mapping[str, Scale]]:
+def without(field: str, *names: str, optimizer: str = "adamw") -> Callable[[Mapping[str, Scale]], Mapping[str, Scale]]:
     """An edit that gives the named tensors the value of `field` that they have at the base width."""
 
     def edit(numbers: Mapping[str, Scale]) -> Mapping[str, Scale]:
-        base = HYPERPARAMETERS["adamw"][field]
+        base = HYPERPARAMETERS[optimizer][field]
         return {name: replace(s, **{field: base}) if name in names else s for name, s in numbers.items()}
 
     return edit
@@ -103,6 +130,15 @@ def test_a_shift_by_any_theta_changes_no_trajectory(name: str, optimizer: str) -
     torch.testing.assert_close(trajectory(moved, optimizer, 3 * BASE), reference, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("optimizer", [*NEW, "soap"])
+def test_a_shift_by_any_theta_changes_no_trajectory_under_other_optimizers(optimizer: str) -> None:
+    exact = {Role.INPUT: "2*m_out", Role.HIDDEN: "m_in^-1/2", Role.OUTPUT: 0.25, Role.SCALAR: 8}
+    theta = {Role.INPUT: "3*m_out^1/3", Role.HIDDEN: "m_in^-1/2*sigma", Role.OUTPUT: 0.3, Role.SCALAR: 2}
+    moved = shift(get_parametrization("mup"), exact if optimizer == "soap" else theta, ("adam", "orthogonal"))
+    reference = trajectory("mup", optimizer, 4 * BASE)
+    torch.testing.assert_close(trajectory(moved, optimizer, 4 * BASE), reference, atol=1e-10, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("name", "theta"),
     [
@@ -112,7 +148,7 @@ def test_a_shift_by_any_theta_changes_no_trajectory(name: str, optimizer: str) -
         ("mean_field", {Role.HIDDEN: "m_in^-1/2"}),
     ],
 )
-@pytest.mark.parametrize("family", ["sgd", "adam"])
+@pytest.mark.parametrize("family", ["sgd", "adam", "orthogonal"])
 def test_the_literal_tables_are_shifts_of_table_8(name: str, theta: dict[Role, str], family: str) -> None:
     moved = shift(get_parametrization("mup"), theta, (family,))
     for role in Role:

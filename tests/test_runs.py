@@ -43,7 +43,7 @@ def test_a_single_run_leaves_its_config_table_metrics_and_result(tmp_path: Path)
     config = OmegaConf.load(tmp_path / ".hydra" / "config.yaml")
     assert (config.width, config.lr, config.parametrization.name) == (16, 0.01, "mup")
     table = pd.read_csv(tmp_path / "parametrization.csv", index_col="name")
-    assert list(table.columns) == ["role", "shape", "mult", "init_std", "lr", "eps", "wd", "grad"]
+    assert list(table.columns) == ["role", "shape", "family", "mult", "init_std", "lr", "factor", "eps", "wd", "grad"]
     assert table.loc["layers.1.weight", ["role", "lr"]].tolist() == ["hidden", 0.005]
     metrics = pd.read_csv(tmp_path / "metrics.csv")
     assert metrics["train_loss"].count() == 2
@@ -92,6 +92,7 @@ BAD_INPUT = {
     "lr=-0.1": "lr=-0.1: must be a finite number > 0",
     "data=mnist data.root=/nowhere": "data.root=/nowhere: no MNIST files there",
     "parametrization=cerebras optimizer=sgd": "cerebras has no rules for the optimizer family 'sgd'",
+    "optimizer=muon depth=1": "optimizer.roles=hidden: the model has no such matrix",
     "width=wide": "width=wide: must be a whole number >= 1",
     "model._target_=tests.models.Unclassifiable": "'positions' of shape (3, 8)",
     "batch_size=0": "batch_size=0: must be a whole number >= 1",
@@ -274,6 +275,19 @@ def test_update_norms_of_heterogeneous_widths(real_data: Path, tmp_path: Path) -
     np.testing.assert_allclose(multipliers["rms_to_rms"], groups["rms_to_rms"], rtol=0.1)  # the same effect
     assert set(pd.read_csv(tmp_path / "correlations.csv")["parametrization"]) == {*table["parametrization"], "all"}
     assert (tmp_path / "update_norms.png").exists()
+
+
+def test_update_norms_of_simplified_shampoo(real_data: Path, tmp_path: Path) -> None:
+    done = train("-m", "experiment=update_norms_shampoo", f"data.root={real_data}", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "update_norms.csv")
+    plain, rescaled = (table[table["optimizer"] == f"shampoo_svd/{variant}"] for variant in ("all", "rescaled"))
+    assert len(plain) == len(rescaled) == 9
+    np.testing.assert_allclose(plain["spectral"], 0.01, rtol=1e-4)
+    np.testing.assert_allclose(rescaled["rms_to_rms"], 0.01, rtol=1e-4)
+    rank = (plain["frobenius"] / plain["spectral"]) ** 2
+    np.testing.assert_allclose(rank, rank.round(), rtol=1e-3)
+    assert rank.iloc[-1].round() == 9  # the gradients of ten logits add up to 0
 
 
 def test_a_report_can_be_made_again_from_the_folders(sweep: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:

@@ -185,7 +185,7 @@ def test_a_gpt_trains_on_text_through_the_command_line(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     table = (tmp_path / "parametrization.csv").read_text()
-    assert "blocks.1.mlp_residual,residual,,0.5," in table
+    assert "blocks.1.mlp_residual,residual,,adam,0.5," in table
 
 
 def test_a_model_for_other_data_is_one_clear_line(tmp_path: Path) -> None:

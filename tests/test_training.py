@@ -18,7 +18,7 @@ from mupl.models import MLP
 from mupl.models.mlp import ACTIVATIONS
 from mupl.optim.schedules import SHAPES, Schedule
 from mupl.parametrization.rules import get_parametrization
-from mupl.training.callbacks import LossRecord
+from mupl.training.callbacks import LossRecord, outcome
 from mupl.training.module import TrainingModule
 
 digits_mlp = partial(MLP, 64, 10)
@@ -159,7 +159,7 @@ def test_the_module_trains_with_a_stock_trainer(tmp_path: Path, optimizer: objec
     trainer.fit(module, datamodule=TensorData(digits(), batch_size=64))
     assert record.steps == 44
     assert not record.diverged
-    assert record.final_loss() < 0.5 * record.losses[0]
+    assert record.outcome({})["train_loss"] < 0.5 * record.losses[0]
     assert trainer.callback_metrics["val_accuracy"] > 0.6
 
 
@@ -196,13 +196,11 @@ def test_a_diverging_run_stops_early_and_says_at_which_step(tmp_path: Path, ever
     assert record.losses[: record.steps].isfinite().all()
     assert not record.losses[record.steps].isfinite()
     assert trainer.global_step <= 14
-    assert math.isnan(record.final_loss())
+    assert math.isnan(record.outcome({})["train_loss"])
 
 
 def test_the_final_loss_is_the_mean_of_the_last_tenth() -> None:
-    record = LossRecord()
-    record.losses, record.steps = torch.arange(20.0), 20
-    assert record.final_loss() == 18.5
+    assert outcome(torch.arange(20.0), diverged=False, validation={})["train_loss"] == 18.5
 
 
 def test_an_unknown_optimizer_is_named_and_a_family_can_be_given() -> None:

@@ -37,8 +37,8 @@ def lr_transfer(results: pd.DataFrame, metric: str = "val_loss") -> Figure:
     with sns.axes_style("whitegrid"):
         grid = sns.relplot(
             labelled(points), x="lr", y=metric, hue="width", hue_order=widths, palette=palette, col="panel",
-            col_order=panels, kind="line", estimator="median", errorbar=("pi", 100), marker="o", markersize=4,
-            height=4, aspect=1.1,
+            col_order=panels, col_wrap=4 if len(panels) > 4 else None, kind="line", estimator="median",
+            errorbar=("pi", 100), marker="o", markersize=4, height=4, aspect=1.1,
         )  # fmt: skip
     for name, axis in grid.axes_dict.items():
         marks = stars[stars["panel"] == name]

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mupl.errors import ConfigError
-from mupl.layers import ScaledLinear
+from mupl.layers import ScaledLinear, times
 
 ACTIVATIONS = {"relu": F.relu, "sigmoid": F.sigmoid, "tanh": F.tanh, "gelu": F.gelu}
 
@@ -31,6 +32,10 @@ class MLP(nn.Module):
     Raises:
         ConfigError: naming the argument that is out of range.
     """
+
+    # Of the arguments, those in which the members of one stack may differ (see `mupl.training.stack`)
+    per_member: ClassVar = ("init_std", "zero_readout", "input_mult", "output_mult")
+    member_axis: ClassVar = True  # the parameters may have a leading member axis
 
     def __init__(
         self,
@@ -71,10 +76,9 @@ class MLP(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, ...) -> logits (N, out_features)."""
-        x = x.flatten(1)
-        h = x if self.input_mult == 1 else x * self.input_mult
+        """x: (N, ...) -> logits (N, out_features); of a stack (S, N, ...) -> (S, N, out_features)."""
+        x = x.flatten(self.readout.weight.dim() - 1)
+        h = times(self.input_mult, x)
         for layer in self.layers:
             h = self.activation(layer(h))
-        logits = self.readout(h)
-        return logits if self.output_mult == 1 else logits * self.output_mult
+        return times(self.output_mult, self.readout(h))

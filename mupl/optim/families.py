@@ -2,19 +2,43 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from mupl.errors import ConfigError
-
-OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
-
-# `sgd`: the update is proportional to the gradient; `adam`: entrywise and invariant to the gradient's scale.
-FAMILIES: dict[type[Optimizer], str] = {SGD: "sgd", Adam: "adam", AdamW: "adam"}
+from mupl.optim.elementwise import AdamAtan2, Lion, SignSGD
+from mupl.optim.orthogonal import Orthogonal, routing
+from mupl.parametrization.family import Family, as_family
 
 OptimizerLike = str | type[Optimizer] | Callable[..., Optimizer]
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "sgd": SGD,
+    "adam": Adam,
+    "adamw": AdamW,
+    "lion": Lion,
+    "sign_sgd": SignSGD,
+    "adam_atan2": AdamAtan2,
+    "muon": Orthogonal,
+    "shampoo_svd": partial(Orthogonal, method="svd", nesterov=False),
+}
+
+# Package and class -> family, or what makes it of the constructor's arguments; by name, as a package may be missing.
+FAMILIES: dict[str, str | Family | Callable[..., Family]] = {
+    "torch.SGD": "sgd",
+    "torch.Adam": "adam",
+    "torch.AdamW": "adam",
+    "mupl.Elementwise": "adam",
+    "mupl.Orthogonal": routing,
+    "pytorch_optimizer.Lion": "adam",
+    # entries of size lr in a rotated basis; its first step only finds the basis
+    "pytorch_optimizer.SOAP": replace(as_family("adam"), idle=1),
+    # L^(-1/4) G R^(-1/4) is U V^T at the first step and keeps its scale; (g g^T)^(-1/2) g of a vector has norm 1
+    "pytorch_optimizer.Shampoo": "orthogonal",
+}
 
 
 def resolve(optimizer: OptimizerLike) -> Callable[..., Optimizer]:
@@ -30,15 +54,16 @@ def resolve(optimizer: OptimizerLike) -> Callable[..., Optimizer]:
     return OPTIMIZERS[optimizer]
 
 
-def family_of(optimizer: Callable[..., Any]) -> str:
+def family_of(optimizer: Callable[..., Any]) -> Family:
     """The family whose rules an optimizer's constructor follows.
 
     Raises:
         ConfigError: if it is not known; pass `family=` then.
     """
-    constructor = optimizer.func if isinstance(optimizer, partial) else optimizer
+    constructor, options = (optimizer.func, optimizer.keywords) if isinstance(optimizer, partial) else (optimizer, {})
     for known in inspect.getmro(constructor) if inspect.isclass(constructor) else ():
-        if known in FAMILIES:
-            return FAMILIES[known]
+        family = FAMILIES.get(f"{known.__module__.partition('.')[0]}.{known.__name__}")
+        if family is not None:
+            return family(**options) if callable(family) else as_family(family)
     name = getattr(constructor, "__name__", constructor)
-    raise ConfigError(f"optimizer={name}: its family is not known; say family='sgd' or 'adam'")
+    raise ConfigError(f"optimizer={name}: its family is not known; say family='sgd', 'adam' or 'orthogonal'")

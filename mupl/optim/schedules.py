@@ -69,9 +69,10 @@ class Schedule:
         return 1 - (1 - self.final) * fall
 
     def scheduler(self, optimizer: Optimizer, max_steps: int) -> LambdaLR:
-        """A torch scheduler, to be stepped after every update.
+        """A torch scheduler, to be stepped after every update."""
+        return LambdaLR(optimizer, lambda k: self.factor(k, max_steps))
 
-        Update number k (from 0) gets the factor at the middle of its step, t = (k + 1/2) / max_steps, so that neither
-        the first update of a warm-up nor the last one of a decay to 0 is lost.
-        """
-        return LambdaLR(optimizer, lambda k: self((k + 0.5) / max_steps))
+    def factor(self, k: int, max_steps: int) -> float:
+        """The factor of update number k (from 0): that at the middle of its step, t = (k + 1/2) / max_steps, so that
+        neither the first update of a warm-up nor the last one of a decay to 0 is lost."""
+        return self((k + 0.5) / max_steps)

@@ -1,6 +1,6 @@
 """Putting a parametrization into a module: its initial weights and its multipliers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,24 +18,35 @@ def apply(model: nn.Module, scales: Mapping[str, Scale], generator: torch.Genera
     Tensors are drawn in the order of `scales`, on the CPU, so one seed gives one network on every device and the same
     standard normals under every parametrization. Our `ScaledLinear` holds its multiplier and applies it to activations;
     in any other module a tensor with multiplier != 1 becomes `W = mult * w` by `torch.nn.utils.parametrize` (its
-    parameter is then called `parametrizations.NAME.original`). Applying again replaces what was set before.
+    parameter is then called `parametrizations.NAME.original`). Applying again replaces what was set before. A module on
+    the meta device, which has no values, gets its multipliers only.
     """
+    set_multipliers(model, {name: (scale.mult, scale.grad) for name, scale in scales.items()})
+    for name, w in parameters(model, scales).items():
+        if not w.is_meta:
+            with torch.no_grad():
+                w.copy_(draw(scales[name], w.shape, w.dtype, generator))
+    return model
+
+
+def draw(scale: Scale, shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator | None = None) -> Tensor:
+    """The initial `w` of one tensor, on the CPU."""
+    return scale.init(torch.empty(shape, dtype=dtype, device="cpu"), generator)
+
+
+def set_multipliers(model: nn.Module, multipliers: Mapping[str, tuple[float, float]]) -> None:
+    """Set (multiplier, gradient factor) of parameters by name, and the values of `Factor`s, which have no gradient."""
     factors = _factors(model)
-    for name, scale in scales.items():
+    for name, (mult, grad) in multipliers.items():
         if name in factors:
-            factors[name].value = scale.mult
+            factors[name].value = mult
             continue
         path, _, leaf = name.rpartition(".")
         module = model.get_submodule(path)
         if isinstance(module, ScaledLinear):
-            module.set_scale(leaf, scale.mult, scale.grad)
+            module.set_scale(leaf, mult, grad)
         else:
-            _set_multiplier(module, leaf, scale.mult, scale.grad)
-        w = original(module, leaf)
-        drawn = scale.init(torch.empty(w.shape, dtype=w.dtype, device="cpu"), generator)
-        with torch.no_grad():
-            w.copy_(drawn)
-    return model
+            _set_multiplier(module, leaf, mult, grad)
 
 
 def original(module: nn.Module, leaf: str) -> nn.Parameter:

@@ -1,8 +1,10 @@
 """What a coordinate check must see: the exponents in width, or in depth, that follow from a rule table."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from mupl.parametrization.family import Family, as_family
 from mupl.parametrization.monomial import Monomial
 from mupl.parametrization.rules import Parametrization, tied_rule
 from mupl.roles import FACTORS, ParamInfo, Role
@@ -29,7 +31,7 @@ UNKNOWN = Expected(low=float("nan"), high=float("nan"))  # not judged
 def expected_exponents(
     infos: Mapping[str, ParamInfo],
     parametrization: Parametrization,
-    family: str,
+    family: str | Family,
     t: int,
     decay: bool = False,
     along: str = "width",
@@ -42,6 +44,9 @@ def expected_exponents(
     - an update under `adam` has e(mult) + e(lr): entries of w move by lr whatever the gradient;
     - an update under `sgd` has 2 e(mult) + e(lr) + e(grad) + g, with g the exponent of the gradient of W: 0 for the
       readout, and for all before it that of the readout's W (backpropagation is linear in it);
+    - an update under `orthogonal` has e(mult) + e(lr) + e(the optimizer's own factor) - d/2, with d the number of
+      dimensions that grow: r singular values of 1 make entries of sqrt(r / (fan_in fan_out)), and the rank r of a
+      gradient does not grow with width once that is above the batch size;
     - W after updates has the larger of both (on the way there, if updates grow faster than what it starts from, it lies
       between); the part of an update that is (decoupled) weight decay that of W;
     - no update may exceed `STABLE`, above which outputs grow: a table that predicts such updates (SP's, NTK's
@@ -54,7 +59,8 @@ def expected_exponents(
     residual multiplier, an update may have at most -1 - r (those of all blocks add up on the residual stream), and
     outputs, the residual stream among them, must have 0; in a block they may fall to what an update adds to them.
 
-    While every readout is 0 no gradient reaches the layers before it: their first update is 0.
+    While every readout is 0 no gradient reaches the layers before it: their first update is 0. Before the first update
+    that an optimizer makes (`Family.idle`) all are.
 
     Roles are those of the shapes, and cells those of the parametrization's own table: neither a role nor an override
     that a user sets changes what must be seen. kinds: `output` (name of the `Factor`, or of the module that owns the
@@ -62,15 +68,22 @@ def expected_exponents(
     `update` (from t to t + 1); with decoupled weight decay the two parts of an update are told apart instead, as
     `gradient_update` and `decay`.
     """
-    tensors = {name: info for name, info in infos.items() if info.role not in FACTORS}
-    readouts = [name for name, info in tensors.items() if info.shape_role is Role.OUTPUT]
-    residual = exponent_in_depth(parametrization.rule(family, Role.RESIDUAL).mult)
-    roles = {info.role for info in infos.values()}
+    infos = {n: info if info.role in FACTORS else replace(info, role=info.shape_role) for n, info in infos.items()}
+    family = as_family(family)
+    t -= family.idle  # 0: the first update that moves anything
+    readouts = [name for name, info in infos.items() if info.role is Role.OUTPUT]
+    tied = [
+        exponent(tied_rule(parametrization, infos, family).mult, replace(info, role=Role.OUTPUT), family)
+        for info in infos.values()
+        if info.role is Role.TIED
+    ]
+    branches = [family.of(info) for info in infos.values() if info.role is Role.RESIDUAL]
+    residual = max((exponent_in_depth(parametrization.rule(f, Role.RESIDUAL).mult) for f in branches), default=0.0)
     silent = bool(readouts) and all(_starts_at_zero(infos[name]) for name in readouts)
     result: dict[tuple[str, str], Expected] = {}
 
     def weight(name: str, t: int) -> Expected:
-        """W after t updates."""
+        """W after t updates (as many as none if t < 0)."""
         initial = [] if _starts_at_zero(infos[name]) else [init_exponent(name)]
         # updates after the second are as the second
         updates = [e.high for k in range(min(t, 2)) if not (e := update(name, k)).zero]
@@ -82,27 +95,30 @@ def expected_exponents(
 
     def _exponent(name: str, cell: str) -> float:
         info = infos[name]
-        monomial = getattr(parametrization.rule(family, info.shape_role), cell)
+        monomial = getattr(parametrization.rule(family.of(info), info.role), cell)
         if along == "depth":
             return exponent_in_depth(monomial) if info.in_block else 0.0
-        return exponent(monomial, info.shape_role, info.is_embedding)
+        return exponent(monomial, info, family)
 
     def gradient(name: str, t: int) -> float:
         """The exponent of the gradient of W."""
+        info = infos[name]
         if along == "depth":
-            return residual if infos[name].in_block else 0.0
-        if infos[name].shape_role not in (Role.INPUT, Role.HIDDEN):
+            return residual if info.in_block else 0.0
+        if info.role not in (Role.INPUT, Role.HIDDEN):
             return 0.0
-        tied = [exponent(tied_rule(parametrization, family).mult, Role.OUTPUT)] if Role.TIED in roles else []
         return max([weight(r, t).high for r in readouts] + tied, default=0.0)
 
     def update(name: str, t: int) -> Expected:
         """The step of W from t to t + 1 by its gradient."""
+        info = infos[name]
         before_readout = name.rpartition(".")[0] not in {r.rpartition(".")[0] for r in readouts}
-        if before_readout and silent and t == 0:
+        if t < 0 or (before_readout and silent and t == 0):
             return ZERO
         power = _exponent(name, "mult") + _exponent(name, "lr")
-        if family == "sgd":
+        if family.of(info) == "orthogonal" and along == "width":
+            power += own_exponent(info, family) - HALF * sum(_grows(info.role))
+        if family.of(info) == "sgd":
             power += _exponent(name, "mult") + _exponent(name, "grad") + gradient(name, t)
         return Expected(power, power)
 
@@ -117,7 +133,7 @@ def expected_exponents(
             result["output", name] = factor_output(info)
             continue
         result["param", name] = weight(name, t)
-        step, most = update(name, t), STABLE[info.shape_role]
+        step, most = update(name, t), STABLE[info.role]
         if along == "depth":
             most = -1 - residual if info.in_block else 0.0
         result["gradient_update" if decay else "update", name] = (
@@ -128,11 +144,12 @@ def expected_exponents(
         if len(info.shape) < 2:
             continue
         output = Expected()
-        if info.shape_role is Role.OUTPUT:
-            random = 0.0 if along == "depth" else init_exponent(name) + HALF
-            if t == 0:
-                output = ZERO if _starts_at_zero(info) else Expected(random, random)
-            elif not _starts_at_zero(info):
+        if info.role is Role.OUTPUT:
+            at_init = 0.0 if along == "depth" else init_exponent(name) + HALF
+            random = None if _starts_at_zero(info) else at_init
+            if t <= 0:
+                output = ZERO if random is None else Expected(random, random)
+            elif random is not None:
                 output = Expected(min(random, 0.0), 0.0)
         elif info.in_block and along == "depth" and t > 0:
             output = Expected(min(update(name, t).low, 0.0), 0.0)
@@ -140,16 +157,37 @@ def expected_exponents(
     return result
 
 
-def exponent(cell: Monomial, role: Role, is_embedding: bool = False) -> float:
-    """The power of width in a cell, where m_in and m_out grow as the role says."""
-    fan_in, fan_out = role in (Role.HIDDEN, Role.OUTPUT), role in (Role.INPUT, Role.HIDDEN)
-    grows = {"m_in": fan_in, "m_out": fan_out, "terms": fan_in, "d_embedding": fan_out and is_embedding}
-    return float(sum(power for symbol, power in cell.exponents.items() if grows.get(symbol)))
+def exponent(cell: Monomial, info: ParamInfo, family: Family) -> float:
+    """The power of width in a cell, where m_in and m_out grow as the tensor's role says."""
+    m_in, m_out = _grows(info.role)
+    powers = {
+        "m_in": m_in,
+        "m_out": m_out,
+        "terms": m_in,
+        "d_embedding": m_out and info.is_embedding,
+        "length": m_out and len(info.shape) < 2,
+        "own": own_exponent(info, family),
+    }
+    return float(sum(power * powers.get(symbol, 0) for symbol, power in cell.exponents.items()))
 
 
 def exponent_in_depth(cell: Monomial) -> float:
     """The power of depth in a cell, in the blocks."""
     return float(cell.exponents.get("m_L", 0))
+
+
+def own_exponent(info: ParamInfo, family: Family) -> float:
+    """The power of width in the factor that the optimizer itself puts on an update."""
+    wide, wider = (
+        family.factor(family.of(info), *(width if grows else 1.0 for grows in reversed(_grows(info.role))))
+        for width in (2.0**40, 2.0**42)  # above any dimension that stays finite
+    )
+    return math.log2(wider / wide) / 2
+
+
+def _grows(role: Role) -> tuple[bool, bool]:
+    """Whether fan_in and fan_out grow with width."""
+    return role in (Role.HIDDEN, Role.OUTPUT), role in (Role.INPUT, Role.HIDDEN)
 
 
 def _starts_at_zero(info: ParamInfo) -> bool:

@@ -15,6 +15,7 @@ SYMBOLS = {
     "length": "length of a vector, say a bias (1 of a matrix)",
     "sigma": "init std at the base width (1 for a tensor that starts constant)",
     "alpha": "lr_scale of the layer",
+    "own": "factor that the optimizer itself puts on an update of this shape, over that at the base width",
 }
 _FACTOR = re.compile(r"([*/]?)\s*([a-zA-Z_]+|[0-9.]+(?:e-?[0-9]+)?)(?:\^(-?[0-9]+(?:/[0-9]+)?))?\s*")
 

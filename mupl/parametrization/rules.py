@@ -9,6 +9,7 @@ from typing import Any
 from mupl.errors import ConfigError
 from mupl.initializers import Initializer
 from mupl.parametrization.cerebras import lr_overrides
+from mupl.parametrization.family import Family, as_family
 from mupl.parametrization.monomial import Monomial
 from mupl.parametrization.tables import TABLES
 from mupl.roles import FACTORS, ParamInfo, Role, match_glob
@@ -71,7 +72,8 @@ class Parametrization:
 class Scale:
     """The numbers of one tensor: `W = mult * w`, `w` drawn by `init`, and what its param group is told.
 
-    Of a `Factor`, `mult` is its value and the rest without meaning.
+    `factor` is what the optimizer itself multiplies the tensor's updates by, beside lr, as its `family` there. Of a
+    `Factor`, `mult` is its value and the rest without meaning.
     """
 
     mult: float
@@ -80,6 +82,8 @@ class Scale:
     eps: float
     weight_decay: float
     grad: float
+    family: str
+    factor: float
 
 
 def parse_table(text: str) -> dict[str, dict[Role, Rule]]:
@@ -130,7 +134,7 @@ def get_parametrization(
 def scales(
     infos: Mapping[str, ParamInfo],
     parametrization: Parametrization,
-    family: str,
+    family: str | Family,
     *,
     lr: float,
     eps: float = 1e-8,
@@ -150,17 +154,28 @@ def scales(
     """
     check_hyperparameters(lr, eps, weight_decay, weight_decay_mode)
     overridden = _overrides_by_name(infos, parametrization.overrides)
+    family = as_family(family)
     result = {}
     for name, info in infos.items():
         cells = dict(overridden[name])
         alpha, wd_factor = cells.pop("lr_scale", _ONE)(), cells.pop("wd", None)
+        own_family = family.of(info)
         tied = info.role is Role.TIED
-        row = tied_rule(parametrization, family) if tied else parametrization.rule(family, info.role)
+        row = tied_rule(parametrization, infos, family) if tied else parametrization.rule(own_family, info.role)
         rule = replace(row, **cells)
-        symbols = info.symbols | {"alpha": alpha}
+        symbols = info.symbols | {"alpha": alpha, "own": family.own(info)}
         value = {cell: getattr(rule, cell)(**symbols) for cell in CELLS}
         if info.role in FACTORS:
-            result[name] = Scale(info.init.mean * value["mult"], info.init, lr=0.0, eps=0.0, weight_decay=0.0, grad=1.0)
+            result[name] = Scale(
+                mult=info.init.mean * value["mult"],
+                init=info.init,
+                lr=0.0,
+                eps=0.0,
+                weight_decay=0.0,
+                grad=1.0,
+                family=own_family,
+                factor=1.0,
+            )
             continue
         if not any("alpha" in getattr(rule, cell).exponents for cell in CELLS):
             value["lr"] *= alpha
@@ -179,19 +194,24 @@ def scales(
             eps=eps * value["eps"],
             weight_decay=weight_decay * decay,
             grad=value["grad"],
+            family=own_family,
+            factor=family.factor(own_family, info.fan_out, info.fan_in),
         )
     return result
 
 
-def tied_rule(parametrization: Parametrization, family: str) -> Rule:
+def tied_rule(parametrization: Parametrization, infos: Mapping[str, ParamInfo], family: Family) -> Rule:
     """The row of a readout whose matrix is the embedding's, which is drawn and trained by the row `input`.
 
-    Its multiplier makes the effective matrix start as the row `output` says.
+    Its multiplier makes the effective matrix start as the row `output` says. The rows are those of the embedding's
+    family; where the model's is no `nn.Embedding`, of the family that the optimizer gives to the readout itself.
 
     Raises:
         ConfigError: if the two rows train their tensors differently: then no multiplier makes one tensor do for both.
     """
-    given, wanted = (parametrization.rule(family, role) for role in (Role.INPUT, Role.OUTPUT))
+    matrices = [info for info in infos.values() if info.is_embedding]
+    own_family = family.of((matrices or [info for info in infos.values() if info.role is Role.TIED])[0])
+    given, wanted = (parametrization.rule(own_family, role) for role in (Role.INPUT, Role.OUTPUT))
     for cell in ("lr", "eps", "grad"):
         mine, other = getattr(given, cell).replace("m_out", "m_in"), getattr(wanted, cell)
         if mine != other:

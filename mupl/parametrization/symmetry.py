@@ -8,15 +8,15 @@ from mupl.parametrization.rules import Parametrization, Rule
 from mupl.roles import Role
 
 # How lr and eps answer to mult *= theta, init /= theta: lr /= theta^p, eps *= theta^q.
-_POWERS = {"sgd": (2, 0), "adam": (1, 1)}
+_POWERS = {"sgd": (2, 0), "adam": (1, 1), "orthogonal": (1, 0)}
 
 
 def shift_rule(rule: Rule, theta: Monomial | str | float, family: str) -> Rule:
     """The equivalent rule with `mult *= theta, init /= theta`.
 
-    Under SGD `lr /= theta^2`; under updates that are invariant to the scale of the gradient (`adam`) `lr /= theta` and
-    `eps *= theta`. Weight decay is multiplied by what lr is divided by; where it follows from lr it does so by itself.
-    (Tensor Programs V, Lemma J.1.)
+    Under SGD `lr /= theta^2`; under updates that are invariant to the scale of the gradient `lr /= theta`, and where
+    these have an epsilon (`adam`) `eps *= theta`. Weight decay is multiplied by what lr is divided by; where it follows
+    from lr it does so by itself. (Tensor Programs V, Lemma J.1.)
 
     Raises:
         KeyError: on an optimizer family whose symmetry is not known.

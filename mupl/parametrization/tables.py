@@ -4,8 +4,10 @@ How to read one. A row is a role (which dimensions of the tensor grow with width
 attention logits, of a residual branch), a column is what is multiplied:
 
 - `mult`, `init`: the tensor acts as `W = mult * w` with `w ~ init * N(0, sigma^2)`; `w` is what the optimizer sees;
-- `FAMILY.lr`, `FAMILY.eps`: learning rate and epsilon of the optimizer family (`sgd`; `adam`: any update that is
-  entrywise and invariant to the scale of the gradient), times the global value;
+- `FAMILY.lr`, `FAMILY.eps`: learning rate and epsilon of the optimizer family, times the global value. `sgd`: updates
+  proportional to the gradient; `adam`: any that are invariant to its scale and have entries of size lr; `orthogonal`:
+  any that are invariant to its scale and have singular values of size lr (of a vector, its norm). Under an optimizer
+  that routes, each tensor follows its own family. The symbol `own` undoes what the optimizer makes of shapes itself;
 - `grad`: the gradient of `w` is multiplied by this before the optimizer sees it;
 - `wd`: decoupled weight decay; without it that follows from lr (`mupl.parametrization.rules.scales`);
 - a prefix `FAMILY.` restricts any column to one family; a missing column or row is all ones.
@@ -60,11 +62,11 @@ TABLES: dict[str, tuple[str, str, int, str]] = {
         "Mei et al.; Everett et al.",
         2018,
         """
-                   mult       sgd.lr  adam.lr    adam.eps
-        input      1          m_out   1          1/m_out
-        hidden     m_in^-1/2  m_out   m_in^-1/2  m_in^-1/2/m_out
-        output     1/m_in     m_in    1          1/m_in
-        attention  1/m_in     1       1          1
+                   mult       sgd.lr  adam.lr    adam.eps         orthogonal.lr
+        input      1          m_out   1          1/m_out          m_out^1/2/own
+        hidden     m_in^-1/2  m_out   m_in^-1/2  m_in^-1/2/m_out  m_out^1/2/own
+        output     1/m_in     m_in    1          1/m_in           m_in^1/2/own
+        attention  1/m_in     1       1          1                1
         """,
     ),
     "mup": (
@@ -72,11 +74,11 @@ TABLES: dict[str, tuple[str, str, int, str]] = {
         "Yang et al., Tensor Programs V",
         2022,
         """
-                   mult    init       sgd.lr      adam.lr  adam.eps
-        input      1       1          m_out       1        1/m_out
-        hidden     1       m_in^-1/2  m_out/m_in  1/m_in   1/m_out
-        output     1/m_in  1          m_in        1        1/m_in
-        attention  1/m_in  1          1           1        1
+                   mult    init       sgd.lr      adam.lr  adam.eps  orthogonal.lr
+        input      1       1          m_out       1        1/m_out   m_out^1/2/own
+        hidden     1       m_in^-1/2  m_out/m_in  1/m_in   1/m_out   m_out^1/2*m_in^-1/2/own
+        output     1/m_in  1          m_in        1        1/m_in    m_in^1/2/own
+        attention  1/m_in  1          1           1        1         1
         """,
     ),
     "mup_table3": (
@@ -84,11 +86,11 @@ TABLES: dict[str, tuple[str, str, int, str]] = {
         "Yang et al., Tensor Programs V",
         2022,
         """
-                   mult    init       sgd.lr      adam.lr  adam.eps
-        input      1       1          m_out       1        1/m_out
-        hidden     1       m_in^-1/2  m_out/m_in  1/m_in   1/m_out
-        output     1       1/m_in     1/m_in      1/m_in   1
-        attention  1/m_in  1          1           1        1
+                   mult    init       sgd.lr      adam.lr  adam.eps  orthogonal.lr
+        input      1       1          m_out       1        1/m_out   m_out^1/2/own
+        hidden     1       m_in^-1/2  m_out/m_in  1/m_in   1/m_out   m_out^1/2*m_in^-1/2/own
+        output     1       1/m_in     1/m_in      1/m_in   1         m_in^-1/2/own
+        attention  1/m_in  1          1           1        1         1
         """,
     ),
     "mup_table9": (
@@ -96,11 +98,11 @@ TABLES: dict[str, tuple[str, str, int, str]] = {
         "Yang & Hu; Yang et al., Tensor Programs IV and V",
         2021,
         """
-                   mult       init        sgd.lr      adam.lr     adam.eps
-        input      m_out^1/2  m_out^-1/2  1           m_out^-1/2  m_out^-1/2
-        hidden     1          m_in^-1/2   m_out/m_in  1/m_in      1/m_out
-        output     m_in^-1/2  m_in^-1/2   1           m_in^-1/2   m_in^-1/2
-        attention  1/m_in     1           1           1           1
+                   mult       init        sgd.lr      adam.lr     adam.eps    orthogonal.lr
+        input      m_out^1/2  m_out^-1/2  1           m_out^-1/2  m_out^-1/2  1/own
+        hidden     1          m_in^-1/2   m_out/m_in  1/m_in      1/m_out     m_out^1/2*m_in^-1/2/own
+        output     m_in^-1/2  m_in^-1/2   1           m_in^-1/2   m_in^-1/2   1/own
+        attention  1/m_in     1           1           1           1           1
         """,
     ),
     "unit_init": (
@@ -108,11 +110,11 @@ TABLES: dict[str, tuple[str, str, int, str]] = {
         "Yang et al., Tensor Programs V, Lemma J.1 on Table 8",
         2022,
         """
-                   mult             init     sgd.lr         adam.lr          adam.eps
-        input      sigma            1/sigma  m_out/sigma^2  1/sigma          sigma/m_out
-        hidden     sigma*m_in^-1/2  1/sigma  m_out/sigma^2  m_in^-1/2/sigma  sigma*m_in^-1/2/m_out
-        output     sigma/m_in       1/sigma  m_in/sigma^2   1/sigma          sigma/m_in
-        attention  1/m_in           1        1              1                1
+                   mult             init     sgd.lr         adam.lr          adam.eps               orthogonal.lr
+        input      sigma            1/sigma  m_out/sigma^2  1/sigma          sigma/m_out            m_out^1/2/sigma/own
+        hidden     sigma*m_in^-1/2  1/sigma  m_out/sigma^2  m_in^-1/2/sigma  sigma*m_in^-1/2/m_out  m_out^1/2/sigma/own
+        output     sigma/m_in       1/sigma  m_in/sigma^2   1/sigma          sigma/m_in             m_in^1/2/sigma/own
+        attention  1/m_in           1        1              1                1                      1
         """,
     ),
     "mulinear": (
@@ -174,12 +176,12 @@ TABLES: dict[str, tuple[str, str, int, str]] = {
         "Blake et al., u-muP",
         2024,
         """
-                   mult        init     lr
-        input      terms^-1/2  1/sigma  m_L^-1/2*terms^-1/2*d_embedding^-1/2
-        hidden     terms^-1/2  1/sigma  m_L^-1/2*terms^-1/2
-        output     1/terms     1/sigma  m_L^-1/2
-        scalar     1           1        m_L^-1/2
-        attention  1/m_in      1        1
+                   mult        init     sgd.lr                                adam.lr
+        input      terms^-1/2  1/sigma  m_L^-1/2*terms^-1/2*d_embedding^-1/2  m_L^-1/2*terms^-1/2*d_embedding^-1/2
+        hidden     terms^-1/2  1/sigma  m_L^-1/2*terms^-1/2                   m_L^-1/2*terms^-1/2
+        output     1/terms     1/sigma  m_L^-1/2                              m_L^-1/2
+        scalar     1           1        m_L^-1/2                              m_L^-1/2
+        attention  1/m_in      1        1                                     1
         """,
     ),
     "umup_output_scale": (

@@ -1,13 +1,17 @@
 """The recorder inside a Lightning trainer."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning import Callback, LightningModule, Trainer
 
 from mupl.errors import ConfigError
 from mupl.stats.recorder import Recorder
+
+if TYPE_CHECKING:
+    from mupl.training.stack import Stack
 
 
 class CoordinateStats(Callback):
@@ -43,6 +47,17 @@ class CoordinateStats(Callback):
         self.recorder: Recorder | None = None  # of the latest training
         self._logged = 0  # rows that the loggers have
         self._begun_at: int | None = None  # global step; None between two optimizer steps
+
+    def stacked(self, stack: "Stack", members: Sequence[Mapping[str, Any]]) -> Recorder:
+        """The recorder of a stack, with the constant columns of each member in place of `columns`."""
+        return Recorder(
+            stack.model,
+            optimizer=stack.optimizer,
+            expected=[partial(member.expected_exponents, along=self._along) for member in stack.members]
+            if self._predict
+            else None,
+            **self._arguments | {"members": members, "columns": None},
+        )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model, scales = (getattr(pl_module, name, None) for name in ("model", "scales"))
@@ -93,7 +108,15 @@ class CoordinateStats(Callback):
         assert self.recorder is not None
         rows = self.recorder.rows[self._logged :]
         if rows:
-            metrics = {f"{row['kind']}/{row['name']}/{row['statistic']}": row["value"] for row in rows}
-            for logger in trainer.loggers:
-                logger.log_metrics(metrics, step=rows[0]["t"])
+            for step, metrics in metrics_by_step(rows).items():
+                for logger in trainer.loggers:
+                    logger.log_metrics(metrics, step=step)
             self._logged += len(rows)
+
+
+def metrics_by_step(rows: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
+    """A recorder's rows as metrics for loggers."""
+    metrics: dict[int, dict[str, float]] = {}
+    for row in rows:
+        metrics.setdefault(row["t"], {})[f"{row['kind']}/{row['name']}/{row['statistic']}"] = row["value"]
+    return metrics

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
+from mupl.factors import Factor
+from mupl.optim.stacked import StackedOptimizer
 from mupl.parametrization.apply import parameters as original_parameters
 from mupl.parametrization.exponents import UNKNOWN, Expected
 from mupl.parametrization.rules import Scale
@@ -34,6 +36,7 @@ KINDS = {
     "output_change": ITERATIONS,  # of the probe batch: output at t minus that before training
 }
 COLUMNS = ("t", "kind", "name", "statistic", "value")
+Predict = Callable[[int, bool], Mapping[tuple[str, str], Expected]]
 
 
 class Recorder:
@@ -70,6 +73,8 @@ class Recorder:
         optimizer: for `gradient_update` and `decay`, which need its lr and weight_decay.
         expected: (t, whether weight decay is decoupled) -> by (kind, name) the exponent of width that must be seen
             (`TrainingModule.expected_exponents`); adds the columns low, high and zero to the rows.
+        members: of a stack, whose tensors and outputs have a leading member axis and whose weights are effective: the
+            columns of each member; then `expected` is a list of one a member too.
 
     Attributes:
         rows: dicts of the constants and `COLUMNS`; `name` is that of the parameter or module.
@@ -91,10 +96,13 @@ class Recorder:
         modules: Sequence[str] | None = None,
         probe: Any = None,
         columns: Mapping[str, Any] | None = None,
-        optimizer: Optimizer | None = None,
-        expected: Callable[[int, bool], Mapping[tuple[str, str], Expected]] | None = None,
+        optimizer: Optimizer | StackedOptimizer | None = None,
+        expected: Predict | Sequence[Predict] | None = None,
+        members: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        self.model, self.probe, self.columns = model, probe, dict(columns or {})
+        self.model, self.probe = model, probe
+        self.members = [{**(columns or {}), **member} for member in ([{}] if members is None else members)]
+        self._member_axes = 0 if members is None else 1
         self.kinds, self.statistics = _known("kinds", kinds, KINDS), _known("statistics", statistics, STATISTICS)
         self.steps = steps if isinstance(steps, int) else frozenset(steps)
         if self.steps == 0:
@@ -106,22 +114,24 @@ class Recorder:
         self._mult = {name: 1.0 if scales is None else scales[name].mult for name in self._weights}
         self._grad = {name: 1.0 if scales is None else scales[name].grad for name in self._weights}
         all_modules = dict(model.named_modules())
-        owners = dict.fromkeys(name.rpartition(".")[0] for name, w in self._weights.items() if w.dim() >= 2)
-        owners |= dict.fromkeys(name for name in scales or () if name in all_modules)  # each `Factor`
+        matrices = [name for name, w in self._weights.items() if w.dim() - self._member_axes >= 2]
+        factors = [name for name, module in all_modules.items() if isinstance(module, Factor)]
+        owners = dict.fromkeys([*(name.rpartition(".")[0] for name in matrices), *factors])
         names = owners if modules is None else _select("modules", modules, all_modules)
         self._hooks = [all_modules[name].register_forward_hook(partial(self._hook, name)) for name in names]
-        self._optimizer, self._expected = optimizer, expected
+        self._optimizer = optimizer
+        self._expected = [expected] if callable(expected) else expected
         self._sink: Callable[[str, Tensor], None] | None = None  # takes outputs where they are wanted
         self._initial: dict[str, dict[str, Tensor]] | None = None  # by kind: weights and outputs before training
-        self._decay: dict[str, float] = {}  # lr * weight_decay of the update that follows
+        self._decay: Mapping[str, float | Tensor] = {}  # lr * weight_decay of the update that follows
         self._before: dict[str, Tensor] = {}  # weights before the update, in memory that is used again
         self._outputs_before: dict[str, Tensor] = {}
-        self._pending: dict[tuple[int, str, str, str], tuple[Tensor, float]] = {}  # values on the device, and factors
+        self._pending: dict[tuple[int, str, str, str], Tensor] = {}  # values on the device, (S) of a stack
 
     @torch.no_grad()
     def begin_step(self) -> None:
         """Call before the forward pass."""
-        wanted = self._wanted(self.t)
+        wanted = self.wanted(self.t)
         outputs: dict[str, Tensor] = {}
         if wanted or self._initial is None:
             outputs = self._probe_outputs("output_change", *["output_update"] * wanted)
@@ -134,7 +144,7 @@ class Recorder:
             return
         self._decay = self._decay_rates()  # here, as a scheduler may step before `end_step`
         for name, w in self._weights.items():
-            self._add_param(name, w, self._decay.get(name, 0.0))
+            self._add_param(name, w, self._decay.get(name))
         if self.t > 0:
             for kind, values in (("change", self._weights), ("output_change", outputs)):
                 for name, initial in self._initial[kind].items():
@@ -150,12 +160,12 @@ class Recorder:
     def end_step(self) -> None:
         """Call after the optimizer step, before gradients are set to zero again."""
         self._sink = None
-        if self._wanted(self.t):
+        if self.wanted(self.t):
             self._add_gradients()
             for name, before in self._before.items():
                 w, mult = self._weights[name], self._mult[name]
                 if "gradient_update" in self.kinds and name in self._decay:
-                    step = torch.sub(w, before, alpha=1 - self._decay[name])
+                    step = w - (1 - self._over_entries(self._decay[name], w)) * before
                     rounding = 2 * torch.finfo(w.dtype).eps * before.abs()  # what weight decay alone leaves
                     self._add("gradient_update", name, step.masked_fill_(step.abs() <= rounding, 0), mult)
                 if "update" in self.kinds:  # the copy is written anew at the next step: no other memory
@@ -177,21 +187,25 @@ class Recorder:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def frame(self) -> "pd.DataFrame":
-        """The rows as a table."""
+    def rows_of(self, member: int) -> list[dict[str, Any]]:
+        """The rows of one member of a stack."""
+        return self.rows[member :: len(self.members)]
+
+    def frame(self, member: int = 0) -> "pd.DataFrame":
+        """The rows, of one member, as a table."""
         import pandas as pd
 
         predicted = [] if self._expected is None else [field.name for field in fields(Expected)]
-        return pd.DataFrame(self.rows, columns=[*self.columns, *COLUMNS, *predicted])
+        return pd.DataFrame(self.rows_of(member), columns=[*self.members[member], *COLUMNS, *predicted])
 
-    def write(self, path: Path | str) -> None:
-        """Write the table as csv or parquet, by the suffix; the file is there whole or not at all.
+    def write(self, path: Path | str, member: int = 0) -> None:
+        """Write the table, of one member, as csv or parquet by the suffix; the file is there whole or not at all.
 
         Raises:
             ConfigError: on another suffix.
         """
         path = Path(path)
-        frame = self.frame()
+        frame = self.frame(member)
         writers = {".csv": partial(frame.to_csv, index=False), ".parquet": partial(frame.to_parquet, index=False)}
         if path.suffix not in writers:
             raise ConfigError(f"file={path.name}: must end in {' or '.join(writers)}")
@@ -199,23 +213,33 @@ class Recorder:
         writers[path.suffix](partial_path)
         partial_path.replace(path)
 
-    def _wanted(self, t: int) -> bool:
+    def wanted(self, t: int) -> bool:
+        """Whether step t is one that `steps` names."""
         return t % self.steps == 0 if isinstance(self.steps, int) else t in self.steps
 
-    def _decay_rates(self) -> dict[str, float]:
+    def _decay_rates(self) -> Mapping[str, float | Tensor]:
         """lr * weight_decay of the tensors whose weight decay is decoupled, where it is not 0."""
         if self._optimizer is None:
             return {}
+        if isinstance(self._optimizer, StackedOptimizer):
+            return {**self._optimizer.decay_rates(self.t)}
         groups = [g for g in self._optimizer.param_groups if g.get("decoupled_weight_decay") and g["weight_decay"]]
         rates = {id(w): group["lr"] * group["weight_decay"] for group in groups for w in group["params"]}
         return {name: rates[id(w)] for name, w in self._weights.items() if id(w) in rates}
 
-    def _add_param(self, name: str, w: Tensor, decay: float) -> None:
+    def _over_entries(self, number: float | Tensor, w: Tensor) -> float | Tensor:
+        """A number, or one for each member (S), to be multiplied with w."""
+        return number.view(-1, *[1] * (w.dim() - 1)) if isinstance(number, Tensor) else number
+
+    def _add_param(self, name: str, w: Tensor, decay: float | Tensor | None) -> None:
         """Rows of W_t, and of the part of its update that is weight decay: a multiple of it."""
-        kinds = {"param": self._mult[name]} | ({"decay": -decay * self._mult[name]} if decay else {})
+        mult = self._mult[name]
+        kinds: dict[str, float | Tensor] = {"param": mult}
+        if decay is not None:
+            kinds["decay"] = -decay * mult
         if not set(kinds) & set(self.kinds):
             return
-        measured = Measured(w, iterations=KINDS["param"])
+        measured = Measured(w, self._member_axes, KINDS["param"])
         for kind, factor in kinds.items():
             if kind in self.kinds:
                 self._add_measured(kind, name, measured, factor)
@@ -255,23 +279,24 @@ class Recorder:
         self._sink(name, output.detach())
 
     @torch.no_grad()
-    def _add(self, kind: str, name: str, x: Tensor, factor: float = 1.0) -> None:
+    def _add(self, kind: str, name: str, x: Tensor, factor: float | Tensor = 1.0) -> None:
         """Statistics of `factor * x` at t."""
-        self._add_measured(kind, name, Measured(x, iterations=KINDS[kind]), factor)
+        self._add_measured(kind, name, Measured(x, self._member_axes, KINDS[kind]), factor)
 
-    def _add_measured(self, kind: str, name: str, measured: Measured, factor: float) -> None:
+    def _add_measured(self, kind: str, name: str, measured: Measured, factor: float | Tensor) -> None:
         for statistic, value in measure(measured, self.statistics).items():
-            self._pending[self.t, kind, name, statistic] = value, STATISTICS[statistic].scale(factor)
+            self._pending[self.t, kind, name, statistic] = STATISTICS[statistic].scale(factor) * value
 
     def _flush(self) -> None:
         """Move the values to the host: the only synchronisation of a step."""
         if not self._pending:
             return
-        expected = None if self._expected is None else self._expected(self.t, bool(self._decay))
-        values = torch.stack([value for value, _ in self._pending.values()]).tolist()
-        for (key, (_, factor)), value in zip(self._pending.items(), values, strict=True):
-            row = {**self.columns, **dict(zip(COLUMNS, (*key, factor * value), strict=True))}
-            self.rows.append(row if expected is None else row | asdict(expected.get(key[1:3], UNKNOWN)))
+        expected = None if self._expected is None else [e(self.t, bool(self._decay)) for e in self._expected]
+        values = torch.stack(list(self._pending.values())).view(len(self._pending), -1).tolist()
+        for key, of_members in zip(self._pending, values, strict=True):
+            for i, value in enumerate(of_members):
+                row = {**self.members[i], **dict(zip(COLUMNS, (*key, value), strict=True))}
+                self.rows.append(row if expected is None else row | asdict(expected[i].get(key[1:3], UNKNOWN)))
         self._pending.clear()
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,7 +79,7 @@ class Statistic:
     """A number made of a tensor; `scale(c)` is the factor between that of `c * x` and that of `x`."""
 
     value: Callable[[Measured], Tensor]
-    scale: Callable[[float], float] = abs
+    scale: Callable[[Any], Any] = abs  # of a number, or of a tensor with one for each member
     of_matrices: bool = False
 
 

@@ -85,16 +85,17 @@ def update_norms(sweep_dir: Path, metric: str = "val_loss") -> int:
     results = collect(sweep_dir)
     code = conclude(results, sweep_dir)
     shapes = gather(results, sweep_dir, "parametrization.csv").query("name.str.endswith('.weight')", engine="python")
-    shapes = shapes.assign(layer=shapes["name"].str.removesuffix(".weight"))[["parametrization", "layer", "shape"]]
+    shapes = shapes.assign(layer=shapes["name"].str.removesuffix(".weight"))[["layer", "shape"]].drop_duplicates()
     table = norms.update_norms(gather(results, sweep_dir, COORDINATES_FILE)).merge(shapes)
     table["shape"] = [
         f"{layer} {'x'.join(reversed(shape.split('x')))}" for layer, shape in table[["layer", "shape"]].values
     ]
     write_atomically(sweep_dir / "update_norms.csv", table.to_csv(index=False))
-    correlations = norms.correlations(table, by="parametrization")
+    by = "parametrization" if results["parametrization"].nunique() > 1 else "optimizer"
+    correlations = norms.correlations(table, by=by)
     write_atomically(sweep_dir / "correlations.csv", correlations.to_csv(index=False))
     show(correlations, "correlation over layers of log(norm of the update) with log(RMS change of activations)")
-    save(draw(table, by="parametrization"), sweep_dir / "update_norms.png")
+    save(draw(table, by=by), sweep_dir / "update_norms.png")
     return code
 
 
@@ -113,7 +114,7 @@ def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:
 def conclude(results: pd.DataFrame, sweep_dir: Path) -> int:
     """Write `results.csv`, print how the jobs ended; 1 if one failed."""
     write_atomically(sweep_dir / "results.csv", results.to_csv(index=False))
-    counts = results["status"].value_counts()
+    counts = results["status"].value_counts().sort_index()
     print(", ".join(f"{count} {status}" for status, count in counts.items()), "in", sweep_dir)
     for _, job in results[results["status"] == "failed"].iterrows():
         print(f"failed: job {job['folder']}: {job['error']}")

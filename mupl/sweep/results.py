@@ -26,17 +26,25 @@ def write_result(folder: Path, row: dict[str, Any]) -> None:
 
 
 def collect(sweep_dir: Path) -> "pd.DataFrame":
-    """One row a run of all that have a result below `sweep_dir`, in the order of the jobs; empty if there are none.
+    """One row a run of all that have a result below `sweep_dir`, sorted by what tells them apart; empty if none has.
 
     Columns: width, lr, seed, parametrization, optimizer, every other key that differs between runs, and `OUTCOMES`.
     """
     import pandas as pd
 
-    files = sorted(sweep_dir.glob(f"*/{RESULT_FILE}"), key=lambda file: (len(file.parent.name), file.parent.name))
+    files = sorted(sweep_dir.glob(f"*/{RESULT_FILE}"))
     rows = [{**json.loads(file.read_text()), "folder": file.parent.name} for file in files]
     table = pd.DataFrame(rows)
     for column in table:
         if table[column].map(lambda value: isinstance(value, list)).any():  # widths of one a layer: not hashable
             table[column] = table[column].map(str)
     swept = [c for c in table.columns if c not in (*IDENTITY, *OUTCOMES) and table[c].nunique(dropna=False) > 1]
-    return table.reindex(columns=[*IDENTITY, *swept, *OUTCOMES]) if rows else table
+    if not rows:
+        return table
+    keys = [c for c in ("parametrization", "optimizer", *swept, "width", "lr", "seed") if c in table]
+
+    def sortable(column: "pd.Series") -> "pd.Series":
+        return column if pd.api.types.is_numeric_dtype(column) else column.astype(str)
+
+    table = table.sort_values(keys, key=sortable, kind="stable", ignore_index=True)
+    return table.reindex(columns=[*IDENTITY, *swept, *OUTCOMES])

@@ -1,10 +1,32 @@
 """What a run notes while it trains."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+VALIDATION = ("val_loss", "val_accuracy")
+
+
+def outcome(losses: Tensor, diverged: bool, validation: Mapping[str, float], fraction: float = 0.1) -> dict[str, Any]:
+    """The outcome columns of a run's row of results: status, steps, train_loss, val_loss, val_accuracy.
+
+    Args:
+        losses: (steps,) of the steps made, all finite.
+        diverged: whether the next one was not.
+        validation: the last val_loss and val_accuracy, if there were any.
+        fraction: of the steps, the last, over which the training loss is averaged: one mini-batch alone is too noisy
+            to compare runs by.
+    """
+    completed = not diverged and math.isfinite(validation.get("val_loss", 0.0))
+    train_loss = losses[-max(1, round(fraction * len(losses))) :].mean() if not diverged else math.nan
+    values = {name: validation.get(name, math.nan) if completed else math.nan for name in VALIDATION}
+    status = "completed" if completed else "diverged"
+    return {"status": status, "steps": len(losses), "train_loss": float(train_loss), **values}
 
 
 class LossRecord(Callback):
@@ -25,12 +47,14 @@ class LossRecord(Callback):
         self.diverged = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.losses = torch.full((int(trainer.estimated_stepping_batches),), torch.nan, device=pl_module.device)
+        self.losses = torch.empty(0)
         self.steps, self.diverged = 0, False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if not len(self.losses):
+            self.losses = outputs["loss"].new_full((int(trainer.estimated_stepping_batches),), torch.nan)
         self.losses[self.steps] = outputs["loss"]
         self.steps += 1
         if self.steps % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -45,10 +69,8 @@ class LossRecord(Callback):
             self.diverged, self.steps = True, int(finite.int().argmin())
             trainer.should_stop = True
 
-    def final_loss(self, fraction: float = 0.1) -> float:
-        """Mean loss over the last `fraction` of the steps: one mini-batch alone is too noisy to compare runs by."""
-        count = max(1, round(fraction * self.steps))
-        return float(self.losses[self.steps - count : self.steps].mean()) if not self.diverged else float("nan")
+    def outcome(self, validation: Mapping[str, float]) -> dict[str, Any]:
+        return outcome(self.losses[: self.steps], self.diverged, validation)
 
 
 class StepProgress(Callback):

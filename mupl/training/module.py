@@ -1,20 +1,24 @@
 """The one LightningModule: any model, in any parametrization, under any optimizer."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mupl.errors import ConfigError
 from mupl.optim.families import OptimizerLike, family_of, resolve
 from mupl.optim.groups import build_optimizer
 from mupl.optim.schedules import Schedule
 from mupl.parametrization.apply import apply, parameters
 from mupl.parametrization.exponents import Expected, expected_exponents
+from mupl.parametrization.family import Family, as_family
 from mupl.parametrization.rules import Parametrization, get_parametrization, scales
 from mupl.roles import Build, Width, describe
 
@@ -33,13 +37,15 @@ class TrainingModule(LightningModule):
         base_width: where `lr`, `eps` and `weight_decay` are right; there every parametrization is the standard one.
         depth, base_depth: likewise of blocks, for `build(width, depth=depth)`; without them no rules in depth.
         parametrization: by name (see `mupl.parametrization.tables`) or as an object.
-        optimizer: "sgd", "adam", "adamw", a torch optimizer class, or a `functools.partial` of one.
+        optimizer: by name (see `mupl.optim.families`), a torch optimizer class, or a `functools.partial` of one.
         weight_decay_mode: "coupled", "decoupled" (lr * wd constant in width) or "independent" (constant in lr too).
         schedule: factor on all learning rates over training.
         loss: `(model output, target) -> scalar`.
         roles, init: see `describe`.
         family: the optimizer's family, for an optimizer that mupl does not know.
         seed: of the initial weights.
+
+    Under `torch.device("meta")` it describes a training without holding any weights, as a stack's members do.
 
     Raises:
         ConfigError: on bad values, or a tensor that cannot be classified.
@@ -63,7 +69,7 @@ class TrainingModule(LightningModule):
         loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
         roles: Mapping[str, str] | None = None,
         init: Mapping[str, Mapping[str, Any]] | None = None,
-        family: str | None = None,
+        family: str | Family | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -71,9 +77,12 @@ class TrainingModule(LightningModule):
             parametrization = get_parametrization(parametrization)
         self.optimizer_class = resolve(optimizer)
         self.schedule = schedule or Schedule()
+        self.seed = seed
         self.loss = loss
         self.parametrization = parametrization
-        self.family = family or family_of(self.optimizer_class)
+        self.family = as_family(family) if family else family_of(self.optimizer_class)
+        self.lr = lr
+        self.build = partial(build, width) if depth is None else partial(build, width, depth=depth)
         self.infos = describe(build, width, base_width, depth=depth, base_depth=base_depth, roles=roles, init=init)
         self.scales = scales(
             self.infos,
@@ -84,11 +93,17 @@ class TrainingModule(LightningModule):
             weight_decay=weight_decay,
             weight_decay_mode=weight_decay_mode,
         )
-        model = build(width) if depth is None else build(width, depth=depth)
-        self.model = apply(model, self.scales, torch.Generator().manual_seed(seed))
+        self.model = apply(self.build(), self.scales, torch.Generator().manual_seed(seed))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
+
+    def setup(self, stage: str) -> None:
+        if any(isinstance(callback, LearningRateFinder) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            raise ConfigError(
+                "callbacks: Lightning's learning-rate finder sets all param groups to one lr, which undoes the "
+                "parametrization; use mupl.training.lr_finder.find_lr"
+            )
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, target = batch

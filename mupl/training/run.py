@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -21,6 +22,7 @@ from mupl.errors import ConfigError, bad_input
 from mupl.optim.batch_size import BatchScaling
 from mupl.parametrization.report import print_table, rich_table, scale_rows
 from mupl.sweep.results import write_result
+from mupl.sweep.store import finished
 from mupl.training.callbacks import LossRecord, StepProgress
 from mupl.training.check import check
 from mupl.training.module import TrainingModule
@@ -43,12 +45,15 @@ def run(cfg: DictConfig) -> float | None:
     folder = Path(hydra.runtime.output_dir)
     started = time.perf_counter()
     row = identity(cfg, hydra)
+    alone = hydra.mode is not RunMode.MULTIRUN
+    if not alone and (found := finished(folder, cfg.rerun)):
+        return found.get(cfg.metric, math.nan)
     try:
-        row |= train(cfg, folder, quiet=hydra.mode is RunMode.MULTIRUN)
+        row |= train(cfg, folder, quiet=not alone)
     except Exception as error:
         cause = bad_input(error)
         write_result(folder, row | {"status": "failed", "error": f"{type(cause).__name__}: {cause}"})
-        if hydra.mode is not RunMode.MULTIRUN:
+        if alone:
             raise
         if not isinstance(cause, ConfigError):
             log.exception("run failed")
@@ -119,10 +124,17 @@ def batch_scaling(cfg: DictConfig) -> BatchScaling:
 
 
 def build_trainer(cfg: DictConfig, quiet: bool) -> Trainer:
-    """The stock trainer of a config; a job of a multirun leaves the display to the sweep."""
+    """The stock trainer of a config; a job of a multirun leaves the display to the sweep.
+
+    `trainer.precision=tf32` is Lightning's 32-true with `torch.set_float32_matmul_precision("high")`.
+    """
+    precision = cfg.trainer.get("precision")
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    if precision == "tf32":
+        precision = "32-true"
     callbacks = [instantiate(c) for c in cfg.callbacks.values()] + [LossRecord()] + ([] if quiet else [StepProgress()])
     loggers = [instantiate(entry) for entry in cfg.logger.values()]
-    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
+    return instantiate(cfg.trainer, precision=precision, callbacks=callbacks, logger=loggers)
 
 
 def show_parametrization(module: TrainingModule, folder: Path, quiet: bool) -> None:
@@ -142,10 +154,4 @@ def fit(trainer: Trainer, module: TrainingModule, data: LightningDataModule) -> 
     if trainer.interrupted:
         raise KeyboardInterrupt
     record = next(c for c in trainer.callbacks if isinstance(c, LossRecord))  # type: ignore[attr-defined]
-    validation = {key: float(trainer.callback_metrics.get(key, math.nan)) for key in ("val_loss", "val_accuracy")}
-    validated = "val_loss" in trainer.callback_metrics  # not where limit_val_batches=0
-    completed = not record.diverged and (math.isfinite(validation["val_loss"]) or not validated)
-    if not completed:
-        validation = dict.fromkeys(validation, math.nan)
-    status = "completed" if completed else "diverged"
-    return {"status": status, "steps": record.steps, "train_loss": record.final_loss(), **validation}
+    return record.outcome({key: float(value) for key, value in trainer.callback_metrics.items()})

@@ -1,0 +1,174 @@
+"""What `hydra/launcher=stacked` does with jobs: compose, plan, train in stacks, and the rest one by one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from mupl.errors import ConfigError, bad_input
+from mupl.optim.stacked import NotStackable, rule_of
+from mupl.sweep import plan
+from mupl.sweep.compose import to_yaml
+from mupl.sweep.remote import EXECUTORS
+from mupl.sweep.results import RESULT_FILE
+from mupl.sweep.stacked import Job, device_of, saved, train_stack
+from mupl.sweep.store import finished, own
+from mupl.training.run import identity
+
+# Bytes of one stack on a CPU (weights, gradients, state): more does not stay in the cache and is slower
+CPU_BYTES = 40e6
+GPU_SHARE = 0.85  # of the free memory: the estimate does not know of everything
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments of the launcher; see `hydra_plugins.mupl_stacked.StackedLauncherConf` for what they mean."""
+
+    max_members: int | None = None
+    memory_gb: float | None = None
+    save_every: float = 30.0
+    through: str | None = None
+    resources: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.through is not None and self.through not in EXECUTORS:
+            raise ConfigError(f"hydra.launcher.through={self.through}: must be null or of {', '.join(EXECUTORS)}")
+        if self.max_members is not None and self.max_members < 1:
+            raise ConfigError(f"hydra.launcher.max_members={self.max_members}: must be a whole number >= 1")
+
+
+def launch(
+    options: Options,
+    context: HydraContext,
+    task_function: TaskFunction,
+    master: DictConfig,
+    job_overrides: Sequence[Sequence[str]],
+    first: int,
+) -> list[JobReturn]:
+    """Run the jobs; returns what Hydra's basic launcher would, in their order."""
+    setup_globals()
+    configure_log(master.hydra.hydra_logging, master.hydra.verbose)
+    configs = [_compose(context, master, overrides, first + i) for i, overrides in enumerate(job_overrides)]
+    jobs = [_job(config) for config in configs]
+    states = Path(str(master.hydra.sweep.dir)) / "states"
+    missing = {job.id: job for job in jobs if finished(job.folder, job.config.rerun) is None}
+    for job in missing.values():
+        (job.folder / RESULT_FILE).unlink(missing_ok=True)  # of a job that is to run again
+    _train(_stacks(missing, {job.id: job for job in jobs}, states, options), states, options)
+    returns = []
+    for config, job in zip(configs, jobs, strict=True):
+        result = finished(job.folder, "missing")
+        if result is None:
+            returns.append(run_job(task_function, config, "hydra.sweep.dir", "hydra.sweep.subdir", context))
+            configure_log(master.hydra.hydra_logging, master.hydra.verbose)
+        else:
+            returns.append(_conclude(context, task_function, config, job, result))
+    return returns
+
+
+def _compose(context: HydraContext, master: DictConfig, overrides: Sequence[str], number: int) -> DictConfig:
+    """The config of one job, as Hydra's `run_job` completes it."""
+    config = context.config_loader.load_sweep_config(master, list(overrides))
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.job.id = config.hydra.job.num = number
+        config.hydra.sweep.subdir = str(config.hydra.sweep.subdir)  # resolved once: it takes a hash of the config
+        folder = Path(str(config.hydra.sweep.dir)) / config.hydra.sweep.subdir
+        config.hydra.runtime.output_dir = str(folder.absolute())
+    return config
+
+
+def _job(config: DictConfig) -> Job:
+    HydraConfig.instance().cfg = cast(Any, config)  # for what is interpolated from it
+    resolved = OmegaConf.create(own(config))
+    OmegaConf.resolve(resolved)
+    folder = Path(config.hydra.runtime.output_dir)
+    return Job(folder.name, resolved, identity(resolved, config.hydra), folder)
+
+
+def _conclude(
+    context: HydraContext, task_function: TaskFunction, config: DictConfig, job: Job, result: dict[str, Any]
+) -> JobReturn:
+    """Leave what Hydra's `run_job` leaves of a job, of one that is trained."""
+    if config.hydra.output_subdir is not None:
+        folder = job.folder / config.hydra.output_subdir
+        folder.mkdir(parents=True, exist_ok=True)
+        hydra = {"hydra": OmegaConf.to_container(config.hydra, resolve=False, enum_to_str=True)}
+        task = list(config.hydra.overrides.task)
+        for name, values in (("config", own(config)), ("hydra", hydra), ("overrides", task)):
+            (folder / f"{name}.yaml").write_text(to_yaml(values))
+    context.callbacks.on_job_start(config=config, task_function=task_function)
+    overrides, name = list(config.hydra.overrides.task), config.hydra.job.name
+    returned = JobReturn(overrides, job.config, config, str(Path.cwd()), name)
+    returned.return_value = result.get(job.config.metric, float("nan"))
+    returned.status = JobStatus.COMPLETED
+    context.callbacks.on_job_end(config=config, job_return=returned)
+    return returned
+
+
+def _stacks(missing: dict[str, Job], known: dict[str, Job], states: Path, options: Options) -> list[list[Job]]:
+    """The jobs that can be stacked, in stacks: first those that were begun earlier, with the members they had."""
+    stacks = []
+    for _, ids in saved(states):
+        if any(i in missing for i in ids):  # members that are done go along, so that the others train as before
+            stacks.append([known[i] for i in ids if i in known])
+    begun = {job.id for stack in stacks for job in stack}
+    groups: dict[str, list[Job]] = {}
+    reasons: dict[str, int] = {}
+    for job in missing.values():
+        if job.id not in begun:
+            try:
+                job.module  # noqa: B018  (describes it: this finds bad input)
+                groups.setdefault(plan.shape_key(job.config), []).append(job)
+            except Exception as error:  # it runs alone, which reports any error in its row
+                if isinstance(error, NotStackable) or not isinstance(bad_input(error), ConfigError):
+                    reasons[str(error)] = reasons.get(str(error), 0) + 1
+    for reason, count in reasons.items():
+        print(f"{count} of {len(missing)} jobs run one by one: {reason}", flush=True)
+    for group in groups.values():
+        stacks += plan.split(group, _limit(group[0], options), seed=lambda job: job.config.seed)
+    return stacks
+
+
+def _limit(job: Job, options: Options) -> int:
+    """How many members like `job` one stack may have."""
+    rule, _ = rule_of(job.module.optimizer_class)
+    itemsize = 8 if job.config.trainer.precision == "64-true" else 4
+    shapes = [info.shape for info in job.module.infos.values()]
+    member = plan.member_bytes(shapes, len(rule.state), job.config.batch_size, itemsize)
+    if options.memory_gb is not None:
+        budget = options.memory_gb * 1e9
+    elif device_of(job.config).type == "cuda":
+        budget = torch.cuda.mem_get_info()[0] * GPU_SHARE
+    else:
+        budget = CPU_BYTES
+    return max(1, min(int(budget / member), options.max_members or 10**9))
+
+
+def _train(stacks: Sequence[list[Job]], states: Path, options: Options) -> None:
+    """Train the stacks; the jobs of one that fails are left without results."""
+    waits: list[tuple[str, Callable[[], object]]] = []
+    submit = EXECUTORS[options.through](states.parent, options.resources) if options.through else None
+    for i, stack in enumerate(stacks):
+        title = f"stack {i + 1} of {len(stacks)}"
+        print(f"{title}: {len(stack)} jobs, {stack[0].config.max_steps} steps", flush=True)
+        task = partial(train_stack, stack, states, options.save_every, title)
+        if submit is None:
+            _wait(title, task)
+        else:
+            waits.append((title, submit(task)))
+    for title, wait in waits:
+        _wait(title, wait)
+
+
+def _wait(title: str, wait: Callable[[], object]) -> None:
+    try:
+        wait()
+    except Exception as error:
+        print(f"{title}: {type(error).__name__}: {error}: its jobs run one by one", flush=True)

@@ -1,0 +1,95 @@
+"""Which job is which, and which are done: a job is known by what it trains, and so is its folder."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from mupl.errors import ConfigError
+from mupl.sweep.results import RESULT_FILE
+
+UNTOLD = ("logger", "rerun", "metric")  # keys that do not change what a run computes
+RERUN = ("missing", "failed", "all")
+
+
+def job_id(config: DictConfig) -> str:
+    """12 hexadecimal digits of a hash of the resolved config without `UNTOLD` and the paths of outputs."""
+    return _hash(config)
+
+
+def sweep_id(config: DictConfig) -> str:
+    """Name of a multirun's folder: its experiment or data, and a hash of all that it does not sweep.
+
+    So a sweep to which a width or a seed is added finds what it did before, and sweeps of different things keep apart.
+    """
+    choices = config.hydra.runtime.choices
+    name = str(choices.get("experiment") or choices.get("data")).replace("/", "_")
+    return f"{name}-{_hash(config, swept_keys(config))[:8]}"
+
+
+def swept_keys(config: DictConfig) -> dict[str, int]:
+    """The keys that a multirun sweeps, each with its number of values: the command line's over the sweeper's params."""
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    overrides = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
+    last_of_key = {o.get_key_element().lstrip("+~"): o for o in overrides}
+    return {key: len(list(o.sweep_string_iterator())) for key, o in last_of_key.items() if o.is_sweep_override()}
+
+
+def finished(folder: Path, rerun: str) -> dict[str, Any] | None:
+    """The result that a job left earlier, if it is not to run again: `rerun` missing, failed (those too) or all jobs.
+
+    Raises:
+        ConfigError: on another value of `rerun`.
+    """
+    if rerun not in RERUN:
+        raise ConfigError(f"rerun={rerun}: must be one of {', '.join(RERUN)}")
+    file = folder / RESULT_FILE
+    if rerun == "all" or not file.exists():
+        return None
+    row = json.loads(file.read_text())
+    return None if rerun == "failed" and row["status"] == "failed" else row
+
+
+def register_resolvers() -> None:
+    """Make `${job_id:}` and `${sweep_id:}` known to configs."""
+    OmegaConf.register_new_resolver("job_id", lambda *, _root_: job_id(_root_), replace=True)
+    OmegaConf.register_new_resolver("sweep_id", _cached_sweep_id, replace=True)
+
+
+def _cached_sweep_id(*, _root_: DictConfig) -> str:
+    """That of the multirun's own config; the jobs', which would each have another, get its cache from Hydra."""
+    cache = OmegaConf.get_cache(_root_).setdefault("sweep_id", {})
+    if "" not in cache:
+        cache[""] = sweep_id(_root_)
+    return cache[""]
+
+
+def own(config: DictConfig) -> dict[str, Any]:
+    """What is not Hydra's of a config, with its interpolations."""
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    return {key: value for key, value in plain.items() if key != "hydra"}
+
+
+def _hash(config: DictConfig, without: Iterable[str] = ()) -> str:
+    told = OmegaConf.create(_without_outputs(own(config)))
+    for key in (*UNTOLD, *without):
+        if OmegaConf.select(told, path := key.replace("/", "."), default=None) is not None:
+            OmegaConf.update(told, path, None, force_add=True)  # not removed: others may be interpolated from it
+    resolved = OmegaConf.to_container(told, resolve=True)
+    return hashlib.sha256(json.dumps(resolved, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _without_outputs(node: Any) -> Any:
+    """The containers with None in place of what is interpolated from Hydra, such as its output folder."""
+    if isinstance(node, dict):
+        return {key: _without_outputs(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_without_outputs(value) for value in node]
+    return None if isinstance(node, str) and "${hydra:" in node else node
+
+
+register_resolvers()

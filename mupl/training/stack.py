@@ -1,0 +1,266 @@
+"""Many trainings of one shape as one: every tensor of the model gets a leading member axis."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mupl.data.loader import TensorLoader
+from mupl.data.splits import Splits
+from mupl.data.stacked import StackedBatches
+from mupl.optim.stacked import StackedOptimizer
+from mupl.parametrization.apply import draw, parameters
+from mupl.stats.recorder import Recorder
+from mupl.training.module import TrainingModule, cross_entropy
+
+EAGER_STEPS = 3  # before a CUDA graph is captured: libraries and compiled kernels have to be loaded
+EVALUATED = 2**16  # examples times members in one batch of an evaluation; bounds the activations
+
+
+class Stack:
+    """Trains S `TrainingModule`s at once on one device; a member's trajectory is the one that it would have alone.
+
+    Members share the model's shapes, the class of the optimizer, the loss and the batch size. Each has its own seed
+    (initial weights and order of the data), parametrization, schedule and hyperparameters. The stack holds effective
+    weights (see `mupl.optim.stacked`). A model whose class has `member_axis = True` takes them as they are; any other
+    is mapped over them by `torch.func.vmap`. On CUDA a step is captured as a graph and replayed.
+
+    Args:
+        members: best built under `torch.device("meta")`, as their weights are drawn here. Neighbours of equal seed
+            share their batches, and with them one larger product in the first layer.
+        max_steps: updates.
+        clip: norm to which each member's gradient is clipped, or None.
+        dtype: of weights and data; what was drawn in another is converted, as Lightning's 64-true does.
+        autocast: dtype of the products, such as bfloat16, or None.
+
+    Attributes:
+        weights: by name, (S, *shape).
+        model: `x -> outputs (S, ...)` of x (G, ...), G being 1 or S or what the batches are.
+        k: number of updates done.
+        losses: (max_steps, S), of each step; NaN where it was not made yet.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[TrainingModule],
+        splits: Splits,
+        *,
+        batch_size: int,
+        max_steps: int,
+        clip: Sequence[float | None] | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.members, self.device = list(members), torch.device(device)
+        self.max_steps, self._dtype, self._autocast = max_steps, dtype, autocast
+        self.weights = _draw(self.members, self.device, dtype)
+        differing = _differing_numbers(self.members)
+        self.model = _stacked(self.members[0].build(), self.weights, differing).to(self.device, dtype)
+        self.optimizer = StackedOptimizer(
+            self.weights,
+            [member.scales for member in self.members],
+            [member.optimizer_class for member in self.members],
+            [member.schedule for member in self.members],
+            clip or [None] * len(self.members),
+            max_steps,
+        )
+        seeds = [member.seed for member in self.members]
+        self._batches = StackedBatches(splits, seeds, batch_size, self.device, share=not differing)
+        val_x, val_y = splits.val_x.to(self.device), splits.val_y.to(self.device)
+        eval_batch = max(1, EVALUATED // len(self.members))
+        self._validation = TensorLoader(val_x, val_y, eval_batch, splits.mean, splits.std)
+        self.k, self._k = 0, torch.zeros(1, dtype=torch.int64, device=self.device)  # the latter for the device
+        self.losses = torch.full((max_steps, len(self.members)), torch.nan, dtype=dtype, device=self.device)
+        self._graph: Any = None
+        self._warm = 0
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps in an epoch."""
+        return self._batches.per_epoch
+
+    def train(
+        self, until: int, interrupted: Callable[[], Any] = lambda: False, recorder: Recorder | None = None
+    ) -> None:
+        """Go on until `until` updates are done or `interrupted()`; on CUDA this may return before they are."""
+        while self.k < until and not interrupted():
+            self._batches.set_step(self.k)
+            if recorder is not None and (self.k == 0 or recorder.wanted(self.k)):
+                self._record(recorder)
+            elif self.device.type == "cuda" and self._warm >= EAGER_STEPS:
+                self._replay()
+            else:
+                self._warm += 1
+                self._step()
+            self.k += 1
+
+    def _replay(self) -> None:
+        if self._graph is None:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):  # records, and does nothing
+                self._step()
+        self._graph.replay()
+
+    def _record(self, recorder: Recorder) -> None:
+        recorder.t = self.k
+        if recorder.probe is None:
+            recorder.probe = self._batches(self._k)[0].to(self._dtype)
+        recorder.begin_step()
+        for name, gradient in self._step().items():
+            self.weights[name].grad = gradient
+        recorder.end_step()
+        for weight in self.weights.values():
+            weight.grad = None
+
+    def _step(self) -> dict[str, Tensor]:
+        """One update of every member, without synchronisation; returns the gradients."""
+        x, target = self._batches(self._k)
+        losses = self._loss(self.forward(x), target)
+        gradients = torch.autograd.grad(losses.sum(), list(self.weights.values()), materialize_grads=True)
+        by_name = dict(zip(self.weights, gradients, strict=True))
+        with torch.no_grad():
+            self.optimizer.step(by_name, self._k)
+            self.losses.index_copy_(0, self._k, losses.detach().to(self._dtype)[None])
+            self._k.add_(1)
+        return by_name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs (S, N, ...) of batches x (G, N, ...)."""
+        with torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None):
+            return self.model(x.to(self._dtype) if x.is_floating_point() else x)
+
+    def _loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """(S,): every member's loss of output (S, N, ...) for target (G, N, ...)."""
+        shared = len(output) // len(target)
+        target = target[:, None].expand(-1, shared, *target.shape[1:]).reshape(len(output), *target.shape[1:])
+        loss = self.members[0].loss
+        if loss is cross_entropy:  # vmap of it costs as much as a small model's step
+            logits = output.flatten(1, -2).mT  # (S, classes, N): what the last layer's product left in memory
+            return F.cross_entropy(logits, target.flatten(1), reduction="none").mean(1)
+        return torch.vmap(loss)(output, target)
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, list[float]]:
+        """val_loss and val_accuracy of each member."""
+        self.model.eval()
+        sums: dict[str, Tensor] = {}
+        for x, target in self._validation:
+            output = self.forward(x[None])
+            values = {"val_loss": self._loss(output, target[None])}
+            if not target.is_floating_point():
+                values["val_accuracy"] = (output.argmax(-1) == target).to(self._dtype).flatten(1).mean(1)
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0) + value * len(target)
+        self.model.train()
+        return {name: (total / len(self._validation.x)).tolist() for name, total in sums.items()}
+
+    def diverged(self) -> list[int | None]:
+        """Of each member the step whose loss was the first that is not finite, or None; those members are frozen.
+
+        This is where the host waits for the device.
+        """
+        bad = ~self.losses[: self.k].isfinite()
+        any_bad = bad.any(0)
+        self.optimizer.freeze(any_bad)
+        first = torch.where(any_bad, bad.int().argmax(0), -1).tolist()
+        return [None if step < 0 else step for step in first]
+
+    def nbytes(self) -> int:
+        """Size of the state in bytes."""
+        return (1 + len(self.optimizer.state)) * sum(w.nbytes for w in self.weights.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that training goes on from, on its device."""
+        weights = {name: w.detach() for name, w in self.weights.items()}
+        buffers = self._buffers()
+        return {
+            "k": self.k,
+            "losses": self.losses,
+            "weights": weights,
+            "state": self.optimizer.state,
+            "buffers": buffers,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], members: Sequence[int] | None = None) -> None:
+        """Go on from a state, or from that of some of its members."""
+        chosen = slice(None) if members is None else torch.tensor(members)
+        self.k = state["k"]
+        self._k.fill_(self.k)
+        self.losses.copy_(state["losses"][:, chosen])
+        pairs: list[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]] = [
+            (self._buffers(), state["buffers"]),
+            (self.weights, state["weights"]),
+            *((mine, state["state"][name]) for name, mine in self.optimizer.state.items()),
+        ]
+        with torch.no_grad():
+            for mine, theirs in pairs:
+                for name, tensor in mine.items():
+                    tensor.copy_(theirs[name][chosen])
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """Those that members have of their own."""
+        return dict(self.model.named_buffers()) if isinstance(self.model, _Mapped) else {}
+
+
+def _draw(members: Sequence[TrainingModule], device: torch.device, dtype: torch.dtype) -> dict[str, nn.Parameter]:
+    """The initial effective weights, by name, (S, *shape): the values that `apply` gives to each member's model."""
+    first = parameters(members[0].model, members[0].scales)
+    weights = {name: torch.empty(len(members), *w.shape, dtype=dtype, device=device) for name, w in first.items()}
+
+    def draw_member(index: int) -> None:
+        member, generator = members[index], torch.Generator().manual_seed(members[index].seed)
+        for name, w in parameters(member.model, member.scales).items():
+            scale = member.scales[name]
+            weights[name][index] = draw(scale, w.shape, w.dtype, generator).to(dtype) * scale.mult
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # torch draws with one thread, and without the GIL
+        list(pool.map(draw_member, range(len(members))))
+    return {name: nn.Parameter(w) for name, w in weights.items()}
+
+
+def _differing_numbers(members: Sequence[TrainingModule]) -> dict[str, Tensor]:
+    """The attributes of the model, of those named in `per_member`, in which members differ: (S,)."""
+    names = [n for n in getattr(members[0].model, "per_member", ()) if hasattr(members[0].model, n)]
+    values = {name: [float(getattr(member.model, name)) for member in members] for name in names}
+    return {name: torch.tensor(v, dtype=torch.float64) for name, v in values.items() if len(set(v)) > 1}
+
+
+def _stacked(model: nn.Module, weights: dict[str, nn.Parameter], numbers: dict[str, Tensor]) -> nn.Module:
+    """A module of outputs (S, ...), with the stacked weights in place of the model's."""
+    if not getattr(model, "member_axis", False):
+        return _Mapped(model, weights)
+    for name, weight in weights.items():
+        path, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(path), leaf, weight)
+    for name, values in numbers.items():
+        delattr(model, name)
+        model.register_buffer(name, values)
+    return model
+
+
+class _Mapped(nn.Module):
+    """Any module, mapped over the members' weights and buffers."""
+
+    def __init__(self, model: nn.Module, weights: dict[str, nn.Parameter]) -> None:
+        super().__init__()
+        self._weights, self._members = weights, len(next(iter(weights.values())))
+        for name, buffer in model.named_buffers():
+            self.register_buffer(name.replace(".", "/"), buffer.expand(self._members, *buffer.shape).clone())
+        self._call = [model.to("meta")]  # in a list: no submodule, whose parameters are not the ones trained
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (G, N, ...), G a divisor of S -> (S, N, ...)."""
+        if 1 < len(x) < self._members:
+            x = x.repeat_interleave(self._members // len(x), 0)
+        values: dict[str, Tensor] = {name.replace("/", "."): buffer for name, buffer in self.named_buffers()}
+        mapped = torch.vmap(self._one, (0, 0 if len(x) > 1 else None), randomness="different")
+        return mapped({**self._weights, **values}, x if len(x) > 1 else x[0])
+
+    def _one(self, values: dict[str, Tensor], x: Tensor) -> Tensor:
+        model = self._call[0].train(self.training)
+        return torch.func.functional_call(model, values, (x,))

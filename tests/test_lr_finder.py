@@ -1,0 +1,96 @@
+"""The learning-rate finder, and what would undo a parametrization's learning rates."""
+
+import math
+from functools import partial
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.tuner import Tuner
+from torch.utils.data import DataLoader
+
+from mupl.data import TensorData, digits
+from mupl.errors import ConfigError
+from mupl.models import MLP
+from mupl.training.callbacks import LossRecord
+from mupl.training.lr_finder import LRSearch, RangeTest, find_lr
+from mupl.training.module import TrainingModule
+
+CPU = {"accelerator": "cpu", "num_sanity_val_steps": 0}
+OFF = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+QUIET = dict.fromkeys(OFF, False) | CPU
+
+
+def module(lr: float = 0.01, optimizer: str = "muon", **options: object) -> TrainingModule:
+    return TrainingModule(partial(MLP, 64, 10), 64, base_width=16, lr=lr, optimizer=optimizer, **options)
+
+
+def data() -> TensorData:
+    return TensorData(digits(), batch_size=64)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_what_is_found_trains_well_and_the_module_stays_as_it_was(tmp_path: Path, optimizer: str) -> None:
+    tuned = module(optimizer=optimizer)
+    before = {key: value.clone() for key, value in tuned.state_dict().items()}
+    search = find_lr(tuned, data(), low=1e-5, high=10, steps=60, default_root_dir=tmp_path, **CPU)
+    assert all(torch.equal(value, before[key]) for key, value in tuned.state_dict().items())
+    assert type(tuned.schedule).__name__ == "Schedule"
+    assert search.lrs[0] == 1e-5
+    assert len(search.lrs) == len(search.losses) > 20
+    found = search.suggestion()
+    assert 1e-3 < found < 1
+    record = LossRecord()
+    lightning.Trainer(max_steps=40, callbacks=[record], **QUIET).fit(module(found, optimizer), datamodule=data())
+    assert record.outcome({})["train_loss"] < 0.5 * record.losses[0]
+
+
+def test_the_search_keeps_the_ratios_between_groups() -> None:
+    optimizer = module(optimizer="adamw").build_optimizer()
+    first, second, *_ = (group["lr"] for group in optimizer.param_groups)
+    assert first != second
+    scheduler = RangeTest([10.0**k for k in range(-2, 3)]).scheduler(optimizer, 5)
+    for k in range(5):
+        a, b, *_ = (group["lr"] for group in optimizer.param_groups)
+        assert a == pytest.approx(first * 10 ** (k - 2))
+        assert b / a == pytest.approx(second / first)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_the_suggestion_is_where_the_loss_falls_most_steeply() -> None:
+    lrs = [10 ** (k / 10 - 4) for k in range(40)]
+    losses = [2 - math.tanh(k - 20) for k in range(40)]
+    assert LRSearch(lrs, losses).suggestion(smoothing=0) == pytest.approx(lrs[20], rel=0.3)
+    with pytest.raises(ConfigError, match="the loss does not fall"):
+        LRSearch([1, 2, 3], [1, 1, 2]).suggestion()
+    with pytest.raises(ConfigError, match="must be 0 < low < high"):
+        find_lr(module(), data(), low=1, high=0.1)
+
+
+def test_lightnings_finder_is_blocked(tmp_path: Path) -> None:
+    options = {"default_root_dir": tmp_path, "max_steps": 3, **QUIET}
+    with pytest.raises(ConfigError, match=r"sets all param groups to one lr.*find_lr"):
+        Tuner(lightning.Trainer(**options)).lr_find(module(), datamodule=data(), num_training=3)
+    with pytest.raises(ConfigError, match="find_lr"):
+        lightning.Trainer(callbacks=[LearningRateFinder()], **options).fit(module(), datamodule=data())
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_a_checkpoint_resumes_its_own_run_and_no_other(tmp_path: Path) -> None:
+    batch = next(iter(data().train_dataloader()))
+
+    def fit(trained: TrainingModule, steps: int, **checkpoint: object) -> torch.Tensor:
+        trainer = lightning.Trainer(default_root_dir=tmp_path, max_steps=steps, log_every_n_steps=1, **QUIET)
+        loader = DataLoader([batch], batch_size=None)
+        trainer.fit(trained, loader, loader, weights_only=False, **checkpoint)
+        trainer.save_checkpoint(tmp_path / f"{steps}.ckpt")
+        return trained.model.readout.weight.detach()
+
+    fit(module(), 4)
+    resumed = fit(module(), 8, ckpt_path=tmp_path / "4.ckpt")
+    assert torch.equal(resumed, fit(module(), 8))
+    with pytest.raises(ConfigError, match=r"saved under lr=0.01 where this run has lr=0.02"):
+        fit(module(lr=0.02), 8, ckpt_path=tmp_path / "4.ckpt")

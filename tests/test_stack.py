@@ -1,0 +1,248 @@
+"""A stack trains each of its members as it would train alone."""
+
+import copy
+from functools import partial
+from typing import Any
+
+import lightning
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mupl.data import Splits, TensorData, digits
+from mupl.models import MLP
+from mupl.optim.schedules import Schedule
+from mupl.optim.stacked import NotStackable, rule_of
+from mupl.parametrization.apply import parameters
+from mupl.parametrization.rules import get_parametrization
+from mupl.parametrization.tables import TABLES
+from mupl.training.callbacks import LossRecord
+from mupl.training.module import TrainingModule
+from mupl.training.stack import Stack
+
+OPTIMIZERS: dict[str, Any] = {
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+    "nesterov": partial(torch.optim.SGD, momentum=0.8, nesterov=True),
+    "adam": partial(torch.optim.Adam, betas=(0.8, 0.95)),
+    "adamw": torch.optim.AdamW,
+}
+LR = {"sgd": 0.05, "nesterov": 0.05, "adam": 0.01, "adamw": 0.01}
+
+
+def build(width: Any, **options: Any) -> nn.Module:
+    return MLP(64, 10, width, **{"depth": 2, "activation": "tanh"} | options)
+
+
+def conv_net(width: int) -> nn.Module:
+    """A foreign module, with a buffer that training changes."""
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.Linear(36 * width, 10)
+    )
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    return digits()
+
+
+def members(optimizer: str, seeds: tuple[int, ...] = (0, 1)) -> list[dict[str, Any]]:
+    """Every parametrization with rules for the optimizer, and for each seed other hyperparameters."""
+    family = "sgd" if LR[optimizer] == 0.05 else "adam"
+    names = [name for name in TABLES if {family, "*"} & set(get_parametrization(name).rules)]
+    return [
+        {
+            "parametrization": name,
+            "seed": seed,
+            "lr": LR[optimizer] * (1 + seed) / (1 + i % 3),
+            "eps": 1e-4 * (1 + seed),
+            "weight_decay": 0.1 * (i % 2),
+            "weight_decay_mode": ("coupled", "decoupled", "independent")[(i + seed) % 3],
+            "schedule": Schedule(("constant", "cosine", "linear")[i % 3], warmup=0.1 * (i % 4)),
+        }
+        for seed in seeds
+        for i, name in enumerate(names)
+    ]
+
+
+def stack_of(build: Any, arguments: list[dict[str, Any]], splits: Splits, **options: Any) -> Stack:
+    with torch.device("meta"):
+        modules = [TrainingModule(build, 32, base_width=8, **a) for a in arguments]
+    return Stack(modules, splits, **{"batch_size": 32, "max_steps": 100, "dtype": torch.float64} | options)
+
+
+def alone(
+    build: Any, arguments: dict[str, Any], splits: Splits, clip: float | None = None, steps: int = 100
+) -> tuple[TrainingModule, LossRecord, lightning.Trainer]:
+    module, record = TrainingModule(build, 32, base_width=8, **arguments), LossRecord()
+    trainer = lightning.Trainer(
+        accelerator="cpu", precision="64-true", max_steps=steps, gradient_clip_val=clip, callbacks=[record],
+        logger=False, enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
+        num_sanity_val_steps=0,
+        val_check_interval=steps, check_val_every_n_epoch=None,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=TensorData(splits, 32, seed=arguments["seed"]))
+    return module, record, trainer
+
+
+def distances(stack: Stack, i: int, module: TrainingModule, record: LossRecord) -> tuple[float, float]:
+    """Largest difference of a loss and of a final effective weight."""
+    weights = parameters(module.model, module.scales)
+    apart = [(w * module.scales[n].mult - stack.weights[n][i]).abs().max().item() for n, w in weights.items()]
+    return (record.losses - stack.losses[:, i]).abs().max().item(), max(apart)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_members_follow_the_trajectories_that_they_have_alone(
+    optimizer: str, clip: float | None, splits: Splits
+) -> None:
+    arguments = [a | {"optimizer": OPTIMIZERS[optimizer]} for a in members(optimizer)]
+    clips = [clip if i % 2 else None for i in range(len(arguments))]
+    stack = stack_of(build, arguments, splits, clip=clips)
+    stack.train(100)
+    validation = stack.evaluate()
+    chosen = range(0, len(arguments), 3 if clip else 1)
+    for i in chosen:
+        module, record, trainer = alone(build, arguments[i], splits, clips[i])
+        assert max(distances(stack, i, module, record)) < 1e-10, arguments[i]
+        for name in ("val_loss", "val_accuracy"):
+            assert validation[name][i] == pytest.approx(trainer.callback_metrics[name].item(), abs=1e-6), name
+
+
+def test_a_rule_that_is_wrong_is_seen(splits: Splits) -> None:
+    arguments = [a | {"optimizer": "adamw"} for a in members("adamw", (1,))[:2]]
+    stack = stack_of(build, arguments, splits)
+    stack.optimizer._numbers["layers.1.weight"]["eps"] *= 1.01
+    stack.train(100)
+    module, record, _ = alone(build, arguments[0], splits)
+    assert distances(stack, 0, module, record)[1] > 1e-6
+
+
+def test_in_float32_the_first_losses_are_equal(splits: Splits) -> None:
+    arguments = [a | {"optimizer": "adamw"} for a in members("adamw")]
+    stack = stack_of(build, arguments, splits, dtype=torch.float32)
+    stack.train(1)
+    for i, a in enumerate(arguments):
+        module = TrainingModule(build, 32, base_width=8, **a)
+        x, y = next(iter(TensorData(splits, 32, seed=a["seed"]).train_dataloader()))
+        assert stack.losses[0, i].item() == pytest.approx(module.loss(module.model(x), y).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("seeds", [(0, 1, 2), (0, 0, 1), (5, 5)])
+def test_seeds_may_be_shared_or_not(seeds: tuple[int, ...], splits: Splits) -> None:
+    arguments = [{"seed": s, "lr": 0.01 * (i + 1), "optimizer": "adam"} for i, s in enumerate(seeds)]
+    stack = stack_of(build, arguments, splits)
+    stack.train(100)
+    for i, a in enumerate(arguments):
+        module, record, _ = alone(build, a, splits)
+        assert max(distances(stack, i, module, record)) < 1e-10
+
+
+def test_a_foreign_module_is_mapped_with_its_buffers_and_multipliers(splits: Splits) -> None:
+    arguments = [
+        {"parametrization": name, "seed": seed, "lr": 0.01, "eps": 1e-4, "optimizer": "adamw", "weight_decay": 0.1}
+        for seed in (0, 1)
+        for name in ("sp", "mup", "mulinear")
+    ]
+    stack = stack_of(conv_net, arguments, splits, max_steps=30)
+    stack.train(30)
+    validation = stack.evaluate()["val_loss"]
+    for i, a in enumerate(arguments):
+        module, record, trainer = alone(conv_net, a, splits, steps=30)
+        assert max(distances(stack, i, module, record)) < 1e-10
+        assert validation[i] == pytest.approx(trainer.callback_metrics["val_loss"].item(), rel=1e-6)
+
+
+def test_members_may_differ_in_multipliers_of_the_model(splits: Splits) -> None:
+    options = [{"input_mult": 0.5, "output_mult": 1.0}, {"input_mult": 1.0, "output_mult": 4.0, "zero_readout": True}]
+    builds = [partial(build, **o) for o in options]
+    with torch.device("meta"):
+        modules = [TrainingModule(b, 32, base_width=8, lr=0.01, seed=3) for b in builds]
+    stack = Stack(modules, splits, batch_size=32, max_steps=100, dtype=torch.float64)
+    stack.train(100)
+    for i, b in enumerate(builds):
+        module, record, _ = alone(b, {"lr": 0.01, "seed": 3}, splits)
+        assert max(distances(stack, i, module, record)) < 1e-10
+
+
+def test_any_loss_will_do(splits: Splits) -> None:
+    def squared(output: Tensor, target: Tensor) -> Tensor:
+        return F.mse_loss(output, F.one_hot(target, 10).to(output.dtype))
+
+    arguments = [{"seed": s, "lr": 0.01, "loss": squared} for s in (0, 1)]
+    stack = stack_of(build, arguments, splits)
+    stack.train(100)
+    for i, a in enumerate(arguments):
+        module, record, _ = alone(build, a, splits)
+        assert max(distances(stack, i, module, record)) < 1e-10
+
+
+def test_a_member_that_diverges_is_frozen_and_touches_no_other(splits: Splits) -> None:
+    arguments = [{"seed": 0, "lr": lr, "optimizer": "sgd", "parametrization": "sp"} for lr in (0.01, 1e30, 0.02)]
+    relu = partial(build, activation="relu")
+    stack = stack_of(relu, arguments, splits, dtype=torch.float32)
+    stack.train(10)
+    diverged = stack.diverged()
+    assert (diverged[0], diverged[2]) == (None, None)
+    assert diverged[1] is not None
+    stack.train(100)
+    assert stack.diverged() == diverged
+    assert all((w[1] == 0).all() for w in stack.weights.values())
+    without = stack_of(relu, [arguments[0], arguments[2]], splits, dtype=torch.float32)
+    without.train(100)
+    assert torch.allclose(without.losses, stack.losses[:, ::2], rtol=1e-4)
+
+
+def test_a_stack_goes_on_from_its_state_and_from_that_of_some_members(splits: Splits) -> None:
+    arguments = [a | {"optimizer": "adamw"} for a in members("adamw", (0, 1))]
+    whole = stack_of(build, arguments, splits)
+    whole.train(60)
+    state = copy.deepcopy(whole.state_dict())
+    whole.train(100)
+    again = stack_of(build, arguments, splits)
+    again.load_state_dict(state)
+    again.train(100)
+    assert torch.equal(again.losses, whole.losses)
+    some = [3, 7, 12]
+    part = stack_of(build, [arguments[i] for i in some], splits)
+    part.load_state_dict(state, some)
+    part.train(100)
+    assert (part.losses - whole.losses[:, some]).abs().max() < 1e-12
+
+
+def test_on_a_cpu_large_members_have_torchs_fused_update(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [a | {"optimizer": "adam"} for a in members("adam", (0,))]
+    eager = stack_of(build, arguments, splits)
+    eager.train(50)
+    monkeypatch.setattr("mupl.optim.stacked.BLOCK", 1000)  # as if the 2048 entries of the first layer were many
+    fused = stack_of(build, arguments, splits)
+    fused.train(50)
+    assert (fused.losses[:50] - eager.losses[:50]).abs().max() < 1e-12
+    assert not torch.equal(fused.losses[:50], eager.losses[:50])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (torch.optim.Adagrad, "optimizer Adagrad: a stack knows SGD, Adam, AdamW"),
+        (partial(torch.optim.Adam, amsgrad=True), "optimizer.amsgrad=True: a stack knows betas"),
+        (partial(torch.optim.SGD, momentum=0.9, dampening=0.1), "optimizer.dampening=0.1"),
+    ],
+)
+def test_what_a_stack_does_not_know_is_said(optimizer: Any, message: str) -> None:
+    with pytest.raises(NotStackable, match=message):
+        rule_of(optimizer)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_captured_step_is_the_same(optimizer: str, splits: Splits) -> None:
+    arguments = [a | {"optimizer": OPTIMIZERS[optimizer]} for a in members(optimizer)]
+    clips = [0.1 if i % 2 else None for i in range(len(arguments))]
+    on_cpu = stack_of(build, arguments, splits, clip=clips)
+    on_cpu.train(100)
+    on_gpu = stack_of(build, arguments, splits, clip=clips, device="cuda")
+    on_gpu.train(100)
+    assert on_gpu._graph is not None
+    assert (on_gpu.losses.cpu() - on_cpu.losses).abs().max() < 1e-10
