@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from mupl.data import Splits, TensorData, digits
 from mupl.models import MLP
+from mupl.optim.elementwise import AdamAtan2, Lion, SignSGD
+from mupl.optim.orthogonal import Orthogonal
 from mupl.optim.schedules import Schedule
-from mupl.optim.stacked import NotStackable, rule_of
+from mupl.optim.stacked_rules import NotStackable, stackable
 from mupl.parametrization.apply import parameters
 from mupl.parametrization.rules import get_parametrization
 from mupl.parametrization.tables import TABLES
@@ -26,8 +28,13 @@ OPTIMIZERS: dict[str, Any] = {
     "nesterov": partial(torch.optim.SGD, momentum=0.8, nesterov=True),
     "adam": partial(torch.optim.Adam, betas=(0.8, 0.95)),
     "adamw": torch.optim.AdamW,
+    "lion": partial(Lion, betas=(0.8, 0.9)),
+    "sign_sgd": SignSGD,
+    "adam_atan2": AdamAtan2,
+    "shampoo_svd": partial(Orthogonal, method="svd", nesterov=False),
+    "muon": partial(Orthogonal, method="accurate", scale="keller", momentum=0.9, eps=1e-4),
 }
-LR = {"sgd": 0.05, "nesterov": 0.05, "adam": 0.01, "adamw": 0.01}
+LR = {name: {"sgd": 0.05, "nesterov": 0.05, "lion": 0.001, "sign_sgd": 0.001}.get(name, 0.01) for name in OPTIMIZERS}
 
 
 def build(width: Any, **options: Any) -> nn.Module:
@@ -48,7 +55,8 @@ def splits() -> Splits:
 
 def members(optimizer: str, seeds: tuple[int, ...] = (0, 1)) -> list[dict[str, Any]]:
     """Every parametrization with rules for the optimizer, and for each seed other hyperparameters."""
-    family = "sgd" if LR[optimizer] == 0.05 else "adam"
+    families = {"sgd": "sgd", "nesterov": "sgd", "shampoo_svd": "orthogonal", "muon": "orthogonal"}
+    family = families.get(optimizer, "adam")
     names = [name for name in TABLES if {family, "*"} & set(get_parametrization(name).rules)]
     return [
         {
@@ -232,7 +240,7 @@ def test_on_a_cpu_large_members_have_torchs_fused_update(splits: Splits, monkeyp
 )
 def test_what_a_stack_does_not_know_is_said(optimizer: Any, message: str) -> None:
     with pytest.raises(NotStackable, match=message):
-        rule_of(optimizer)
+        stackable(optimizer)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -13,20 +13,23 @@ from torch import Tensor
 from mupl.optim.base import DirectionOptimizer, move
 
 Betas = tuple[float, float]
+Number = float | Tensor  # a tensor that broadcasts where members of a stack differ
 
 
-def sign_momentum(g: Tensor, m: Tensor, momentum: float) -> tuple[Tensor, Tensor]:
+def sign_momentum(g: Tensor, m: Tensor, momentum: Number) -> tuple[Tensor, Tensor]:
     """`m <- momentum m + (1 - momentum) g`; returns `sign(m)` and m (Bernstein et al. 2018, signum)."""
     m = m.lerp(g, 1 - momentum)
     return m.sign(), m
 
 
-def lion(g: Tensor, m: Tensor, beta1: float, beta2: float) -> tuple[Tensor, Tensor]:
+def lion(g: Tensor, m: Tensor, beta1: Number, beta2: Number) -> tuple[Tensor, Tensor]:
     """`u = sign(beta1 m + (1 - beta1) g)`, then `m <- beta2 m + (1 - beta2) g`; returns u and m (Chen et al. 2023)."""
     return m.lerp(g, 1 - beta1).sign(), m.lerp(g, 1 - beta2)
 
 
-def adam_atan2(g: Tensor, m: Tensor, v: Tensor, step: int, beta1: float, beta2: float) -> tuple[Tensor, Tensor, Tensor]:
+def adam_atan2(
+    g: Tensor, m: Tensor, v: Tensor, step: Number, beta1: Number, beta2: Number
+) -> tuple[Tensor, Tensor, Tensor]:
     """Adam without epsilon: `u = 4/pi atan2(m / (1 - beta1^step), sqrt(v / (1 - beta2^step)))`, and m, v.
 
     4/pi makes u = 1 where Adam's direction is 1; no u exceeds 2. (Everett et al. 2024.)

@@ -34,7 +34,7 @@ FACTORS: dict[str, Callable[[float, float], float]] = {
 }
 
 
-def accumulate(g: Tensor, m: Tensor, momentum: float, nesterov: bool) -> tuple[Tensor, Tensor]:
+def accumulate(g: Tensor, m: Tensor, momentum: float | Tensor, nesterov: bool) -> tuple[Tensor, Tensor]:
     """`m <- momentum m + (1 - momentum) g`; returns `momentum m + (1 - momentum) g` if nesterov, else m, and m."""
     m = m.lerp(g, 1 - momentum)
     return g.lerp(m, momentum) if nesterov else m, m

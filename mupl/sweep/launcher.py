@@ -13,7 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from mupl.errors import ConfigError, bad_input
-from mupl.optim.stacked import NotStackable, rule_of
+from mupl.optim.stacked_rules import NotStackable, stackable
 from mupl.sweep import plan
 from mupl.sweep.compose import to_yaml
 from mupl.sweep.remote import EXECUTORS
@@ -138,10 +138,11 @@ def _stacks(missing: dict[str, Job], known: dict[str, Job], states: Path, option
 
 def _limit(job: Job, options: Options) -> int:
     """How many members like `job` one stack may have."""
-    rule, _ = rule_of(job.module.optimizer_class)
+    optimizer, _ = stackable(job.module.optimizer_class)
+    states = max(len(rule.state) for rule in optimizer.rules.values())
     itemsize = 8 if job.config.trainer.precision == "64-true" else 4
     shapes = [info.shape for info in job.module.infos.values()]
-    member = plan.member_bytes(shapes, len(rule.state), job.config.batch_size, itemsize)
+    member = plan.member_bytes(shapes, states, job.config.batch_size, itemsize)
     if options.memory_gb is not None:
         budget = options.memory_gb * 1e9
     elif device_of(job.config).type == "cuda":

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from mupl.optim.stacked import NotStackable, rule_of
+from mupl.optim.stacked_rules import NotStackable, stackable
 
 T = TypeVar("T")
 
@@ -49,9 +49,9 @@ def shape_key(config: DictConfig) -> str:
     for name, callback in config.callbacks.items():
         if callback["_target_"] not in CALLBACKS:
             raise NotStackable(f"callbacks.{name}: a stack does not know {callback['_target_']}")
-    rule, _ = rule_of(get_class(config.optimizer["_target_"]))
+    optimizer, _ = stackable(get_class(config.optimizer["_target_"]))
     own = getattr(get_class(config.model["_target_"]), "per_member", ())
-    keys = [*PER_MEMBER, *(f"model.{name}" for name in own), *(f"optimizer.{name}" for name in rule.options)]
+    keys = [*PER_MEMBER, *(f"model.{name}" for name in own), *(f"optimizer.{name}" for name in optimizer.options)]
     keys += [f"callbacks.{name}.{key}" for name in config.callbacks for key in ("columns", "folder")]
     shared: Any = OmegaConf.to_container(config)
     for key in keys:

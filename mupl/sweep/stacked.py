@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mupl.data.splits import Splits
-from mupl.optim.stacked import NotStackable
+from mupl.optim.stacked_rules import NotStackable
 from mupl.stats.callback import CoordinateStats, metrics_by_step
 from mupl.stats.recorder import Recorder
 from mupl.sweep.results import RESULT_FILE, write_result

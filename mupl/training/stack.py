@@ -92,7 +92,7 @@ class Stack:
             self._batches.set_step(self.k)
             if recorder is not None and (self.k == 0 or recorder.wanted(self.k)):
                 self._record(recorder)
-            elif self.device.type == "cuda" and self._warm >= EAGER_STEPS:
+            elif self.device.type == "cuda" and self._warm >= EAGER_STEPS and self.optimizer.capturable:
                 self._replay()
             else:
                 self._warm += 1

@@ -1,0 +1,219 @@
+"""Update rules for a stack of members, each with its own hyperparameters; see `mupl.optim.stacked`."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.adam import adam
+
+from mupl.optim.elementwise import AdamAtan2, Lion, SignSGD, adam_atan2, lion, sign_momentum
+from mupl.optim.orthogonal import METHODS, Orthogonal, accumulate
+from mupl.parametrization.rules import Scale
+
+Numbers = dict[str, float]
+Tensors = Mapping[str, Tensor]
+
+
+class NotStackable(Exception):
+    """Says why something cannot be trained as a member of a stack."""
+
+
+@dataclass(frozen=True)
+class StackedRule:
+    """How S members' effective weights W of one tensor are updated from their gradients G.
+
+    Args:
+        state: names of the tensors like W that it carries on, all 0 at first.
+        update: `(W, G, state, numbers, **flags)`, in place. W is (S, n) and a number (S, 1); with `matrix` they are
+            (S, out, in) and (S, 1, 1).
+        numbers: `scale -> ` numbers of the tensor, for effective weights; l2 and decay are left out where all are 0.
+        step_numbers: `(options, k) ->` numbers of update k = 0, 1, ...
+        flags: options that `update` takes as they are.
+        fused: torch's own kernel for the same update of one large member on a CPU, which reads each tensor once.
+        matrix: whether the entries of a matrix depend on each other.
+    """
+
+    state: tuple[str, ...]
+    update: Callable[..., None]
+    numbers: Callable[[Scale], Numbers]
+    step_numbers: Callable[[Mapping[str, Any], int], Numbers]
+    flags: tuple[str, ...] = ()
+    fused: Callable[..., None] | None = None
+    matrix: bool = False
+
+
+@dataclass(frozen=True)
+class Stackable:
+    """An optimizer that a stack knows.
+
+    Args:
+        rules: for tensors of each family.
+        options: of its constructor, those in which members may differ.
+        flags: those that they must share.
+    """
+
+    rules: Mapping[str, StackedRule]
+    options: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+
+
+def _sgd(w: Tensor, g: Tensor, state: Tensors, n: Tensors, nesterov: bool) -> None:
+    if "l2" in n:
+        g = torch.addcmul(g, w, n["l2"])
+    buffer = state["momentum_buffer"].mul_(n["momentum"]).add_(g)
+    w.addcmul_(torch.addcmul(g, buffer, n["momentum"]) if nesterov else buffer, -n["lr"] * n["schedule"])
+
+
+def _adam(w: Tensor, g: Tensor, state: Tensors, n: Tensors) -> None:
+    if "l2" in n:
+        g = torch.addcmul(g, w, n["l2"])
+    _decay(w, n)
+    mean = state["exp_avg"].lerp_(g, n["1-beta1"])
+    square = state["exp_avg_sq"].lerp_(g.square(), n["1-beta2"])
+    denominator = torch.addcmul(n["eps"], square.sqrt(), n["rsqrt_correction2"])
+    w.addcmul_(mean / denominator, -n["lr"] * n["schedule"] * n["1/correction1"])
+
+
+def _adam_fused(w: Tensor, g: Tensor, state: Tensors, n: Tensors) -> None:
+    value = {name: number.item() for name, number in n.items()}
+    decay = value["decay"] / max(value["lr"], torch.finfo().tiny) if "decay" in n else value.get("l2", 0.0)
+    adam(
+        [w], [g.contiguous()], [state["exp_avg"]], [state["exp_avg_sq"]], [], [torch.tensor(value["k"])], fused=True,
+        decoupled_weight_decay="decay" in n, amsgrad=False, beta1=1 - value["1-beta1"], beta2=1 - value["1-beta2"],
+        lr=value["lr"] * value["schedule"], weight_decay=decay, eps=value["eps"], maximize=False,
+    )  # fmt: skip
+    # contiguous: the kernel takes a gradient of other strides for one, silently
+
+
+def _lion(w: Tensor, g: Tensor, state: Tensors, n: Tensors) -> None:
+    direction, mean = lion(g, state["exp_avg"], n["beta1"], n["beta2"])
+    state["exp_avg"].copy_(mean)
+    _move(w, direction, n)
+
+
+def _sign_sgd(w: Tensor, g: Tensor, state: Tensors, n: Tensors) -> None:
+    direction, buffer = sign_momentum(g, state["momentum_buffer"], n["momentum"])
+    state["momentum_buffer"].copy_(buffer)
+    _move(w, direction, n)
+
+
+def _adam_atan2(w: Tensor, g: Tensor, state: Tensors, n: Tensors) -> None:
+    moments = adam_atan2(g, state["exp_avg"], state["exp_avg_sq"], n["k"] + 1, n["beta1"], n["beta2"])
+    state["exp_avg"].copy_(moments[1])
+    state["exp_avg_sq"].copy_(moments[2])
+    _move(w, moments[0], n)
+
+
+def _orthogonal(w: Tensor, g: Tensor, state: Tensors, n: Tensors, method: str, nesterov: bool) -> None:
+    x, buffer = accumulate(g, state["momentum_buffer"], n["momentum"], nesterov)
+    state["momentum_buffer"].copy_(buffer)
+    _move(w, METHODS[method](x), n)
+
+
+def _move(w: Tensor, direction: Tensor, n: Tensors) -> None:
+    _decay(w, n)
+    w.addcmul_(direction, -n["lr"] * n["schedule"])
+
+
+def _decay(w: Tensor, n: Tensors) -> None:
+    if "decay" in n:
+        w.mul_(1 - n["decay"] * n["schedule"])
+
+
+# By the abc-symmetry, with c = mult * grad between the gradient of w and that of W = mult * w:
+
+
+def _sgd_numbers(scale: Scale) -> Numbers:
+    c = scale.mult * scale.grad
+    return {"lr": scale.lr * scale.mult * c, "l2": scale.weight_decay / (scale.mult * c)}
+
+
+def _adam_numbers(scale: Scale) -> Numbers:
+    c = scale.mult * scale.grad
+    return {"lr": scale.lr * scale.mult, "eps": scale.eps / c, "l2": scale.weight_decay / (scale.mult * c)}
+
+
+def _adamw_numbers(scale: Scale) -> Numbers:
+    return {"eps": scale.eps / (scale.mult * scale.grad), **_direction_numbers(scale)}
+
+
+def _direction_numbers(scale: Scale) -> Numbers:
+    """Of an update that does not depend on the gradient's scale, and decoupled weight decay."""
+    return {"lr": scale.lr * scale.mult * scale.factor, "decay": scale.lr * scale.weight_decay}
+
+
+def _betas(options: Mapping[str, Any], k: int) -> Numbers:
+    return {"k": k, "beta1": options["betas"][0], "beta2": options["betas"][1]}
+
+
+def _corrections(options: Mapping[str, Any], k: int) -> Numbers:
+    beta1, beta2 = options["betas"]
+    return {
+        "k": k,
+        "1-beta1": 1 - beta1,
+        "1-beta2": 1 - beta2,
+        "1/correction1": 1 / (1 - beta1 ** (k + 1)),
+        "rsqrt_correction2": 1 / math.sqrt(1 - beta2 ** (k + 1)),
+    }
+
+
+def _momentum(options: Mapping[str, Any], k: int) -> Numbers:
+    return {"momentum": options["momentum"]}
+
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_ADAMW = StackedRule(_MOMENTS, _adam, _adamw_numbers, _corrections, fused=_adam_fused)
+
+# A new optimizer is one more entry
+OPTIMIZERS: dict[type[Optimizer], Stackable] = {
+    SGD: Stackable(
+        {"sgd": StackedRule(("momentum_buffer",), _sgd, _sgd_numbers, _momentum, ("nesterov",))},
+        ("momentum",),
+        ("nesterov",),
+    ),
+    Adam: Stackable({"adam": StackedRule(_MOMENTS, _adam, _adam_numbers, _corrections, fused=_adam_fused)}, ("betas",)),
+    AdamW: Stackable({"adam": _ADAMW}, ("betas",)),
+    Lion: Stackable({"adam": StackedRule(("exp_avg",), _lion, _direction_numbers, _betas)}, ("betas",)),
+    SignSGD: Stackable(
+        {"adam": StackedRule(("momentum_buffer",), _sign_sgd, _direction_numbers, _momentum)}, ("momentum",)
+    ),
+    AdamAtan2: Stackable({"adam": StackedRule(_MOMENTS, _adam_atan2, _direction_numbers, _betas)}, ("betas",)),
+    Orthogonal: Stackable(
+        {
+            "orthogonal": StackedRule(
+                ("momentum_buffer",), _orthogonal, _direction_numbers, _momentum, ("method", "nesterov"), matrix=True
+            ),
+            "adam": _ADAMW,
+        },
+        ("momentum", "betas", "scale"),
+        ("method", "nesterov", "roles"),
+    ),
+}
+_OF_GROUPS = ("lr", "eps", "weight_decay")  # come with the param groups
+_SPEED = ("foreach", "fused", "capturable", "differentiable")  # change nothing else
+
+
+def stackable(optimizer: Callable[..., Optimizer]) -> tuple[Stackable, dict[str, Any]]:
+    """What a stack knows of an optimizer's constructor, or a partial of it, and the values of its options and flags.
+
+    Raises:
+        NotStackable: if it knows nothing, or an option is set that it does not know.
+    """
+    constructor = optimizer.func if isinstance(optimizer, partial) else optimizer
+    chosen = dict(optimizer.keywords) if isinstance(optimizer, partial) else {}
+    if constructor not in OPTIMIZERS:
+        names = ", ".join(known.__name__ for known in OPTIMIZERS)
+        raise NotStackable(f"optimizer {constructor.__name__}: a stack knows {names}")
+    found = OPTIMIZERS[constructor]
+    defaults = {name: p.default for name, p in inspect.signature(constructor).parameters.items()}
+    known = (*found.options, *found.flags)
+    for name, value in chosen.items():
+        if name not in (*known, *_OF_GROUPS, *_SPEED) and value != defaults[name]:
+            raise NotStackable(f"optimizer.{name}={value}: a stack knows {', '.join(known)}")
+    return found, {name: chosen.get(name, defaults[name]) for name in known}
