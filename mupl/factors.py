@@ -1,10 +1,13 @@
 """Numbers in a model that are no tensors, but that a parametrization sets: each has a row in the rule tables."""
 
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mupl.layers import stacked_linear, times
 
 
 class Factor(nn.Module):
@@ -15,17 +18,22 @@ class Factor(nn.Module):
             embedding).
         value: in the standard parametrization, at this model's size.
         fan_in: number of terms of the sum that it scales, from which m_in follows.
+
+    In a stack whose members have different values, `value` is (S,) and x is (S, ...).
     """
+
+    per_member: ClassVar = ("value",)
+    value: Any
 
     def __init__(self, role: str, value: float = 1.0, fan_in: int = 1) -> None:
         super().__init__()
         self.role, self.value, self.fan_in = role, value, fan_in
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.value
+        return times(self.value, x)
 
     def extra_repr(self) -> str:
-        return f"{self.role}, value={self.value:g}"
+        return f"{self.role}, value={self.value}"
 
 
 class Residual(Factor):
@@ -35,7 +43,8 @@ class Residual(Factor):
         super().__init__("residual", value)
 
     def forward(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:  # type: ignore[override]
-        return torch.add(x, branch(x), alpha=self.value)
+        y = branch(x)
+        return x + times(self.value, y) if isinstance(self.value, Tensor) else torch.add(x, y, alpha=self.value)
 
 
 class TiedReadout(Factor):
@@ -49,5 +58,6 @@ class TiedReadout(Factor):
         super().__init__("tied", width**-0.5, fan_in=width)
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
-        """x: (..., width) -> (..., out)."""
-        return F.linear(x * self.value, weight)
+        """x: (..., width) -> (..., out); of a stack x (S, ..., width), W (S, out, width) -> (S, ..., out)."""
+        x = times(self.value, x)
+        return F.linear(x, weight) if weight.dim() == 2 else stacked_linear(x, weight)

@@ -1,4 +1,4 @@
-"""Linear layers that hold a multiplier for each of their tensors, and that serve one model or a stack of them."""
+"""Layers that serve one model or a stack of them; linear ones hold a multiplier for each of their tensors."""
 
 from typing import Any
 
@@ -55,6 +55,43 @@ class ScaledLinear(nn.Linear):
         names = ("weight_mult", "bias_mult", "weight_grad", "bias_grad")
         factors = (f", {name}={factor:g}" for name, factor in zip(names, self.scale, strict=True) if factor != 1)
         return super().extra_repr() + "".join(factors)
+
+
+class Embedding(nn.Embedding):
+    """`nn.Embedding`, also of a stack: W (S, vocabulary, D) and tokens (G, ...), G a divisor of S, -> (S, ..., D)."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        w: Tensor = self.weight
+        if w.dim() == 2:
+            return super().forward(tokens)
+        members, vocabulary, _ = w.shape
+        first_rows = torch.arange(0, members * vocabulary, vocabulary, device=tokens.device)
+        tokens = tokens.repeat_interleave(members // len(tokens), 0) if len(tokens) < members else tokens
+        return F.embedding(tokens + first_rows.view(-1, *[1] * (tokens.dim() - 1)), w.flatten(0, 1))
+
+
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm`, also of a stack: x (S, ..., D) with gain and bias (S, D)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight is None or self.weight.dim() == 1:
+            return super().forward(x)
+        y = F.layer_norm(x, self.normalized_shape, eps=self.eps) * _per_member(self.weight, x)
+        return y if self.bias is None else y + _per_member(self.bias, x)
+
+
+class RMSNorm(nn.RMSNorm):
+    """`nn.RMSNorm`, also of a stack: x (S, ..., D) with a gain (S, D)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight is None or self.weight.dim() == 1:
+            return super().forward(x)
+        return F.rms_norm(x, self.normalized_shape, eps=self.eps) * _per_member(self.weight, x)
+
+
+def _per_member(vectors: Tensor, x: Tensor) -> Tensor:
+    """(S, D) -> (S, 1, ..., 1, D), to go with x (S, ..., D)."""
+    return vectors.view(len(vectors), *[1] * (x.dim() - 2), -1)
 
 
 def times(factor: float | Tensor, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "mupl"
 FORBIDDEN = {
     "errors": {"*"},
     "layers": {"*"},
-    "factors": {"*"},
+    "factors": {"roles", "parametrization", "models", "optim", "data", "stats", "training", "sweep"},
     "unit_scaling": {"roles", "parametrization", "models", "optim", "data", "stats", "training", "sweep"},
     "initializers": {"roles", "parametrization", "models", "optim", "data", "stats", "training", "sweep"},
     "roles": {"parametrization", "models", "optim", "data", "stats", "training", "sweep"},

@@ -1,33 +1,63 @@
 """Batches for a stack: one for each of its members, or one for all that share a seed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mupl.data.loader import Normalise, epoch_order
+from mupl.data.loader import Normalise, TensorLoader, epoch_order
 from mupl.data.splits import Splits
+from mupl.data.text import VAL_CROPS, CropLoader, Tokens
 
 
-class StackedBatches:
-    """The batches that `TensorData` gives to each member alone, at any step that a tensor on the device names.
-
-    Members that come in runs of equal length with equal seeds draw one batch a run; otherwise each draws its own.
-
-    Args:
-        seeds: of the order, one a member.
-        share: False gives each member its own batch in any case.
+class StackedBatches(Protocol):
+    """Batches of training, at any step that a tensor on the device names.
 
     Attributes:
         per_epoch: batches in an epoch.
     """
 
-    def __init__(
-        self, splits: Splits, seeds: Sequence[int], batch_size: int, device: torch.device, share: bool = True
-    ) -> None:
-        distinct = list(dict.fromkeys(seeds))
-        runs = [seed for seed in distinct for _ in range(len(seeds) // len(distinct))]
-        self._seeds = distinct if share and runs == list(seeds) else list(seeds)
+    per_epoch: int
+
+    def set_step(self, k: int) -> None:
+        """Prepare what step k needs of the host."""
+
+    def __call__(self, k: Tensor) -> tuple[Tensor, Tensor]:
+        """x (G, B, ...) and y (G, B, ...) of step k (1,), G being 1 for each run of members or for each member."""
+
+
+def stacked_batches(
+    splits: Splits | Tokens, seeds: Sequence[int], batch_size: int, device: torch.device, share: bool = True
+) -> StackedBatches:
+    """The batches that the data module of `splits` gives to each member alone.
+
+    Members that come in runs of equal length with equal seeds have one batch a run; otherwise each has its own.
+
+    Args:
+        seeds: one a member.
+        share: False gives each member its own batch in any case.
+    """
+    distinct = list(dict.fromkeys(seeds))
+    runs = [seed for seed in distinct for _ in range(len(seeds) // len(distinct))]
+    seeds = distinct if share and runs == list(seeds) else list(seeds)
+    kind = StackedCrops if isinstance(splits, Tokens) else StackedTensors
+    return kind(splits, seeds, batch_size, device)  # type: ignore[arg-type]
+
+
+def validation_batches(splits: Splits | Tokens, outputs: int, device: torch.device) -> Iterable[tuple[Tensor, Tensor]]:
+    """The validation examples, at most `outputs` classified images or predicted tokens a batch."""
+    if isinstance(splits, Tokens):
+        return CropLoader(splits.val, splits.context, max(1, outputs // splits.context), device, None, VAL_CROPS)
+    x, y = splits.val_x.to(device), splits.val_y.to(device)
+    return TensorLoader(x, y, max(1, outputs), splits.mean, splits.std)
+
+
+class StackedTensors:
+    """The batches of `TensorData` for each of the seeds: x (G, B, C, H, W), y (G, B)."""
+
+    def __init__(self, splits: Splits, seeds: Sequence[int], batch_size: int, device: torch.device) -> None:
+        self._seeds = seeds
         self._x, self._y = splits.train_x.to(device), splits.train_y.to(device)
         self._normalise = Normalise(splits.mean, splits.std, device)
         self.per_epoch = len(self._x) // batch_size
@@ -44,7 +74,26 @@ class StackedBatches:
             self._rows.copy_(torch.stack([orders[seed] for seed in self._seeds]).view_as(self._rows))
 
     def __call__(self, k: Tensor) -> tuple[Tensor, Tensor]:
-        """x (G, B, C, H, W) and y (G, B) of step k (1,), G being 1 for each run of members or for each member."""
         rows = self._rows.index_select(1, k % self.per_epoch).squeeze(1)
         x = self._normalise(self._x.index_select(0, rows.flatten()))
         return x.unflatten(0, rows.shape), self._y[rows]
+
+
+class StackedCrops:
+    """The batches of `TextData` for each of the seeds: x and y (G, B, T)."""
+
+    def __init__(self, tokens: Tokens, seeds: Sequence[int], batch_size: int, device: torch.device) -> None:
+        train = tokens.train.to(device) if isinstance(tokens.train, Tensor) else tokens.train  # once for all
+        self._loaders = {
+            seed: CropLoader(train, tokens.context, batch_size, device, seed) for seed in dict.fromkeys(seeds)
+        }
+        self._seeds, self.per_epoch = seeds, len(self._loaders[seeds[0]])
+        # written anew at each step, in memory that a captured CUDA graph reads
+        self._crops = torch.empty(len(seeds), batch_size, tokens.context + 1, dtype=torch.int64, device=device)
+
+    def set_step(self, k: int) -> None:
+        crops = {seed: loader.crops_of(k) for seed, loader in self._loaders.items()}
+        torch.stack([crops[seed] for seed in self._seeds], out=self._crops)
+
+    def __call__(self, k: Tensor) -> tuple[Tensor, Tensor]:
+        return self._crops[..., :-1], self._crops[..., 1:]

@@ -16,6 +16,7 @@ from mupl.errors import ConfigError
 
 TokenArray = Tensor | np.ndarray  # (N,) of any integer type; an array may be mapped from a file and stays on the host
 LEVELS = ("byte", "character")
+VAL_CROPS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,20 +145,22 @@ class CropLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self.seed is None:
-            yield from map(self._crops, self._fixed)
+            yield from map(_shifted, map(self._crops, self._fixed))
             return
         for _ in range(len(self) - self._step % len(self)):
-            starts = crop_starts(self._last, self.batch_size, self.seed, self._step)
             self._step += 1
-            yield self._crops(starts)
+            yield _shifted(self.crops_of(self._step - 1))
 
-    def _crops(self, starts: Tensor) -> tuple[Tensor, Tensor]:
+    def crops_of(self, step: int) -> Tensor:
+        """The random crops of a step, (B, T + 1)."""
+        assert self.seed is not None
+        return self._crops(crop_starts(self._last, self.batch_size, self.seed, step))
+
+    def _crops(self, starts: Tensor) -> Tensor:
         places = starts[:, None] + torch.arange(self.context + 1)
         if isinstance(self.tokens, Tensor):
-            rows = self.tokens[places.to(self.device)].long()
-        else:
-            rows = torch.from_numpy(self.tokens[places.numpy()].astype(np.int64)).to(self.device)
-        return rows[:, :-1], rows[:, 1:]
+            return self.tokens[places.to(self.device)].long()
+        return torch.from_numpy(self.tokens[places.numpy()].astype(np.int64)).to(self.device)
 
     def state_dict(self) -> dict[str, int]:
         """The number of steps given: Lightning saves it, so that a resumed run goes on from there."""
@@ -165,6 +168,10 @@ class CropLoader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self._step = state["step"]
+
+
+def _shifted(crops: Tensor) -> tuple[Tensor, Tensor]:
+    return crops[:, :-1], crops[:, 1:]
 
 
 class TextData(LightningDataModule):
@@ -175,7 +182,7 @@ class TextData(LightningDataModule):
     Raises ConfigError if a size is out of range or the trainer has more than one process.
     """
 
-    def __init__(self, splits: Tokens, batch_size: int, seed: int = 0, val_crops: int = 256) -> None:
+    def __init__(self, splits: Tokens, batch_size: int, seed: int = 0, val_crops: int = VAL_CROPS) -> None:
         super().__init__()
         for key, value in (("batch_size", batch_size), ("val_crops", val_crops)):
             if value < 1:

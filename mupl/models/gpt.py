@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from mupl.errors import ConfigError
 from mupl.factors import Factor, Residual, TiedReadout
-from mupl.layers import ScaledLinear
+from mupl.layers import Embedding, LayerNorm, RMSNorm, ScaledLinear, times
 from mupl.unit_scaling import (
     UnitEmbedding,
     UnitLinear,
@@ -20,7 +21,7 @@ from mupl.unit_scaling import (
     silu_glu_scale,
 )
 
-NORMS: dict[str, Callable[..., nn.Module]] = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
+NORMS: dict[str, Callable[..., nn.Module]] = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
 CHOICES = {"norm": tuple(NORMS), "activation": ("gelu", "swiglu"), "positions": ("rotary", "learned")}
 
 
@@ -53,6 +54,13 @@ class GPT(nn.Module):
     Raises:
         ConfigError: naming the argument that is out of range.
     """
+
+    # Of the arguments, those in which the members of one stack may differ (see `mupl.training.stack`)
+    per_member: ClassVar = (
+        "input_mult", "attention_mult", "activation_mult", "residual_mult", "output_mult", "init_std", "embedding_std",
+        "zero_readout",
+    )  # fmt: skip
+    member_axis: ClassVar = True  # the parameters may have a leading member axis
 
     def __init__(
         self,
@@ -132,7 +140,7 @@ class GPT(nn.Module):
             residuals = (new_residual(2 * index), new_residual(2 * index + 1))
             return Block(attention, mlp, (new_norm(width), new_norm(width)), residuals, post_norm, dropout)
 
-        new_embedding = UnitEmbedding if unit_scaling else nn.Embedding
+        new_embedding = UnitEmbedding if unit_scaling else Embedding
         self.embedding = new_embedding(vocabulary, width)
         self.positions = new_embedding(context, width) if positions == "learned" else None
         self.dropout = nn.Dropout(dropout)
@@ -159,17 +167,18 @@ class GPT(nn.Module):
                 module.reset_parameters()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens: (..., T) integers, T <= context -> logits (..., T, vocabulary)."""
+        """tokens: (..., T) integers, T <= context -> logits (..., T, vocabulary); with a stack (S, ..., T, V)."""
         length = tokens.shape[-1]
         if length > self.context:
             raise ValueError(f"{length} tokens are more than the context of {self.context}")
         x = self.embedding(tokens)
         if self.positions is not None:
-            x = x + self.positions(torch.arange(length, device=tokens.device))
-        x = self.dropout(_times(self.input_mult, x))
+            places = torch.arange(length, device=tokens.device)
+            x = x + self.positions(places.view(*[1] * (tokens.dim() - 1), -1))
+        x = self.dropout(times(self.input_mult, x))
         for block in self.blocks:
             x = block(x)
-        x = _times(self.output_mult, self.norm(x))
+        x = times(self.output_mult, self.norm(x))
         return self.readout(x, self.embedding.weight) if isinstance(self.readout, TiedReadout) else self.readout(x)
 
     @torch.no_grad()
@@ -245,17 +254,22 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., T, width) -> the same shape."""
         q, k, v = (self._split(y) for y in (self.query(x), *self.key_value(x).chunk(2, -1)))
-        q, k = self.rotary(self.scale(self.query_norm(q))), self.rotary(self.key_norm(k))
+        q, k, v = map(self._fold, (self.scale(self.query_norm(q)), self.key_norm(k), v))
+        q, k = self.rotary(q), self.rotary(k)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=1.0, dropout_p=dropout, enable_gqa=self.grouped
         )
-        y = _times(self.value_scale, y)
+        y = times(self.value_scale, y)
         return self.out(y.transpose(-3, -2).flatten(-2).view(*x.shape[:-1], -1))
 
     def _split(self, x: Tensor) -> Tensor:
-        """(..., T, n * d_head) -> (N, n, T, d_head), all dimensions before T as one, as fused attention wants it."""
-        return x.reshape(-1, x.shape[-2], x.shape[-1] // self.d_head, self.d_head).transpose(-3, -2)
+        """(..., T, n * d_head) -> (..., T, n, d_head)."""
+        return x.unflatten(-1, (-1, self.d_head))
+
+    def _fold(self, x: Tensor) -> Tensor:
+        """(..., T, n, d_head) -> (N, n, T, d_head), all dimensions before T as one, as fused attention wants it."""
+        return x.reshape(-1, *x.shape[-3:]).transpose(-3, -2)
 
 
 class Rotary(nn.Module):
@@ -280,6 +294,8 @@ class Rotary(nn.Module):
 class MLP(nn.Module):
     """`down(hidden_scale h)`, `h = gelu(mult up(x)) / mult`, or `silu(mult a) / mult * b` for `(a, b) = up(x)`."""
 
+    per_member: ClassVar = ("mult",)
+
     def __init__(
         self,
         width: int,
@@ -300,10 +316,10 @@ class MLP(nn.Module):
         h = self.up(x)
         if self.gated:
             a, b = h.chunk(2, -1)
-            h = F.silu(_times(self.mult, a)) * b
+            h = F.silu(times(self.mult, a)) * b
         else:
-            h = F.gelu(_times(self.mult, h))
-        return self.down(_times(self.hidden_scale / self.mult, h))
+            h = F.gelu(times(self.mult, h))
+        return self.down(times(self.hidden_scale / self.mult, h))
 
 
 def _heads(width: int, heads: int | None, d_head: int | None) -> tuple[int, int]:
@@ -314,7 +330,3 @@ def _heads(width: int, heads: int | None, d_head: int | None) -> tuple[int, int]
     if not isinstance(width, int) or not isinstance(given, int) or given < 1 or width < 1 or width % given:
         raise ConfigError(f"model.{key}={given}: must be a whole number that divides the width {width}")
     return (given, width // given) if d_head is None else (width // given, given)
-
-
-def _times(factor: float, x: Tensor) -> Tensor:
-    return x if factor == 1 else factor * x

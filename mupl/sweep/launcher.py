@@ -142,7 +142,7 @@ def _limit(job: Job, options: Options) -> int:
     states = max(len(rule.state) for rule in optimizer.rules.values())
     itemsize = 8 if job.config.trainer.precision == "64-true" else 4
     shapes = [info.shape for info in job.module.infos.values()]
-    member = plan.member_bytes(shapes, states, job.config.batch_size, itemsize)
+    member = plan.member_bytes(shapes, states, job.outputs(), itemsize)
     if options.memory_gb is not None:
         budget = options.memory_gb * 1e9
     elif device_of(job.config).type == "cuda":

@@ -17,6 +17,7 @@ T = TypeVar("T")
 PER_MEMBER = (
     "lr", "eps", "weight_decay", "weight_decay_mode", "seed", "base_width", "parametrization", "scheduler", "roles",
     "init", "logger", "metric", "rerun", "trainer.gradient_clip_val",
+    "base_depth", "base_batch_size", "base_steps", "batch_scaling",
 )  # fmt: skip
 PRECISIONS = ("32-true", "tf32", "64-true", "bf16-mixed")
 CALLBACKS = ("mupl.stats.callback.CoordinateStats",)
@@ -68,16 +69,17 @@ def _at(container: Any, path: str) -> dict[str, Any]:
     return container
 
 
-def member_bytes(shapes: Sequence[Sequence[int]], states: int, batch_size: int, itemsize: int) -> int:
+def member_bytes(shapes: Sequence[Sequence[int]], states: int, positions: int, itemsize: int) -> int:
     """About the memory of one member in bytes: of weights, gradients and `states` tensors like them, and of outputs.
 
     Args:
         shapes: of the parameters; the outputs of a matrix (out, ...) are counted four times (with what follows it, and
             the gradients of both).
+        positions: at which a matrix is applied in a step: examples, or tokens.
     """
     parameters = sum(math.prod(shape) for shape in shapes)
     outputs = sum(shape[0] for shape in shapes if len(shape) >= 2)
-    return itemsize * ((2 + states) * parameters + 4 * batch_size * outputs)
+    return itemsize * ((2 + states) * parameters + 4 * positions * outputs)
 
 
 def split(members: Sequence[T], limit: int, seed: Callable[[T], int]) -> list[list[T]]:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mupl.data.splits import Splits
+from mupl.data.text import Tokens
 from mupl.optim.stacked_rules import NotStackable
 from mupl.stats.callback import CoordinateStats, metrics_by_step
 from mupl.stats.recorder import Recorder
@@ -27,7 +28,7 @@ from mupl.training.callbacks import outcome
 from mupl.training.check import check
 from mupl.training.module import TrainingModule
 from mupl.training.run import build_module, show_parametrization
-from mupl.training.stack import Stack
+from mupl.training.stack import Stack, check_stackable
 
 Rows = dict[int, dict[str, float]]  # values by step
 
@@ -57,14 +58,21 @@ class Job:
 
         Raises:
             ConfigError: on bad input.
-            NotStackable: if its data cannot be stacked.
+            NotStackable: if its data or its model cannot be stacked.
         """
         check(self.config)
         splits = instantiate(self.config.data)
-        if not isinstance(splits, Splits):
-            raise NotStackable(f"data: {self.config.data['_target_']} does not return Splits")
+        if not isinstance(splits, Splits | Tokens):
+            raise NotStackable(f"data: {self.config.data['_target_']} returns neither Splits nor Tokens")
         with torch.device("meta"):
-            return build_module(self.config, splits.model_args)
+            module = build_module(self.config, splits.model_args)
+        check_stackable(module)
+        return module
+
+    def outputs(self) -> int:
+        """What the model says of a batch: one class an image, or one token after each."""
+        splits = instantiate(self.config.data)
+        return self.config.batch_size * (splits.context if isinstance(splits, Tokens) else 1)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "module"}  # which is described anew

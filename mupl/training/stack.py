@@ -1,7 +1,7 @@
 """Many trainings of one shape as one: every tensor of the model gets a leading member axis."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,16 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mupl.data.loader import TensorLoader
 from mupl.data.splits import Splits
-from mupl.data.stacked import StackedBatches
+from mupl.data.stacked import stacked_batches, validation_batches
+from mupl.data.text import Tokens
 from mupl.optim.stacked import StackedOptimizer
+from mupl.optim.stacked_rules import NotStackable
 from mupl.parametrization.apply import draw, parameters
 from mupl.stats.recorder import Recorder
 from mupl.training.module import TrainingModule, cross_entropy
+from mupl.unit_scaling import UnitEmbedding, UnitLinear, UnitResidual
 
 EAGER_STEPS = 3  # before a CUDA graph is captured: libraries and compiled kernels have to be loaded
-EVALUATED = 2**16  # examples times members in one batch of an evaluation; bounds the activations
+EVALUATED = 2**16  # outputs times members in one batch of an evaluation; bounds the activations
 
 
 class Stack:
@@ -37,6 +39,9 @@ class Stack:
         dtype: of weights and data; what was drawn in another is converted, as Lightning's 64-true does.
         autocast: dtype of the products, such as bfloat16, or None.
 
+    Raises:
+        NotStackable: if the model or the optimizer is not known to a stack.
+
     Attributes:
         weights: by name, (S, *shape).
         model: `x -> outputs (S, ...)` of x (G, ...), G being 1 or S or what the batches are.
@@ -47,7 +52,7 @@ class Stack:
     def __init__(
         self,
         members: Sequence[TrainingModule],
-        splits: Splits,
+        splits: Splits | Tokens,
         *,
         batch_size: int,
         max_steps: int,
@@ -56,11 +61,13 @@ class Stack:
         dtype: torch.dtype = torch.float32,
         autocast: torch.dtype | None = None,
     ) -> None:
+        check_stackable(members[0])
         self.members, self.device = list(members), torch.device(device)
         self.max_steps, self._dtype, self._autocast = max_steps, dtype, autocast
         self.weights = _draw(self.members, self.device, dtype)
-        differing = _differing_numbers(self.members)
-        self.model = _stacked(self.members[0].build(), self.weights, differing).to(self.device, dtype)
+        numbers = _numbers(self.members)
+        differing = any(isinstance(value, Tensor) for value in numbers.values())
+        self.model = _stacked(self.members[0].build(), self.weights, numbers).to(self.device, dtype)
         self.optimizer = StackedOptimizer(
             self.weights,
             [member.scales for member in self.members],
@@ -70,10 +77,8 @@ class Stack:
             max_steps,
         )
         seeds = [member.seed for member in self.members]
-        self._batches = StackedBatches(splits, seeds, batch_size, self.device, share=not differing)
-        val_x, val_y = splits.val_x.to(self.device), splits.val_y.to(self.device)
-        eval_batch = max(1, EVALUATED // len(self.members))
-        self._validation = TensorLoader(val_x, val_y, eval_batch, splits.mean, splits.std)
+        self._batches = stacked_batches(splits, seeds, batch_size, self.device, share=not differing)
+        self._validation = validation_batches(splits, EVALUATED // len(self.members), self.device)
         self.k, self._k = 0, torch.zeros(1, dtype=torch.int64, device=self.device)  # the latter for the device
         self.losses = torch.full((max_steps, len(self.members)), torch.nan, dtype=dtype, device=self.device)
         self._graph: Any = None
@@ -109,7 +114,7 @@ class Stack:
     def _record(self, recorder: Recorder) -> None:
         recorder.t = self.k
         if recorder.probe is None:
-            recorder.probe = self._batches(self._k)[0].to(self._dtype)
+            recorder.probe = self._in_dtype(self._batches(self._k)[0].clone())
         recorder.begin_step()
         for name, gradient in self._step().items():
             self.weights[name].grad = gradient
@@ -132,7 +137,10 @@ class Stack:
     def forward(self, x: Tensor) -> Tensor:
         """Outputs (S, N, ...) of batches x (G, N, ...)."""
         with torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None):
-            return self.model(x.to(self._dtype) if x.is_floating_point() else x)
+            return self.model(self._in_dtype(x))
+
+    def _in_dtype(self, x: Tensor) -> Tensor:
+        return x.to(self._dtype) if x.is_floating_point() else x  # tokens stay integers
 
     def _loss(self, output: Tensor, target: Tensor) -> Tensor:
         """(S,): every member's loss of output (S, N, ...) for target (G, N, ...)."""
@@ -149,15 +157,17 @@ class Stack:
         """val_loss and val_accuracy of each member."""
         self.model.eval()
         sums: dict[str, Tensor] = {}
+        examples = 0
         for x, target in self._validation:
             output = self.forward(x[None])
             values = {"val_loss": self._loss(output, target[None])}
             if not target.is_floating_point():
                 values["val_accuracy"] = (output.argmax(-1) == target).to(self._dtype).flatten(1).mean(1)
+            examples += len(target)
             for name, value in values.items():
                 sums[name] = sums.get(name, 0) + value * len(target)
         self.model.train()
-        return {name: (total / len(self._validation.x)).tolist() for name, total in sums.items()}
+        return {name: (total / examples).tolist() for name, total in sums.items()}
 
     def diverged(self) -> list[int | None]:
         """Of each member the step whose loss was the first that is not finite, or None; those members are frozen.
@@ -207,6 +217,15 @@ class Stack:
         return dict(self.model.named_buffers()) if isinstance(self.model, _Mapped) else {}
 
 
+def check_stackable(member: TrainingModule) -> None:
+    """Raises NotStackable if the model has multipliers of gradients of its own.
+
+    Then a weight's gradient is not the effective weight's times its multiplier, of which a stack makes use.
+    """
+    if any(isinstance(module, UnitLinear | UnitEmbedding | UnitResidual) for module in member.model.modules()):
+        raise NotStackable("model: unit-scaled operations have multipliers of gradients, which a stack does not know")
+
+
 def _draw(members: Sequence[TrainingModule], device: torch.device, dtype: torch.dtype) -> dict[str, nn.Parameter]:
     """The initial effective weights, by name, (S, *shape): the values that `apply` gives to each member's model."""
     first = parameters(members[0].model, members[0].scales)
@@ -223,34 +242,52 @@ def _draw(members: Sequence[TrainingModule], device: torch.device, dtype: torch.
     return {name: nn.Parameter(w) for name, w in weights.items()}
 
 
-def _differing_numbers(members: Sequence[TrainingModule]) -> dict[str, Tensor]:
-    """The attributes of the model, of those named in `per_member`, in which members differ: (S,)."""
-    names = [n for n in getattr(members[0].model, "per_member", ()) if hasattr(members[0].model, n)]
-    values = {name: [float(getattr(member.model, name)) for member in members] for name in names}
-    return {name: torch.tensor(v, dtype=torch.float64) for name, v in values.items() if len(set(v)) > 1}
+def _numbers(members: Sequence[TrainingModule]) -> dict[str, Any]:
+    """The attributes of the model and its modules that are named in their `per_member`, multipliers of `Factor`s among
+    them, by path: (S,) where members differ."""
+    numbers = {}
+    by_path = [dict(member.model.named_modules()) for member in members]
+    for path, module in by_path[0].items():
+        for name in getattr(module, "per_member", ()):
+            if hasattr(module, name):  # not an argument that goes into what another module holds
+                values = [getattr(modules[path], name) for modules in by_path]
+                differ = len(set(values)) > 1
+                key = f"{path}.{name}" if path else name
+                numbers[key] = torch.tensor(values, dtype=torch.float64) if differ else values[0]
+    return numbers
 
 
-def _stacked(model: nn.Module, weights: dict[str, nn.Parameter], numbers: dict[str, Tensor]) -> nn.Module:
-    """A module of outputs (S, ...), with the stacked weights in place of the model's."""
+def _stacked(model: nn.Module, weights: dict[str, nn.Parameter], numbers: Mapping[str, Any]) -> nn.Module:
+    """A module of outputs (S, ...), with the stacked weights and numbers in place of the model's."""
+    for name, value in numbers.items():
+        module, leaf = _at(model, name)
+        delattr(module, leaf)
+        if isinstance(value, Tensor):
+            module.register_buffer(leaf, value)
+        else:
+            setattr(module, leaf, value)
     if not getattr(model, "member_axis", False):
-        return _Mapped(model, weights)
+        return _Mapped(model, weights, {name for name, value in numbers.items() if isinstance(value, Tensor)})
     for name, weight in weights.items():
-        path, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(path), leaf, weight)
-    for name, values in numbers.items():
-        delattr(model, name)
-        model.register_buffer(name, values)
+        setattr(*_at(model, name), weight)
     return model
 
 
-class _Mapped(nn.Module):
-    """Any module, mapped over the members' weights and buffers."""
+def _at(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that has an attribute, and the attribute's own name."""
+    path, _, leaf = name.rpartition(".")
+    return model.get_submodule(path), leaf
 
-    def __init__(self, model: nn.Module, weights: dict[str, nn.Parameter]) -> None:
+
+class _Mapped(nn.Module):
+    """Any module, mapped over the members' weights and buffers, of which those in `stacked` have a member axis."""
+
+    def __init__(self, model: nn.Module, weights: dict[str, nn.Parameter], stacked: Collection[str]) -> None:
         super().__init__()
         self._weights, self._members = weights, len(next(iter(weights.values())))
         for name, buffer in model.named_buffers():
-            self.register_buffer(name.replace(".", "/"), buffer.expand(self._members, *buffer.shape).clone())
+            of_members = buffer if name in stacked else buffer.expand(self._members, *buffer.shape).clone()
+            self.register_buffer(name.replace(".", "/"), of_members)
         self._call = [model.to("meta")]  # in a list: no submodule, whose parameters are not the ones trained
 
     def forward(self, x: Tensor) -> Tensor:

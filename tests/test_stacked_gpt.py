@@ -1,0 +1,160 @@
+"""A stack of transformers trains each of its members as it would train alone."""
+
+from functools import partial
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from mupl.data import TextData, Tokens
+from mupl.models import GPT
+from mupl.optim.stacked_rules import NotStackable
+from mupl.parametrization.apply import parameters
+from mupl.stats.recorder import Recorder
+from mupl.training.module import TrainingModule
+from mupl.training.stack import Stack
+
+V, T, BATCH, STEPS = 11, 8, 4, 12
+WIDTH, BASE, DEPTH, BASE_DEPTH = 16, 8, 2, 1
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "learned positions and biases": {"positions": "learned", "bias": True},
+    "rmsnorm, swiglu, grouped heads that grow": {
+        "norm": "rmsnorm", "activation": "swiglu", "qk_norm": True, "d_head": None, "heads": 2, "group_size": 2,
+    },
+    "tied": {"tied": True},
+    "post-norm without gains": {"post_norm": True, "norm_gain": False},
+}  # fmt: skip
+
+
+class Foreign(GPT):
+    """One that says nothing of a member axis."""
+
+    member_axis: ClassVar = False
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Tokens:
+    """Counting up by one or two, with a jump now and then."""
+    generator = torch.Generator().manual_seed(0)
+    steps = torch.randint(1, 3, (600,), generator=generator)
+    sequence = steps.cumsum(0) % V
+    return Tokens(sequence[:500], sequence[500:], V, T)
+
+
+def members(optimizer: str, tied: bool = False) -> list[dict[str, Any]]:
+    names = ["sp", "mup", "completep", "depth_mup", "unit_init", "mulinear"]
+    tuned = {"lr": 0.05} if optimizer == "sgd" else {"lr": 0.01, "eps": 1e-4, "weight_decay": 0.1}
+    return [
+        {**tuned, "parametrization": name, "optimizer": optimizer, "seed": seed, "lr": tuned["lr"] * (1 + i % 3)}
+        for seed in (0, 1)
+        for i, name in enumerate(names)
+    ]
+
+
+def module(arguments: dict[str, Any], model: type[GPT], options: dict[str, Any]) -> TrainingModule:
+    build = partial(model, V, T, **{"d_head": 4} | options)
+    return TrainingModule(build, WIDTH, base_width=BASE, depth=DEPTH, base_depth=BASE_DEPTH, **arguments)
+
+
+def stack_of(
+    arguments: list[dict[str, Any]], tokens: Tokens, options: list[dict[str, Any]], model: type[GPT] = GPT
+) -> Stack:
+    with torch.device("meta"):
+        modules = [module(a, model, o) for a, o in zip(arguments, options, strict=True)]
+    return Stack(modules, tokens, batch_size=BATCH, max_steps=STEPS, dtype=torch.float64)
+
+
+def alone(arguments: dict[str, Any], tokens: Tokens, options: dict[str, Any]) -> tuple[TrainingModule, Tensor, Tensor]:
+    """The module after training, its losses, and its validation loss."""
+    trained = module(arguments, GPT, options).double()
+    optimizer = trained.build_optimizer()
+    data = TextData(tokens, BATCH, seed=arguments["seed"])
+    losses = []
+    for _, (x, target) in zip(range(STEPS), data.train_dataloader(), strict=False):
+        loss = trained.loss(trained(x), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    with torch.no_grad():
+        values = [(trained.loss(trained(x), y), len(y)) for x, y in data.val_dataloader()]
+    validation = sum(value * count for value, count in values) / sum(count for _, count in values)
+    return trained, torch.stack(losses), torch.as_tensor(validation)
+
+
+def compare(stack: Stack, arguments: list[dict[str, Any]], tokens: Tokens, options: list[dict[str, Any]]) -> None:
+    stack.train(STEPS)
+    validation = stack.evaluate()
+    for i, (a, o) in enumerate(zip(arguments, options, strict=True)):
+        trained, losses, loss = alone(a, tokens, o)
+        torch.testing.assert_close(stack.losses[:, i], losses, atol=1e-9, rtol=0, msg=str(a))
+        for name, w in parameters(trained.model, trained.scales).items():
+            effective = w.detach() * trained.scales[name].mult
+            torch.testing.assert_close(stack.weights[name][i].detach(), effective, atol=1e-9, rtol=0, msg=name)
+        assert validation["val_loss"][i] == pytest.approx(loss.item(), abs=1e-9)
+        assert losses[-1] != losses[0]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_members_follow_the_trajectories_that_they_have_alone(variant: str, optimizer: str, tokens: Tokens) -> None:
+    arguments = members(optimizer)
+    options = [VARIANTS[variant]] * len(arguments)
+    compare(stack_of(arguments, tokens, options), arguments, tokens, options)
+
+
+def test_members_may_differ_in_every_multiplier_of_the_model(tokens: Tokens) -> None:
+    options = [
+        {},
+        {"input_mult": 0.5, "attention_mult": 2.0, "activation_mult": 3.0, "residual_mult": 0.3, "output_mult": 4.0},
+        {"init_std": 0.5, "embedding_std": 0.1, "zero_readout": True},
+    ]
+    arguments: list[dict[str, Any]] = [{"lr": 0.01, "eps": 1e-4, "seed": 3}] * 3
+    compare(stack_of(arguments, tokens, options), arguments, tokens, options)
+
+
+def test_members_of_one_parametrization_share_batches_and_plain_numbers(tokens: Tokens) -> None:
+    arguments: list[dict[str, Any]] = [{"lr": 0.01 * (1 + i), "eps": 1e-4, "seed": i // 2} for i in range(4)]
+    options: list[dict[str, Any]] = [{}] * 4
+    stack = stack_of(arguments, tokens, options)
+    assert isinstance(stack.model.get_submodule("blocks.0.mlp_residual").value, float)
+    assert stack._batches(torch.zeros(1, dtype=torch.int64))[0].shape == (2, BATCH, T)
+    compare(stack, arguments, tokens, options)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # attention under vmap on a CPU
+def test_a_model_without_a_member_axis_is_mapped_with_its_factors(tokens: Tokens) -> None:
+    arguments = members("adamw")
+    options: list[dict[str, Any]] = [{"d_head": None, "heads": 2}] * len(arguments)
+    compare(stack_of(arguments, tokens, options, Foreign), arguments, tokens, options)
+
+
+def test_a_recorder_sees_in_a_stack_what_it_sees_in_each_member(tokens: Tokens) -> None:
+    arguments = members("adamw")[:3]
+    options = [VARIANTS["learned positions and biases"]] * 3
+    stack = stack_of(arguments, tokens, options)
+    kinds = ("output", "param", "output_change")
+    with Recorder(stack.model, members=[{}] * 3, steps=[0, 2], kinds=kinds) as recorder:
+        stack.train(3, recorder=recorder)
+    for i, a in enumerate(arguments):
+        trained = module(a, GPT, options[i]).double()
+        optimizer = trained.build_optimizer()
+        with Recorder(trained.model, trained.scales, steps=[0, 2], kinds=kinds) as own:
+            for _, (x, target) in zip(range(3), TextData(tokens, BATCH, a["seed"]).train_dataloader(), strict=False):
+                own.probe = x if own.probe is None else own.probe
+                own.begin_step()
+                optimizer.zero_grad()
+                trained.loss(trained(x), target).backward()
+                optimizer.step()
+                own.end_step()
+        found = {(r["t"], r["kind"], r["name"]): r["value"] for r in recorder.rows_of(i)}
+        expected = {(r["t"], r["kind"], r["name"]): r["value"] for r in own.rows}
+        assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_unit_scaled_operations_are_refused(tokens: Tokens) -> None:
+    with pytest.raises(NotStackable, match="unit-scaled operations have multipliers of gradients"):
+        stack_of([{"lr": 0.1, "parametrization": "umup"}], tokens, [{"unit_scaling": True, "norm_gain": False}])
