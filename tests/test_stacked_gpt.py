@@ -1,8 +1,12 @@
 """A stack of transformers trains each of its members as it would train alone."""
 
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +19,7 @@ from mupl.stats.recorder import Recorder
 from mupl.training.module import TrainingModule
 from mupl.training.stack import Stack
 
+ROOT = Path(__file__).parents[1]
 V, T, BATCH, STEPS = 11, 8, 4, 12
 WIDTH, BASE, DEPTH, BASE_DEPTH = 16, 8, 2, 1
 
@@ -60,11 +65,15 @@ def module(arguments: dict[str, Any], model: type[GPT], options: dict[str, Any])
 
 
 def stack_of(
-    arguments: list[dict[str, Any]], tokens: Tokens, options: list[dict[str, Any]], model: type[GPT] = GPT
+    arguments: list[dict[str, Any]],
+    tokens: Tokens,
+    options: list[dict[str, Any]],
+    model: type[GPT] = GPT,
+    device: str = "cpu",
 ) -> Stack:
     with torch.device("meta"):
         modules = [module(a, model, o) for a, o in zip(arguments, options, strict=True)]
-    return Stack(modules, tokens, batch_size=BATCH, max_steps=STEPS, dtype=torch.float64)
+    return Stack(modules, tokens, batch_size=BATCH, max_steps=STEPS, dtype=torch.float64, device=device)
 
 
 def alone(arguments: dict[str, Any], tokens: Tokens, options: dict[str, Any]) -> tuple[TrainingModule, Tensor, Tensor]:
@@ -158,3 +167,35 @@ def test_a_recorder_sees_in_a_stack_what_it_sees_in_each_member(tokens: Tokens) 
 def test_unit_scaled_operations_are_refused(tokens: Tokens) -> None:
     with pytest.raises(NotStackable, match="unit-scaled operations have multipliers of gradients"):
         stack_of([{"lr": 0.1, "parametrization": "umup"}], tokens, [{"unit_scaling": True, "norm_gain": False}])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_captured_step_is_the_same(tokens: Tokens) -> None:
+    arguments = members("adamw")
+    options = [VARIANTS["learned positions and biases"]] * len(arguments)
+    on_cpu = stack_of(arguments, tokens, options)
+    on_cpu.train(STEPS)
+    on_gpu = stack_of(arguments, tokens, options, device="cuda")
+    on_gpu.train(STEPS)
+    assert on_gpu._graph is not None
+    assert (on_gpu.losses.cpu() - on_cpu.losses).abs().max() < 1e-9
+
+
+@pytest.mark.slow
+def test_a_sweep_of_stacks_has_the_results_of_one_run_after_the_other(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_bytes(bytes(range(97, 107)) * 200)
+    command = [
+        sys.executable, "train.py", "-m", "model=gpt", "model.d_head=8", "data=text", f"data.file={text}",
+        "data.context=16", "width=16", "base_width=8", "depth=2", "base_depth=1,2", "parametrization=mup,completep",
+        "batch_size=4", "max_steps=10", "trainer=cpu", "trainer.precision=64-true",
+    ]  # fmt: skip
+    results = []
+    for launcher in ("stacked", "basic"):
+        folder = tmp_path / launcher
+        arguments = [f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}"]
+        done = subprocess.run(command + arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert ("stack 1 of 1: 4 jobs" in done.stdout) == (launcher == "stacked")
+        results.append(pd.read_csv(folder / "results.csv").drop(columns="seconds"))
+    pd.testing.assert_frame_equal(*results, rtol=1e-9)
