@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mupl.analysis.coordinates import verdict
 from mupl.errors import ConfigError
 from mupl.models import GPT
+from mupl.optim.families import family_of, resolve
 from mupl.parametrization.apply import apply, parameters
 from mupl.parametrization.rules import get_parametrization, scales
 from mupl.parametrization.tables import TABLES
@@ -200,6 +201,13 @@ def test_tied_embeddings_need_equal_rows_of_embedding_and_readout(family: str) -
             scales(infos, get_parametrization(name), family, lr=0.1)
 
 
+def test_a_tied_readout_has_the_rows_of_its_embeddings_family() -> None:
+    infos = describe(partial(small, tied=True), 32, BASE)
+    numbers = scales(infos, get_parametrization("mup_table9"), family_of(resolve("muon")), lr=0.1)
+    assert [numbers[n].family for n in ("embedding.weight", "blocks.0.mlp.up.weight")] == ["adam", "orthogonal"]
+    assert numbers["readout"].mult == pytest.approx(BASE**-0.5 / 4)
+
+
 @pytest.mark.parametrize(
     ("heads", "name", "factor"),
     [({"d_head": 4}, "sp", 1 / 2), ({"d_head": 4}, "mup", 1 / 2), ({"d_head": None, "heads": 2}, "sp", 1 / 4),
@@ -277,6 +285,10 @@ GROWING: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("variant", GROWING)
 def test_the_coordinate_check_in_width_passes_under_mup(variant: str) -> None:
     assert check(**GROWING[variant]) == set()
+
+
+def test_the_coordinate_check_in_width_passes_under_mup_with_muon() -> None:
+    assert check(optimizer="muon", lr=0.02, zero_readout=True) == set()
 
 
 def test_the_coordinate_check_in_width_passes_under_u_mup() -> None:

@@ -327,7 +327,7 @@ def test_every_config_of_an_optimizer_trains(name: str) -> None:
     assert {scale.family for scale in numbers.values()} <= {"sgd", "adam", "orthogonal"}
 
 
-@pytest.mark.parametrize("name", ["mulinear", "cerebras", "sp_full_align"])
+@pytest.mark.parametrize("name", ["mulinear", "cerebras", "sp_full_align", "depth_mup", "completep", "umup"])
 def test_a_parametrization_without_rules_for_matrices_is_named(name: str) -> None:
     with pytest.raises(ConfigError, match=f"parametrization={name} has no rules for the optimizer family 'orthogonal'"):
         prepared("muon", name=name)
