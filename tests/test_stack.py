@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mupl.data import Splits, TensorData, digits
 from mupl.models import MLP
+from mupl.optim import stacked
 from mupl.optim.elementwise import AdamAtan2, Lion, SignSGD
 from mupl.optim.orthogonal import Orthogonal
 from mupl.optim.schedules import Schedule
@@ -254,3 +255,18 @@ def test_a_captured_step_is_the_same(optimizer: str, splits: Splits) -> None:
     on_gpu.train(100)
     assert on_gpu._graph is not None
     assert (on_gpu.losses.cpu() - on_cpu.losses).abs().max() < 1e-10
+
+
+def test_updates_that_cannot_be_compiled_are_made_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise torch._dynamo.exc.TorchDynamoException("no compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda update, dynamic: refuse)
+    update = stacked._compiled.__wrapped__(lambda values: values.append(1))
+    values: list[int] = []
+    update(values)
+    update(values)
+    assert values == [1, 1]
+    assert caplog.text.count("cannot be compiled: no compiler") == 1
