@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test test-slow lint types tests
 
 demo: .venv/ready
-	$(BIN)/python train.py -m experiment=lr_transfer hydra.sweep.dir=outputs/demo
+	$(BIN)/python train.py -m hydra/launcher=stacked experiment=lr_transfer hydra.sweep.dir=outputs/demo
 
 test: lint types tests
 
