@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,15 +15,7 @@ from mupl.analysis.transfer import best, curves
 from mupl.figures.transfer import lr_transfer
 from mupl.sweep.callback import swept_keys
 from mupl.sweep.results import collect, write_result
-
-ROOT = Path(__file__).parents[1]
-SMALL = ["max_steps=20", "base_width=8", "trainer=cpu"]
-
-
-def train(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "train.py", *arguments]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # the tensors are tiny, and another worker has the other core
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=one_thread)
+from tests.commands import ROOT, SMALL, train
 
 
 @pytest.fixture(scope="module")

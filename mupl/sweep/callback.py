@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 import traceback
@@ -30,12 +31,13 @@ class SweepReport(Callback):
     def __init__(self, report: str) -> None:
         self._report = report
         self._started: float | None = None  # time; None: not a multirun
-        self._done = self._found = 0
+        self._process: int | None = None  # that of the multirun; launchers may send copies of this to others
+        self._done = self._found = 0  # of the jobs that ended in this process
         self._sweeps: dict[str, int] = {}
         self._total: int | None = None  # None: the sweeper decides as it goes
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self._started = time.time()
+        self._started, self._process = time.time(), os.getpid()
         self._sweeps = swept_keys(config)
         if str(config.hydra.sweeper._target_).endswith(BasicSweeper.__name__):
             self._total = math.prod(self._sweeps.values())
@@ -53,17 +55,23 @@ class SweepReport(Callback):
         loss = config.metric if math.isfinite(row.get(config.metric, math.nan)) else "train_loss"
         outcome = f"{loss} {row[loss]:.4g}" if row["status"] == "completed" else row.get("error", "")
         left = ""
-        if self._total:
+        if self._total and self._process == os.getpid():
             new = self._done - self._found
             seconds = (time.time() - self._started) / new * (self._total - self._done)
             left = f" ({seconds:.0f} s left)"
         task = config.hydra.overrides.task
         job = " ".join(o for o in task if not self._sweeps or o.lstrip("+~").split("=")[0] in self._sweeps)
-        print(f"[{self._done}/{self._total or '?'}] {job}: {row['status']} {outcome}{left}", flush=True)
+        number = config.hydra.job.num + 1
+        print(f"[{number}/{self._total or '?'}] {job}: {row['status']} {outcome}{left}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if self._found:
-            print(f"{self._found} of {self._done} jobs were done before (rerun=all trains them anew)", flush=True)
+        done, found = self._done, self._found
+        if not done and self._total:  # they ended in other processes
+            assert self._started is not None
+            files = Path(config.hydra.sweep.dir).glob(f"*/{RESULT_FILE}")
+            done, found = self._total, self._total - sum(f.stat().st_mtime >= self._started for f in files)
+        if found:
+            print(f"{found} of {done} jobs were done before (rerun=all trains them anew)", flush=True)
         try:
             report = get_method(self._report)  # imports pandas and seaborn: only now
             code = report(Path(config.hydra.sweep.dir), config.metric)

@@ -18,8 +18,8 @@ from mupl.sweep import plan
 from mupl.sweep.compose import to_yaml
 from mupl.sweep.remote import EXECUTORS
 from mupl.sweep.results import RESULT_FILE
-from mupl.sweep.stacked import Job, device_of, saved, train_stack
-from mupl.sweep.store import finished, own
+from mupl.sweep.stacked import Job, device_of, forget, saved, train_stack
+from mupl.sweep.store import finished, job_id, own
 from mupl.training.run import identity
 
 # Bytes of one stack on a CPU (weights, gradients, state): more does not stay in the cache and is slower
@@ -55,21 +55,31 @@ def launch(
     """Run the jobs; returns what Hydra's basic launcher would, in their order."""
     setup_globals()
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
+    before = HydraConfig.instance().cfg
     configs = [_compose(context, master, overrides, first + i) for i, overrides in enumerate(job_overrides)]
     jobs = [_job(config) for config in configs]
     states = Path(str(master.hydra.sweep.dir)) / "states"
     missing = {job.id: job for job in jobs if finished(job.folder, job.config.rerun) is None}
     for job in missing.values():
         (job.folder / RESULT_FILE).unlink(missing_ok=True)  # of a job that is to run again
+    anew = {job.id for job in jobs if job.config.rerun == "all"}
+    for file, ids in saved(states):
+        if anew & set(ids):
+            forget(file)
     _train(_stacks(missing, {job.id: job for job in jobs}, states, options), states, options)
+    done = {job.id for job in jobs if finished(job.folder, "missing")}
+    for file, ids in saved(states):  # of stacks that were halved
+        if done.issuperset(ids):
+            forget(file)
     returns = []
     for config, job in zip(configs, jobs, strict=True):
         result = finished(job.folder, "missing")
         if result is None:
             returns.append(run_job(task_function, config, "hydra.sweep.dir", "hydra.sweep.subdir", context))
-            configure_log(master.hydra.hydra_logging, master.hydra.verbose)
         else:
             returns.append(_conclude(context, task_function, config, job, result))
+    configure_log(master.hydra.hydra_logging, master.hydra.verbose)
+    HydraConfig.instance().cfg = before
     return returns
 
 
@@ -78,8 +88,7 @@ def _compose(context: HydraContext, master: DictConfig, overrides: Sequence[str]
     config = context.config_loader.load_sweep_config(master, list(overrides))
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.job.id = config.hydra.job.num = number
-        config.hydra.sweep.subdir = str(config.hydra.sweep.subdir)  # resolved once: it takes a hash of the config
-        folder = Path(str(config.hydra.sweep.dir)) / config.hydra.sweep.subdir
+        folder = Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
         config.hydra.runtime.output_dir = str(folder.absolute())
     return config
 
@@ -89,13 +98,16 @@ def _job(config: DictConfig) -> Job:
     resolved = OmegaConf.create(own(config))
     OmegaConf.resolve(resolved)
     folder = Path(config.hydra.runtime.output_dir)
-    return Job(folder.name, resolved, identity(resolved, config.hydra), folder)
+    named: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    known_as = folder.name if named["subdir"] == "${job_id:}" else job_id(config)  # hashed once
+    return Job(known_as, resolved, identity(resolved, config.hydra), folder)
 
 
 def _conclude(
     context: HydraContext, task_function: TaskFunction, config: DictConfig, job: Job, result: dict[str, Any]
 ) -> JobReturn:
     """Leave what Hydra's `run_job` leaves of a job, of one that is trained."""
+    configure_log(config.hydra.job_logging, config.hydra.verbose)  # makes its log file
     if config.hydra.output_subdir is not None:
         folder = job.folder / config.hydra.output_subdir
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,10 +127,12 @@ def _conclude(
 def _stacks(missing: dict[str, Job], known: dict[str, Job], states: Path, options: Options) -> list[list[Job]]:
     """The jobs that can be stacked, in stacks: first those that were begun earlier, with the members they had."""
     stacks = []
+    begun: set[str] = set()
     for _, ids in saved(states):
-        if any(i in missing for i in ids):  # members that are done go along, so that the others train as before
+        if any(i in missing and i not in begun for i in ids):
+            # members that are done go along, so that the others train as before
             stacks.append([known[i] for i in ids if i in known])
-    begun = {job.id for stack in stacks for job in stack}
+            begun.update(ids)
     groups: dict[str, list[Job]] = {}
     reasons: dict[str, int] = {}
     for job in missing.values():

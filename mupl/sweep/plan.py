@@ -13,12 +13,10 @@ from mupl.optim.stacked_rules import NotStackable, stackable
 
 T = TypeVar("T")
 
-# Keys in which members of one stack may differ, beside `per_member` of the model's class and the optimizer's options
-PER_MEMBER = (
-    "lr", "eps", "weight_decay", "weight_decay_mode", "seed", "base_width", "parametrization", "scheduler", "roles",
-    "init", "logger", "metric", "rerun", "trainer.gradient_clip_val",
-    "base_depth", "base_batch_size", "base_steps", "batch_scaling",
-)  # fmt: skip
+# What members of one stack must agree in: of all that a run reads, what shapes it or is set once. They may differ in
+# PER_MEMBER of it, beside `per_member` of the model's class and the optimizer's options
+SHARED = ("width", "batch_size", "model", "data", "optimizer", "trainer", "callbacks")
+PER_MEMBER = ("trainer.gradient_clip_val",)
 PRECISIONS = ("32-true", "tf32", "64-true", "bf16-mixed")
 CALLBACKS = ("mupl.stats.callback.CoordinateStats",)
 # What a stack's loop knows of the trainer's arguments; the rest must be as they are in conf/trainer/auto.yaml
@@ -32,7 +30,8 @@ TRAINER: dict[str, Callable[[Any], bool]] = {
     "check_val_every_n_epoch": lambda value: value is None,
     "limit_val_batches": lambda value: value in (0, 1.0),
     "enable_checkpointing": lambda value: value is False,
-    "max_steps": bool, "log_every_n_steps": bool, "gradient_clip_val": lambda value: True,
+    "max_steps": bool, "log_every_n_steps": bool,
+    "gradient_clip_val": lambda value: value is None or (type(value) in (int, float) and value > 0),
     "num_sanity_val_steps": lambda value: True, "enable_model_summary": lambda value: True,
     "enable_progress_bar": lambda value: True, "logger": lambda value: True,
 }  # fmt: skip
@@ -54,7 +53,7 @@ def shape_key(config: DictConfig) -> str:
     own = getattr(get_class(config.model["_target_"]), "per_member", ())
     keys = [*PER_MEMBER, *(f"model.{name}" for name in own), *(f"optimizer.{name}" for name in optimizer.options)]
     keys += [f"callbacks.{name}.{key}" for name in config.callbacks for key in ("columns", "folder")]
-    shared: Any = OmegaConf.to_container(config)
+    shared: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, list(SHARED)))
     for key in keys:
         node, _, leaf = key.rpartition(".")
         _at(shared, node).pop(leaf, None)

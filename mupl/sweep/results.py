@@ -36,7 +36,7 @@ def collect(sweep_dir: Path) -> "pd.DataFrame":
     rows = [{**json.loads(file.read_text()), "folder": file.parent.name} for file in files]
     table = pd.DataFrame(rows)
     for column in table:
-        if table[column].map(lambda value: isinstance(value, list)).any():  # widths of one a layer: not hashable
+        if table[column].map(lambda value: isinstance(value, list | dict)).any():  # one width a layer, roles: no hash
             table[column] = table[column].map(str)
     swept = [c for c in table.columns if c not in (*IDENTITY, *OUTCOMES) and table[c].nunique(dropna=False) > 1]
     if not rows:

@@ -3,7 +3,9 @@
 import gc
 import hashlib
 import json
+import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,17 +22,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mupl.data.splits import Splits
 from mupl.data.text import Tokens
-from mupl.optim.stacked_rules import NotStackable
+from mupl.optim.stacked_rules import NotStackable, stackable
 from mupl.stats.callback import CoordinateStats, metrics_by_step
 from mupl.stats.recorder import Recorder
-from mupl.sweep.results import RESULT_FILE, write_result
-from mupl.training.callbacks import outcome
+from mupl.sweep.results import RESULT_FILE, write_atomically, write_result
+from mupl.training.callbacks import VALIDATION, outcome
 from mupl.training.check import check
 from mupl.training.module import TrainingModule
 from mupl.training.run import build_module, show_parametrization
 from mupl.training.stack import Stack, check_stackable
 
-Rows = dict[int, dict[str, float]]  # values by step
+Row = tuple[int, dict[str, float]]  # of metrics.csv: step and values
+Validation = dict[int, dict[str, float]]  # a member's, by updates done
 
 DISK = 1e9  # bytes a second, a guess until the first state is saved
 SAVING = 0.05  # share of the time that may be spent on saving states
@@ -58,7 +61,7 @@ class Job:
 
         Raises:
             ConfigError: on bad input.
-            NotStackable: if its data or its model cannot be stacked.
+            NotStackable: if its data, its model or its optimizer cannot be stacked.
         """
         check(self.config)
         splits = instantiate(self.config.data)
@@ -67,6 +70,8 @@ class Job:
         with torch.device("meta"):
             module = build_module(self.config, splits.model_args)
         check_stackable(module)
+        stackable(module.optimizer_class)
+        module.build_optimizer()  # finds options that are bad: in a stack they would stop the others too
         return module
 
     def outputs(self) -> int:
@@ -96,16 +101,23 @@ def train_stack(jobs: Sequence[Job], states: Path, save_every: float = 30.0, tit
     Going out of memory halves the stack. Every `save_every` seconds, or less often where that would take more than
     5 % of the time, the state goes to the folder `states`, from which the same jobs go on.
 
+    A job that is out of memory alone becomes a failed row.
+
     Raises:
         Interrupted: on SIGINT or SIGTERM, when the state is saved.
     """
     try:
         return _train(jobs, states, save_every, title)
     except (MemoryError, RuntimeError) as error:
-        if len(jobs) == 1 or not _is_out_of_memory(error):
+        if not _is_out_of_memory(error):
             raise
+        reason = f"{type(error).__name__}: {error}"
     gc.collect()  # out of the except block: its traceback holds the tensors
     torch.cuda.empty_cache()
+    if len(jobs) == 1:
+        jobs[0].folder.mkdir(parents=True, exist_ok=True)
+        write_result(jobs[0].folder, jobs[0].identity | {"status": "failed", "error": reason})
+        return
     half = len(jobs) // 2
     print(f"{title}: out of memory with {len(jobs)} members: going on with halves", flush=True)
     for part in (jobs[:half], jobs[half:]):
@@ -143,7 +155,13 @@ def _train(jobs: Sequence[Job], states: Path, save_every: float, title: str) -> 
                     validation[stack.k] = stack.evaluate()
                 show()
                 if interrupted():
-                    state.save(validation)
+                    kept = "it starts anew, as what is recorded is not saved"
+                    if recorder is None:
+                        state.save(validation)
+                        kept = f"its state is in {state.file}"
+                    name = signal.Signals(interrupted()).name
+                    at = f"{title}: {name} at step {stack.k} of {stack.max_steps}"
+                    print(f"{at}: {kept}; the same command goes on from here", file=sys.stderr, flush=True)
                     raise Interrupted(128 + interrupted())
                 if all(step is not None for step in diverged):
                     break
@@ -154,33 +172,51 @@ def _train(jobs: Sequence[Job], states: Path, save_every: float, title: str) -> 
         for i, job in enumerate(jobs):
             if (job.folder / RESULT_FILE).exists():  # of an earlier time: it went along for the sake of the others
                 continue
-            steps = stack.k if diverged[i] is None else diverged[i]
+            first_bad = diverged[i]
+            steps = stack.k if first_bad is None else first_bad
             mine = {k: {name: values[i] for name, values in row.items()} for k, row in validation.items()}
+            end = stack.k
+            if first_bad is not None:
+                end = min(stack.max_steps, (steps // trainer.log_every_n_steps + 1) * trainer.log_every_n_steps)
+                _forget_frozen(losses[i], mine, steps, end if validate_every else None)
             job.folder.mkdir(parents=True, exist_ok=True)
             show_parametrization(job.module, job.folder, quiet=True)
-            rows = _metrics(losses[i], mine, stack.k, trainer.log_every_n_steps)
+            rows: list[Row] = []
             if recorder is not None:
                 recorder.write(job.folder / table, member=i)
-                rows |= {k: rows.get(k, {}) | values for k, values in metrics_by_step(recorder.rows_of(i)).items()}
-            _log(job.config, rows, stack.per_epoch)
+                rows += metrics_by_step(recorder.rows_of(i)).items()
+            rows += _metrics(losses[i], mine, end, trainer.log_every_n_steps, stack.per_epoch)
+            _log(job.config, rows)
             last = mine[max(mine)] if mine else {}
-            result = outcome(losses[i, :steps], diverged[i] is not None, last)
+            result = outcome(losses[i, :steps], first_bad is not None, last)
             write_result(job.folder, job.identity | result | {"seconds": seconds})
-        state.remove()
+        forget(state.file)
 
 
-def _metrics(losses: torch.Tensor, validation: Rows, k: int, every: int) -> Rows:
-    """Rows of metrics.csv by step, counted as Lightning does: that of update number k (from 0) is k."""
-    logged = {step: {"train_loss": float(losses[step])} for step in range(every - 1, k, every)}
-    return logged | {k - 1: logged.get(k - 1, {}) | values for k, values in validation.items()}
+def _forget_frozen(losses: torch.Tensor, validation: Validation, steps: int, end: int | None) -> None:
+    """NaN in place of what a member gave after `steps` updates, when it had diverged and lay frozen.
+
+    Args:
+        end: the update after which it would be stopped alone, and validated once more; None: without validation.
+    """
+    losses[steps + 1 :] = math.nan
+    later = [k for k in validation if k > steps] + ([] if end is None else [end])
+    validation.update({k: dict.fromkeys(VALIDATION, math.nan) for k in later})
 
 
-def _log(config: DictConfig, rows: Rows, per_epoch: int) -> None:
+def _metrics(losses: torch.Tensor, validation: Validation, end: int, every: int, per_epoch: int) -> list[Row]:
+    """The rows that Lightning logs in `end` updates; the step of update number k (from 0) is k."""
+    rows = [(step, {"train_loss": float(losses[step])}) for step in range(every - 1, end, every)]
+    rows += [(k - 1, values) for k, values in validation.items() if k <= end]
+    return [(step, {"epoch": step // per_epoch, **values}) for step, values in rows]
+
+
+def _log(config: DictConfig, rows: Sequence[Row]) -> None:
     """Through the job's own loggers, and into their files."""
     for entry in config.logger.values():
         logger = instantiate(entry)
-        for step in sorted(rows):
-            logger.log_metrics({"epoch": step // per_epoch, **rows[step]}, step)
+        for step, values in sorted(rows, key=lambda row: row[0]):
+            logger.log_metrics(values, step)
         logger.save()
         logger.finalize("success")
 
@@ -235,7 +271,7 @@ def _until_signal() -> Iterator[Callable[[], int]]:
 @contextmanager
 def _progress(title: str, stack: Stack) -> Iterator[Callable[[], None]]:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, transient=True) as progress:
+    with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as progress:
         task = progress.add_task(title, total=stack.max_steps)
         yield lambda: progress.update(task, completed=stack.k)
 
@@ -245,7 +281,7 @@ class _State:
 
     def __init__(self, folder: Path, ids: Sequence[str], stack: Stack, save_every: float) -> None:
         self._ids, self._stack, self._folder, self._every = list(ids), stack, folder, save_every
-        self._file = folder / f"{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:12]}.pt"
+        self.file = folder / f"{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:12]}.pt"
         self._saved_at, self._cost = time.perf_counter(), stack.nbytes() / DISK
 
     def load(self) -> dict[int, dict[str, list[float]]]:
@@ -266,18 +302,21 @@ class _State:
     def save(self, validation: dict[int, dict[str, list[float]]]) -> None:
         started = time.perf_counter()
         self._folder.mkdir(parents=True, exist_ok=True)
-        partial = self._file.with_suffix(".partial")
+        partial = self.file.with_suffix(".partial")
         torch.save({"stack": self._stack.state_dict(), "validation": validation}, partial)
-        partial.replace(self._file)
-        self._file.with_suffix(".json").write_text(json.dumps(self._ids))
+        partial.replace(self.file)
+        write_atomically(self.file.with_suffix(".json"), json.dumps(self._ids))
         self._saved_at = time.perf_counter()
         self._cost = self._saved_at - started
 
-    def remove(self) -> None:
-        for suffix in (".json", ".pt"):
-            self._file.with_suffix(suffix).unlink(missing_ok=True)
-
 
 def saved(folder: Path) -> list[tuple[Path, list[str]]]:
-    """The states in a folder, each with the ids of its members."""
-    return [(file.with_suffix(".pt"), json.loads(file.read_text())) for file in sorted(folder.glob("*.json"))]
+    """The states in a folder, each with the ids of its members; a part of a stack that was halved before the stack."""
+    states = [(file.with_suffix(".pt"), json.loads(file.read_text())) for file in sorted(folder.glob("*.json"))]
+    return sorted(states, key=lambda state: len(state[1]))
+
+
+def forget(file: Path) -> None:
+    """Remove a state."""
+    for suffix in (".json", ".pt"):  # in this order: a state without its members' ids is not found
+        file.with_suffix(suffix).unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,27 @@ def job_id(config: DictConfig) -> str:
 
 
 def sweep_id(config: DictConfig) -> str:
-    """Name of a multirun's folder: its experiment or data, and a hash of all that it does not sweep.
+    """Name of a multirun's folder: its experiment or data, and a hash of all that it does not sweep but width and seed.
 
     So a sweep to which a width or a seed is added finds what it did before, and sweeps of different things keep apart.
     """
     choices = config.hydra.runtime.choices
     name = str(choices.get("experiment") or choices.get("data")).replace("/", "_")
-    return f"{name}-{_hash(config, swept_keys(config))[:8]}"
+    unsaid = {*swept_keys(config), "width", "seed"}
+    return f"{name}-{_hash(config, unsaid)[:8]}"
 
 
 def swept_keys(config: DictConfig) -> dict[str, int]:
-    """The keys that a multirun sweeps, each with its number of values: the command line's over the sweeper's params."""
+    """The keys that a multirun sweeps, each with its number of values (0: a sweeper draws them from an interval).
+
+    The command line's are over the sweeper's params.
+    """
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-    overrides = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
+    task: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # may name keys that only jobs have
+    overrides = OverridesParser.create().parse_overrides([*params, *task])
     last_of_key = {o.get_key_element().lstrip("+~"): o for o in overrides}
-    return {key: len(list(o.sweep_string_iterator())) for key, o in last_of_key.items() if o.is_sweep_override()}
+    swept = {key: o for key, o in last_of_key.items() if o.is_sweep_override()}
+    return {key: 0 if o.is_interval_sweep() else len(list(o.sweep_string_iterator())) for key, o in swept.items()}
 
 
 def finished(folder: Path, rerun: str) -> dict[str, Any] | None:
@@ -74,13 +80,13 @@ def own(config: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key != "hydra"}
 
 
-def _hash(config: DictConfig, without: Iterable[str] = ()) -> str:
+def _hash(config: DictConfig, without: Collection[str] = ()) -> str:
     told = OmegaConf.create(_without_outputs(own(config)))
     for key in (*UNTOLD, *without):
         if OmegaConf.select(told, path := key.replace("/", "."), default=None) is not None:
             OmegaConf.update(told, path, None, force_add=True)  # not removed: others may be interpolated from it
-    resolved = OmegaConf.to_container(told, resolve=True)
-    return hashlib.sha256(json.dumps(resolved, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    plain = OmegaConf.to_container(told, resolve=not without)  # what is left out may be interpolated elsewhere
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def _without_outputs(node: Any) -> Any:

@@ -22,7 +22,7 @@ from mupl.errors import ConfigError, bad_input
 from mupl.optim.batch_size import BatchScaling
 from mupl.parametrization.report import print_table, rich_table, scale_rows
 from mupl.sweep.results import write_result
-from mupl.sweep.store import finished
+from mupl.sweep.store import UNTOLD, finished
 from mupl.training.callbacks import LossRecord, StepProgress
 from mupl.training.check import check
 from mupl.training.module import TrainingModule
@@ -65,7 +65,8 @@ def run(cfg: DictConfig) -> float | None:
 def identity(cfg: DictConfig, hydra: Any) -> dict[str, Any]:
     """What tells this run from the others of its sweep: the fixed columns of `results.csv` and every swept key."""
     swept = dict(item.lstrip("+~").split("=", 1) for item in hydra.overrides.task if "=" in item)
-    values = {key: OmegaConf.select(cfg, key, default=text) for key, text in swept.items() if "/" not in key}
+    told = {key: text for key, text in swept.items() if "/" not in key and key.split(".")[0] not in UNTOLD}
+    values = {key: OmegaConf.select(cfg, key, default=text) for key, text in told.items()}
     chosen = {key: hydra.runtime.choices[key] for key in ("parametrization", "optimizer")}
     named = {key: hydra.runtime.choices.get(key, value) for key, value in values.items()}
     row = {"width": cfg.width, "lr": cfg.lr, "seed": cfg.seed} | chosen | named

@@ -1,0 +1,54 @@
+"""The command line, as tests start it."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mupl.sweep.report import conclude
+from mupl.sweep.results import collect
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["max_steps=20", "base_width=8", "trainer=cpu"]
+
+Done = subprocess.CompletedProcess[str]
+
+
+def train(*arguments: str) -> Done:
+    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, check=False, env=environment())
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), *arguments]
+
+
+def environment() -> dict[str, str]:
+    # one thread, as the tensors are tiny and another worker has the other core; the plugin of this checkout, wherever
+    # the package is installed from
+    paths = [str(ROOT), str(ROOT / "mupl/sweep/plugin"), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def train_here(capsys: pytest.CaptureFixture[str], *arguments: str) -> Done:
+    """The same without the four seconds that a new process needs for its imports."""
+    capsys.readouterr()
+    code: object = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", command(*arguments)[1:])
+        try:
+            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+    out, err = capsys.readouterr()
+    if isinstance(code, str):  # what Python itself does with it
+        code, err = 1, f"{err}{code}\n"
+    assert isinstance(code, int)
+    return Done(list(arguments), code, out, err)
+
+
+def table_only(sweep_dir: Path, metric: str) -> int:
+    """What a sweep ends with, without figures, which take longer than a small sweep."""
+    return conclude(collect(sweep_dir), sweep_dir)
