@@ -472,3 +472,11 @@ def test_jobs_may_be_sent_elsewhere_and_go_on_with_a_sweep_that_was_begun_here(
         assert sorted(re.findall(r"^\[\d/6\]", done.stdout, re.MULTILINE)) == ["[3/6]", "[6/6]"]
     pd.testing.assert_frame_equal(results(tmp_path / "here"), results(tmp_path / "there"), rtol=1e-6)
     assert {job: when for job, when in written(tmp_path / "there").items() if job in before} == before
+
+
+def test_a_result_of_another_job_in_the_same_folder_is_not_taken_for_its_own(sweep: Train, tmp_path: Path) -> None:
+    numbered = [*SMALL, "hydra.sweep.subdir=${hydra.job.num}", "width=8"]
+    for launcher in ("stacked", "basic"):
+        for lr in (0.001, 0.002):
+            assert sweep(tmp_path, launcher, *numbered, f"lr={lr},0.01").returncode == 0
+            assert sorted(results(tmp_path)["lr"]) == [lr, 0.01]

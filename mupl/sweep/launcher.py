@@ -17,7 +17,7 @@ from mupl.optim.stacked_rules import NotStackable, stackable
 from mupl.sweep import plan
 from mupl.sweep.compose import to_yaml
 from mupl.sweep.remote import EXECUTORS
-from mupl.sweep.results import RESULT_FILE
+from mupl.sweep.results import RESULT_FILE, write_result
 from mupl.sweep.stacked import Job, device_of, forget, saved, train_stack
 from mupl.sweep.store import finished, job_id, own
 from mupl.training.run import identity
@@ -59,7 +59,7 @@ def launch(
     configs = [_compose(context, master, overrides, first + i) for i, overrides in enumerate(job_overrides)]
     jobs = [_job(config) for config in configs]
     states = Path(str(master.hydra.sweep.dir)) / "states"
-    missing = {job.id: job for job in jobs if finished(job.folder, job.config.rerun) is None}
+    missing = {job.id: job for job in jobs if finished(job.folder, job.id, job.config.rerun) is None}
     for job in missing.values():
         (job.folder / RESULT_FILE).unlink(missing_ok=True)  # of a job that is to run again
     anew = {job.id for job in jobs if job.config.rerun == "all"}
@@ -67,13 +67,13 @@ def launch(
         if anew & set(ids):
             forget(file)
     _train(_stacks(missing, {job.id: job for job in jobs}, states, options), states, options)
-    done = {job.id for job in jobs if finished(job.folder, "missing")}
+    done = {job.id for job in jobs if finished(job.folder, job.id)}
     for file, ids in saved(states):  # of stacks that were halved
         if done.issuperset(ids):
             forget(file)
     returns = []
     for config, job in zip(configs, jobs, strict=True):
-        result = finished(job.folder, "missing")
+        result = finished(job.folder, job.id)
         if result is None:
             returns.append(run_job(task_function, config, "hydra.sweep.dir", "hydra.sweep.subdir", context))
         else:
@@ -100,7 +100,7 @@ def _job(config: DictConfig) -> Job:
     folder = Path(config.hydra.runtime.output_dir)
     named: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
     known_as = folder.name if named["subdir"] == "${job_id:}" else job_id(config)  # hashed once
-    return Job(known_as, resolved, identity(resolved, config.hydra), folder)
+    return Job(known_as, resolved, {"job": known_as, **identity(resolved, config.hydra)}, folder)
 
 
 def _conclude(
@@ -167,7 +167,7 @@ def _limit(job: Job, options: Options) -> int:
 
 
 def _train(stacks: Sequence[list[Job]], states: Path, options: Options) -> None:
-    """Train the stacks; the jobs of one that fails are left without results."""
+    """Train the stacks; the jobs of one that fails here are left without results, elsewhere they are failed rows."""
     waits: list[tuple[str, Callable[[], object]]] = []
     submit = EXECUTORS[options.through](states.parent, options.resources) if options.through else None
     for i, stack in enumerate(stacks):
@@ -175,15 +175,18 @@ def _train(stacks: Sequence[list[Job]], states: Path, options: Options) -> None:
         print(f"{title}: {len(stack)} jobs, {stack[0].config.max_steps} steps", flush=True)
         task = partial(train_stack, stack, states, options.save_every, title)
         if submit is None:
-            _wait(title, task)
+            try:
+                task()
+            except Exception as error:
+                print(f"{title}: {type(error).__name__}: {error}: its jobs run one by one", flush=True)
         else:
             waits.append((title, submit(task)))
-    for title, wait in waits:
-        _wait(title, wait)
-
-
-def _wait(title: str, wait: Callable[[], object]) -> None:
-    try:
-        wait()
-    except Exception as error:
-        print(f"{title}: {type(error).__name__}: {error}: its jobs run one by one", flush=True)
+    for (title, wait), stack in zip(waits, stacks, strict=False):
+        try:
+            wait()
+        except Exception as error:  # this machine is not the one that was to train them
+            text = f"{title}: {type(error).__name__}: {error}"
+            for job in stack:
+                if finished(job.folder, job.id) is None:
+                    job.folder.mkdir(parents=True, exist_ok=True)
+                    write_result(job.folder, job.identity | {"status": "failed", "error": text})

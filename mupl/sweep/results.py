@@ -34,7 +34,7 @@ def collect(sweep_dir: Path) -> "pd.DataFrame":
 
     files = sorted(sweep_dir.glob(f"*/{RESULT_FILE}"))
     rows = [{**json.loads(file.read_text()), "folder": file.parent.name} for file in files]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).drop(columns="job", errors="ignore")
     for column in table:
         if table[column].map(lambda value: isinstance(value, list | dict)).any():  # one width a layer, roles: no hash
             table[column] = table[column].map(str)

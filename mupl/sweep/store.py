@@ -45,8 +45,11 @@ def swept_keys(config: DictConfig) -> dict[str, int]:
     return {key: 0 if o.is_interval_sweep() else len(list(o.sweep_string_iterator())) for key, o in swept.items()}
 
 
-def finished(folder: Path, rerun: str) -> dict[str, Any] | None:
+def finished(folder: Path, job: str, rerun: str = "missing") -> dict[str, Any] | None:
     """The result that a job left earlier, if it is not to run again: `rerun` missing, failed (those too) or all jobs.
+
+    Args:
+        job: its id; a result of another job, in a folder whose name does not follow from the id, is none of it.
 
     Raises:
         ConfigError: on another value of `rerun`.
@@ -57,7 +60,8 @@ def finished(folder: Path, rerun: str) -> dict[str, Any] | None:
     if rerun == "all" or not file.exists():
         return None
     row = json.loads(file.read_text())
-    return None if rerun == "failed" and row["status"] == "failed" else row
+    again = row.get("job") != job or (rerun == "failed" and row["status"] == "failed")
+    return None if again else row
 
 
 def register_resolvers() -> None:

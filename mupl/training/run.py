@@ -22,7 +22,7 @@ from mupl.errors import ConfigError, bad_input
 from mupl.optim.batch_size import BatchScaling
 from mupl.parametrization.report import print_table, rich_table, scale_rows
 from mupl.sweep.results import write_result
-from mupl.sweep.store import UNTOLD, finished
+from mupl.sweep.store import UNTOLD, finished, job_id
 from mupl.training.callbacks import LossRecord, StepProgress
 from mupl.training.check import check
 from mupl.training.module import TrainingModule
@@ -44,9 +44,10 @@ def run(cfg: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     started = time.perf_counter()
-    row = identity(cfg, hydra)
+    job = job_id(cfg)
+    row = {"job": job, **identity(cfg, hydra)}
     alone = hydra.mode is not RunMode.MULTIRUN
-    if not alone and (found := finished(folder, cfg.rerun)):
+    if not alone and (found := finished(folder, job, cfg.rerun)):
         return found.get(cfg.metric, math.nan)
     try:
         row |= train(cfg, folder, quiet=not alone)
