@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROUNDS = 1
+ROUNDS = 3
 JOB = ["data=mnist", "trainer=cpu", "depth=2", "base_width=32", "batch_size=64", "optimizer=adam"]
 SWEEP = [
     *JOB,

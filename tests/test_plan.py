@@ -171,7 +171,7 @@ def test_stacks_are_within_the_limit_and_keep_seeds_together() -> None:
 def test_the_memory_of_a_member_is_that_of_its_tensors_and_outputs() -> None:
     shapes = [(16, 64), (16,), (10, 16), (10,)]
     parameters = 16 * 64 + 16 + 10 * 16 + 10
-    assert member_bytes(shapes, states=2, batch_size=32, itemsize=4) == 4 * (4 * parameters + 4 * 32 * 26)
+    assert member_bytes(shapes, states=2, positions=32, itemsize=4) == 4 * (4 * parameters + 4 * 32 * 26)
 
 
 def test_a_launcher_has_the_options_that_its_config_has() -> None:
