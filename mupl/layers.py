@@ -57,6 +57,22 @@ class ScaledLinear(nn.Linear):
         return super().extra_repr() + "".join(factors)
 
 
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, forward: float, backward: float) -> Tensor:
+        ctx.factor = backward
+        return x * forward
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        return g * ctx.factor, None, None
+
+
+def scaled(x: Tensor, forward: float = 1.0, backward: float = 1.0) -> Tensor:
+    """`forward * x`, with the gradient multiplied by `backward` (and not by `forward`)."""
+    return _Scaled.apply(x, forward, backward)
+
+
 class Embedding(nn.Embedding):
     """`nn.Embedding`, also of a stack: W (S, vocabulary, D) and tokens (G, ...), G a divisor of S, -> (S, ..., D)."""
 

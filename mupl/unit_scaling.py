@@ -6,30 +6,12 @@ readout and around residual branches. Elsewhere a `*_scale` multiplies the outpu
 
 import math
 from collections.abc import Callable
-from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mupl.factors import Factor
-from mupl.layers import ScaledLinear
-
-
-class _Scale(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, forward: float, backward: float) -> Tensor:
-        ctx.factor = backward
-        return x * forward
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
-        return g * ctx.factor, None, None
-
-
-def scale(x: Tensor, forward: float = 1.0, backward: float = 1.0) -> Tensor:
-    """`forward * x`, with the gradient multiplied by `backward` (and not by `forward`)."""
-    return _Scale.apply(x, forward, backward)
+from mupl.layers import ScaledLinear, scaled
 
 
 def linear(x: Tensor, w: Tensor, b: Tensor | None, forward: float, backward: float) -> Tensor:
@@ -38,13 +20,13 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None, forward: float, backward: flo
     x: (..., in), W: (out, in) -> (..., out).
     """
     root = (x.numel() // x.shape[-1]) ** -0.5
-    b = None if b is None else scale(b, 1, root)
-    return scale(F.linear(scale(x, 1, backward), scale(w, 1, root), b), forward)
+    b = None if b is None else scaled(b, 1, root)
+    return scaled(F.linear(scaled(x, 1, backward), scaled(w, 1, root), b), forward)
 
 
 def embedding(tokens: Tensor, w: Tensor) -> Tensor:
     """Rows of W (vocabulary, d), with its gradient over sqrt(tokens / vocabulary), how often each row is looked up."""
-    return F.embedding(tokens, scale(w, 1, (len(w) / tokens.numel()) ** 0.5))
+    return F.embedding(tokens, scaled(w, 1, (len(w) / tokens.numel()) ** 0.5))
 
 
 def gelu_scale(mult: float = 1.0) -> float:
@@ -72,8 +54,8 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     logits: (..., V), target: (...) class indices.
     """
     size = logits.shape[-1]
-    logits = scale(logits.flatten(0, -2), 1, size / math.sqrt(size - 1))
-    return scale(F.cross_entropy(logits, target.flatten(), reduction="sum"), 1 / target.numel())
+    logits = scaled(logits.flatten(0, -2), 1, size / math.sqrt(size - 1))
+    return scaled(F.cross_entropy(logits, target.flatten(), reduction="sum"), 1 / target.numel())
 
 
 def residual_tau(index: int, branches: int, mult: float = 1.0, attention_ratio: float = 1.0) -> float:
@@ -97,7 +79,7 @@ class UnitResidual(Factor):
     def forward(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:  # type: ignore[override]
         norm = math.sqrt(1 + self.value**2)
         share, skip = self.value / norm, 1 / norm
-        return scale(branch(scale(x, 1, share)), share) + skip * x
+        return scaled(branch(scaled(x, 1, share)), share) + skip * x
 
 
 class UnitLinear(ScaledLinear):

@@ -101,6 +101,13 @@ def distances(stack: Stack, i: int, module: TrainingModule, record: LossRecord) 
     return (record.losses - stack.losses[:, i]).abs().max().item(), max(apart)
 
 
+def assert_as_alone(stack: Stack, builds: list[Any], arguments: list[dict[str, Any]], splits: Splits) -> None:
+    """Each member, after 100 steps, is where it would be alone."""
+    for i, (own_build, own) in enumerate(zip(builds, arguments, strict=True)):
+        module, record, _ = alone(own_build, own, splits)
+        assert max(distances(stack, i, module, record)) < 1e-10
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("clip", [None, 0.1])
 def test_members_follow_the_trajectories_that_they_have_alone(
@@ -143,9 +150,7 @@ def test_seeds_may_be_shared_or_not(seeds: tuple[int, ...], splits: Splits) -> N
     arguments = [{"seed": s, "lr": 0.01 * (i + 1), "optimizer": "adam"} for i, s in enumerate(seeds)]
     stack = stack_of(build, arguments, splits)
     stack.train(100)
-    for i, a in enumerate(arguments):
-        module, record, _ = alone(build, a, splits)
-        assert max(distances(stack, i, module, record)) < 1e-10
+    assert_as_alone(stack, [build] * len(arguments), arguments, splits)
 
 
 def test_a_foreign_module_is_mapped_with_its_buffers_and_multipliers(splits: Splits) -> None:
@@ -170,9 +175,7 @@ def test_members_may_differ_in_multipliers_of_the_model(splits: Splits) -> None:
         modules = [TrainingModule(b, 32, base_width=8, lr=0.01, seed=3) for b in builds]
     stack = Stack(modules, splits, batch_size=32, max_steps=100, dtype=torch.float64)
     stack.train(100)
-    for i, b in enumerate(builds):
-        module, record, _ = alone(b, {"lr": 0.01, "seed": 3}, splits)
-        assert max(distances(stack, i, module, record)) < 1e-10
+    assert_as_alone(stack, builds, [{"lr": 0.01, "seed": 3}] * 2, splits)
 
 
 def test_any_loss_will_do(splits: Splits) -> None:
@@ -182,9 +185,7 @@ def test_any_loss_will_do(splits: Splits) -> None:
     arguments = [{"seed": s, "lr": 0.01, "loss": squared} for s in (0, 1)]
     stack = stack_of(build, arguments, splits)
     stack.train(100)
-    for i, a in enumerate(arguments):
-        module, record, _ = alone(build, a, splits)
-        assert max(distances(stack, i, module, record)) < 1e-10
+    assert_as_alone(stack, [build] * len(arguments), arguments, splits)
 
 
 def test_a_member_that_diverges_is_frozen_and_touches_no_other(splits: Splits) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch import Tensor
 
 from mupl.data.splits import Splits
@@ -106,6 +106,12 @@ class TensorLoader:
         self._next_epoch, self._first_batch = state["epoch"], state["batch"]
 
 
+def check_one_process(trainer: Trainer) -> None:
+    """Raises ConfigError where there are more: Lightning shards a torch DataLoader only."""
+    if trainer.world_size > 1:
+        raise ConfigError(f"trainer.devices={trainer.world_size}: every process would see the same batches; use 1")
+
+
 class TensorData(LightningDataModule):
     """Splits as a data module: shuffled train batches and ordered validation batches, on the trainer's device.
 
@@ -138,10 +144,7 @@ class TensorData(LightningDataModule):
         """Put the tensors on the trainer's device, if there is a trainer; again is a no-op."""
         if self.trainer is None:
             return
-        if self.trainer.world_size > 1:  # Lightning shards a torch DataLoader only
-            raise ConfigError(
-                f"trainer.devices={self.trainer.world_size}: every process would see the same batches; use 1"
-            )
+        check_one_process(self.trainer)
         device = self.trainer.strategy.root_device
         self._train = (self._train[0].to(device), self._train[1].to(device))
         self._val = (self._val[0].to(device), self._val[1].to(device))

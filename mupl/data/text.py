@@ -12,6 +12,7 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
+from mupl.data.loader import check_one_process
 from mupl.errors import ConfigError
 
 TokenArray = Tensor | np.ndarray  # (N,) of any integer type; an array may be mapped from a file and stays on the host
@@ -190,10 +191,8 @@ class TextData(LightningDataModule):
         self.splits, self.batch_size, self.seed, self.val_crops = splits, batch_size, seed, val_crops
 
     def setup(self, stage: str | None = None) -> None:
-        if self.trainer is not None and self.trainer.world_size > 1:
-            raise ConfigError(
-                f"trainer.devices={self.trainer.world_size}: every process would see the same batches; use 1"
-            )
+        if self.trainer is not None:
+            check_one_process(self.trainer)
 
     def train_dataloader(self) -> CropLoader:
         """Random crops by `seed`."""

@@ -1,14 +1,13 @@
 """Putting a parametrization into a module: its initial weights and its multipliers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from mupl.factors import Factor
-from mupl.layers import ScaledLinear
+from mupl.layers import ScaledLinear, scaled
 from mupl.parametrization.rules import Scale
 
 
@@ -77,18 +76,7 @@ class Multiplier(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
         if self.grad == 1:
             return self.mult * w
-        return _ScaleWithGradient.apply(w, self.mult, self.mult * self.grad)
-
-
-class _ScaleWithGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, w: Tensor, forward: float, backward: float) -> Tensor:
-        ctx.backward_factor = backward
-        return w * forward
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
-        return g * ctx.backward_factor, None, None
+        return scaled(w, self.mult, self.mult * self.grad)
 
 
 def _set_multiplier(module: nn.Module, leaf: str, mult: float, grad: float) -> None:

@@ -67,13 +67,13 @@ def launch(
         if anew & set(ids):
             forget(file)
     _train(_stacks(missing, {job.id: job for job in jobs}, states, options), states, options)
-    done = {job.id for job in jobs if finished(job.folder, job.id)}
+    results = {job.id: finished(job.folder, job.id) for job in jobs}
     for file, ids in saved(states):  # of stacks that were halved
-        if done.issuperset(ids):
+        if all(results.get(i) for i in ids):
             forget(file)
     returns = []
     for config, job in zip(configs, jobs, strict=True):
-        result = finished(job.folder, job.id)
+        result = results[job.id]
         if result is None:
             returns.append(run_job(task_function, config, "hydra.sweep.dir", "hydra.sweep.subdir", context))
         else:

@@ -90,9 +90,10 @@ class Interrupted(SystemExit):
 def device_of(config: DictConfig) -> torch.device:
     """Raises NotStackable where the accelerator that is asked for is not there."""
     wanted = config.trainer.accelerator
-    if wanted != "auto" and (wanted == "cpu") == torch.cuda.is_available() and wanted != "cpu":
+    there = torch.cuda.is_available()
+    if wanted not in ("auto", "cpu") and not there:
         raise NotStackable(f"trainer.accelerator={wanted}: there is none")
-    return torch.device("cuda" if torch.cuda.is_available() and wanted != "cpu" else "cpu")
+    return torch.device("cuda" if there and wanted != "cpu" else "cpu")
 
 
 def train_stack(jobs: Sequence[Job], states: Path, save_every: float = 30.0, title: str = "") -> None:
