@@ -120,12 +120,17 @@ def times(factor: float | Tensor, x: Tensor) -> Tensor:
 def stacked_linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """`y[s] = x[s] w[s]^T + b[s]` for each member s: x (S, ..., in), w (S, out, in), b (S, out) -> y (S, ..., out).
 
-    x may be (G, ..., in) with G a divisor of S: then S / G members in a row share one batch, in one larger product. In
-    memory y has the features before the examples, and so has its gradient: of the layouts this one gives the gradient
-    of w without a copy and, under TF32, the fastest products (forward, backward) of a Hopper GPU.
+    x may be (G, ..., in) with G a divisor of S: then S / G members in a row share one batch, in one larger product.
+
+    In memory y and its gradient have the features last if examples have more dimensions, such as the tokens of a text,
+    since what comes next works on the features of each. Else they have them before the examples: this gives the
+    gradient of w without a copy and, under TF32, the fastest products (forward, backward) of a Hopper GPU.
     """
     members, out_features, in_features = w.shape
     rows = x.reshape(len(x), -1, in_features)
+    if x.dim() > 3 and len(x) == members:
+        y = torch.bmm(rows, w.mT) if b is None else torch.baddbmm(b[:, None], rows, w.mT)
+        return y.unflatten(1, x.shape[1:-1])
     weight = w.reshape(len(x), -1, in_features)
     y = torch.bmm(weight, rows.mT) if b is None else torch.baddbmm(b.reshape(len(x), -1, 1), weight, rows.mT)
     return y.view(members, out_features, -1).mT.unflatten(1, x.shape[1:-1])

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mupl.compiled import compiled
 from mupl.data import Splits, TensorData, digits
 from mupl.models import MLP
-from mupl.optim import stacked
 from mupl.optim.elementwise import AdamAtan2, Lion, SignSGD
 from mupl.optim.orthogonal import Orthogonal
 from mupl.optim.schedules import Schedule
@@ -265,7 +265,7 @@ def test_updates_that_cannot_be_compiled_are_made_as_they_are(
         raise torch._dynamo.exc.TorchDynamoException("no compiler")
 
     monkeypatch.setattr(torch, "compile", lambda update, dynamic: refuse)
-    update = stacked._compiled.__wrapped__(lambda values: values.append(1))
+    update = compiled(lambda values: values.append(1), dynamic=True)
     values: list[int] = []
     update(values)
     update(values)

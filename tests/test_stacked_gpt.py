@@ -169,8 +169,26 @@ def test_unit_scaled_operations_are_refused(tokens: Tokens) -> None:
         stack_of([{"lr": 0.1, "parametrization": "umup"}], tokens, [{"unit_scaling": True, "norm_gain": False}])
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # which torch.compile looks at
+def test_compiled_blocks_are_the_same_and_compiled_once_for_all(tokens: Tokens) -> None:
+    arguments = members("adamw")
+    options = [VARIANTS["learned positions and biases"]] * len(arguments)
+    plain, compiled = (stack_of(arguments, tokens, options) for _ in range(2))
+    plain.train(STEPS)
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled._compile()
+    compiled.train(STEPS)
+    assert (compiled.losses - plain.losses).abs().max() < 1e-9
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # a block, and the loss
+    assert compiled.evaluate()["val_loss"] == pytest.approx(plain.evaluate()["val_loss"], abs=1e-9)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_captured_step_is_the_same(tokens: Tokens) -> None:
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_a_captured_step_is_the_same(tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mupl.training.stack.COMPILED_STEPS", 0)
     arguments = members("adamw")
     options = [VARIANTS["learned positions and biases"]] * len(arguments)
     on_cpu = stack_of(arguments, tokens, options)

@@ -5,7 +5,6 @@ gradient of w multiplied by `grad` follows the same trajectory as W itself under
 multipliers and a parametrization is nothing but numbers per tensor and member.
 """
 
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -15,11 +14,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mupl.compiled import compiled
 from mupl.optim.schedules import Schedule
 from mupl.optim.stacked_rules import NotStackable, Numbers, StackedRule, Tensors, stackable
 from mupl.parametrization.rules import Scale
-
-log = logging.getLogger(__name__)
 
 BLOCK = 2**16  # entries of a tensor that a CPU updates at once: with their gradients and state they stay in its cache
 
@@ -141,21 +139,8 @@ def _apply(rule: StackedRule, w: Tensor, g: Tensor, state: Tensors, n: Tensors, 
 
 @cache
 def _compiled(update: Callable[..., None]) -> Callable[..., None]:
-    """The rule as one kernel, for any shape: it reads and writes each tensor once. Where nothing can be compiled (a
-    machine without a C compiler) the rule as it is, which is slower."""
-    compiled: Callable[..., None] | None = torch.compile(update, dynamic=True)
-
-    def apply(*arguments: Any, **flags: Any) -> None:
-        nonlocal compiled
-        if compiled is not None:
-            try:
-                return compiled(*arguments, **flags)
-            except torch._dynamo.exc.TorchDynamoException as error:  # before anything is written
-                log.warning("updates run several times slower, as they cannot be compiled: %s", error)
-                compiled = None
-        update(*arguments, **flags)
-
-    return apply
+    """The rule as one kernel, for any shape: it reads and writes each tensor once."""
+    return compiled(update, dynamic=True)
 
 
 def _columns(rows: Sequence[Numbers]) -> dict[str, list[float]]:

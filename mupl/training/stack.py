@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mupl.compiled import compiled
 from mupl.data.splits import Splits
 from mupl.data.stacked import stacked_batches, validation_batches
 from mupl.data.text import Tokens
@@ -20,6 +21,7 @@ from mupl.training.module import TrainingModule, cross_entropy
 from mupl.unit_scaling import UnitEmbedding, UnitLinear, UnitResidual
 
 EAGER_STEPS = 3  # before a CUDA graph is captured: libraries and compiled kernels have to be loaded
+COMPILED_STEPS = 300  # a shorter training takes less time than to compile it
 EVALUATED = 2**16  # outputs times members in one batch of an evaluation; bounds the activations
 
 
@@ -29,7 +31,8 @@ class Stack:
     Members share the model's shapes, the class of the optimizer, the loss and the batch size. Each has its own seed
     (initial weights and order of the data), parametrization, schedule and hyperparameters. The stack holds effective
     weights (see `mupl.optim.stacked`). A model whose class has `member_axis = True` takes them as they are; any other
-    is mapped over them by `torch.func.vmap`. On CUDA a step is captured as a graph and replayed.
+    is mapped over them by `torch.func.vmap`. On CUDA a step is captured as a graph and replayed, of a long training
+    with the model's `blocks` compiled.
 
     Args:
         members: best built under `torch.device("meta")`, as their weights are drawn here. Neighbours of equal seed
@@ -81,8 +84,18 @@ class Stack:
         self._validation = validation_batches(splits, EVALUATED // len(self.members), self.device)
         self.k, self._k = 0, torch.zeros(1, dtype=torch.int64, device=self.device)  # the latter for the device
         self.losses = torch.full((max_steps, len(self.members)), torch.nan, dtype=dtype, device=self.device)
+        self._losses: Callable[[Tensor, Tensor], Tensor] = self._loss
+        if self.device.type == "cuda" and max_steps >= COMPILED_STEPS:
+            self._compile()
         self._graph: Any = None
         self._warm = 0
+
+    def _compile(self) -> None:
+        """Compile the blocks of a model that has such, all as one, and the loss of what comes out of them."""
+        if blocks := getattr(self.model, "blocks", ()):
+            self._losses = compiled(self._loss, dynamic=False)
+        for block in blocks:
+            block.forward = compiled(block.forward, dynamic=False)
 
     @property
     def per_epoch(self) -> int:
@@ -116,7 +129,9 @@ class Stack:
         if recorder.probe is None:
             recorder.probe = self._in_dtype(self._batches(self._k)[0].clone())
         recorder.begin_step()
-        for name, gradient in self._step().items():
+        with torch.compiler.set_stance("force_eager"):  # its hooks are in the modules
+            gradients = self._step()
+        for name, gradient in gradients.items():
             self.weights[name].grad = gradient
         recorder.end_step()
         for weight in self.weights.values():
@@ -125,7 +140,7 @@ class Stack:
     def _step(self) -> dict[str, Tensor]:
         """One update of every member, without synchronisation; returns the gradients."""
         x, target = self._batches(self._k)
-        losses = self._loss(self.forward(x), target)
+        losses = self._losses(self.forward(x), target)
         gradients = torch.autograd.grad(losses.sum(), list(self.weights.values()), materialize_grads=True)
         by_name = dict(zip(self.weights, gradients, strict=True))
         with torch.no_grad():
@@ -148,11 +163,14 @@ class Stack:
         target = target[:, None].expand(-1, shared, *target.shape[1:]).reshape(len(output), *target.shape[1:])
         loss = self.members[0].loss
         if loss is cross_entropy:  # vmap of it costs as much as a small model's step
-            logits = output.flatten(1, -2).mT  # (S, classes, N): what the last layer's product left in memory
-            return F.cross_entropy(logits, target.flatten(1), reduction="none").mean(1)
+            if output.dim() > 3:  # each as the last layer's product left it in memory, see `stacked_linear`
+                each = F.cross_entropy(output.flatten(0, -2), target.flatten(), reduction="none")
+                return each.view(len(output), -1).mean(1)
+            return F.cross_entropy(output.mT, target, reduction="none").mean(1)  # of logits (S, classes, N)
         return torch.vmap(loss)(output, target)
 
     @torch.no_grad()
+    @torch.compiler.set_stance("force_eager")  # too seldom to be worth compiling for its shapes
     def evaluate(self) -> dict[str, list[float]]:
         """val_loss and val_accuracy of each member."""
         self.model.eval()
