@@ -12,7 +12,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # works from a checkout that
 from mupl.errors import ConfigError
 from mupl.sweep import report
 
-REPORTS = {r.__name__: r for r in (report.learning_rate_transfer, report.coordinate_check, report.update_norms)}
+REPORTS = {
+    function.__name__: function
+    for function in (report.learning_rate_transfer, report.coordinate_check, report.ablation, report.update_norms)
+}
 
 
 def main() -> int:

@@ -250,12 +250,15 @@ class Attention(nn.Module):
         self.rotary = rotary
         self.query_norm, self.key_norm = qk_norms
         self.scale = Factor("attention", logit_scale, fan_in=d_head)
+        self.logits = Logits()
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., T, width) -> the same shape."""
         q, k, v = (self._split(y) for y in (self.query(x), *self.key_value(x).chunk(2, -1)))
         q, k, v = map(self._fold, (self.scale(self.query_norm(q)), self.key_norm(k), v))
         q, k = self.rotary(q), self.rotary(k)
+        if self.logits._forward_hooks:  # fused attention does not return them
+            self.logits(q, k, x.shape[:-2])
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=1.0, dropout_p=dropout, enable_gqa=self.grouped
@@ -270,6 +273,15 @@ class Attention(nn.Module):
     def _fold(self, x: Tensor) -> Tensor:
         """(..., T, n, d_head) -> (N, n, T, d_head), all dimensions before T as one, as fused attention wants it."""
         return x.reshape(-1, *x.shape[-3:]).transpose(-3, -2)
+
+
+class Logits(nn.Module):
+    """Attention logits q.k of the past, for whoever hooks this module; nothing else calls it."""
+
+    def forward(self, q: Tensor, k: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """q (N, n, T, d), k (N, n / group_size, T, d) -> (*shape, n, T, T), those of the future 0."""
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
+        return (q @ k.mT).tril().view(*shape, *q.shape[1:-1], -1)
 
 
 class Rotary(nn.Module):

@@ -131,6 +131,9 @@ def expected_exponents(
     for name, info in infos.items():
         if info.role in FACTORS:
             result["output", name] = factor_output(info)
+            if info.role is Role.ATTENTION:
+                low = -HALF if result["output", name].low else 0.0  # at init q and k of growing heads are independent
+                result["output", f"{name.rpartition('.')[0]}.logits"] = Expected(low, 0.0)
             continue
         result["param", name] = weight(name, t)
         step, most = update(name, t), STABLE[info.role]
