@@ -14,7 +14,13 @@ from mupl.sweep import report
 
 REPORTS = {
     function.__name__: function
-    for function in (report.learning_rate_transfer, report.coordinate_check, report.ablation, report.update_norms)
+    for function in (
+        report.learning_rate_transfer,
+        report.coordinate_check,
+        report.ablation,
+        report.update_norms,
+        report.unit_scale,
+    )  # fmt: skip
 }
 
 

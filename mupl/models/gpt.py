@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from mupl.errors import ConfigError
 from mupl.factors import Factor, Residual, TiedReadout
-from mupl.layers import Embedding, LayerNorm, RMSNorm, ScaledLinear, times
+from mupl.layers import Embedding, LayerNorm, RMSNorm, ScaledLinear, scaled, times
 from mupl.unit_scaling import (
     UnitEmbedding,
     UnitLinear,
     UnitResidual,
     attention_scale,
     gelu_scale,
+    logit_gradient_scale,
     residual_tau,
     silu_glu_scale,
 )
@@ -137,6 +138,9 @@ class GPT(nn.Module):
                 width, heads, d_head, group_size, logit_scale, value_scale, linear, rotary, qk_norms, bias, dropout
             )
             mlp = MLP(width, round(mlp_ratio * width), activation, activation_mult, hidden_scale, linear, bias)
+            if unit_scaling:
+                attention.amplify(logit_gradient_scale(context, d_head, attention_mult))
+                mlp.amplify(math.sqrt(mlp.down.in_features / width))  # its gradients are sums over fewer terms
             residuals = (new_residual(2 * index), new_residual(2 * index + 1))
             return Block(attention, mlp, (new_norm(width), new_norm(width)), residuals, post_norm, dropout)
 
@@ -251,12 +255,21 @@ class Attention(nn.Module):
         self.query_norm, self.key_norm = qk_norms
         self.scale = Factor("attention", logit_scale, fan_in=d_head)
         self.logits = Logits()
+        self.amplified = 1.0
+
+    def amplify(self, factor: float) -> None:
+        """Multiply the gradients of queries and keys, and of their unit-scaled weights, not of what comes before."""
+        self.amplified = factor
+        self.query.amplified[:] = factor
+        self.key_value.amplified[: self.key_value.out_features // 2] = factor
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., T, width) -> the same shape."""
         q, k, v = (self._split(y) for y in (self.query(x), *self.key_value(x).chunk(2, -1)))
         q, k, v = map(self._fold, (self.scale(self.query_norm(q)), self.key_norm(k), v))
         q, k = self.rotary(q), self.rotary(k)
+        if self.amplified != 1:
+            q, k = scaled(q, 1, self.amplified), scaled(k, 1, self.amplified)
         if self.logits._forward_hooks:  # fused attention does not return them
             self.logits(q, k, x.shape[:-2])
         dropout = self.dropout if self.training else 0.0
@@ -322,6 +335,12 @@ class MLP(nn.Module):
         self.gated, self.mult, self.hidden_scale = activation == "swiglu", mult, hidden_scale
         self.up = linear(width, 2 * hidden if self.gated else hidden, bias)
         self.down = linear(hidden, width, bias)
+        self.amplified = 1.0
+
+    def amplify(self, factor: float) -> None:
+        """Multiply the gradients of what `up` returns, and of its unit-scaled weight, not of what comes before."""
+        self.amplified = factor
+        self.up.amplified[:] = factor
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> the same shape."""
@@ -331,7 +350,8 @@ class MLP(nn.Module):
             h = F.silu(times(self.mult, a)) * b
         else:
             h = F.gelu(times(self.mult, h))
-        return self.down(times(self.hidden_scale / self.mult, h))
+        h = times(self.hidden_scale / self.mult, h)
+        return self.down(h if self.amplified == 1 else scaled(h, 1, self.amplified))
 
 
 def _heads(width: int, heads: int | None, d_head: int | None) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mupl.analysis import coordinates, norms, transfer
+from mupl.analysis import unit_scale as unit_scaling
 from mupl.analysis.columns import IDENTITY, OUTCOMES
 from mupl.errors import ConfigError
 from mupl.parametrization.report import print_table, rich_table
@@ -131,6 +132,22 @@ def update_norms(sweep_dir: Path, metric: str = "val_loss") -> int:
     show(correlations, "correlation over layers of log(norm of the update) with log(RMS change of activations)")
     save(draw(table, by=by), sweep_dir / "update_norms.png")
     return code
+
+
+def unit_scale(sweep_dir: Path, metric: str = "val_loss") -> int:
+    """`unit_scale.csv`, `unit_scale.png` and the tensors whose RMS is outside the band; 1 if there are any."""
+    from mupl.figures.unit_scale import unit_scale as draw
+
+    results = collect(sweep_dir)
+    code = conclude(results, sweep_dir)
+    table = unit_scaling.verdict(gather(results, sweep_dir, COORDINATES_FILE))
+    write_atomically(sweep_dir / "unit_scale.csv", table.to_csv(index=False))
+    save(draw(table), sweep_dir / "unit_scale.png")
+    failures = table[~table["passed"]]
+    if len(failures):
+        show(failures.drop(columns="passed"), f"failed: RMS over what is expected outside {unit_scaling.BAND}")
+    print(f"unit scale: {len(table) - len(failures)} of {len(table)} tensors pass; {sweep_dir / 'unit_scale.csv'}")
+    return 1 if len(failures) else code
 
 
 def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:
