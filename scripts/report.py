@@ -12,16 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # works from a checkout that
 from mupl.errors import ConfigError
 from mupl.sweep import report
 
-REPORTS = {
-    function.__name__: function
-    for function in (
-        report.learning_rate_transfer,
-        report.coordinate_check,
-        report.ablation,
-        report.update_norms,
-        report.unit_scale,
-    )  # fmt: skip
-}
+NAMES = ("learning_rate_transfer", "coordinate_check", "ablation", "update_norms", "unit_scale")
+REPORTS = {name: getattr(report, name) for name in NAMES}
 
 
 def main() -> int:

@@ -72,7 +72,7 @@ def failures_by_series(table: pd.DataFrame, series: str = "parametrization") -> 
     failed = failed.assign(distance=distance.fillna(np.inf)).sort_values("distance", ascending=False)
     worst = failed.drop_duplicates([series, "kind", "name"]).assign(slope=lambda t: t["slope"].map("{:+.2f}".format))
     cells = worst.pivot(index=["kind", "name"], columns=series, values="slope")
-    return cells.reindex(columns=list(dict.fromkeys(table[series]))).fillna("").reset_index()
+    return cells.reindex(columns=list(dict.fromkeys(table[series]))).astype(object).fillna("").reset_index()
 
 
 def slope(size: pd.Series, value: pd.Series) -> float:

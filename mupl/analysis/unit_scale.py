@@ -18,5 +18,5 @@ def verdict(rows: pd.DataFrame, band: tuple[float, float] = BAND) -> pd.DataFram
     table = rows[(rows["statistic"] == "rms") & (rows["t"] == 0)].rename(columns={"value": "rms"})
     is_logits = (table["kind"] == "output") & (table["name"] == "readout")
     expected = np.where(is_logits, table["width"] ** -0.5, 1.0)
-    passed = (table["rms"] / expected).between(*band)
+    passed: pd.Series = (table["rms"] / expected).between(*band)
     return table.drop(columns=["statistic", "t"]).assign(expected=expected, passed=passed).reset_index(drop=True)

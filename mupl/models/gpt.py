@@ -260,8 +260,8 @@ class Attention(nn.Module):
     def amplify(self, factor: float) -> None:
         """Multiply the gradients of queries and keys, and of their unit-scaled weights, not of what comes before."""
         self.amplified = factor
-        self.query.amplified[:] = factor
-        self.key_value.amplified[: self.key_value.out_features // 2] = factor
+        self.query.get_buffer("amplified").fill_(factor)
+        self.key_value.get_buffer("amplified").chunk(2)[0].fill_(factor)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., T, width) -> the same shape."""
@@ -340,7 +340,7 @@ class MLP(nn.Module):
     def amplify(self, factor: float) -> None:
         """Multiply the gradients of what `up` returns, and of its unit-scaled weight, not of what comes before."""
         self.amplified = factor
-        self.up.amplified[:] = factor
+        self.up.get_buffer("amplified").fill_(factor)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> the same shape."""
