@@ -67,7 +67,7 @@ def slopes(rows: pd.DataFrame) -> list[dict[str, object]]:
             chosen = rows[(rows["kind"] == kind) & (rows["name"] == name) & (rows["t"] == t)]
             if len(chosen):
                 by = {p: one.groupby("width")["value"].median() for p, one in chosen.groupby("parametrization")}
-                exponents = {p: round(slope(v.index.to_series(), v), 2) for p, v in by.items()}
+                exponents = {p: round(slope(v.index.to_series(), v), 2) + 0.0 for p, v in by.items()}
                 found.append({"mean |.| of": label, "updates": t, **exponents})
     return found
 

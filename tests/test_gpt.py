@@ -391,7 +391,7 @@ def test_the_experiment_in_depth_ends_with_a_verdict(name: str, code: int, tmp_p
 
 @pytest.mark.slow
 def test_both_experiments_check_a_whole_size_as_one_stack(tmp_path: Path) -> None:
-    width = ("coord_check_gpt", "mup,sp", "width=32,64,128", "base_width=32")
+    width = ("coord_check_gpt", "mup,sp", "width=64,128,256", "base_width=64")
     depth = ("coord_check_depth", "completep,mup,sp", "depth=2,4,8,16", "width=32", "base_width=32")
     for experiment, names, *sizes in (width, depth):
         folder = tmp_path / experiment

@@ -3,13 +3,16 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 import unit_scaling as reference
 import unit_scaling.functional as U
+from commands import train_here
 from loop import SGD, batches
 from torch import Tensor, nn
 from unit_scaling.core.functional import transformer_residual_scaling_rule
@@ -302,3 +305,30 @@ def test_sgd_of_u_mup_is_that_of_mup_with_constants_by_layer(width: int) -> None
 def test_what_unit_scaling_has_not_is_refused(key: str) -> None:
     with pytest.raises(ConfigError, match=f"model.{key}=true: unit scaling is without"):
         unit_gpt(32, **{key: True})
+
+
+@pytest.mark.filterwarnings("ignore:.*exists and is not empty")  # as mupl.training.run does, once a process
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [([], 0), (["+parametrization.overrides={blocks.0.mlp.up.weight:{init:0.1}}"], 1), (["data=text"], 1)],
+)
+def test_the_experiment_names_the_tensors_that_have_not_unit_scale(
+    wrong: list[str], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.set_default_dtype(torch.float32)
+    sizes = ["width=64", "depth=2", "model.activation=gelu", "trainer=cpu", "data.context=16"]
+    done = train_here(capsys, "-m", "experiment=unit_scale", *sizes, *wrong, f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == code, done.stdout + done.stderr
+    assert (tmp_path / "unit_scale.csv").exists(), done.stdout + done.stderr
+    table = pd.read_csv(tmp_path / "unit_scale.csv")
+    failed = set(table.loc[~table["passed"], "name"])
+    assert (tmp_path / "unit_scale.png").stat().st_size > 10_000
+    assert set(table["kind"]) == {"param", "grad", "output", "output_grad"}
+    assert {"embedding.weight", "blocks.1.attention.key_norm", "readout"} <= set(table["name"])
+    if "blocks.0.mlp.up.weight" in str(wrong):
+        assert {"blocks.0.mlp.up.weight", "blocks.0.mlp.up"} <= failed
+        assert "blocks.1.mlp.up.weight" not in failed
+    elif code:  # tokens that are not independent: their gradients add up
+        assert {"blocks.0.attention.out.weight", "readout.weight"} <= failed
+    else:
+        assert failed == set()
