@@ -50,7 +50,8 @@ class GPT(nn.Module):
         residual_attention_ratio: what attention adds to the stream over what MLPs add; with `unit_scaling` only.
         zero_readout: start the readout at 0.
         unit_scaling: operations of `mupl.unit_scaling`, for `parametrization=umup`: attention logits are divided by
-            d_head and residual sums normalised (`residual_tau`).
+            d_head, residual sums normalised (`residual_tau`), and gradients of queries, keys and hidden units of MLPs
+            are amplified to unit scale where they lie (`Attention.amplify`, `MLP.amplify`).
 
     Raises:
         ConfigError: naming the argument that is out of range.
