@@ -89,6 +89,7 @@ def test_the_slope_that_is_shown_is_the_worst_over_blocks_and_steps() -> None:
     table = table.assign(kind="output", t=1, low=0.0, high=0.0, passed=table["slope"] == 0)
     (row,) = failures_by_series(table).to_dict("records")
     assert row == {"kind": "output", "name": "blocks.*.a", "sp": "-0.90", "mup": ""}
+    assert failures_by_series(table[table["passed"]]).empty
 
 
 @pytest.mark.slow

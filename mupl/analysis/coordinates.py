@@ -67,7 +67,7 @@ def verdict(
 def failures_by_series(table: pd.DataFrame, series: str = "parametrization") -> pd.DataFrame:
     """What fails in a verdict: a row a kind and name (over all blocks), a column a series that holds, of the steps, the
     slope that is farthest from where it must lie ("" where all pass)."""
-    failed = table[~table["passed"].astype(bool)].assign(name=table["name"].map(block_pattern))
+    failed = table.assign(name=table["name"].map(block_pattern))[~table["passed"].astype(bool)]
     distance = (failed["slope"] - failed["high"]).combine(failed["low"] - failed["slope"], max)
     failed = failed.assign(distance=distance.fillna(np.inf)).sort_values("distance", ascending=False)
     worst = failed.drop_duplicates([series, "kind", "name"]).assign(slope=lambda t: t["slope"].map("{:+.2f}".format))

@@ -91,7 +91,8 @@ def ablation(sweep_dir: Path, metric: str = "val_loss") -> int:
     stages = list(dict.fromkeys(table["parametrization"]))
     panels = {("output", name): label for name, label in OUTPUTS.items()}
     save(side_by_side(coordinates.over_blocks(rows), panels, along=along), sweep_dir / "ablation.png")
-    show(coordinates.failures_by_series(table), f"worst slopes against {along} of what fails, by parametrization")
+    if not table["passed"].astype(bool).all():
+        show(coordinates.failures_by_series(table), f"worst slopes against {along} of what fails, by parametrization")
     for stage, judged in table.groupby("parametrization", sort=False):
         print(f"{stage}: {judged['passed'].astype(bool).sum()} of {len(judged)} tensors, kinds and steps pass")
     whole = results["parametrization"] == stages[-1]
