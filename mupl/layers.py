@@ -59,7 +59,7 @@ class ScaledLinear(nn.Linear):
 
 class _Scaled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, forward: float, backward: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, forward: float, backward: float | Tensor) -> Tensor:
         ctx.factor = backward
         return x * forward
 
@@ -68,7 +68,7 @@ class _Scaled(torch.autograd.Function):
         return g * ctx.factor, None, None
 
 
-def scaled(x: Tensor, forward: float = 1.0, backward: float = 1.0) -> Tensor:
+def scaled(x: Tensor, forward: float = 1.0, backward: float | Tensor = 1.0) -> Tensor:
     """`forward * x`, with the gradient multiplied by `backward` (and not by `forward`)."""
     return _Scaled.apply(x, forward, backward)
 

@@ -7,6 +7,7 @@ readout and around residual branches. Elsewhere a `*_scale` multiplies the outpu
 import math
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,14 +15,19 @@ from mupl.factors import Factor
 from mupl.layers import ScaledLinear, scaled
 
 
-def linear(x: Tensor, w: Tensor, b: Tensor | None, forward: float, backward: float) -> Tensor:
+def linear(
+    x: Tensor, w: Tensor, b: Tensor | None, forward: float, backward: float, amplified: float | Tensor = 1.0
+) -> Tensor:
     """`forward * (x W^T + b)`; gradients: of x times `backward`, of W and b the sum over N examples over sqrt(N).
 
-    x: (..., in), W: (out, in) -> (..., out).
+    x: (..., in), W: (out, in) -> (..., out). amplified: a number, or (out,), by which gradients of the outputs come
+    multiplied, from a `scaled(y, 1, amplified)` further on: W and b keep it, x is freed of it. So what lies between has
+    gradients of another scale, and what comes before has those of the loss.
     """
-    root = (x.numel() // x.shape[-1]) ** -0.5
+    root = (x.numel() // x.shape[-1]) ** -0.5 * amplified
     b = None if b is None else scaled(b, 1, root)
-    return scaled(F.linear(scaled(x, 1, backward), scaled(w, 1, root), b), forward)
+    w = scaled(w, 1, root[:, None] if isinstance(root, Tensor) else root)
+    return scaled(F.linear(scaled(x, 1, backward), w, b), forward, 1 / amplified)
 
 
 def embedding(tokens: Tensor, w: Tensor) -> Tensor:
@@ -46,6 +52,20 @@ def attention_scale(length: int, d_head: int, mult: float = 1.0) -> float:
     """
     uniform = math.sqrt(math.log(length) / length) if length > 1 else 1.0
     return 1 / _between(1 / (1 + 4 * d_head / mult**2), uniform, 1.0)
+
+
+def logit_gradient_scale(length: int, d_head: int, mult: float = 1.0) -> float:
+    """1 / RMS of the gradients of q and k in causal attention over `length` tokens, times `attention_scale`.
+
+    Token i sees i tokens with weights p = 1/i. From unit v and unit gradients g of the outputs, its logits get
+    p (g.v_j - mean_k g.v_k), of variance d_head (1 - 1/i) / i^2, and its q the sum over j of that times
+    mult / d_head k_j, of variance mult^2 / d_head (1 - 1/i) / i; over all k the sum is the same. For tokens that are
+    independent and weights that are nearly uniform, mult^2 << 4 d_head. (Not in the published u-muP.)
+    """
+    if length == 1:
+        return 1.0  # whose softmax has no gradient
+    mean = sum((1 - 1 / i) / i for i in range(1, length + 1)) / length
+    return math.sqrt(d_head / mean) / mult / attention_scale(length, d_head, mult)
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -85,12 +105,16 @@ class UnitResidual(Factor):
 class UnitLinear(ScaledLinear):
     """`linear` with the weight's multiplier as `forward` and, but for `readout`, as `backward`.
 
-    Weights start as N(0, 1). readout: let gradients pass with unit variance, `backward = out_features^-1/2`.
+    Weights start as N(0, 1). readout: let gradients pass with unit variance, `backward = out_features^-1/2`. The buffer
+    `amplified` (out,), at first ones, is that of `linear`.
     """
+
+    amplified: Tensor
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, readout: bool = False) -> None:
         super().__init__(in_features, out_features, bias)
         self.readout = readout
+        self.register_buffer("amplified", torch.ones(out_features), persistent=False)
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight)
@@ -99,7 +123,8 @@ class UnitLinear(ScaledLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         forward = self.scale[0]
-        return linear(x, self.weight, self.bias, forward, self.out_features**-0.5 if self.readout else forward)
+        backward = self.out_features**-0.5 if self.readout else forward
+        return linear(x, self.weight, self.bias, forward, backward, self.amplified)
 
 
 class UnitEmbedding(nn.Embedding):

@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # works from a checkout that
 from mupl.errors import ConfigError
 from mupl.sweep import report
 
-REPORTS = {r.__name__: r for r in (report.learning_rate_transfer, report.coordinate_check, report.update_norms)}
+NAMES = ("learning_rate_transfer", "coordinate_check", "ablation", "update_norms", "unit_scale")
+REPORTS = {name: getattr(report, name) for name in NAMES}
 
 
 def main() -> int:

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from commands import train
 from torch import Tensor, nn
 
 from mupl.analysis.coordinates import verdict
@@ -18,6 +17,7 @@ from mupl.errors import ConfigError
 from mupl.models import GPT
 from mupl.optim.families import family_of, resolve
 from mupl.parametrization.apply import apply, parameters
+from mupl.parametrization.exponents import Expected, expected_exponents
 from mupl.parametrization.rules import get_parametrization, scales
 from mupl.parametrization.tables import TABLES
 from mupl.roles import Role, describe
@@ -307,6 +307,33 @@ def test_attention_by_the_root_of_a_growing_head_is_caught() -> None:
     }
 
 
+@pytest.mark.parametrize(("heads", "low"), [({"d_head": 4}, 0.0), ({"d_head": None, "heads": 2}, -0.5)])
+def test_attention_logits_must_not_grow_and_are_independent_at_the_start_where_heads_grow(
+    heads: dict, low: float
+) -> None:
+    infos = describe(partial(small, **heads), 32, BASE)
+    for name in ("mup", "sp"):
+        found = expected_exponents(infos, get_parametrization(name), "adam", t=1)
+        assert found["output", "blocks.1.attention.logits"] == Expected(low, 0.0)
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_attention_logits_are_computed_for_those_who_look(group: int) -> None:
+    torch.manual_seed(0)
+    model, ids, found = small(16, group_size=group), tokens(3, T), []
+    whole = model(ids)
+    attention = model.blocks[0].attention
+    queries = []
+    attention.scale.register_forward_hook(lambda module, args, output: queries.append(output))
+    attention.key_value.register_forward_hook(lambda module, args, output: queries.append(output))
+    attention.logits.register_forward_hook(lambda module, args, output: found.append(output))
+    torch.testing.assert_close(model(ids), whole)
+    kv, q = queries
+    k = kv.chunk(2, -1)[0].view(3, T, -1, 4).transpose(1, 2).repeat_interleave(group, 1)
+    torch.testing.assert_close(found[0], (rotate(q.transpose(1, 2)) @ rotate(k).mT).tril())
+    assert len(found) == 1
+
+
 def test_an_untreated_tied_readout_is_caught() -> None:
     wrong = get_parametrization("mup", {"readout": {"mult": 1}})
     assert ("output", "readout") in check(parametrization=wrong, tied=True)
@@ -354,13 +381,45 @@ def test_the_groups_in_depth_are_those_of_the_published_table(alpha: float) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), [("completep", 0), ("depth_mup", 0), ("mup", 1)])
 def test_the_experiment_in_depth_ends_with_a_verdict(name: str, code: int, tmp_path: Path) -> None:
-    command = [sys.executable, "train.py", "-m", "experiment=coord_check_depth", f"parametrization={name}",
-               "optimizer=adam", "trainer=cpu", f"hydra.sweep.dir={tmp_path}"]  # fmt: skip
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    done = train("-m", "experiment=coord_check_depth", f"parametrization={name}", "optimizer=adam", "trainer=cpu",
+                 f"hydra.sweep.dir={tmp_path}")  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
-    verdict = json.loads((tmp_path / "verdict.json").read_text())
-    failed = {(row["kind"], row["name"]) for row in verdict["rows"] if not row["passed"]}
-    assert failed >= ({("output", "blocks.*.mlp_residual"), ("update", "blocks.*.mlp.up.weight")} if code else set())
+    assert failed(tmp_path)[name] >= (
+        {("output", "blocks.*.mlp_residual"), ("update", "blocks.*.mlp.up.weight")} if code else set()
+    )
+
+
+@pytest.mark.slow
+def test_both_experiments_check_a_whole_size_as_one_stack(tmp_path: Path) -> None:
+    width = ("coord_check_gpt", "mup,sp", "width=64,128,256", "base_width=64")
+    depth = ("coord_check_depth", "completep,mup,sp", "depth=2,4,8,16", "width=32", "base_width=32")
+    for experiment, names, *sizes in (width, depth):
+        folder = tmp_path / experiment
+        done = train("-m", "hydra/launcher=stacked", f"experiment={experiment}", f"parametrization={names}", *sizes,
+                     "optimizer=adam", "trainer=cpu", "seed=0,1,2", "hydra.launcher.memory_gb=4",
+                     f"hydra.sweep.dir={folder}")  # fmt: skip
+        assert done.returncode == 1, done.stderr
+        assert done.stdout.count("stack ") == sizes[0].count(",") + 1
+    assert failed(tmp_path / "coord_check_gpt")["mup"] == set()
+    assert failed(tmp_path / "coord_check_gpt")["sp"] >= {
+        ("output", "readout"), ("output", "blocks.1.mlp_residual"), ("update", "blocks.0.mlp.up.weight"),
+    }  # fmt: skip
+    in_depth = failed(tmp_path / "coord_check_depth")
+    assert in_depth["completep"] == set()
+    assert in_depth["mup"] & in_depth["sp"] >= {
+        ("output", "blocks.*.attention_residual"), ("output", "blocks.*.mlp_residual"),
+        ("update", "blocks.*.mlp.up.weight"),
+    }  # fmt: skip
+
+
+def failed(sweep_dir: Path) -> dict[str, set[tuple[str, str]]]:
+    """(kind, name) of what fails in a sweep's verdict, by parametrization."""
+    rows = json.loads((sweep_dir / "verdict.json").read_text())["rows"]
+    names = [row.get("parametrization", "") for row in rows]
+    return {
+        name: {(r["kind"], r["name"]) for r in rows if r.get("parametrization", "") == name and not r["passed"]}
+        for name in names
+    }
 
 
 def test_a_base_depth_needs_a_depth() -> None:

@@ -141,17 +141,23 @@ def test_a_model_without_a_member_axis_is_mapped_with_its_factors(tokens: Tokens
     compare(stack_of(arguments, tokens, options, Foreign), arguments, tokens, options)
 
 
-def test_a_recorder_sees_in_a_stack_what_it_sees_in_each_member(tokens: Tokens) -> None:
+@pytest.mark.parametrize(
+    ("variant", "modules"),
+    [("learned positions and biases", None), ("rmsnorm, swiglu, grouped heads that grow", ["*.logits"])],
+)
+def test_a_recorder_sees_in_a_stack_what_it_sees_in_each_member(
+    variant: str, modules: list[str] | None, tokens: Tokens
+) -> None:
     arguments = members("adamw")[:3]
-    options = [VARIANTS["learned positions and biases"]] * 3
+    options = [VARIANTS[variant]] * 3
     stack = stack_of(arguments, tokens, options)
     kinds = ("output", "param", "output_change")
-    with Recorder(stack.model, members=[{}] * 3, steps=[0, 2], kinds=kinds) as recorder:
+    with Recorder(stack.model, members=[{}] * 3, steps=[0, 2], kinds=kinds, modules=modules) as recorder:
         stack.train(3, recorder=recorder)
     for i, a in enumerate(arguments):
         trained = module(a, GPT, options[i]).double()
         optimizer = trained.build_optimizer()
-        with Recorder(trained.model, trained.scales, steps=[0, 2], kinds=kinds) as own:
+        with Recorder(trained.model, trained.scales, steps=[0, 2], kinds=kinds, modules=modules) as own:
             for _, (x, target) in zip(range(3), TextData(tokens, BATCH, a["seed"]).train_dataloader(), strict=False):
                 own.probe = x if own.probe is None else own.probe
                 own.begin_step()
@@ -162,6 +168,7 @@ def test_a_recorder_sees_in_a_stack_what_it_sees_in_each_member(tokens: Tokens) 
         found = {(r["t"], r["kind"], r["name"]): r["value"] for r in recorder.rows_of(i)}
         expected = {(r["t"], r["kind"], r["name"]): r["value"] for r in own.rows}
         assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        assert any(kind == "output" for _, kind, _ in found)
 
 
 def test_unit_scaled_operations_are_refused(tokens: Tokens) -> None:

@@ -295,7 +295,8 @@ def test_values_are_those_of_a_plain_network_with_the_effective_weights(name: st
     def outputs(x: Tensor) -> dict[str, Tensor]:
         for n, w in effective().items():
             inner[n].data.copy_(w)
-        first, second = plain[0](x), plain[2](plain[0](x).relu())
+        first = plain[0](x)
+        second = plain[2](first.relu())
         return {"layers.0": first, "layers.1": second, "readout": plain[4](second.relu())}
 
     recorder = Recorder(model, numbers, kinds=KINDS, statistics=STATISTICS, probe=probe)
@@ -304,7 +305,9 @@ def test_values_are_those_of_a_plain_network_with_the_effective_weights(name: st
     for t, (x, y) in enumerate(batches()):
         expected[t, "param"], expected[t, "output"] = weights[t], outputs(x)
         loss = F.cross_entropy(expected[t, "output"]["readout"], y)
-        expected[t, "grad"] = dict(zip(inner, torch.autograd.grad(loss, list(inner.values())), strict=True))
+        for kind, tensors in (("output_grad", expected[t, "output"]), ("grad", inner)):
+            gradients = torch.autograd.grad(loss, list(tensors.values()), retain_graph=True)
+            expected[t, kind] = dict(zip(tensors, gradients, strict=True))
         train(model, optimizer, [(x, y)], recorder)
         weights.append(effective())
         probes.append(outputs(probe))

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from mupl.data import Tokens, data_module, read_text, read_tokens
+from mupl.data import Tokens, data_module, random_tokens, read_text, read_tokens
 from mupl.data.text import CropLoader, TextData, crop_starts
 from mupl.errors import ConfigError
 
@@ -35,6 +35,14 @@ def test_the_standard_library_is_split_by_file() -> None:
     train, val = (bytes(t.numpy()) for t in (tokens.train, tokens.val))
     assert (source in train) != (source in val)
     assert torch.equal(read_text().train, tokens.train)
+
+
+def test_random_tokens_are_uniform_and_always_the_same() -> None:
+    tokens = random_tokens(vocabulary=16, context=8)
+    assert tokens.model_args == {"vocabulary": 16, "context": 8}
+    share = torch.bincount(torch.as_tensor(tokens.train)) / len(tokens.train)
+    assert (share - 1 / 16).abs().max() < 0.005
+    assert torch.equal(tokens.val, random_tokens(16, 32).val)
 
 
 @pytest.mark.parametrize("level", ["byte", "character"])

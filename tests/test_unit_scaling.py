@@ -3,20 +3,25 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 import unit_scaling as reference
 import unit_scaling.functional as U
+from commands import train_here
 from loop import SGD, batches
 from torch import Tensor, nn
 from unit_scaling.core.functional import transformer_residual_scaling_rule
 
 from mupl import unit_scaling
 from mupl.errors import ConfigError
+from mupl.layers import scaled
 from mupl.models import GPT
+from mupl.models.gpt import MLP, Attention
 from mupl.optim.groups import build_optimizer
 from mupl.parametrization.apply import apply, parameters
 from mupl.parametrization.rules import Parametrization, get_parametrization, scales
@@ -145,11 +150,15 @@ def rms(x: Tensor) -> float:
     return x.square().mean().sqrt().item()
 
 
-@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
-@pytest.mark.parametrize("depth", [2, 8])
-def test_parameters_activations_and_gradients_have_unit_scale_at_the_start(activation: str, depth: int) -> None:
-    build = partial(unit_gpt, activation=activation)
-    module = TrainingModule(build, 128, base_width=32, depth=depth, base_depth=1, parametrization="umup", lr=0.1)
+def rms_at_start(depth: int, amplified: bool = True, **options: Any) -> dict[str, float]:
+    """RMS by "KIND NAME" of parameters, what modules return, and the gradients of both."""
+    module = TrainingModule(
+        partial(unit_gpt, **options), 128, base_width=32, depth=depth, base_depth=1, parametrization="umup", lr=0.1
+    )
+    if not amplified:
+        for layer in module.model.modules():
+            if isinstance(layer, Attention | MLP):
+                layer.amplify(1.0)
     found: dict[str, float] = {f"param {name}": rms(p) for name, p in module.model.named_parameters()}
 
     def look(name: str, layer: nn.Module, args: Any, output: Tensor) -> None:
@@ -161,12 +170,67 @@ def test_parameters_activations_and_gradients_have_unit_scale_at_the_start(activ
             layer.register_forward_hook(partial(look, name))
     ids = torch.randint(V, (16, T + 1), generator=torch.Generator().manual_seed(0))
     unit_scaling.cross_entropy(module.model(ids[:, :-1]), ids[:, 1:]).backward()
-    found |= {f"gradient {name}": rms(p.grad) for name, p in module.model.named_parameters()}
+    return found | {f"gradient {name}": rms(p.grad) for name, p in module.model.named_parameters()}
+
+
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+@pytest.mark.parametrize(
+    ("depth", "ratio", "band"),
+    [(2, 1.0, (0.5, 2.0)), (4, 0.25, (0.5, 2.0)), (8, 0.25, (0.5, 2.2)),
+     (8, 1.0, (0.35, 2.2))],  # attention over attention makes tokens alike, which makes queries' gradients small
+)  # fmt: skip
+def test_parameters_activations_and_gradients_have_unit_scale_at_the_start(
+    activation: str, depth: int, ratio: float, band: tuple[float, float]
+) -> None:
+    found = rms_at_start(depth, activation=activation, residual_attention_ratio=ratio)
     assert found.pop("output readout") == pytest.approx(128**-0.5, rel=0.2)
-    # what reaches the queries has passed the softmax, whose gradient the published operation leaves small
-    queries = [found.pop(name) for name in list(found) if name.startswith("gradient") and "query" in name]
+    outside = {name for name, value in found.items() if not band[0] <= value <= band[1]}
+    assert outside == set()
+    small = {name for name, value in found.items() if value < 0.4}
+    assert all(name.startswith("gradient") and "query" in name for name in small)
+
+
+def test_the_published_operations_leave_the_gradients_of_queries_small() -> None:
+    found = rms_at_start(2, amplified=False)
+    queries = [found[name] for name in found if name.startswith("gradient") and "query" in name]
+    assert len(queries) == 4
     assert all(0.04 < value < 0.2 for value in queries)
-    assert {name: value for name, value in found.items() if not 0.4 <= value <= 2.2} == {}
+
+
+def test_amplified_gradients_are_those_of_their_own_weights_only() -> None:
+    """All others are the gradients of the loss up to the factors that they had."""
+    plain, amplified = (rms_at_start(2, amplified=a, mlp_ratio=4.0) for a in (False, True))
+    factor = unit_scaling.logit_gradient_scale(T, 32)
+    expected = {"query": factor, "mlp.up": 2.0}
+    for name, value in amplified.items():
+        if not name.endswith(("key_value", "key_value.weight")):
+            part = next((p for p in expected if p in name and name.startswith("gradient")), None)
+            assert value == pytest.approx(plain[name] * expected.get(part or "", 1.0), rel=1e-9), name
+
+
+def test_the_inputs_of_an_amplified_linear_layer_have_the_gradients_of_the_loss() -> None:
+    x, w, factors = torch.randn(3, 5, 8), torch.randn(6, 8), torch.linspace(1, 3, 6)
+
+    def gradients(amplified: Tensor) -> tuple[Tensor, ...]:
+        leaves = [t.clone().requires_grad_() for t in (x, w)]
+        y = unit_scaling.linear(*leaves, None, 8**-0.5, 8**-0.5, amplified)
+        return torch.autograd.grad(scaled(y, 1, amplified).square().sum(), leaves)
+
+    (x_plain, w_plain), (x_amplified, w_amplified) = gradients(torch.ones(6)), gradients(factors)
+    torch.testing.assert_close(x_amplified, x_plain)
+    torch.testing.assert_close(w_amplified, factors[:, None] * w_plain)
+
+
+@pytest.mark.parametrize(("length", "d_head", "mult"), [(16, 32, 1.0), (64, 64, 1.0), (64, 32, 0.5)])
+def test_gradients_of_queries_and_keys_of_independent_tokens_have_the_derived_size(
+    length: int, d_head: int, mult: float
+) -> None:
+    q, k, v = (torch.randn(64, length, d_head).requires_grad_() for _ in range(3))
+    y = F.scaled_dot_product_attention(q * mult / d_head, k, v, is_causal=True, scale=1.0)
+    y = unit_scaling.attention_scale(length, d_head, mult) * y
+    found = torch.autograd.grad(y, (q, k), torch.randn(y.shape))
+    wanted = 1 / unit_scaling.logit_gradient_scale(length, d_head, mult)
+    assert [rms(g) for g in found] == pytest.approx([wanted, wanted], rel=0.1)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
@@ -241,3 +305,30 @@ def test_sgd_of_u_mup_is_that_of_mup_with_constants_by_layer(width: int) -> None
 def test_what_unit_scaling_has_not_is_refused(key: str) -> None:
     with pytest.raises(ConfigError, match=f"model.{key}=true: unit scaling is without"):
         unit_gpt(32, **{key: True})
+
+
+@pytest.mark.filterwarnings("ignore:.*exists and is not empty")  # as mupl.training.run does, once a process
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [([], 0), (["+parametrization.overrides={blocks.0.mlp.up.weight:{init:0.1}}"], 1), (["data=text"], 1)],
+)
+def test_the_experiment_names_the_tensors_that_have_not_unit_scale(
+    wrong: list[str], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.set_default_dtype(torch.float32)
+    sizes = ["width=64", "depth=2", "model.activation=gelu", "trainer=cpu", "data.context=16"]
+    done = train_here(capsys, "-m", "experiment=unit_scale", *sizes, *wrong, f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == code, done.stdout + done.stderr
+    assert (tmp_path / "unit_scale.csv").exists(), done.stdout + done.stderr
+    table = pd.read_csv(tmp_path / "unit_scale.csv")
+    failed = set(table.loc[~table["passed"], "name"])
+    assert (tmp_path / "unit_scale.png").stat().st_size > 10_000
+    assert set(table["kind"]) == {"param", "grad", "output", "output_grad"}
+    assert {"embedding.weight", "blocks.1.attention.key_norm", "readout"} <= set(table["name"])
+    if "blocks.0.mlp.up.weight" in str(wrong):
+        assert {"blocks.0.mlp.up.weight", "blocks.0.mlp.up"} <= failed
+        assert "blocks.1.mlp.up.weight" not in failed
+    elif code:  # tokens that are not independent: their gradients add up
+        assert {"blocks.0.attention.out.weight", "readout.weight"} <= failed
+    else:
+        assert failed == set()

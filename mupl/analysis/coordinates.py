@@ -64,6 +64,17 @@ def verdict(
     return pd.DataFrame(results)
 
 
+def failures_by_series(table: pd.DataFrame, series: str = "parametrization") -> pd.DataFrame:
+    """What fails in a verdict: a row a kind and name (over all blocks), a column a series that holds, of the steps, the
+    slope that is farthest from where it must lie ("" where all pass)."""
+    failed = table.assign(name=table["name"].map(block_pattern))[~table["passed"].astype(bool)]
+    distance = (failed["slope"] - failed["high"]).combine(failed["low"] - failed["slope"], max)
+    failed = failed.assign(distance=distance.fillna(np.inf)).sort_values("distance", ascending=False)
+    worst = failed.drop_duplicates([series, "kind", "name"]).assign(slope=lambda t: t["slope"].map("{:+.2f}".format))
+    cells = worst.pivot(index=["kind", "name"], columns=series, values="slope")
+    return cells.reindex(columns=list(dict.fromkeys(table[series]))).astype(object).fillna("").reset_index()
+
+
 def slope(size: pd.Series, value: pd.Series) -> float:
     """Least-squares slope of log2(value) against log2(size); NaN if a value is 0 or not finite."""
     if not ((value > 0) & np.isfinite(value)).all():

@@ -7,7 +7,7 @@ from lightning import LightningDataModule
 from mupl.data.loader import TensorData, TensorLoader, epoch_order
 from mupl.data.sources import cifar10, digits, fashion_mnist, image_folder, mnist
 from mupl.data.splits import Splits
-from mupl.data.text import TextData, Tokens, read_text, read_tokens
+from mupl.data.text import TextData, Tokens, random_tokens, read_text, read_tokens
 
 __all__ = [
     "Splits",
@@ -22,6 +22,7 @@ __all__ = [
     "fashion_mnist",
     "image_folder",
     "mnist",
+    "random_tokens",
     "read_text",
     "read_tokens",
 ]

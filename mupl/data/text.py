@@ -118,6 +118,13 @@ def read_tokens(root: str | Path, vocabulary: int, context: int = 1024) -> Token
     return Tokens(splits["train"], splits["val"], vocabulary, context)
 
 
+@functools.cache
+def random_tokens(vocabulary: int = 256, context: int = 64, count: int = 2**17) -> Tokens:
+    """`count` independent uniform tokens, half of them to validate: nothing to learn, but what unit scaling assumes."""
+    train, val = torch.randint(vocabulary, (2, count // 2), generator=torch.Generator().manual_seed(0))
+    return Tokens(train, val, vocabulary, context)
+
+
 def crop_starts(last: int, count: int, seed: int, step: int) -> Tensor:
     """Where the crops of a step begin, (count,) int64 in 0..last: a function of (seed, step), on every device."""
     mixed = np.random.SeedSequence((seed, step)).generate_state(1)

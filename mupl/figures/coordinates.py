@@ -1,5 +1,7 @@
 """The coordinate check figure."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -34,10 +36,35 @@ def coordinate_check(rows: pd.DataFrame, title: str, statistic: str = "l1", alon
             kind="line", estimator="median", errorbar=("pi", 100), marker="o", markersize=4, height=2.4, aspect=1.3,
             facet_kws={"sharey": "row", "margin_titles": True},
         )  # fmt: skip
+    grid.set_titles(row_template="{row_name}", col_template="t = {col_name}")
+    grid.figure.suptitle(title, y=1.02)
+    return _labelled(grid, along, statistic)
+
+
+def side_by_side(
+    rows: pd.DataFrame, panels: Mapping[tuple[str, str], str], statistic: str = "l1", along: str = "width"
+) -> Figure:
+    """Chosen quantities against width on log2 axes: a column of panels a parametrization, a line a step t.
+
+    panels: (kind, name) -> label, a row of panels each, from top to bottom. Lines and bands as in `coordinate_check`.
+    """
+    table = rows[(rows["statistic"] == statistic) & (rows["value"] > 0)].copy()
+    table["panel"] = [panels.get(key) for key in zip(table["kind"], table["name"], strict=True)]
+    table = table.dropna(subset="panel")
+    with sns.axes_style("whitegrid"):
+        grid = sns.relplot(
+            table, x=along, y="value", hue="t", palette="viridis", legend="full",
+            row="panel", row_order=[p for p in panels.values() if (table["panel"] == p).any()], col="parametrization",
+            kind="line", estimator="median", errorbar=("pi", 100), marker="o", markersize=4, height=2.2, aspect=1.1,
+            facet_kws={"sharey": "row", "margin_titles": True},
+        )  # fmt: skip
+    grid.set_titles(row_template="{row_name}", col_template="{col_name}")
+    return _labelled(grid, along, statistic)
+
+
+def _labelled(grid: sns.FacetGrid, along: str, statistic: str) -> Figure:
+    """The figure of a grid, its axes log2 and named."""
     for axis in grid.axes.flat:
         axis.set_xscale("log", base=2)
         axis.set_yscale("log", base=2)
-    grid.set_titles(row_template="{row_name}", col_template="t = {col_name}")
-    grid.set_axis_labels(along, {"l1": "mean |x|"}.get(statistic, statistic))
-    grid.figure.suptitle(title, y=1.02)
-    return grid.figure
+    return grid.set_axis_labels(along, {"l1": "mean |x|"}.get(statistic, statistic)).figure

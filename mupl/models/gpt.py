@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from mupl.errors import ConfigError
 from mupl.factors import Factor, Residual, TiedReadout
-from mupl.layers import Embedding, LayerNorm, RMSNorm, ScaledLinear, times
+from mupl.layers import Embedding, LayerNorm, RMSNorm, ScaledLinear, scaled, times
 from mupl.unit_scaling import (
     UnitEmbedding,
     UnitLinear,
     UnitResidual,
     attention_scale,
     gelu_scale,
+    logit_gradient_scale,
     residual_tau,
     silu_glu_scale,
 )
@@ -49,7 +50,8 @@ class GPT(nn.Module):
         residual_attention_ratio: what attention adds to the stream over what MLPs add; with `unit_scaling` only.
         zero_readout: start the readout at 0.
         unit_scaling: operations of `mupl.unit_scaling`, for `parametrization=umup`: attention logits are divided by
-            d_head and residual sums normalised (`residual_tau`).
+            d_head, residual sums normalised (`residual_tau`), and gradients of queries, keys and hidden units of MLPs
+            are amplified to unit scale where they lie (`Attention.amplify`, `MLP.amplify`).
 
     Raises:
         ConfigError: naming the argument that is out of range.
@@ -137,6 +139,9 @@ class GPT(nn.Module):
                 width, heads, d_head, group_size, logit_scale, value_scale, linear, rotary, qk_norms, bias, dropout
             )
             mlp = MLP(width, round(mlp_ratio * width), activation, activation_mult, hidden_scale, linear, bias)
+            if unit_scaling:
+                attention.amplify(logit_gradient_scale(context, d_head, attention_mult))
+                mlp.amplify(math.sqrt(mlp.down.in_features / width))  # its gradients are sums over fewer terms
             residuals = (new_residual(2 * index), new_residual(2 * index + 1))
             return Block(attention, mlp, (new_norm(width), new_norm(width)), residuals, post_norm, dropout)
 
@@ -250,12 +255,24 @@ class Attention(nn.Module):
         self.rotary = rotary
         self.query_norm, self.key_norm = qk_norms
         self.scale = Factor("attention", logit_scale, fan_in=d_head)
+        self.logits = Logits()
+        self.amplified = 1.0
+
+    def amplify(self, factor: float) -> None:
+        """Multiply the gradients of queries and keys, and of their unit-scaled weights, not of what comes before."""
+        self.amplified = factor
+        self.query.get_buffer("amplified").fill_(factor)
+        self.key_value.get_buffer("amplified").chunk(2)[0].fill_(factor)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., T, width) -> the same shape."""
         q, k, v = (self._split(y) for y in (self.query(x), *self.key_value(x).chunk(2, -1)))
         q, k, v = map(self._fold, (self.scale(self.query_norm(q)), self.key_norm(k), v))
         q, k = self.rotary(q), self.rotary(k)
+        if self.amplified != 1:
+            q, k = scaled(q, 1, self.amplified), scaled(k, 1, self.amplified)
+        if self.logits._forward_hooks:  # fused attention does not return them
+            self.logits(q, k, x.shape[:-2])
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=1.0, dropout_p=dropout, enable_gqa=self.grouped
@@ -270,6 +287,15 @@ class Attention(nn.Module):
     def _fold(self, x: Tensor) -> Tensor:
         """(..., T, n, d_head) -> (N, n, T, d_head), all dimensions before T as one, as fused attention wants it."""
         return x.reshape(-1, *x.shape[-3:]).transpose(-3, -2)
+
+
+class Logits(nn.Module):
+    """Attention logits q.k of the past, for whoever hooks this module; nothing else calls it."""
+
+    def forward(self, q: Tensor, k: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """q (N, n, T, d), k (N, n / group_size, T, d) -> (*shape, n, T, T), those of the future 0."""
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
+        return (q @ k.mT).tril().view(*shape, *q.shape[1:-1], -1)
 
 
 class Rotary(nn.Module):
@@ -310,6 +336,12 @@ class MLP(nn.Module):
         self.gated, self.mult, self.hidden_scale = activation == "swiglu", mult, hidden_scale
         self.up = linear(width, 2 * hidden if self.gated else hidden, bias)
         self.down = linear(hidden, width, bias)
+        self.amplified = 1.0
+
+    def amplify(self, factor: float) -> None:
+        """Multiply the gradients of what `up` returns, and of its unit-scaled weight, not of what comes before."""
+        self.amplified = factor
+        self.up.get_buffer("amplified").fill_(factor)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> the same shape."""
@@ -319,7 +351,8 @@ class MLP(nn.Module):
             h = F.silu(times(self.mult, a)) * b
         else:
             h = F.gelu(times(self.mult, h))
-        return self.down(times(self.hidden_scale / self.mult, h))
+        h = times(self.hidden_scale / self.mult, h)
+        return self.down(h if self.amplified == 1 else scaled(h, 1, self.amplified))
 
 
 def _heads(width: int, heads: int | None, d_head: int | None) -> tuple[int, int]:

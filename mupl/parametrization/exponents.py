@@ -64,7 +64,8 @@ def expected_exponents(
 
     Roles are those of the shapes, and cells those of the parametrization's own table: neither a role nor an override
     that a user sets changes what must be seen. kinds: `output` (name of the `Factor`, or of the module that owns the
-    tensor: scaled queries must have -1 where heads grow, so that logits do not), `param` and
+    tensor: scaled queries must have -1 where heads grow, so that attention logits, `logits` beside them, do not; these
+    may keep the -1/2 that they have while q and k are random), `param` and
     `update` (from t to t + 1); with decoupled weight decay the two parts of an update are told apart instead, as
     `gradient_update` and `decay`.
     """
@@ -131,6 +132,9 @@ def expected_exponents(
     for name, info in infos.items():
         if info.role in FACTORS:
             result["output", name] = factor_output(info)
+            if info.role is Role.ATTENTION:
+                low = -HALF if result["output", name].low else 0.0
+                result["output", f"{name.rpartition('.')[0]}.logits"] = Expected(low, 0.0)
             continue
         result["param", name] = weight(name, t)
         step, most = update(name, t), STABLE[info.role]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lightning import Callback, LightningModule, Trainer
 
 from mupl.errors import ConfigError
+from mupl.optim.stacked_rules import NotStackable
 from mupl.stats.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class CoordinateStats(Callback):
         file: name of the table; the suffix is .csv or .parquet.
         predict: add what the rule table predicts (columns low, high and zero), for a coordinate check.
         along: "width" or "depth", of which the prediction is.
+        effective: of weights W = mult * w; False: of w, which the optimizer sees, and its gradients.
         recorder: arguments of `Recorder`; its probe is by default the inputs of the first training batch.
 
     Raises:
@@ -38,18 +40,24 @@ class CoordinateStats(Callback):
         file: str = "coordinates.csv",
         predict: bool = False,
         along: str = "width",
+        effective: bool = True,
         **recorder: Any,
     ) -> None:
         if along not in ("width", "depth"):
             raise ConfigError(f"callbacks.coordinates.along={along}: must be width or depth")
         self.folder, self.file, self._predict, self._arguments = folder, file, predict, recorder
-        self._along = along
+        self._along, self._effective = along, effective
         self.recorder: Recorder | None = None  # of the latest training
         self._logged = 0  # rows that the loggers have
         self._begun_at: int | None = None  # global step; None between two optimizer steps
 
     def stacked(self, stack: "Stack", members: Sequence[Mapping[str, Any]]) -> Recorder:
-        """The recorder of a stack, with the constant columns of each member in place of `columns`."""
+        """The recorder of a stack, with the constant columns of each member in place of `columns`.
+
+        Raises NotStackable if weights are not to be effective ones, which is all that a stack has.
+        """
+        if not self._effective:
+            raise NotStackable("callbacks.coordinates.effective=false: a stack has effective weights only")
         return Recorder(
             stack.model,
             optimizer=stack.optimizer,
@@ -68,7 +76,13 @@ class CoordinateStats(Callback):
             )
         predict: Any = getattr(pl_module, "expected_exponents", None)
         expected = partial(predict, along=self._along) if self._predict else None
-        self.recorder = Recorder(model, scales, optimizer=trainer.optimizers[0], expected=expected, **self._arguments)
+        self.recorder = Recorder(
+            model,
+            scales if self._effective else None,
+            optimizer=trainer.optimizers[0],
+            expected=expected,
+            **self._arguments,
+        )
         self.recorder.t = trainer.global_step
         self._logged, self._begun_at = 0, None
 

@@ -32,6 +32,7 @@ KINDS = {
     "decay": ITERATIONS,  # the rest of it, -lr * weight_decay * W_t; only where there is some
     "change": ITERATIONS_GAP,  # W_t - W_0
     "grad": ITERATIONS_GAP,  # of the loss with respect to W_t, as the optimizer sees it: clipped
+    "output_grad": ITERATIONS_GAP,  # of the loss with respect to what a layer returns
     "output_update": ITERATIONS,  # of the probe batch: output after update t minus that before
     "output_change": ITERATIONS,  # of the probe batch: output at t minus that before training
 }
@@ -122,6 +123,7 @@ class Recorder:
         self._optimizer = optimizer
         self._expected = [expected] if callable(expected) else expected
         self._sink: Callable[[str, Tensor], None] | None = None  # takes outputs where they are wanted
+        self._backward = False  # whether gradients of outputs are wanted
         self._initial: dict[str, dict[str, Tensor]] | None = None  # by kind: weights and outputs before training
         self._decay: Mapping[str, float | Tensor] = {}  # lr * weight_decay of the update that follows
         self._before: dict[str, Tensor] = {}  # weights before the update, in memory that is used again
@@ -155,11 +157,12 @@ class Recorder:
         self._outputs_before = outputs
         if "output" in self.kinds:
             self._sink = partial(self._add, "output")
+        self._backward = "output_grad" in self.kinds
 
     @torch.no_grad()
     def end_step(self) -> None:
         """Call after the optimizer step, before gradients are set to zero again."""
-        self._sink = None
+        self._sink, self._backward = None, False
         if self.wanted(self.t):
             self._add_gradients()
             for name, before in self._before.items():
@@ -270,13 +273,16 @@ class Recorder:
         return outputs
 
     def _hook(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
-        if self._sink is None:
+        if self._sink is None and not self._backward:
             return
         while isinstance(output, tuple | list):  # (activations, state or attention weights)
             output = output[0]
         if not isinstance(output, Tensor):
             raise ConfigError(f"recorder.modules: {name!r} returns a {type(output).__name__}, not a tensor")
-        self._sink(name, output.detach())
+        if self._sink is not None:
+            self._sink(name, output.detach())
+        if self._backward and output.requires_grad:
+            output.register_hook(partial(self._add, "output_grad", name))
 
     @torch.no_grad()
     def _add(self, kind: str, name: str, x: Tensor, factor: float | Tensor = 1.0) -> None:

@@ -154,6 +154,7 @@ def _limit(job: Job, options: Options) -> int:
     """How many members like `job` one stack may have."""
     optimizer, _ = stackable(job.module.optimizer_class)
     states = max(len(rule.state) for rule in optimizer.rules.values())
+    states += bool(job.config.callbacks)  # a recorder keeps the weights before an update
     itemsize = 8 if job.config.trainer.precision == "64-true" else 4
     shapes = [info.shape for info in job.module.infos.values()]
     member = plan.member_bytes(shapes, states, job.outputs(), itemsize)

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 # What members of one stack must agree in: of all that a run reads, what shapes it or is set once. They may differ in
 # PER_MEMBER of it, beside `per_member` of the model's class and the optimizer's options
-SHARED = ("width", "batch_size", "model", "data", "optimizer", "trainer", "callbacks")
+SHARED = ("width", "batch_size", "model", "data", "optimizer", "trainer", "callbacks", "loss")
 PER_MEMBER = ("trainer.gradient_clip_val",)
 PRECISIONS = ("32-true", "tf32", "64-true", "bf16-mixed")
 CALLBACKS = ("mupl.stats.callback.CoordinateStats",)

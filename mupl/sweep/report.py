@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mupl.analysis import coordinates, norms, transfer
+from mupl.analysis import unit_scale as unit_scaling
 from mupl.analysis.columns import IDENTITY, OUTCOMES
 from mupl.errors import ConfigError
 from mupl.parametrization.report import print_table, rich_table
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COORDINATES_FILE = "coordinates.csv"
+# of a transformer, mean over blocks: name -> label of a row of panels
+OUTPUTS = {
+    "blocks.*.attention.logits": "attention logits",
+    "blocks.*.attention_residual": "after attention",
+    "blocks.*.mlp_residual": "after MLPs",
+    "readout": "logits",
+}
 
 
 def learning_rate_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
@@ -54,8 +62,48 @@ def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
     """
     from mupl.figures.coordinates import coordinate_check as draw
 
+    results, rows, table, along = judge(sweep_dir)
+    series = coordinates.series_keys(rows, along)
+    checks = list(rows.groupby(series, sort=False))
+    for key, group in checks:
+        label = [str(v) if k in IDENTITY else f"{k}={v}" for k, v in zip(series, key, strict=True)]
+        title = ", ".join(label) + (": the standard parametrization, not muP" if "sp" in key else "")
+        suffix = "" if len(checks) == 1 else "_" + "_".join(label).replace("/", "-")
+        save(draw(group, title, along=along), sweep_dir / f"coord_check{suffix}.png")
+    failures = table[~table["passed"].astype(bool)]
+    if len(failures):
+        show(failures.drop(columns="passed"), f"failed: slopes of log2(mean |x|) against log2({along})")
+    passed = len(table) - len(failures)
+    print(f"coordinate check: {passed} of {len(table)} tensors, kinds and steps pass; {sweep_dir / 'verdict.json'}")
+    return int(len(failures) > 0 or (results["status"] != "completed").any())
+
+
+def ablation(sweep_dir: Path, metric: str = "val_loss") -> int:
+    """A coordinate check of parametrizations of which each has one more rule: `ablation.png`, what fails in each.
+
+    1 if the last of them (by name) fails, which has all rules.
+    """
+    from mupl.figures.coordinates import side_by_side
+
+    results, rows, table, along = judge(sweep_dir)
+    for labelled in (results, rows, table):
+        labelled["parametrization"] = labelled["parametrization"].str.rpartition("/")[2]  # without its folder
+    stages = list(dict.fromkeys(table["parametrization"]))
+    panels = {("output", name): label for name, label in OUTPUTS.items()}
+    save(side_by_side(coordinates.over_blocks(rows), panels, along=along), sweep_dir / "ablation.png")
+    if not table["passed"].astype(bool).all():
+        show(coordinates.failures_by_series(table), f"worst slopes against {along} of what fails, by parametrization")
+    for stage, judged in table.groupby("parametrization", sort=False):
+        print(f"{stage}: {judged['passed'].astype(bool).sum()} of {len(judged)} tensors, kinds and steps pass")
+    whole = results["parametrization"] == stages[-1]
+    passed = table.loc[table["parametrization"] == stages[-1], "passed"].astype(bool).all()
+    return int(not passed or (results.loc[whole, "status"] != "completed").any())
+
+
+def judge(sweep_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, str]:
+    """Results, rows of all recorders (`coord_check.csv`), verdict (`verdict.json`), and along which size it is."""
     results = collect(sweep_dir)
-    code = conclude(results, sweep_dir)
+    conclude(results, sweep_dir)
     rows = gather(results, sweep_dir, COORDINATES_FILE)
     write_atomically(sweep_dir / "coord_check.csv", rows.to_csv(index=False))
     along = "depth" if rows["width"].nunique() == 1 and "depth" in rows else "width"
@@ -63,19 +111,7 @@ def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
         rows = coordinates.over_blocks(rows)
     table = coordinates.verdict(rows, along=along)
     write_atomically(sweep_dir / "verdict.json", json.dumps(coordinates.as_json(table), indent=1))
-    series = coordinates.series_keys(rows, along)
-    checks = list(rows.groupby(series, sort=False))
-    for key, group in checks:
-        label = [str(v) if k in IDENTITY else f"{k}={v}" for k, v in zip(series, key, strict=True)]
-        title = ", ".join(label) + (": the standard parametrization, not muP" if "sp" in key else "")
-        suffix = "" if len(checks) == 1 else "_" + "_".join(label)
-        save(draw(group, title, along=along), sweep_dir / f"coord_check{suffix}.png")
-    failures = table[~table["passed"].astype(bool)]
-    if len(failures):
-        show(failures.drop(columns="passed"), f"failed: slopes of log2(mean |x|) against log2({along})")
-    passed = len(table) - len(failures)
-    print(f"coordinate check: {passed} of {len(table)} tensors, kinds and steps pass; {sweep_dir / 'verdict.json'}")
-    return 1 if len(failures) or (results["status"] != "completed").any() else code
+    return results, rows, table, along
 
 
 def update_norms(sweep_dir: Path, metric: str = "val_loss") -> int:
@@ -97,6 +133,22 @@ def update_norms(sweep_dir: Path, metric: str = "val_loss") -> int:
     show(correlations, "correlation over layers of log(norm of the update) with log(RMS change of activations)")
     save(draw(table, by=by), sweep_dir / "update_norms.png")
     return code
+
+
+def unit_scale(sweep_dir: Path, metric: str = "val_loss") -> int:
+    """`unit_scale.csv`, `unit_scale.png` and the tensors whose RMS is outside the band; 1 if there are any."""
+    from mupl.figures.unit_scale import unit_scale as draw
+
+    results = collect(sweep_dir)
+    code = conclude(results, sweep_dir)
+    table = unit_scaling.verdict(gather(results, sweep_dir, COORDINATES_FILE))
+    write_atomically(sweep_dir / "unit_scale.csv", table.to_csv(index=False))
+    save(draw(table), sweep_dir / "unit_scale.png")
+    failures = table[~table["passed"]]
+    if len(failures):
+        show(failures.drop(columns="passed"), f"failed: RMS over what is expected outside {unit_scaling.BAND}")
+    print(f"unit scale: {len(table) - len(failures)} of {len(table)} tensors pass; {sweep_dir / 'unit_scale.csv'}")
+    return 1 if len(failures) else code
 
 
 def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:

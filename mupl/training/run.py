@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, OmegaConf
@@ -107,6 +107,7 @@ def build_module(cfg: DictConfig, model_args: dict[str, Any]) -> TrainingModule:
         **tuned,
         weight_decay_mode=cfg.weight_decay_mode,
         schedule=instantiate(cfg.scheduler),
+        loss=get_method(cfg.loss),
         roles=cfg.roles,
         init=cfg.init,
         seed=cfg.seed,

@@ -1,0 +1,91 @@
+"""The smallest network that shows what muP is for: f(x) = V^T U x, x a number, n hidden units, two updates of SGD.
+
+python scripts/teaching.py [--widths 2 16 .. 1048576] [--folder outputs/teaching]
+
+ends with teaching.csv, teaching.png and a table of slopes against width, SP beside muP; docs/teaching.md explains them.
+It needs no trainer: `train` is how mupl is used in a loop of one's own.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # works from a checkout that is not installed
+
+import pandas as pd
+import torch
+from torch import nn
+
+from mupl.analysis.coordinates import slope
+from mupl.figures.coordinates import side_by_side
+from mupl.optim.groups import param_groups
+from mupl.parametrization.apply import apply, parameters
+from mupl.parametrization.report import print_table, rich_table
+from mupl.parametrization.rules import get_parametrization, scales
+from mupl.roles import describe
+from mupl.stats.recorder import Recorder
+from mupl.sweep.report import save
+
+LR, X, Y = 0.1, 1.0, 4.0  # one example: f(1) is to be 4
+PANELS = {
+    ("output", "1"): "|f|",
+    ("change", "0.weight"): "change of U and Ux",  # as x = 1
+    ("change", "1.weight"): "change of V",
+}
+
+
+def build(n: int) -> nn.Module:
+    """f(x) = V^T U x in the standard parametrization: U ~ N(0, 1), V ~ N(0, 1/n)."""
+    model = nn.Sequential(nn.Linear(1, n, bias=False), nn.Linear(n, 1, bias=False))
+    for layer in model:
+        nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+    return model
+
+
+def train(n: int, parametrization: str, seed: int = 0, updates: int = 2) -> pd.DataFrame:
+    """Rows of a recorder, of the loss (f - Y)^2 / 2, at t = 0, .., updates."""
+    numbers = scales(describe(build, n, base_width=1), get_parametrization(parametrization), "sgd", lr=LR)
+    model = apply(build(n), numbers, torch.Generator().manual_seed(seed))
+    optimizer = torch.optim.SGD(param_groups(parameters(model, numbers), numbers))
+    x = torch.full((1, 1), X)
+    with Recorder(model, numbers, kinds=("output", "change")) as recorder:
+        for _ in range(updates + 1):
+            recorder.begin_step()
+            optimizer.zero_grad()
+            (0.5 * (model(x) - Y) ** 2).sum().backward()
+            optimizer.step()
+            recorder.end_step()
+    return recorder.frame().assign(width=n, seed=seed, parametrization=parametrization)
+
+
+def slopes(rows: pd.DataFrame) -> list[dict[str, object]]:
+    """Of each quantity, step and parametrization the exponent of width, over the upper half of the widths."""
+    rows = rows[rows["width"] >= rows["width"].median()]
+    found = []
+    for (kind, name), label in PANELS.items():
+        for t in sorted(set(rows["t"])):
+            chosen = rows[(rows["kind"] == kind) & (rows["name"] == name) & (rows["t"] == t)]
+            if len(chosen):
+                by = {p: one.groupby("width")["value"].median() for p, one in chosen.groupby("parametrization")}
+                exponents = {p: round(slope(v.index.to_series(), v), 2) + 0.0 for p, v in by.items()}
+                found.append({"mean |.| of": label, "updates": t, **exponents})
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--widths", type=int, nargs="+", default=[2**k for k in range(2, 21, 2)])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--folder", type=Path, default=Path("outputs/teaching"))
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    runs = [train(n, p, s) for p in ("sp", "mup") for n in arguments.widths for s in range(arguments.seeds)]
+    rows = pd.concat(runs, ignore_index=True)
+    rows.to_csv(arguments.folder / "teaching.csv", index=False)
+    save(side_by_side(rows, PANELS), arguments.folder / "teaching.png")
+    print_table(rich_table(slopes(rows), "exponents of width"))
+    print(arguments.folder / "teaching.png")
+
+
+if __name__ == "__main__":
+    main()
