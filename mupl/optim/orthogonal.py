@@ -91,7 +91,7 @@ def routing(method: str = "muon", scale: str = "spectral", roles: Collection[str
 
 def _route(roles: Collection[str], info: ParamInfo) -> str:
     # tensors that are stored another way round, such as embeddings, are no (fan_out, fan_in) matrix as they stand
-    is_matrix = len(info.shape) > 1 and info.fan_out == info.shape[0]
+    is_matrix = len(info.shape) > 1 and info.out_first
     return "orthogonal" if is_matrix and info.role in roles else "adam"
 
 
