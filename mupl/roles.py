@@ -43,8 +43,8 @@ class ParamInfo:
     """One tensor as the rules see it; `m_in = fan_in / base fan_in`, likewise `m_out`; `init` is that at the base.
 
     `m_L = depth / base depth` of what is in the blocks, else 1. `shape_role` is what its shapes say; it differs from
-    `role` where a user's override contradicts them. `out_first`: stored (out, in, *receptive field). A `Factor` is described likewise: a map of `fan_in` to 1 with a
-    constant `init`.
+    `role` where a user's override contradicts them. `out_first`: stored (out, in, *receptive field). A `Factor` is
+    described likewise: a map of `fan_in` to 1 with a constant `init`.
     """
 
     role: Role

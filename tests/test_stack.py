@@ -246,8 +246,10 @@ def test_any_loss_will_do(splits: Splits) -> None:
     assert_as_alone(stack, [build] * len(arguments), arguments, splits)
 
 
-def test_a_member_that_diverges_is_frozen_and_touches_no_other(splits: Splits) -> None:
-    arguments = [{"seed": 0, "lr": lr, "optimizer": "sgd", "parametrization": "sp"} for lr in (0.01, 1e30, 0.02)]
+@pytest.mark.parametrize("optimizer", ["sgd", "shampoo"])
+def test_a_member_that_diverges_is_frozen_and_touches_no_other(optimizer: str, splits: Splits) -> None:
+    common = {"seed": 0, "optimizer": OPTIMIZERS[optimizer], "parametrization": "sp"}
+    arguments = [common | {"lr": lr} for lr in (0.01, 1e30, 0.02)]
     relu = partial(build, activation="relu")
     stack = stack_of(relu, arguments, splits, dtype=torch.float32)
     stack.train(10)

@@ -5,6 +5,7 @@ and all other dimensions as one. Both keep a sum of these, `gram<d>`, and a matr
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,18 +13,18 @@ from torch import Tensor
 Tensors = Mapping[str, Tensor]
 
 
-def soap_matrices(shape: Sequence[int], max_precondition_dim: int) -> dict[str, int]:
-    """Names and sizes n of SOAP's states (S, n, n): none of vectors and of larger dimensions."""
-    sizes = {d: n for d, n in enumerate(shape) if len(shape) > 1 and n <= max_precondition_dim}
+def soap_matrices(shape: Sequence[int], flags: Mapping[str, Any]) -> dict[str, int]:
+    """Names and sizes n of SOAP's states (S, n, n): none of vectors and of dimensions above `max_precondition_dim`."""
+    sizes = {d: n for d, n in enumerate(shape) if len(shape) > 1 and n <= flags["max_precondition_dim"]}
     return {f"{kind}{d}": n for kind in ("gram", "basis") for d, n in sizes.items()}
 
 
-def shampoo_matrices(shape: Sequence[int]) -> dict[str, int]:
+def shampoo_matrices(shape: Sequence[int], flags: Mapping[str, Any]) -> dict[str, int]:
     """Names and sizes n of Shampoo's states (S, n, n)."""
     return {f"{kind}{d}": n for kind in ("gram", "root") for d, n in enumerate(shape)}
 
 
-def soap(w: Tensor, g: Tensor, state: Tensors, n: Tensors, k: int, precondition_frequency: int, **_: int) -> None:
+def soap(w: Tensor, g: Tensor, state: Tensors, n: Tensors, k: int, precondition_frequency: int) -> None:
     """Adam in the eigenbasis of the averages of `G_d G_d^T` (Vyas et al. 2024); update 0 only finds the basis.
 
     Every `precondition_frequency` updates one power iteration and a QR decomposition bring the basis up to date. That

@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -200,6 +200,18 @@ def _matrix_eps(options: Mapping[str, Any], k: int) -> Numbers:
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _ADAMW = StackedRule(_MOMENTS, _adam, _adamw_numbers, _corrections, fused=_adam_fused)
+_ORTHOGONAL = StackedRule(
+    ("momentum_buffer",), _orthogonal, _direction_numbers, _momentum, ("method", "nesterov"), dims=2,
+    on_host=lambda flags, k: flags["method"] == "svd",
+)  # fmt: skip
+_SOAP = StackedRule(
+    _MOMENTS, soap, _gradient_numbers, _soap_corrections, ("k", "precondition_frequency"), dims=None,
+    matrices=soap_matrices, on_host=lambda flags, k: k % flags["precondition_frequency"] == 0,
+)  # fmt: skip
+_SHAMPOO = StackedRule(
+    (), shampoo, _gradient_numbers, _matrix_eps, ("k", "preconditioning_compute_steps", "weight_decouple"), dims=None,
+    matrices=shampoo_matrices, on_host=lambda flags, k: (k + 1) % flags["preconditioning_compute_steps"] == 0,
+)  # fmt: skip
 
 # By package and class, as a package may be missing; a new optimizer is one more entry
 OPTIMIZERS: dict[str, Stackable] = {
@@ -208,9 +220,7 @@ OPTIMIZERS: dict[str, Stackable] = {
         ("momentum",),
         ("nesterov",),
     ),
-    "torch.Adam": Stackable(
-        {"adam": StackedRule(_MOMENTS, _adam, _adam_numbers, _corrections, fused=_adam_fused)}, ("betas",)
-    ),
+    "torch.Adam": Stackable({"adam": replace(_ADAMW, numbers=_adam_numbers)}, ("betas",)),
     "torch.AdamW": Stackable({"adam": _ADAMW}, ("betas",)),
     "mupl.Lion": Stackable({"adam": StackedRule(("exp_avg",), _lion, _direction_numbers, _betas)}, ("betas",)),
     "mupl.SignSGD": Stackable(
@@ -218,52 +228,13 @@ OPTIMIZERS: dict[str, Stackable] = {
     ),
     "mupl.AdamAtan2": Stackable({"adam": StackedRule(_MOMENTS, _adam_atan2, _direction_numbers, _betas)}, ("betas",)),
     "mupl.Orthogonal": Stackable(
-        {
-            "orthogonal": StackedRule(
-                ("momentum_buffer",),
-                _orthogonal,
-                _direction_numbers,
-                _momentum,
-                ("method", "nesterov"),
-                dims=2,
-                on_host=lambda flags, k: flags["method"] == "svd",
-            ),
-            "adam": _ADAMW,
-        },
-        ("momentum", "betas", "scale"),
-        ("method", "nesterov", "roles"),
+        {"orthogonal": _ORTHOGONAL, "adam": _ADAMW}, ("momentum", "betas", "scale"), ("method", "nesterov", "roles")
     ),
     "pytorch_optimizer.SOAP": Stackable(
-        {
-            "adam": StackedRule(
-                _MOMENTS,
-                soap,
-                _gradient_numbers,
-                _soap_corrections,
-                ("k", "precondition_frequency"),
-                dims=None,
-                matrices=lambda shape, flags: soap_matrices(shape, flags["max_precondition_dim"]),
-                on_host=lambda flags, k: k % flags["precondition_frequency"] == 0,
-            )
-        },
-        ("betas",),
-        ("precondition_frequency", "max_precondition_dim"),
+        {"adam": _SOAP}, ("betas",), ("precondition_frequency", "max_precondition_dim")
     ),
     "pytorch_optimizer.Shampoo": Stackable(
-        {
-            "orthogonal": StackedRule(
-                (),
-                shampoo,
-                _gradient_numbers,
-                _matrix_eps,
-                ("k", "preconditioning_compute_steps", "weight_decouple"),
-                dims=None,
-                matrices=lambda shape, flags: shampoo_matrices(shape),
-                on_host=lambda flags, k: (k + 1) % flags["preconditioning_compute_steps"] == 0,
-            )
-        },
-        ("matrix_eps",),
-        ("preconditioning_compute_steps", "weight_decouple"),
+        {"orthogonal": _SHAMPOO}, ("matrix_eps",), ("preconditioning_compute_steps", "weight_decouple")
     ),
 }
 _OF_GROUPS = ("lr", "eps", "weight_decay")  # come with the param groups

@@ -74,7 +74,7 @@ def member_bytes(shapes: Sequence[Sequence[int]], states: float, positions: int,
     Args:
         shapes: of the parameters; the outputs of a matrix (out, ...) are counted four times (with what follows it, and
             the gradients of both).
-        states: entries of the optimizer's state over those of the weights.
+        states: entries of the optimizer's state, over those of the weights.
         positions: at which a matrix is applied in a step: examples, or tokens.
     """
     parameters = sum(math.prod(shape) for shape in shapes)
