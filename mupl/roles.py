@@ -43,8 +43,8 @@ class ParamInfo:
     """One tensor as the rules see it; `m_in = fan_in / base fan_in`, likewise `m_out`; `init` is that at the base.
 
     `m_L = depth / base depth` of what is in the blocks, else 1. `shape_role` is what its shapes say; it differs from
-    `role` where a user's override contradicts them. A `Factor` is described likewise: a map of `fan_in` to 1 with a
-    constant `init`.
+    `role` where a user's override contradicts them. `out_first`: stored (out, in, *receptive field). A `Factor` is
+    described likewise: a map of `fan_in` to 1 with a constant `init`.
     """
 
     role: Role
@@ -58,6 +58,7 @@ class ParamInfo:
     m_L: float = 1.0
     in_block: bool = False
     is_embedding: bool = False
+    out_first: bool = True
 
     @property
     def symbols(self) -> dict[str, float]:
@@ -148,6 +149,7 @@ def describe(
             m_out=fan_out / base_out,
             init=base_init,
             is_embedding=isinstance(owners[name], nn.Embedding | nn.EmbeddingBag),
+            out_first=out_dims == [0],
         )
     result |= _describe_factors(base_model, wider_model, model)
     if base_depth is None:

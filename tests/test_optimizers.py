@@ -227,6 +227,15 @@ def test_hidden_matrices_are_orthogonal_and_all_else_is_adam() -> None:
     assert {n for n, s in every.items() if s.family == "orthogonal"} == {"0.weight", "2.weight", "7.weight"}
 
 
+def test_a_square_transposed_convolution_is_no_matrix_as_it_is_stored() -> None:
+    def build(width: int) -> nn.Module:
+        layers = nn.Conv2d(3, width, 3), nn.ConvTranspose2d(width, width, 3), nn.Conv2d(width, width, 3)
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(36 * width, 10))
+
+    _, _, numbers = prepared("muon", build)
+    assert {name for name, scale in numbers.items() if scale.family == "orthogonal"} == {"2.weight"}
+
+
 @pytest.mark.parametrize("optimizer", NEW)
 def test_gradients_are_only_read(optimizer: str) -> None:
     model, stepper, _ = prepared(optimizer, weight_decay=0.1)

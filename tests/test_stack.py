@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning
 import pytest
+import pytorch_optimizer
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,11 +15,14 @@ from mupl.compiled import compiled
 from mupl.data import Splits, TensorData, digits
 from mupl.models import MLP
 from mupl.optim.elementwise import AdamAtan2, Lion, SignSGD
+from mupl.optim.families import family_of
+from mupl.optim.groups import build_optimizer
 from mupl.optim.orthogonal import Orthogonal
 from mupl.optim.schedules import Schedule
+from mupl.optim.stacked import StackedOptimizer
 from mupl.optim.stacked_rules import NotStackable, stackable
 from mupl.parametrization.apply import parameters
-from mupl.parametrization.rules import get_parametrization
+from mupl.parametrization.rules import Scale, get_parametrization
 from mupl.parametrization.tables import TABLES
 from mupl.training.callbacks import LossRecord
 from mupl.training.module import TrainingModule
@@ -34,8 +38,12 @@ OPTIMIZERS: dict[str, Any] = {
     "adam_atan2": AdamAtan2,
     "shampoo_svd": partial(Orthogonal, method="svd", nesterov=False),
     "muon": partial(Orthogonal, method="accurate", scale="keller", momentum=0.9, eps=1e-4),
+    "shampoo": partial(pytorch_optimizer.Shampoo, matrix_eps=1e-4, weight_decouple=True),
+    "shampoo_coupled": partial(pytorch_optimizer.Shampoo, matrix_eps=1, preconditioning_compute_steps=3),
+    "soap": pytorch_optimizer.SOAP,
 }
-LR = {name: {"sgd": 0.05, "nesterov": 0.05, "lion": 0.001, "sign_sgd": 0.001}.get(name, 0.01) for name in OPTIMIZERS}
+LR = dict.fromkeys(OPTIMIZERS, 0.01)
+LR |= {"sgd": 0.05, "nesterov": 0.05, "lion": 0.001, "sign_sgd": 0.001, "shampoo_coupled": 0.001}
 
 
 def build(width: Any, **options: Any) -> nn.Module:
@@ -49,15 +57,27 @@ def conv_net(width: int) -> nn.Module:
     )
 
 
+def square(width: int) -> nn.Module:
+    """At width 32 all matrices are 10 x 10: no null space of a gradient, in which rounding would make SOAP's basis."""
+    return MLP(10, 10, 5 * width // 16, depth=2, activation="tanh")
+
+
 @pytest.fixture(scope="module")
 def splits() -> Splits:
     return digits()
 
 
+def largest_pixel() -> Splits:
+    """Which of ten pixels is the largest."""
+    x = torch.randint(256, (1100, 1, 2, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    y = x.flatten(1).int().argmax(1)
+    return Splits(x[:1000], y[:1000], x[1000:], y[1000:], 10)
+
+
 def members(optimizer: str, seeds: tuple[int, ...] = (0, 1)) -> list[dict[str, Any]]:
     """Every parametrization with rules for the optimizer, and for each seed other hyperparameters."""
-    families = {"sgd": "sgd", "nesterov": "sgd", "shampoo_svd": "orthogonal", "muon": "orthogonal"}
-    family = families.get(optimizer, "adam")
+    families = {"sgd": "sgd", "nesterov": "sgd", "muon": "orthogonal"}
+    family = "orthogonal" if "shampoo" in optimizer else families.get(optimizer, "adam")
     names = [name for name in TABLES if {family, "*"} & set(get_parametrization(name).rules)]
     return [
         {
@@ -113,17 +133,55 @@ def assert_as_alone(stack: Stack, builds: list[Any], arguments: list[dict[str, A
 def test_members_follow_the_trajectories_that_they_have_alone(
     optimizer: str, clip: float | None, splits: Splits
 ) -> None:
+    net, splits = (square, largest_pixel()) if optimizer == "soap" else (build, splits)
     arguments = [a | {"optimizer": OPTIMIZERS[optimizer]} for a in members(optimizer)]
     clips = [clip if i % 2 else None for i in range(len(arguments))]
-    stack = stack_of(build, arguments, splits, clip=clips)
+    stack = stack_of(net, arguments, splits, clip=clips)
     stack.train(100)
     validation = stack.evaluate()
     chosen = range(0, len(arguments), 3 if clip else 1)
     for i in chosen:
-        module, record, trainer = alone(build, arguments[i], splits, clips[i])
+        module, record, trainer = alone(net, arguments[i], splits, clips[i])
         assert max(distances(stack, i, module, record)) < 1e-10, arguments[i]
         for name in ("val_loss", "val_accuracy"):
             assert validation[name][i] == pytest.approx(trainer.callback_metrics[name].item(), abs=1e-6), name
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        partial(pytorch_optimizer.SOAP, max_precondition_dim=8),
+        partial(pytorch_optimizer.SOAP, precondition_frequency=15, betas=(0.9, 0.8)),
+        partial(pytorch_optimizer.Shampoo, matrix_eps=1e-2),
+    ],
+)
+def test_preconditioners_of_tensors_of_any_shape_are_the_librarys(optimizer: Any) -> None:
+    """The gradients are fractions whose products are exact: then rounding decides alike in null spaces too."""
+    shapes = {"matrix": (6, 4), "vector": (5,), "convolution": (4, 3, 2, 2), "one side": (9, 3)}
+    generator = torch.Generator().manual_seed(0)
+    every = [
+        {n: torch.randint(-8, 9, (2, *s), generator=generator).double() / 8 for n, s in shapes.items()}
+        for _ in range(40)
+    ]
+    weights = {n: nn.Parameter(torch.ones(2, *s, dtype=torch.float64)) for n, s in shapes.items()}
+    family = family_of(optimizer).of(None)
+    tuned = {"init": None, "lr": 0.01, "eps": 1e-4, "weight_decay": 0.1, "family": family, "factor": 1.0}
+    scales = [Scale(mult=m, grad=grad, **tuned) for m, grad in ((0.75, 1.0), (2.0, 0.5))]
+    stacked_too = StackedOptimizer(weights, [dict.fromkeys(shapes, s) for s in scales], 2 * [optimizer],
+                                   2 * [Schedule()], 2 * [None], len(every))  # fmt: skip
+    with torch.no_grad():
+        for k, gradients in enumerate(every):
+            stacked_too.step(gradients, torch.tensor([k]), k)
+    for i, scale in enumerate(scales):
+        own = {n: nn.Parameter(torch.ones(s, dtype=torch.float64) / scale.mult) for n, s in shapes.items()}
+        stepper = build_optimizer(optimizer, own, dict.fromkeys(shapes, scale))
+        for gradients in every:
+            for n, w in own.items():
+                w.grad = gradients[n][i] * scale.mult * scale.grad
+            stepper.step()
+        for n, w in own.items():
+            torch.testing.assert_close(weights[n][i], w * scale.mult, atol=1e-10, rtol=0, msg=n)
+            assert (weights[n][i] - 1).abs().max() > 1e-2
 
 
 def test_a_rule_that_is_wrong_is_seen(splits: Splits) -> None:
@@ -188,8 +246,10 @@ def test_any_loss_will_do(splits: Splits) -> None:
     assert_as_alone(stack, [build] * len(arguments), arguments, splits)
 
 
-def test_a_member_that_diverges_is_frozen_and_touches_no_other(splits: Splits) -> None:
-    arguments = [{"seed": 0, "lr": lr, "optimizer": "sgd", "parametrization": "sp"} for lr in (0.01, 1e30, 0.02)]
+@pytest.mark.parametrize("optimizer", ["sgd", "shampoo"])
+def test_a_member_that_diverges_is_frozen_and_touches_no_other(optimizer: str, splits: Splits) -> None:
+    common = {"seed": 0, "optimizer": OPTIMIZERS[optimizer], "parametrization": "sp"}
+    arguments = [common | {"lr": lr} for lr in (0.01, 1e30, 0.02)]
     relu = partial(build, activation="relu")
     stack = stack_of(relu, arguments, splits, dtype=torch.float32)
     stack.train(10)
@@ -238,6 +298,9 @@ def test_on_a_cpu_large_members_have_torchs_fused_update(splits: Splits, monkeyp
         (torch.optim.Adagrad, "optimizer Adagrad: a stack knows SGD, Adam, AdamW"),
         (partial(torch.optim.Adam, amsgrad=True), "optimizer.amsgrad=True: a stack knows betas"),
         (partial(torch.optim.SGD, momentum=0.9, dampening=0.1), "optimizer.dampening=0.1"),
+        (partial(pytorch_optimizer.SOAP, merge_dims=True), "optimizer.merge_dims=True: a stack knows betas, precond"),
+        (partial(pytorch_optimizer.Shampoo, momentum=0.9), "optimizer.momentum=0.9: a stack knows matrix_eps, precond"),
+        (partial(pytorch_optimizer.SOAP, typo=1), "optimizer.typo=1"),
     ],
 )
 def test_what_a_stack_does_not_know_is_said(optimizer: Any, message: str) -> None:
@@ -246,7 +309,7 @@ def test_what_a_stack_does_not_know_is_said(optimizer: Any, message: str) -> Non
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "shampoo_coupled"])
 def test_a_captured_step_is_the_same(optimizer: str, splits: Splits) -> None:
     arguments = [a | {"optimizer": OPTIMIZERS[optimizer]} for a in members(optimizer)]
     clips = [0.1 if i % 2 else None for i in range(len(arguments))]

@@ -41,6 +41,11 @@ FAMILIES: dict[str, str | Family | Callable[..., Family]] = {
 }
 
 
+def qualified(constructor: Callable[..., Any]) -> str:
+    """The name by which optimizers are known, e.g. "torch.Adam": that of the package and that of the class."""
+    return f"{constructor.__module__.partition('.')[0]}.{constructor.__name__}"
+
+
 def resolve(optimizer: OptimizerLike) -> Callable[..., Optimizer]:
     """An optimizer's constructor, given it, its name, or a partial of it.
 
@@ -62,7 +67,7 @@ def family_of(optimizer: Callable[..., Any]) -> Family:
     """
     constructor, options = (optimizer.func, optimizer.keywords) if isinstance(optimizer, partial) else (optimizer, {})
     for known in inspect.getmro(constructor) if inspect.isclass(constructor) else ():
-        family = FAMILIES.get(f"{known.__module__.partition('.')[0]}.{known.__name__}")
+        family = FAMILIES.get(qualified(known))
         if family is not None:
             return family(**options) if callable(family) else as_family(family)
     name = getattr(constructor, "__name__", constructor)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from mupl.errors import ConfigError
-from mupl.optim.base import DirectionOptimizer, move
+from mupl.optim.base import DirectionOptimizer
 from mupl.parametrization.family import Family
 from mupl.roles import ParamInfo, Role
 
@@ -91,7 +91,7 @@ def routing(method: str = "muon", scale: str = "spectral", roles: Collection[str
 
 def _route(roles: Collection[str], info: ParamInfo) -> str:
     # tensors that are stored another way round, such as embeddings, are no (fan_out, fan_in) matrix as they stand
-    is_matrix = len(info.shape) > 1 and info.fan_out == info.shape[0]
+    is_matrix = len(info.shape) > 1 and info.out_first
     return "orthogonal" if is_matrix and info.role in roles else "adam"
 
 
@@ -150,22 +150,24 @@ class Orthogonal(DirectionOptimizer):
         (self._orthogonal if group["family"] == "orthogonal" else self._adamw)(group, weights)
 
     def _orthogonal(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        by_shape: dict[tuple[int, ...], list[Tensor]] = {}
-        for w in weights:
-            by_shape.setdefault((w.shape[0], w[0].numel()), []).append(w)
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        for w, momentum in zip(weights, self._momenta(group, weights), strict=True):
+            by_shape.setdefault((len(w), w.numel() // len(w)), []).append((w, momentum))
         for shape, alike in by_shape.items():
-            momenta = torch.stack([self._momentum(group, w).reshape(shape) for w in alike])
-            directions = METHODS[group["method"]](momenta) * FACTORS[group["scale"]](*shape)
-            for w, direction in zip(alike, directions, strict=True):
-                move(group, w, direction.view_as(w))
+            directions = METHODS[group["method"]](torch.stack([momentum.reshape(shape) for _, momentum in alike]))
+            changes = [direction.view_as(w) for (w, _), direction in zip(alike, directions, strict=True)]
+            torch._foreach_add_([w for w, _ in alike], changes, alpha=-group["lr"] * FACTORS[group["scale"]](*shape))
 
-    def _momentum(self, group: dict[str, Any], w: Tensor) -> Tensor:
-        assert w.grad is not None
-        state = self.state[w]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(w)
-        x, state["momentum_buffer"] = accumulate(w.grad, state["momentum_buffer"], group["momentum"], group["nesterov"])
-        return x
+    def _momenta(self, group: dict[str, Any], weights: list[Tensor]) -> Sequence[Tensor]:
+        """`accumulate` of each, in one kernel for all."""
+        for w in weights:
+            if not self.state[w]:
+                self.state[w]["momentum_buffer"] = torch.zeros_like(w)
+        buffers = [self.state[w]["momentum_buffer"] for w in weights]
+        gradients = [w.grad for w in weights if w.grad is not None]
+        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+        return torch._foreach_lerp(gradients, buffers, group["momentum"]) if group["nesterov"] else buffers
 
     def _adamw(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         for w in weights:

@@ -33,8 +33,7 @@ class StackedOptimizer:
         clip: norm to which each member's gradient is clipped, or None.
 
     Attributes:
-        state: by its name and then the weight's, (S, *shape).
-        capturable: whether a CUDA graph can hold a step; a singular value decomposition needs the host.
+        state: by its name and then the weight's, (S, *shape) or (S, n, n).
     """
 
     def __init__(
@@ -48,15 +47,14 @@ class StackedOptimizer:
     ) -> None:
         known, options = zip(*map(stackable, optimizers), strict=True)
         self._weights, self._flags = dict(weights), options[0]
-        self.capturable = self._flags.get("method") != "svd"
         self._rules = {name: _shared_rule(name, known[0].rules, scales) for name in weights}
         any_weight = next(iter(weights.values()))
         tensor = partial(torch.tensor, dtype=any_weight.dtype, device=any_weight.device)
         self.state: dict[str, dict[str, Tensor]] = {}
         self._numbers = {}
         for name, rule in self._rules.items():
-            for state in rule.state:
-                self.state.setdefault(state, {})[name] = torch.zeros_like(weights[name])
+            for state, shape in rule.states(weights[name].shape[1:], self._flags).items():
+                self.state.setdefault(state, {})[name] = weights[name].new_zeros(len(scales), *shape)
             table = _columns([rule.numbers(s[name]) for s in scales])
             kept = {key: values for key, values in table.items() if key not in ("l2", "decay") or any(values)}
             self._numbers[name] = {key: tensor(values) for key, values in kept.items()}
@@ -67,8 +65,15 @@ class StackedOptimizer:
             names, by_step = _by_step(options, schedules, rule.step_numbers, max_steps)
             self._by_step[rule] = names, by_step.to(any_weight)
 
-    def step(self, gradients: Mapping[str, Tensor], k: Tensor) -> None:
-        """Make update number k, a tensor (1,) so that the host need not know it; gradients are (S, *shape)."""
+    def capturable(self, k: int) -> bool:
+        """Whether a CUDA graph can hold update k, and all others of which this is true."""
+        return not any(rule.on_host(self._flags, k) for rule in self._by_step)
+
+    def step(self, gradients: Mapping[str, Tensor], k: Tensor, on_host: int) -> None:
+        """Make update number k, a tensor (1,) for the device; gradients are (S, *shape).
+
+        In a graph the number on the host is that of its capture.
+        """
         clip = self._clip_factor(gradients)
         shared = {
             rule: dict(zip(names, table.index_select(0, k)[0], strict=True))
@@ -76,16 +81,18 @@ class StackedOptimizer:
         }
         for name, w in self._weights.items():
             rule = self._rules[name]
-            rows = (len(w), w.shape[1], -1) if rule.matrix else (len(w), -1)
+            rows = w.shape if rule.dims is None else (*w.shape[: rule.dims], -1)
             numbers = (len(w), *[1] * (len(rows) - 1))
+            states = {s: tensors[name] for s, tensors in self.state.items() if name in tensors}
+            flags = {flag: value for flag, value in {**self._flags, "k": on_host}.items() if flag in rule.flags}
             g = gradients[name].reshape(rows)
             _apply(
                 rule,
                 w.view(rows),
                 g if clip is None else g * clip.view(numbers),
-                {s: self.state[s][name].view(rows) for s in rule.state},
+                {s: x.view(rows) if s in rule.state else x for s, x in states.items()},
                 {key: value.view(numbers) for key, value in {**shared[rule], **self._numbers[name]}.items()},
-                **{flag: self._flags[flag] for flag in rule.flags},
+                **flags,
             )
 
     def _clip_factor(self, gradients: Mapping[str, Tensor]) -> Tensor | None:
@@ -125,7 +132,7 @@ def _shared_rule(name: str, rules: Mapping[str, StackedRule], scales: Sequence[M
 
 def _apply(rule: StackedRule, w: Tensor, g: Tensor, state: Tensors, n: Tensors, **flags: Any) -> None:
     """On a CPU, entrywise rules go block by block of members, so that what belongs together stays in its cache."""
-    if rule.matrix:
+    if rule.dims != 1:
         rule.update(w, g, state, n, **flags)
     elif w.is_cuda:
         _compiled(rule.update)(w, g, state, n, **flags)

@@ -2,22 +2,24 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.optim.adam import adam
 
-from mupl.optim.elementwise import AdamAtan2, Lion, SignSGD, adam_atan2, lion, sign_momentum
-from mupl.optim.orthogonal import METHODS, Orthogonal, accumulate
+from mupl.optim.elementwise import adam_atan2, lion, sign_momentum
+from mupl.optim.families import qualified
+from mupl.optim.orthogonal import METHODS, accumulate
+from mupl.optim.preconditioned import Tensors, shampoo, shampoo_matrices, soap, soap_matrices
 from mupl.parametrization.rules import Scale
 
 Numbers = dict[str, float]
-Tensors = Mapping[str, Tensor]
+Flags = Mapping[str, Any]
 
 
 class NotStackable(Exception):
@@ -30,13 +32,14 @@ class StackedRule:
 
     Args:
         state: names of the tensors like W that it carries on, all 0 at first.
-        update: `(W, G, state, numbers, **flags)`, in place. W is (S, n) and a number (S, 1); with `matrix` they are
-            (S, out, in) and (S, 1, 1).
+        update: `(W, G, state, numbers, **flags)`, in place. W is (S, n) and a number (S, 1); see `dims`.
         numbers: `scale -> ` numbers of the tensor, for effective weights; l2 and decay are left out where all are 0.
         step_numbers: `(options, k) ->` numbers of update k = 0, 1, ...
-        flags: options that `update` takes as they are.
+        flags: options that `update` takes as they are, and `k`, the number of the update, where the host must know it.
         fused: torch's own kernel for the same update of one large member on a CPU, which reads each tensor once.
-        matrix: whether the entries of a matrix depend on each other.
+        dims: of W in `update`; 1 where each entry is updated by itself, 2 for (S, out, in), None for (S, *shape).
+        matrices: `(shape, flags) ->` names and sizes n of the states (S, n, n).
+        on_host: `(flags, k) ->` whether update k needs the host, so that no CUDA graph can hold it.
     """
 
     state: tuple[str, ...]
@@ -45,7 +48,14 @@ class StackedRule:
     step_numbers: Callable[[Mapping[str, Any], int], Numbers]
     flags: tuple[str, ...] = ()
     fused: Callable[..., None] | None = None
-    matrix: bool = False
+    dims: int | None = 1
+    matrices: Callable[[Sequence[int], Flags], Mapping[str, int]] = lambda shape, flags: {}
+    on_host: Callable[[Flags, int], bool] = lambda flags, k: False
+
+    def states(self, shape: Sequence[int], flags: Flags) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of a member's state of a tensor."""
+        like, matrices = dict.fromkeys(self.state, tuple(shape)), self.matrices(shape, flags)
+        return like | {name: (n, n) for name, n in matrices.items()}
 
 
 @dataclass(frozen=True)
@@ -148,6 +158,17 @@ def _direction_numbers(scale: Scale) -> Numbers:
     return {"lr": scale.lr * scale.mult * scale.factor, "decay": scale.lr * scale.weight_decay}
 
 
+def _gradient_numbers(scale: Scale) -> Numbers:
+    """Of an update that is computed as it is alone, of the gradient c G of w: what rounding decides stays the same."""
+    return {
+        "grad": scale.mult * scale.grad,
+        "lr": scale.lr * scale.mult,
+        "eps": scale.eps,
+        "lr*weight_decay": scale.lr * scale.weight_decay,
+        "weight_decay/mult": scale.weight_decay / scale.mult,
+    }
+
+
 def _betas(options: Mapping[str, Any], k: int) -> Numbers:
     return {"k": k, "beta1": options["betas"][0], "beta2": options["betas"][1]}
 
@@ -167,32 +188,53 @@ def _momentum(options: Mapping[str, Any], k: int) -> Numbers:
     return {"momentum": options["momentum"]}
 
 
+def _soap_corrections(options: Mapping[str, Any], k: int) -> Numbers:
+    """As Adam's of a step less: update 0 moves nothing."""
+    n = _corrections(options, max(k - 1, 0))
+    return {"1-beta1": n["1-beta1"], "1-beta2": n["1-beta2"], "correction": n["1/correction1"] / n["rsqrt_correction2"]}
+
+
+def _matrix_eps(options: Mapping[str, Any], k: int) -> Numbers:
+    return {"matrix_eps": options["matrix_eps"]}
+
+
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _ADAMW = StackedRule(_MOMENTS, _adam, _adamw_numbers, _corrections, fused=_adam_fused)
+_ORTHOGONAL = StackedRule(
+    ("momentum_buffer",), _orthogonal, _direction_numbers, _momentum, ("method", "nesterov"), dims=2,
+    on_host=lambda flags, k: flags["method"] == "svd",
+)  # fmt: skip
+_SOAP = StackedRule(
+    _MOMENTS, soap, _gradient_numbers, _soap_corrections, ("k", "precondition_frequency"), dims=None,
+    matrices=soap_matrices, on_host=lambda flags, k: k % flags["precondition_frequency"] == 0,
+)  # fmt: skip
+_SHAMPOO = StackedRule(
+    (), shampoo, _gradient_numbers, _matrix_eps, ("k", "preconditioning_compute_steps", "weight_decouple"), dims=None,
+    matrices=shampoo_matrices, on_host=lambda flags, k: (k + 1) % flags["preconditioning_compute_steps"] == 0,
+)  # fmt: skip
 
-# A new optimizer is one more entry
-OPTIMIZERS: dict[type[Optimizer], Stackable] = {
-    SGD: Stackable(
+# By package and class, as a package may be missing; a new optimizer is one more entry
+OPTIMIZERS: dict[str, Stackable] = {
+    "torch.SGD": Stackable(
         {"sgd": StackedRule(("momentum_buffer",), _sgd, _sgd_numbers, _momentum, ("nesterov",))},
         ("momentum",),
         ("nesterov",),
     ),
-    Adam: Stackable({"adam": StackedRule(_MOMENTS, _adam, _adam_numbers, _corrections, fused=_adam_fused)}, ("betas",)),
-    AdamW: Stackable({"adam": _ADAMW}, ("betas",)),
-    Lion: Stackable({"adam": StackedRule(("exp_avg",), _lion, _direction_numbers, _betas)}, ("betas",)),
-    SignSGD: Stackable(
+    "torch.Adam": Stackable({"adam": replace(_ADAMW, numbers=_adam_numbers)}, ("betas",)),
+    "torch.AdamW": Stackable({"adam": _ADAMW}, ("betas",)),
+    "mupl.Lion": Stackable({"adam": StackedRule(("exp_avg",), _lion, _direction_numbers, _betas)}, ("betas",)),
+    "mupl.SignSGD": Stackable(
         {"adam": StackedRule(("momentum_buffer",), _sign_sgd, _direction_numbers, _momentum)}, ("momentum",)
     ),
-    AdamAtan2: Stackable({"adam": StackedRule(_MOMENTS, _adam_atan2, _direction_numbers, _betas)}, ("betas",)),
-    Orthogonal: Stackable(
-        {
-            "orthogonal": StackedRule(
-                ("momentum_buffer",), _orthogonal, _direction_numbers, _momentum, ("method", "nesterov"), matrix=True
-            ),
-            "adam": _ADAMW,
-        },
-        ("momentum", "betas", "scale"),
-        ("method", "nesterov", "roles"),
+    "mupl.AdamAtan2": Stackable({"adam": StackedRule(_MOMENTS, _adam_atan2, _direction_numbers, _betas)}, ("betas",)),
+    "mupl.Orthogonal": Stackable(
+        {"orthogonal": _ORTHOGONAL, "adam": _ADAMW}, ("momentum", "betas", "scale"), ("method", "nesterov", "roles")
+    ),
+    "pytorch_optimizer.SOAP": Stackable(
+        {"adam": _SOAP}, ("betas",), ("precondition_frequency", "max_precondition_dim")
+    ),
+    "pytorch_optimizer.Shampoo": Stackable(
+        {"orthogonal": _SHAMPOO}, ("matrix_eps",), ("preconditioning_compute_steps", "weight_decouple")
     ),
 }
 _OF_GROUPS = ("lr", "eps", "weight_decay")  # come with the param groups
@@ -207,13 +249,13 @@ def stackable(optimizer: Callable[..., Optimizer]) -> tuple[Stackable, dict[str,
     """
     constructor = optimizer.func if isinstance(optimizer, partial) else optimizer
     chosen = dict(optimizer.keywords) if isinstance(optimizer, partial) else {}
-    if constructor not in OPTIMIZERS:
-        names = ", ".join(known.__name__ for known in OPTIMIZERS)
+    if qualified(constructor) not in OPTIMIZERS:
+        names = ", ".join(name.partition(".")[2] for name in OPTIMIZERS)
         raise NotStackable(f"optimizer {constructor.__name__}: a stack knows {names}")
-    found = OPTIMIZERS[constructor]
+    found = OPTIMIZERS[qualified(constructor)]
     defaults = {name: p.default for name, p in inspect.signature(constructor).parameters.items()}
     known = (*found.options, *found.flags)
     for name, value in chosen.items():
-        if name not in (*known, *_OF_GROUPS, *_SPEED) and value != defaults[name]:
+        if name not in (*known, *_OF_GROUPS, *_SPEED) and value != defaults.get(name):
             raise NotStackable(f"optimizer.{name}={value}: a stack knows {', '.join(known)}")
     return found, {name: chosen.get(name, defaults[name]) for name in known}

@@ -1,5 +1,6 @@
 """What `hydra/launcher=stacked` does with jobs: compose, plan, train in stacks, and the rest one by one."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -152,11 +153,12 @@ def _stacks(missing: dict[str, Job], known: dict[str, Job], states: Path, option
 
 def _limit(job: Job, options: Options) -> int:
     """How many members like `job` one stack may have."""
-    optimizer, _ = stackable(job.module.optimizer_class)
-    states = max(len(rule.state) for rule in optimizer.rules.values())
-    states += bool(job.config.callbacks)  # a recorder keeps the weights before an update
+    optimizer, flags = stackable(job.module.optimizer_class)
     itemsize = 8 if job.config.trainer.precision == "64-true" else 4
     shapes = [info.shape for info in job.module.infos.values()]
+    rules = optimizer.rules.values()
+    state = sum(max(sum(map(math.prod, rule.states(s, flags).values())) for rule in rules) for s in shapes)
+    states = state / sum(map(math.prod, shapes)) + bool(job.config.callbacks)  # a recorder keeps the weights before
     member = plan.member_bytes(shapes, states, job.outputs(), itemsize)
     if options.memory_gb is not None:
         budget = options.memory_gb * 1e9

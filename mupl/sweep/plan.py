@@ -68,17 +68,18 @@ def _at(container: Any, path: str) -> dict[str, Any]:
     return container
 
 
-def member_bytes(shapes: Sequence[Sequence[int]], states: int, positions: int, itemsize: int) -> int:
-    """About the memory of one member in bytes: of weights, gradients and `states` tensors like them, and of outputs.
+def member_bytes(shapes: Sequence[Sequence[int]], states: float, positions: int, itemsize: int) -> int:
+    """About the memory of one member in bytes: of weights, gradients, the optimizer's state, and outputs.
 
     Args:
         shapes: of the parameters; the outputs of a matrix (out, ...) are counted four times (with what follows it, and
             the gradients of both).
+        states: entries of the optimizer's state, over those of the weights.
         positions: at which a matrix is applied in a step: examples, or tokens.
     """
     parameters = sum(math.prod(shape) for shape in shapes)
     outputs = sum(shape[0] for shape in shapes if len(shape) >= 2)
-    return itemsize * ((2 + states) * parameters + 4 * positions * outputs)
+    return itemsize * (round((2 + states) * parameters) + 4 * positions * outputs)
 
 
 def split(members: Sequence[T], limit: int, seed: Callable[[T], int]) -> list[list[T]]:

@@ -110,7 +110,7 @@ class Stack:
             self._batches.set_step(self.k)
             if recorder is not None and (self.k == 0 or recorder.wanted(self.k)):
                 self._record(recorder)
-            elif self.device.type == "cuda" and self._warm >= EAGER_STEPS and self.optimizer.capturable:
+            elif self.device.type == "cuda" and self._warm >= EAGER_STEPS and self.optimizer.capturable(self.k):
                 self._replay()
             else:
                 self._warm += 1
@@ -144,7 +144,7 @@ class Stack:
         gradients = torch.autograd.grad(losses.sum(), list(self.weights.values()), materialize_grads=True)
         by_name = dict(zip(self.weights, gradients, strict=True))
         with torch.no_grad():
-            self.optimizer.step(by_name, self._k)
+            self.optimizer.step(by_name, self._k, self.k)
             self.losses.index_copy_(0, self._k, losses.detach().to(self._dtype)[None])
             self._k.add_(1)
         return by_name
@@ -200,7 +200,8 @@ class Stack:
 
     def nbytes(self) -> int:
         """Size of the state in bytes."""
-        return (1 + len(self.optimizer.state)) * sum(w.nbytes for w in self.weights.values())
+        state = [x.nbytes for tensors in self.optimizer.state.values() for x in tensors.values()]
+        return sum(state) + sum(w.nbytes for w in self.weights.values())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that training goes on from, on its device."""
