@@ -38,8 +38,10 @@ OPTIMIZERS: dict[str, Any] = {
     "adam_atan2": AdamAtan2,
     "shampoo_svd": partial(Orthogonal, method="svd", nesterov=False),
     "muon": partial(Orthogonal, method="accurate", scale="keller", momentum=0.9, eps=1e-4),
-    "shampoo": partial(pytorch_optimizer.Shampoo, matrix_eps=1e-4, weight_decouple=True),
-    "shampoo_coupled": partial(pytorch_optimizer.Shampoo, matrix_eps=1, preconditioning_compute_steps=3),
+    "shampoo": partial(
+        pytorch_optimizer.Shampoo, matrix_eps=1e-4, weight_decouple=True, preconditioning_compute_steps=4
+    ),
+    "shampoo_coupled": partial(pytorch_optimizer.Shampoo, matrix_eps=1e-2, preconditioning_compute_steps=3),
     "soap": pytorch_optimizer.SOAP,
 }
 LR = dict.fromkeys(OPTIMIZERS, 0.01)
