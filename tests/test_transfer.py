@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from mupl.analysis.transfer import Optimum, as_json, asymptote, optima, swept_size, transfer
-from mupl.sweep.report import learning_rate_transfer
+from mupl.sweep.report import hyperparameter_transfer
 from mupl.sweep.results import write_result
 
 WIDTHS = (64, 128, 256, 512, 1024)
@@ -97,7 +97,7 @@ def test_an_optimum_at_the_edge_of_the_grid_is_said() -> None:
 def test_beside_a_learning_rate_that_diverges_the_best_of_the_grid_is_taken() -> None:
     lr, loss = pd.Series([0.1, 0.2, 0.4]), pd.Series([2.0, 1.0, math.inf])
     optimum = Optimum.of(lr, loss)
-    assert (optimum.lr, optimum.loss, optimum.at_edge) == (pytest.approx(0.2), 1.0, False)
+    assert (optimum.x, optimum.loss, optimum.at_edge) == (pytest.approx(0.2), 1.0, False)
     assert math.isnan(optimum.curvature)
     assert optimum.regret(0.1, lr, loss) == pytest.approx(1.0)
     assert optimum.regret(0.3, lr, loss) == math.inf
@@ -126,7 +126,7 @@ def test_a_sweep_ends_with_the_table_and_its_json(tmp_path: Path, capsys: Any) -
     for job, row in enumerate(rows):
         (tmp_path / str(job)).mkdir()
         write_result(tmp_path / str(job), {str(key): value for key, value in row.items()})
-    assert learning_rate_transfer(tmp_path) == 0
+    assert hyperparameter_transfer(tmp_path) == 0
     printed = capsys.readouterr().out
     assert "transfer of the learning rate along width" in printed
     assert "warning: mup: the optimum lies at the edge of the grid at width 512, 1024" in printed
