@@ -10,7 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mupl.analysis.transfer import Optimum, as_json, asymptote, optima, swept_size, transfer
+from mupl.analysis.transfer import (
+    HYPERPARAMETERS,
+    Optimum,
+    as_json,
+    asymptote,
+    best,
+    optima,
+    swept_hyperparameter,
+    swept_size,
+    transfer,
+)
 from mupl.sweep.report import hyperparameter_transfer
 from mupl.sweep.results import write_result
 
@@ -112,6 +122,39 @@ def test_other_sizes_and_series() -> None:
     assert swept_size(sweep().assign(width=lambda t: t["width"].map(lambda w: f"[{w}, 8]"))) is None
     both = pd.concat([sweep().assign(depth=2), sweep(drift=1.0).assign(depth=4)])
     assert transfer(both).set_index("depth")["drift"].to_dict() == pytest.approx({2: 0, 4: 1}, abs=1e-9)
+
+
+@pytest.mark.parametrize("x", [x for x in HYPERPARAMETERS if x not in ("lr", "scheduler")])
+def test_other_hyperparameters_have_the_numbers_that_the_learning_rate_has(x: str) -> None:
+    other = sweep(drift=-0.5, bend=-0.5).rename(columns={"lr": x}).assign(lr=0.01)
+    assert swept_hyperparameter(other) == x
+    of_lr, of_x = transfer(sweep(drift=-0.5, bend=-0.5)), transfer(other, x=x)
+    pd.testing.assert_frame_equal(of_x[of_lr.columns], of_lr)
+    assert np.log2(optima(other, x=x)[x]).tolist() == pytest.approx([-8.3 - 0.5 * k for k in range(5)])
+    both = pd.concat([other, sweep(drift=1.0).assign(**{x: 1.0})])
+    assert swept_hyperparameter(both) == "lr"
+
+
+def test_a_choice_has_a_regret_and_neither_drift_nor_edges() -> None:
+    """The schedule that is best at 64 and 128 costs 0.2 at 256."""
+    losses = {64: (1.0, 1.5, 1.2), 128: (0.9, 1.4, 1.2), 256: (0.9, 0.7, 1.0)}
+    table = pd.DataFrame([
+        {"width": width, "lr": 0.01, "seed": 0, "parametrization": "mup", "optimizer": "adamw", "status": "completed",
+         "scheduler": scheduler, "val_loss": loss}
+        for width, row in losses.items() for scheduler, loss in zip(("constant", "cosine", "step"), row, strict=True)
+    ])  # fmt: skip
+    assert swept_hyperparameter(table) == "scheduler"
+    found = optima(table, x="scheduler")
+    assert (
+        found["scheduler"].tolist() == best(table, x="scheduler")["scheduler"].tolist() == 2 * ["constant"] + ["cosine"]
+    )
+    assert found["regret"].tolist() == pytest.approx([0, 0, 0.2])
+    assert not found["at_edge"].any()
+    (row,) = transfer(table, x="scheduler").to_dict("records")
+    assert (row["worst_regret"], row["edges"]) == (pytest.approx(0.2), "")
+    assert "drift" not in row
+    missing = table[(table["width"] != 256) | (table["scheduler"] != "constant")]
+    assert math.isnan(optima(missing, x="scheduler")["regret"].iloc[-1])
 
 
 def test_what_never_trained_is_left_out() -> None:
