@@ -58,6 +58,6 @@ def hyperparameter_transfer(
     if high > 4 * low:
         grid.set(yscale="log", ylim=(low / 1.1, high * 1.2))
     else:  # where a logarithmic axis would have one tick
-        grid.set(ylim=(low - 0.05 * (high - low), high + 0.1 * (high - low)))
+        grid.set(ylim=(low - 0.05 * (high - low), high + 0.2 * (high - low)))
     grid.set_titles("{col_name}").set_axis_labels(HYPERPARAMETERS[x], metric.replace("_", " "))
     return grid.figure
