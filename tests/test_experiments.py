@@ -5,7 +5,6 @@ from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -65,28 +64,35 @@ def test_every_experiment_composes(name: str, compose: Compose) -> None:
                 build_module(job, {"vocabulary": 65, "context": job.data.context})
 
 
+def planted(grid: dict[str, list[str]], x: str) -> pd.DataFrame:
+    """Results of a grid whose loss is least at the middle of x, whatever the rest."""
+    numbers, middle = {"seed", *SIZES, x} - {"scheduler"}, len(grid[x]) // 2
+    rows = [dict(zip(grid, point, strict=True)) for point in product(*grid.values())]
+    table = pd.DataFrame([{"width": 64, "lr": 0.01, **row} for row in rows])
+    losses = [2 + (grid[x].index(row[x]) - middle) ** 2 for row in rows]
+    table = table.assign(optimizer="adam", status="completed", val_loss=losses)
+    return table.apply(lambda column: pd.to_numeric(column) if column.name in numbers else column)
+
+
 @pytest.mark.parametrize("along", ALONG)
 @pytest.mark.parametrize("name", HYPERPARAMETER)
 def test_every_hyperparameter_is_swept_along_every_size(name: str, along: str, compose: Compose) -> None:
-    """The grid of the command, losses with an optimum amid it that stays, and what is drawn of them."""
     x, size = HYPERPARAMETER[name], ALONG[along]
     grid, _ = compose(f"experiment={name}_transfer_text", f"along={along}")
     assert set(grid) == {"parametrization", "seed", x, size}
-    middle = len(grid[x]) // 2
-    rows = pd.DataFrame([
-        {"width": 64, "lr": 0.01, "optimizer": "adam", **dict(zip(grid, point, strict=True)), "status": "completed",
-         "val_loss": 2 + (grid[x].index(dict(zip(grid, point, strict=True))[x]) - middle) ** 2}
-        for point in product(*grid.values())
-    ])  # fmt: skip
-    for column in {size, "seed", x} - {"scheduler"}:
-        rows[column] = pd.to_numeric(rows[column])
-    assert (swept_hyperparameter(rows), swept_size(rows)) == (x, size)
-    found = optima(rows, size=size, x=x)
+    results = planted(grid, x)
+    assert (swept_hyperparameter(results), swept_size(results)) == (x, size)
+    found = optima(results, size=size, x=x)
     assert len(found) == len(grid["parametrization"]) * len(grid[size])
     assert not found["at_edge"].any()
     assert found["regret"].tolist() == pytest.approx([0] * len(found))
-    assert set(found[x]) == {grid[x][middle]} if x == "scheduler" else np.ptp(found[x]) == pytest.approx(0)
-    figure = hyperparameter_transfer(rows, size=size, x=x)
+
+
+@pytest.mark.parametrize(("name", "along"), [("lr", "depth"), ("output_mult", "batch_size"), ("scheduler", "width")])
+def test_the_figure_has_a_panel_a_parametrization_and_a_curve_a_size(name: str, along: str, compose: Compose) -> None:
+    x, size = HYPERPARAMETER[name], ALONG[along]
+    grid, _ = compose(f"experiment={name}_transfer_text", f"along={along}")
+    figure = hyperparameter_transfer(planted(grid, x), size=size, x=x)
     assert [axis.get_title() for axis in figure.axes] == grid["parametrization"]
     assert {axis.get_xlabel() for axis in figure.axes} == {HYPERPARAMETERS[x]}
     (legend,) = figure.legends
