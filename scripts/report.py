@@ -12,14 +12,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # works from a checkout that
 from mupl.errors import ConfigError
 from mupl.sweep import report
 
-NAMES = ("learning_rate_transfer", "coordinate_check", "ablation", "update_norms", "unit_scale")
+NAMES = ("hyperparameter_transfer", "coordinate_check", "ablation", "update_norms", "unit_scale")
 REPORTS = {name: getattr(report, name) for name in NAMES}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", type=Path, help="the sweep's folder")
-    parser.add_argument("--report", choices=REPORTS, default="learning_rate_transfer")
+    parser.add_argument("--report", choices=REPORTS, default="hyperparameter_transfer")
     parser.add_argument("--metric", choices=("val_loss", "train_loss"), default="val_loss")
     arguments = parser.parse_args()
     if not arguments.sweep.is_dir():

@@ -71,6 +71,7 @@ def test_a_sweep_is_known_by_what_it_does_not_sweep() -> None:
     assert len({first, *others}) == 5
     assert first.startswith("digits-")
     assert name("lr=1,2", "experiment=lr_transfer").startswith("lr_transfer-")
+    assert name("experiment=lr_transfer_text", "along=depth").startswith("lr_transfer_text_depth-")
 
 
 JOBS = [

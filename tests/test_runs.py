@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from mupl.analysis.transfer import best, curves
-from mupl.figures.transfer import lr_transfer
+from mupl.figures.transfer import hyperparameter_transfer
 from mupl.sweep.callback import swept_keys
 from mupl.sweep.results import collect, write_result
 from tests.commands import ROOT, SMALL, train
@@ -165,7 +165,7 @@ def test_other_swept_keys_make_curves_of_their_own() -> None:
 
 
 def test_the_figure_draws_what_the_table_says() -> None:
-    figure = lr_transfer(pd.concat([fake_results(), fake_results().assign(parametrization="sp")]))
+    figure = hyperparameter_transfer(pd.concat([fake_results(), fake_results().assign(parametrization="sp")]))
     assert [axis.get_title() for axis in figure.axes] == ["mup", "sp"]
     axis = figure.axes[0]
     lines = [line.get_xydata() for line in axis.lines if len(line.get_xydata())]
@@ -175,7 +175,7 @@ def test_the_figure_draws_what_the_table_says() -> None:
     np.testing.assert_allclose(np.asarray(stars), [[1, 1.05], [0.1, 1.05]])
     assert (axis.get_xscale(), axis.get_xlabel(), axis.get_ylabel()) == ("log", "learning rate", "val loss")
     with pytest.raises(ValueError, match="no completed run"):
-        lr_transfer(fake_results().assign(status="diverged"))
+        hyperparameter_transfer(fake_results().assign(status="diverged"))
 
 
 def test_results_are_rebuilt_from_the_folders_in_the_order_of_jobs(tmp_path: Path) -> None:

@@ -10,8 +10,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mupl.analysis.transfer import Optimum, as_json, asymptote, optima, swept_size, transfer
-from mupl.sweep.report import learning_rate_transfer
+from mupl.analysis.transfer import (
+    HYPERPARAMETERS,
+    Optimum,
+    as_json,
+    asymptote,
+    best,
+    optima,
+    swept_hyperparameter,
+    swept_size,
+    transfer,
+)
+from mupl.sweep.report import hyperparameter_transfer
 from mupl.sweep.results import write_result
 
 WIDTHS = (64, 128, 256, 512, 1024)
@@ -97,7 +107,7 @@ def test_an_optimum_at_the_edge_of_the_grid_is_said() -> None:
 def test_beside_a_learning_rate_that_diverges_the_best_of_the_grid_is_taken() -> None:
     lr, loss = pd.Series([0.1, 0.2, 0.4]), pd.Series([2.0, 1.0, math.inf])
     optimum = Optimum.of(lr, loss)
-    assert (optimum.lr, optimum.loss, optimum.at_edge) == (pytest.approx(0.2), 1.0, False)
+    assert (optimum.x, optimum.loss, optimum.at_edge) == (pytest.approx(0.2), 1.0, False)
     assert math.isnan(optimum.curvature)
     assert optimum.regret(0.1, lr, loss) == pytest.approx(1.0)
     assert optimum.regret(0.3, lr, loss) == math.inf
@@ -114,6 +124,39 @@ def test_other_sizes_and_series() -> None:
     assert transfer(both).set_index("depth")["drift"].to_dict() == pytest.approx({2: 0, 4: 1}, abs=1e-9)
 
 
+@pytest.mark.parametrize("x", [x for x in HYPERPARAMETERS if x not in ("lr", "scheduler")])
+def test_other_hyperparameters_have_the_numbers_that_the_learning_rate_has(x: str) -> None:
+    other = sweep(drift=-0.5, bend=-0.5).rename(columns={"lr": x}).assign(lr=0.01)
+    assert swept_hyperparameter(other) == x
+    of_lr, of_x = transfer(sweep(drift=-0.5, bend=-0.5)), transfer(other, x=x)
+    pd.testing.assert_frame_equal(of_x[of_lr.columns], of_lr)
+    assert np.log2(optima(other, x=x)[x]).tolist() == pytest.approx([-8.3 - 0.5 * k for k in range(5)])
+    both = pd.concat([other, sweep(drift=1.0).assign(**{x: 1.0})])
+    assert swept_hyperparameter(both) == "lr"
+
+
+def test_a_choice_has_a_regret_and_neither_drift_nor_edges() -> None:
+    """The schedule that is best at 64 and 128 costs 0.2 at 256."""
+    losses = {64: (1.0, 1.5, 1.2), 128: (0.9, 1.4, 1.2), 256: (0.9, 0.7, 1.0)}
+    table = pd.DataFrame([
+        {"width": width, "lr": 0.01, "seed": 0, "parametrization": "mup", "optimizer": "adamw", "status": "completed",
+         "scheduler": scheduler, "val_loss": loss}
+        for width, row in losses.items() for scheduler, loss in zip(("constant", "cosine", "step"), row, strict=True)
+    ])  # fmt: skip
+    assert swept_hyperparameter(table) == "scheduler"
+    found = optima(table, x="scheduler")
+    assert (
+        found["scheduler"].tolist() == best(table, x="scheduler")["scheduler"].tolist() == 2 * ["constant"] + ["cosine"]
+    )
+    assert found["regret"].tolist() == pytest.approx([0, 0, 0.2])
+    assert not found["at_edge"].any()
+    (row,) = transfer(table, x="scheduler").to_dict("records")
+    assert (row["worst_regret"], row["edges"]) == (pytest.approx(0.2), "")
+    assert "drift" not in row
+    missing = table[(table["width"] != 256) | (table["scheduler"] != "constant")]
+    assert math.isnan(optima(missing, x="scheduler")["regret"].iloc[-1])
+
+
 def test_what_never_trained_is_left_out() -> None:
     table = sweep()
     table.loc[table["width"] == 256, ["status", "val_loss"]] = ["diverged", math.nan]
@@ -126,7 +169,7 @@ def test_a_sweep_ends_with_the_table_and_its_json(tmp_path: Path, capsys: Any) -
     for job, row in enumerate(rows):
         (tmp_path / str(job)).mkdir()
         write_result(tmp_path / str(job), {str(key): value for key, value in row.items()})
-    assert learning_rate_transfer(tmp_path) == 0
+    assert hyperparameter_transfer(tmp_path) == 0
     printed = capsys.readouterr().out
     assert "transfer of the learning rate along width" in printed
     assert "warning: mup: the optimum lies at the edge of the grid at width 512, 1024" in printed

@@ -1,48 +1,73 @@
-"""Learning-rate transfer, from a sweep's table of results to numbers."""
+"""Hyperparameter transfer, from a sweep's table of results to numbers."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from mupl.analysis.columns import IDENTITY, OUTCOMES
 from mupl.analysis.coordinates import interval
 
-SIZES = ("width", "depth", "batch_size", "data.context", "max_steps")  # along which transfer is asked for
+# Columns whose transfer is asked for, in this order, with their names
+HYPERPARAMETERS = {
+    "lr": "learning rate",
+    "model.output_mult": "output multiplier",
+    "model.init_std": "initial std",
+    "model.input_mult": "input multiplier",
+    "model.attention_mult": "attention multiplier",
+    "model.residual_mult": "residual multiplier",
+    "scheduler": "schedule",
+}
+# and along which
+SIZES = {
+    "width": "width",
+    "depth": "depth",
+    "batch_size": "batch size",
+    "data.context": "context",
+    "max_steps": "steps",
+}
 
 
-def series_keys(results: pd.DataFrame) -> list[str]:
-    """The columns that tell the curves of a transfer figure apart: all swept keys but lr and seed."""
-    return ["parametrization", "optimizer", "width", *(str(c) for c in results if c not in (*IDENTITY, *OUTCOMES))]
+def series_keys(results: pd.DataFrame, x: str = "lr") -> list[str]:
+    """The columns that tell the curves of a transfer figure apart: all swept keys but seed and the hyperparameter x."""
+    swept = (str(column) for column in results if column not in (*IDENTITY, *OUTCOMES))
+    return [key for key in ("parametrization", "optimizer", "width", "lr", *swept) if key != x]
 
 
-def curves(results: pd.DataFrame, metric: str = "val_loss") -> pd.DataFrame:
-    """Mean, min and max over seeds of the metric at each lr of each curve.
+def curves(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.DataFrame:
+    """Mean, min and max over seeds of the metric at each x of each curve.
 
-    A learning rate at which a seed diverged or failed to give a finite loss has an infinite mean: it is no candidate
-    for the best one. Failed runs are left out. Columns: the series keys, lr, mean, min, max, seeds.
+    An x at which a seed diverged or failed to give a finite loss has an infinite mean: it is no candidate for the best
+    one. Failed runs are left out. Columns: the series keys, x, mean, min, max, seeds.
     """
     runs = results[results["status"] != "failed"]
     losses = runs[metric].where(runs["status"] == "completed").fillna(float("inf"))
-    groups = runs.assign(_loss=losses).groupby([*series_keys(results), "lr"], sort=True, dropna=False)
+    groups = runs.assign(_loss=losses).groupby([*series_keys(results, x), x], sort=True, dropna=False)
     table = groups["_loss"].agg(mean="mean", min="min", max="max", seeds="size")
     return table.reset_index()
 
 
-def best(results: pd.DataFrame, metric: str = "val_loss") -> pd.DataFrame:
-    """The best lr and its mean loss for each curve; `at_edge` if it is the smallest or largest lr tried.
+def best(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.DataFrame:
+    """The best x and its mean loss for each curve; `at_edge` if it is the smallest or largest number tried.
 
     A curve on which every run diverged is left out.
     """
-    table = curves(results, metric)
-    keys = series_keys(results)
+    table = curves(results, metric, x)
+    keys = series_keys(results, x)
     finite = table[table["mean"] < float("inf")]
     rows = finite.loc[finite.groupby(keys, dropna=False)["mean"].idxmin()].reset_index(drop=True)
-    lrs = table.groupby(keys, dropna=False)["lr"].agg(["min", "max", "nunique"]).reset_index()
-    ends = rows[keys].merge(lrs, on=keys)
-    rows["at_edge"] = ((rows["lr"] == ends["min"]) | (rows["lr"] == ends["max"])) & (ends["nunique"] > 1)
-    return rows[[*keys, "lr", "mean", "seeds", "at_edge"]].rename(columns={"mean": metric})
+    tried = table.groupby(keys, dropna=False)[x].agg(["min", "max", "nunique"]).reset_index()
+    ends = rows[keys].merge(tried, on=keys)
+    at_end = (rows[x] == ends["min"]) | (rows[x] == ends["max"])
+    rows["at_edge"] = at_end & (ends["nunique"] > 1) & is_numeric_dtype(table[x])
+    return rows[[*keys, x, "mean", "seeds", "at_edge"]].rename(columns={"mean": metric})
+
+
+def swept_hyperparameter(results: pd.DataFrame) -> str:
+    """The first of `HYPERPARAMETERS` that has two or more values; lr if there is none."""
+    return next((x for x in HYPERPARAMETERS if x in results and results[x].nunique() > 1), "lr")
 
 
 def swept_size(results: pd.DataFrame) -> str | None:
@@ -59,51 +84,58 @@ def swept_size(results: pd.DataFrame) -> str | None:
 
 @dataclass(frozen=True)
 class Optimum:
-    """Of losses over learning rates, by the parabola in log2(lr) through the best one and its neighbours.
+    """Of losses over a hyperparameter x, by the parabola in log2(x) through the best one and its neighbours.
 
-    `curvature` is the second derivative of that, in loss per octave^2; NaN where the best has no two finite neighbours,
-    and then `lr` is the best one itself. at_edge: it is the smallest or largest learning rate tried.
+    `curvature` is the second derivative of that, in loss per octave^2; NaN where the best has no two finite neighbours
+    or x is no number but a choice, and then `x` is the best one itself. at_edge: it is the smallest or largest number
+    tried.
     """
 
-    lr: float
+    x: float | str
     loss: float
     curvature: float
     at_edge: bool
 
     @classmethod
-    def of(cls, lr: pd.Series, loss: pd.Series) -> "Optimum":
-        """lr in increasing order; loss may be infinite but not everywhere."""
-        x, y = np.log2(lr.to_numpy(float)), loss.to_numpy(float)
+    def of(cls, x: pd.Series, loss: pd.Series) -> "Optimum":
+        """x in increasing order; loss may be infinite but not everywhere."""
+        y = loss.to_numpy(float)
         best = int(y.argmin())
-        at_edge = len(x) > 1 and best in (0, len(x) - 1)
-        if at_edge or len(x) < 3 or not np.isfinite(y[best - 1 : best + 2]).all():
-            return cls(float(2 ** x[best]), float(y[best]), float("nan"), at_edge)
-        a, b, c = np.polyfit(x[best - 1 : best + 2] - x[best], y[best - 1 : best + 2], 2)
+        if not is_numeric_dtype(x):
+            return cls(x.iloc[best], float(y[best]), float("nan"), False)
+        u = np.log2(x.to_numpy(float))
+        at_edge = len(u) > 1 and best in (0, len(u) - 1)
+        if at_edge or len(u) < 3 or not np.isfinite(y[best - 1 : best + 2]).all():
+            return cls(float(2 ** u[best]), float(y[best]), float("nan"), at_edge)
+        a, b, c = np.polyfit(u[best - 1 : best + 2] - u[best], y[best - 1 : best + 2], 2)
         if a <= 0:  # three equal losses
-            return cls(float(2 ** x[best]), float(y[best]), 0.0, at_edge)
-        return cls(float(2 ** (x[best] - b / (2 * a))), float(c - b**2 / (4 * a)), float(2 * a), at_edge)
+            return cls(float(2 ** u[best]), float(y[best]), 0.0, at_edge)
+        return cls(float(2 ** (u[best] - b / (2 * a))), float(c - b**2 / (4 * a)), float(2 * a), at_edge)
 
-    def regret(self, at: float, lr: pd.Series, loss: pd.Series) -> float:
-        """Loss at the learning rate `at` over that of the optimum: along the parabola, or from one grid point to the
-        next where it lies farther off than those of the parabola."""
-        octaves = np.log2(at / self.lr)
-        x, y = np.log2(lr.to_numpy(float)), loss.to_numpy(float)
-        if self.curvature > 0 and abs(octaves) <= np.diff(x).min():
+    def regret(self, at: float | str, x: pd.Series, loss: pd.Series) -> float:
+        """Loss at the value `at` over that of the optimum: along the parabola, or from one grid point to the next where
+        it lies farther off than those of the parabola; NaN at a choice that was not tried."""
+        y = loss.to_numpy(float)
+        if isinstance(at, str) or isinstance(self.x, str):
+            return float(dict(zip(x, y, strict=True)).get(at, np.nan) - self.loss)
+        octaves = np.log2(at / self.x)
+        u = np.log2(x.to_numpy(float))
+        if self.curvature > 0 and abs(octaves) <= np.diff(u).min():
             return float(self.curvature / 2 * octaves**2)
         with np.errstate(invalid="ignore"):  # between a finite loss and an infinite one
-            there = np.interp(np.log2(at), x, y)
+            there = np.interp(np.log2(at), u, y)
         return float("inf") if np.isnan(there) else float(there - self.loss)
 
 
-def optima(results: pd.DataFrame, metric: str = "val_loss", size: str = "width") -> pd.DataFrame:
-    """The optimal lr of each curve and what using that of the smallest size costs there.
+def optima(results: pd.DataFrame, metric: str = "val_loss", size: str = "width", x: str = "lr") -> pd.DataFrame:
+    """The optimal x of each curve and what using that of the smallest size costs there.
 
-    Columns: the series keys, lr (of the mean over seeds; see `Optimum`), lr_low and lr_high (95 % t-interval over seeds
-    of the optima of each), loss, curvature, at_edge, regret (loss at the smallest size's optimal lr over that at its
-    own). Curves on which every run diverged are left out.
+    Columns: the series keys, that of x (of the mean over seeds; see `Optimum`), of numbers the same with `_low` and
+    `_high` (95 % t-interval over seeds of the optima of each), loss, curvature, at_edge, regret (loss at the smallest
+    size's optimal x over that at its own). Curves on which every run diverged are left out.
     """
-    table = curves(results, metric)
-    keys = series_keys(results)
+    table = curves(results, metric, x)
+    keys = series_keys(results, x)
     others = [key for key in keys if key != size]
     rows = []
     for _, series in table[np.isfinite(table.groupby(keys, dropna=False)["mean"].transform("min"))].groupby(
@@ -111,54 +143,49 @@ def optima(results: pd.DataFrame, metric: str = "val_loss", size: str = "width")
     ):
         smallest: Optimum | None = None
         for _, curve in series.groupby(size):
-            optimum = Optimum.of(curve["lr"], curve["mean"])
+            optimum = Optimum.of(curve[x], curve["mean"])
             smallest = smallest or optimum
-            each = _by_seed(results.merge(curve[keys].head(1)), metric)
-            low, high = interval(np.log2([seed.lr for seed in each.values()]))
-            seeds = {"lr_low": 2**low, "lr_high": 2**high}
-            regret = optimum.regret(smallest.lr, curve["lr"], curve["mean"])
             found = asdict(optimum)
-            rows.append(curve[keys].iloc[0].to_dict() | {"lr": found.pop("lr")} | seeds | found | {"regret": regret})
+            row = curve[keys].iloc[0].to_dict() | {x: found.pop("x")}
+            if is_numeric_dtype(table[x]):
+                each = _by_seed(results.merge(curve[keys].head(1)), metric, x)
+                low, high = interval(np.log2(np.array([seed.x for seed in each.values()], float)))
+                row |= {f"{x}_low": 2**low, f"{x}_high": 2**high}
+            rows.append(row | found | {"regret": optimum.regret(smallest.x, curve[x], curve["mean"])})
     return pd.DataFrame(rows)
 
 
-def transfer(results: pd.DataFrame, metric: str = "val_loss", size: str = "width") -> pd.DataFrame:
-    """How well the learning rate transfers along `size`, one row a series of two or more sizes.
+def transfer(results: pd.DataFrame, metric: str = "val_loss", size: str = "width", x: str = "lr") -> pd.DataFrame:
+    """How well the hyperparameter x transfers along `size`, one row a series of two or more sizes.
 
-    Columns: the series keys without the size; drift (slope of log2(optimal lr) against log2(size): octaves per
+    Columns: the series keys without the size; drift (slope of log2(optimal x) against log2(size): octaves per
     doubling), drift_low and drift_high (95 % t-interval over seeds), worst_regret (largest of `optima`), edges (sizes
     whose optimum lies at the edge of the grid: there neither it nor what follows is known), and the three metrics that
     Kalra & Barkeshli (2026) ask for, as defined here:
 
     - fit_error: of the scaling law, the line whose slope is the drift: RMS distance of the optima in octaves;
-    - robustness: k where an error of one octave in lr costs a loss proportional to size^k (the curvature at the
+    - robustness: k where an error of one octave in x costs a loss proportional to size^k (the curvature at the
       optimum): below 0 larger models forgive more; NaN where fewer than two sizes have a curvature;
     - asymptotic_loss: L of the best losses L + c size^-p, and asymptotic_penalty: that over the least one among the
       parametrizations; NaN for fewer than four sizes.
+
+    Where x is no number but a choice there is no drift, fit_error or robustness.
     """
-    table = optima(results, metric, size)
-    keys = [key for key in series_keys(results) if key != size]
+    table = optima(results, metric, size, x)
+    keys = [key for key in series_keys(results, x) if key != size]
     rows = []
     if table.empty:
         return table
     for key, series in table.groupby(keys, sort=False, dropna=False):
         if len(series) < 2:
             continue
-        x, y = np.log2(series[size].astype(float)), np.log2(series["lr"])
-        line = np.polyfit(x, y, 1)
-        slopes = _drifts(results.merge(series[keys].head(1)), metric, size)
-        curved = series["curvature"] > 0
         row = {
-            "drift": line[0],
-            **dict(zip(("drift_low", "drift_high"), interval(slopes), strict=True)),
             "worst_regret": series["regret"].max(),
             "edges": ", ".join(f"{value:g}" for value in series.loc[series["at_edge"], size]),
-            "fit_error": float(np.sqrt(np.mean((np.polyval(line, x) - y) ** 2))),
-            "robustness": np.polyfit(x[curved], np.log2(series.loc[curved, "curvature"]), 1)[0]
-            if curved.sum() > 1
-            else float("nan"),
             "asymptotic_loss": asymptote(series[size].to_numpy(float), series["loss"].to_numpy(float)),
         }
+        if is_numeric_dtype(table[x]):
+            row = _law(series, size, x, _drifts(results.merge(series[keys].head(1)), metric, size, x)) | row
         rows.append(dict(zip(keys, key, strict=True)) | row)
     found = pd.DataFrame(rows)
     if len(found):
@@ -166,6 +193,20 @@ def transfer(results: pd.DataFrame, metric: str = "val_loss", size: str = "width
         least = found.groupby(alike, dropna=False)["asymptotic_loss"].transform("min")
         found["asymptotic_penalty"] = found["asymptotic_loss"] - least
     return found
+
+
+def _law(series: pd.DataFrame, size: str, x: str, drifts: np.ndarray) -> dict[str, Any]:
+    """The columns of `transfer` that follow from the scaling law of one series of `optima`; drifts: of each seed."""
+    u, v = np.log2(series[size].astype(float)), np.log2(series[x])
+    line = np.polyfit(u, v, 1)
+    curved = series["curvature"] > 0
+    forgiving = np.polyfit(u[curved], np.log2(series.loc[curved, "curvature"]), 1)[0] if curved.sum() > 1 else np.nan
+    return {
+        "drift": line[0],
+        **dict(zip(("drift_low", "drift_high"), interval(drifts), strict=True)),
+        "fit_error": float(np.sqrt(np.mean((np.polyval(line, u) - v) ** 2))),
+        "robustness": forgiving,
+    }
 
 
 def asymptote(size: np.ndarray, loss: np.ndarray) -> float:
@@ -180,29 +221,32 @@ def asymptote(size: np.ndarray, loss: np.ndarray) -> float:
     return min(fits)[1]
 
 
-def as_json(results: pd.DataFrame, metric: str, size: str) -> dict[str, Any]:
+def as_json(results: pd.DataFrame, metric: str, size: str, x: str = "lr") -> dict[str, Any]:
     """`optima` and `transfer` as plain data (NaN and infinity as null)."""
-    tables = {"optima": optima(results, metric, size), "transfer": transfer(results, metric, size)}
+    tables = {"optima": optima(results, metric, size, x), "transfer": transfer(results, metric, size, x)}
     finite = {key: table.replace([np.inf, -np.inf], np.nan).astype(object) for key, table in tables.items()}
     rows = {key: table.where(table.notna(), None).to_dict("records") for key, table in finite.items()}
-    return {"metric": metric, "size": size} | rows
+    return {"metric": metric, "size": size, "x": x} | rows
 
 
-def _by_seed(results: pd.DataFrame, metric: str) -> dict[Any, Optimum]:
+def _by_seed(results: pd.DataFrame, metric: str, x: str) -> dict[Any, Optimum]:
     """The optimum of each seed of one curve, of those with a finite loss."""
     found = {}
     for seed, runs in results.groupby("seed"):
-        curve = curves(runs, metric)
+        curve = curves(runs, metric, x)
         if np.isfinite(curve["mean"]).any():
-            found[seed] = Optimum.of(curve["lr"], curve["mean"])
+            found[seed] = Optimum.of(curve[x], curve["mean"])
     return found
 
 
-def _drifts(results: pd.DataFrame, metric: str, size: str) -> np.ndarray:
+def _drifts(results: pd.DataFrame, metric: str, size: str, x: str) -> np.ndarray:
     """The drift by each seed's own optima."""
-    lrs = pd.DataFrame(
-        {value: {s: o.lr for s, o in _by_seed(runs, metric).items()} for value, runs in results.groupby(size)}
+    optimal = pd.DataFrame(
+        {value: {s: o.x for s, o in _by_seed(runs, metric, x).items()} for value, runs in results.groupby(size)}
     )
     return np.array(
-        [np.polyfit(np.log2(lrs.columns.to_numpy(float)), np.log2(row), 1)[0] for row in lrs.dropna().to_numpy()]
+        [
+            np.polyfit(np.log2(optimal.columns.to_numpy(float)), np.log2(row), 1)[0]
+            for row in optimal.dropna().to_numpy()
+        ]
     )

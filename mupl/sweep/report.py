@@ -26,31 +26,34 @@ OUTPUTS = {
 }
 
 
-def learning_rate_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
-    """`results.csv`, `lr_transfer.png`, the best learning rates and, over two or more sizes, how they transfer
-    (`transfer.json`); 1 if a job failed."""
+def hyperparameter_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
+    """`results.csv`; of the hyperparameter that is swept (one of `transfer.HYPERPARAMETERS`) a figure, such as
+    `lr_transfer.png`, the best values and, over two or more sizes, how it transfers (`transfer.json`); 1 if a job
+    failed."""
     results = collect(sweep_dir)
     if results.empty:
         print(f"no results in {sweep_dir}")
         return 0
-    summary = transfer.best(results, metric)
+    x = transfer.swept_hyperparameter(results)
+    summary = transfer.best(results, metric, x)
     if len(summary):
-        from mupl.figures.transfer import lr_transfer
+        from mupl.figures.transfer import hyperparameter_transfer as draw
 
-        show(summary, f"best learning rates by {metric}")
-        if (size := transfer.swept_size(results)) and (results.groupby(size)["lr"].nunique() > 1).any():
-            show_transfer(results, metric, size, sweep_dir)
-        save(lr_transfer(results, metric), sweep_dir / "lr_transfer.png")
+        show(summary, f"best {transfer.HYPERPARAMETERS[x]}s by {metric}")
+        if (size := transfer.swept_size(results)) and (results.groupby(size)[x].nunique() > 1).any():
+            show_transfer(results, metric, size, x, sweep_dir)
+        save(draw(results, metric, size or "width", x), sweep_dir / f"{x.split('.')[-1]}_transfer.png")
     return conclude(results, sweep_dir)
 
 
-def show_transfer(results: pd.DataFrame, metric: str, size: str, sweep_dir: Path) -> None:
+def show_transfer(results: pd.DataFrame, metric: str, size: str, x: str, sweep_dir: Path) -> None:
     """The table of `mupl.analysis.transfer.transfer`, `transfer.json`, and a warning of optima at the grid's edge."""
-    write_atomically(sweep_dir / "transfer.json", json.dumps(transfer.as_json(results, metric, size), indent=1))
-    table = transfer.transfer(results, metric, size)
+    write_atomically(sweep_dir / "transfer.json", json.dumps(transfer.as_json(results, metric, size, x), indent=1))
+    table = transfer.transfer(results, metric, size, x)
     if table.empty:
         return
-    show(table.drop(columns="edges"), f"transfer of the learning rate along {size}: drift in octaves per doubling")
+    unit = ": drift in octaves per doubling" if "drift" in table else ""
+    show(table.drop(columns="edges"), f"transfer of the {transfer.HYPERPARAMETERS[x]} along {size}{unit}")
     for row in table[table["edges"] != ""].to_dict("records"):
         print(f"warning: {row['parametrization']}: the optimum lies at the edge of the grid at {size} {row['edges']}")
 

@@ -22,12 +22,14 @@ def job_id(config: DictConfig) -> str:
 
 
 def sweep_id(config: DictConfig) -> str:
-    """Name of a multirun's folder: its experiment or data, and a hash of all that it does not sweep but width and seed.
+    """Name of a multirun's folder: its experiment or data, along what, and a hash of all that it does not sweep but
+    width and seed.
 
     So a sweep to which a width or a seed is added finds what it did before, and sweeps of different things keep apart.
     """
     choices = config.hydra.runtime.choices
-    name = str(choices.get("experiment") or choices.get("data")).replace("/", "_")
+    names = [choices.get("experiment") or choices.get("data"), choices.get("along")]
+    name = "_".join(str(choice) for choice in names if choice).replace("/", "_")
     unsaid = {*swept_keys(config), "width", "seed"}
     return f"{name}-{_hash(config, unsaid)[:8]}"
 

@@ -1,0 +1,146 @@
+"""Every experiment's jobs, and the report and figure of those on transfer."""
+
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+import torch
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from mupl.analysis.transfer import HYPERPARAMETERS, SIZES, optima, swept_hyperparameter, swept_size
+from mupl.figures.transfer import hyperparameter_transfer
+from mupl.sweep.compose import SweepConfigLoader
+from mupl.training.check import check
+from mupl.training.cli import register_parametrizations
+from mupl.training.run import build_module
+from tests.commands import ROOT, train_here
+
+# What mupl.training.run ignores, which pytest undoes
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{message}")
+    for message in (".*exists and is not empty", ".*is smaller than the logging interval")
+]
+
+EXPERIMENTS = sorted(file.stem for file in (ROOT / "conf/experiment").glob("*.yaml"))
+HYPERPARAMETER = {x.split(".")[-1]: x for x in ("lr", "model.output_mult", "model.init_std", "scheduler")}
+ALONG = dict(zip(("width", "depth", "batch_size", "context", "steps"), SIZES, strict=True))
+
+Compose = Callable[..., tuple[dict[str, list[str]], list[DictConfig]]]
+
+
+@pytest.fixture
+def compose() -> Iterator[Compose]:
+    """What a multirun's command line sweeps, and the configs of its first and last job."""
+    register_parametrizations()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        loader = SweepConfigLoader(GlobalHydra.instance().config_loader())
+
+        def compose(*task: str) -> tuple[dict[str, list[str]], list[DictConfig]]:
+            master = loader.load_configuration("train", list(task), run_mode=RunMode.MULTIRUN)
+            texts = [f"{key}={values}" for key, values in master.hydra.sweeper.params.items()]
+            grid = {
+                o.key_or_group: list(o.sweep_string_iterator()) if o.is_sweep_override() else [o.get_value_string()]
+                for o in OverridesParser.create().parse_overrides(texts)
+            }
+            ends = ([f"{key}={values[i]}" for key, values in grid.items()] for i in (0, -1))
+            return grid, [loader.load_sweep_config(master, [*task, *end]) for end in ends]
+
+        yield compose
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes(name: str, compose: Compose) -> None:
+    for job in compose(f"experiment={name}")[1]:
+        check(job)
+        if job.model._target_ == "mupl.models.GPT":
+            with torch.device("meta"):
+                build_module(job, {"vocabulary": 65, "context": job.data.context})
+
+
+def planted(grid: dict[str, list[str]], x: str) -> pd.DataFrame:
+    """Results of a grid whose loss is least at the middle of x, whatever the rest."""
+    numbers, middle = {"seed", *SIZES, x} - {"scheduler"}, len(grid[x]) // 2
+    rows = [dict(zip(grid, point, strict=True)) for point in product(*grid.values())]
+    table = pd.DataFrame([{"width": 64, "lr": 0.01, **row} for row in rows])
+    losses = [2 + (grid[x].index(row[x]) - middle) ** 2 for row in rows]
+    table = table.assign(optimizer="adam", status="completed", val_loss=losses)
+    return table.apply(lambda column: pd.to_numeric(column) if column.name in numbers else column)
+
+
+@pytest.mark.parametrize("along", ALONG)
+@pytest.mark.parametrize("name", HYPERPARAMETER)
+def test_every_hyperparameter_is_swept_along_every_size(name: str, along: str, compose: Compose) -> None:
+    x, size = HYPERPARAMETER[name], ALONG[along]
+    grid, _ = compose(f"experiment={name}_transfer_text", f"along={along}")
+    assert set(grid) == {"parametrization", "seed", x, size}
+    results = planted(grid, x)
+    assert (swept_hyperparameter(results), swept_size(results)) == (x, size)
+    found = optima(results, size=size, x=x)
+    assert len(found) == len(grid["parametrization"]) * len(grid[size])
+    assert not found["at_edge"].any()
+    assert found["regret"].tolist() == pytest.approx([0] * len(found))
+
+
+@pytest.mark.parametrize(("name", "along"), [("lr", "depth"), ("output_mult", "batch_size"), ("scheduler", "width")])
+def test_the_figure_has_a_panel_a_parametrization_and_a_curve_a_size(name: str, along: str, compose: Compose) -> None:
+    x, size = HYPERPARAMETER[name], ALONG[along]
+    grid, _ = compose(f"experiment={name}_transfer_text", f"along={along}")
+    figure = hyperparameter_transfer(planted(grid, x), size=size, x=x)
+    assert [axis.get_title() for axis in figure.axes] == grid["parametrization"]
+    assert {axis.get_xlabel() for axis in figure.axes} == {HYPERPARAMETERS[x]}
+    (legend,) = figure.legends
+    assert legend.get_title().get_text() == SIZES[size]
+    assert [text.get_text() for text in legend.get_texts()] == grid[size]
+    plt.close(figure)
+
+
+TINY = ["trainer=cpu", "width=8", "base_width=8", "model.d_head=4", "data.context=8", "batch_size=2", "max_steps=2",
+        "seed=0"]  # fmt: skip
+SWEEPS = {
+    "lr": ["along=depth", "depth=1,2", "parametrization=mup,completep", "lr=0.01,0.1"],
+    "output_mult": ["along=context", "data.context=4,8", "model.output_mult=1,2", "model.post_norm=true,false"],
+    "init_std": ["along=steps", "max_steps=2,3", "parametrization=sp", "model.init_std=1,2"],
+    "scheduler": ["along=batch_size", "batch_size=2,4", "parametrization=sp", "scheduler=step,linear"],
+}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_of_transfer_ends_with_its_figure(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text("To be, or not to be, that is the question. " * 20)
+    data = [f"data.file={tmp_path / 'text.txt'}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    done = train_here(
+        capsys, "-m", "hydra/launcher=stacked", f"experiment={name}_transfer_text", *TINY, *data, *SWEEPS[name]
+    )
+    assert done.returncode == 0, done.stderr
+    assert "one by one" not in done.stdout
+    assert (tmp_path / "sweep" / f"{name}_transfer.png").exists()
+    assert (tmp_path / "sweep" / "transfer.json").exists()
+    assert "transfer of the" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("experiment", "second", "expected"),
+    [("umup", "umup/gpt", 0.1 * 16**-0.5), ("embedding_lr", "mup/embedding_sqrt", 0.1 * (16 / 8) ** -0.5)],
+)
+def test_variants_of_mup_differ_in_the_embedding_s_learning_rate(
+    experiment: str, second: str, expected: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text("To be, or not to be, that is the question. " * 20)
+    sweep = [f"experiment={experiment}", "width=8,16", "lr=0.01,0.1", "seed=0", f"data.file={tmp_path / 'text.txt'}"]
+    done = train_here(capsys, "-m", "hydra/launcher=stacked", *TINY, *sweep, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert done.returncode == 0, done.stderr
+    rows = pd.read_csv(tmp_path / "sweep" / "results.csv")
+    assert rows["parametrization"].unique().tolist() == ["mup", second]
+    wide = rows[(rows["width"] == 16) & (rows["lr"] == 0.1)].set_index("parametrization")["folder"]
+    tables = [tmp_path / "sweep" / folder / "parametrization.csv" for folder in wide]
+    lrs = [pd.read_csv(table, index_col="name").loc["embedding.weight", "lr"] for table in tables]
+    assert lrs == pytest.approx([0.1, expected])
