@@ -98,7 +98,7 @@ SHAPES = {
 
 
 @pytest.mark.usefixtures("no_md5")
-@pytest.mark.parametrize("source", sorted({path.stem for path in CONF.glob("*.yaml")} - {"text", "tokens"}))
+@pytest.mark.parametrize("source", sorted({path.stem for path in CONF.glob("*.yaml")} - {"text", "tokens", "random_tokens"}))
 def test_every_configured_source(source: str, tmp_path: Path) -> None:
     num_train, num_val, image, num_classes = SHAPES[source]
     splits = build(source, tmp_path)
