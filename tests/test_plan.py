@@ -10,11 +10,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from mupl.jobs import job_id, own
 from mupl.optim.stacked import NotStackable
 from mupl.sweep.compose import SweepConfigLoader
+from mupl.sweep.identity import sweep_id
 from mupl.sweep.launcher import Options
 from mupl.sweep.plan import member_bytes, shape_key, split
-from mupl.sweep.store import job_id, own, sweep_id
 from mupl.training.cli import register_parametrizations
 from tests.commands import ROOT
 

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from mupl.analysis.transfer import Optimum, as_json, asymptote, optima, swept_size, transfer
+from mupl.jobs import write_result
 from mupl.sweep.report import learning_rate_transfer
-from mupl.sweep.results import write_result
 
 WIDTHS = (64, 128, 256, 512, 1024)
 

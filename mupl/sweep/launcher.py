@@ -13,13 +13,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from mupl.errors import ConfigError, bad_input
+from mupl.jobs import RESULT_FILE, finished, job_id, own, write_result
 from mupl.optim.stacked_rules import NotStackable, stackable
 from mupl.sweep import plan
 from mupl.sweep.compose import to_yaml
 from mupl.sweep.remote import EXECUTORS
-from mupl.sweep.results import RESULT_FILE, write_result
 from mupl.sweep.stacked import Job, device_of, forget, saved, train_stack
-from mupl.sweep.store import finished, job_id, own
 from mupl.training.run import identity
 
 # Bytes of one stack on a CPU (weights, gradients, state): more does not stay in the cache and is slower

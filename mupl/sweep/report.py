@@ -9,8 +9,9 @@ import pandas as pd
 from mupl.analysis import coordinates, norms, transfer
 from mupl.analysis.columns import IDENTITY, OUTCOMES
 from mupl.errors import ConfigError
+from mupl.jobs import write_atomically
 from mupl.parametrization.report import print_table, rich_table
-from mupl.sweep.results import collect, write_atomically
+from mupl.sweep.results import collect
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

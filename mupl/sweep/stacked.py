@@ -22,10 +22,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mupl.data.splits import Splits
 from mupl.data.text import Tokens
+from mupl.jobs import RESULT_FILE, write_atomically, write_result
 from mupl.optim.stacked_rules import NotStackable, stackable
 from mupl.stats.callback import CoordinateStats, metrics_by_step
 from mupl.stats.recorder import Recorder
-from mupl.sweep.results import RESULT_FILE, write_atomically, write_result
 from mupl.training.callbacks import VALIDATION, outcome
 from mupl.training.check import check
 from mupl.training.module import TrainingModule
@@ -44,7 +44,7 @@ class Job:
     """A run of a sweep.
 
     Args:
-        id: see `mupl.sweep.store.job_id`.
+        id: see `mupl.jobs.job_id`.
         config: resolved, without Hydra's part.
         identity: the columns of its row of results that tell it from the others.
         folder: where its files go.

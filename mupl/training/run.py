@@ -19,10 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from mupl.data import data_module
 from mupl.errors import ConfigError, bad_input
+from mupl.jobs import UNTOLD, finished, job_id, write_result
 from mupl.optim.batch_size import BatchScaling
 from mupl.parametrization.report import print_table, rich_table, scale_rows
-from mupl.sweep.results import write_result
-from mupl.sweep.store import UNTOLD, finished, job_id
 from mupl.training.callbacks import LossRecord, StepProgress
 from mupl.training.check import check
 from mupl.training.module import TrainingModule
