@@ -3,11 +3,12 @@
 import hashlib
 import json
 import os
-from collections.abc import Collection
+import pickle
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mupl.errors import ConfigError
 
@@ -40,15 +41,18 @@ def finished(folder: Path, job: str, rerun: str = "missing") -> dict[str, Any] |
     return None if again else row
 
 
-def own(config: DictConfig) -> dict[str, Any]:
-    """What is not Hydra's of a config, with its interpolations."""
-    plain: Any = OmegaConf.to_container(config, resolve=False)
-    return {key: value for key, value in plain.items() if key != "hydra"}
+def own(config: DictConfig) -> DictConfig:
+    """A copy of a config without Hydra's part."""
+    copy: DictConfig = pickle.loads(pickle.dumps(config))  # five times as fast as copy.deepcopy
+    OmegaConf.set_struct(copy, None)
+    copy.pop("hydra", None)
+    return copy
 
 
 def config_hash(config: DictConfig, without: Collection[str] = ()) -> str:
     """As `job_id`, but of a config without the keys in `without` too."""
-    told = OmegaConf.create(_without_outputs(own(config)))
+    told = own(config)
+    _drop_outputs(told)
     for key in (*UNTOLD, *without):
         if OmegaConf.select(told, path := key.replace("/", "."), default=None) is not None:
             OmegaConf.update(told, path, None, force_add=True)  # not removed: others may be interpolated from it
@@ -56,13 +60,15 @@ def config_hash(config: DictConfig, without: Collection[str] = ()) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def _without_outputs(node: Any) -> Any:
-    """The containers with None in place of what is interpolated from Hydra, such as its output folder."""
-    if isinstance(node, dict):
-        return {key: _without_outputs(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_without_outputs(value) for value in node]
-    return None if isinstance(node, str) and "${hydra:" in node else node
+def _drop_outputs(node: DictConfig | ListConfig) -> None:
+    """Put None in place of what is interpolated from Hydra, such as its output folder."""
+    keys: Iterable[Any] = node if isinstance(node, DictConfig) else range(len(node))
+    for key in keys:
+        child: Any = node._get_node(key)
+        if isinstance(child, DictConfig | ListConfig) and not child._is_none() and not child._is_interpolation():
+            _drop_outputs(child)
+        elif "${hydra:" in str(child._value()):
+            node[key] = None
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,7 +1,10 @@
 """The learning-rate transfer figure."""
 
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from mupl.analysis.transfer import best, curves, series_keys
@@ -28,23 +31,33 @@ def lr_transfer(results: pd.DataFrame, metric: str = "val_loss") -> Figure:
             panel=frame[panel_keys].astype(str).agg(", ".join, axis=1), width=frame["width"].astype(str)
         )
 
-    # each point's seeds as min, mean, max: seaborn's line through the means, its band over the range
-    points = finite.melt([*keys, "lr"], ["mean", "min", "max"], value_name=metric)
-    stars = labelled(best(results, metric))
+    points, stars = labelled(finite), labelled(best(results, metric))
     widths = list(dict.fromkeys(labelled(finite.sort_values("width"))["width"]))
     panels = list(dict.fromkeys(labelled(results)["panel"]))
-    palette = dict(zip(widths, sns.color_palette("viridis", len(widths)), strict=True))
-    with sns.axes_style("whitegrid"):
-        grid = sns.relplot(
-            labelled(points), x="lr", y=metric, hue="width", hue_order=widths, palette=palette, col="panel",
-            col_order=panels, col_wrap=4 if len(panels) > 4 else None, kind="line", estimator="median",
-            errorbar=("pi", 100), marker="o", markersize=4, height=4, aspect=1.1,
-        )  # fmt: skip
-    for name, axis in grid.axes_dict.items():
-        marks = stars[stars["panel"] == name]
-        axis.scatter(marks["lr"], marks[metric], c=marks["width"].map(palette), marker="*", s=140, ec="black", zorder=3)
+    colors = plt.get_cmap("viridis")(np.linspace(0, 1, len(widths) + 2)[1:-1])
+    palette = dict(zip(widths, map(tuple, colors), strict=True))
     smallest = finite.loc[finite.groupby(keys, dropna=False)["lr"].idxmin(), "mean"]
     low, high = finite["min"].min(), max(smallest.max(), stars[metric].max())
-    grid.set(xscale="log", yscale="log", ylim=(low / 1.1, high * 1.2)).set_titles("{col_name}")
-    grid.set_axis_labels("learning rate", metric.replace("_", " "))
-    return grid.figure
+
+    columns = min(4, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    with plt.style.context("seaborn-v0_8-whitegrid"):
+        size = (4.4 * columns, 4 * rows)
+        figure, grid = plt.subplots(
+            rows, columns, sharex=True, sharey=True, squeeze=False, figsize=size, layout="constrained"
+        )
+    for axis in grid.flat[len(panels) :]:
+        axis.remove()
+    for axis, panel in zip(grid.flat, panels, strict=False):
+        for width, curve in points[points["panel"] == panel].groupby("width", sort=False):
+            axis.plot(curve["lr"], curve["mean"], "o-", markersize=4, color=palette[width], label=width)
+            axis.fill_between(curve["lr"], curve["min"], curve["max"], color=palette[width], alpha=0.2, linewidth=0)
+        best_ones = stars[stars["panel"] == panel]
+        fill = list(best_ones["width"].map(palette))
+        axis.scatter(best_ones["lr"], best_ones[metric], c=fill, marker="*", s=140, edgecolor="black", zorder=3)
+        axis.set(xscale="log", yscale="log", ylim=(low / 1.1, high * 1.2), title=panel)
+        axis.set(xlabel="learning rate", ylabel=metric.replace("_", " "))
+        axis.label_outer()
+    lines = [plt.Line2D([], [], color=palette[width], marker="o", markersize=4) for width in widths]
+    figure.legend(lines, widths, title="width", loc="outside right center", frameon=False)
+    return figure

@@ -205,15 +205,26 @@ def stackable(optimizer: Callable[..., Optimizer]) -> tuple[Stackable, dict[str,
     Raises:
         NotStackable: if it knows nothing, or an option is set that it does not know.
     """
-    constructor = optimizer.func if isinstance(optimizer, partial) else optimizer
-    chosen = dict(optimizer.keywords) if isinstance(optimizer, partial) else {}
+    constructor, chosen, defaults = _options(optimizer)
     if constructor not in OPTIMIZERS:
         names = ", ".join(known.__name__ for known in OPTIMIZERS)
         raise NotStackable(f"optimizer {constructor.__name__}: a stack knows {names}")
     found = OPTIMIZERS[constructor]
-    defaults = {name: p.default for name, p in inspect.signature(constructor).parameters.items()}
     known = (*found.options, *found.flags)
     for name, value in chosen.items():
         if name not in (*known, *_OF_GROUPS, *_SPEED) and value != defaults[name]:
             raise NotStackable(f"optimizer.{name}={value}: a stack knows {', '.join(known)}")
     return found, {name: chosen.get(name, defaults[name]) for name in known}
+
+
+def default_options(optimizer: Callable[..., Optimizer]) -> bool:
+    """Whether all options are as the class has them."""
+    _, chosen, defaults = _options(optimizer)
+    return all((tuple(v) if isinstance(v, list) else v) == defaults.get(name) for name, v in chosen.items())
+
+
+def _options(optimizer: Callable[..., Optimizer]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """The class of a constructor or a partial of it, the options that are chosen, and the defaults of all."""
+    constructor = optimizer.func if isinstance(optimizer, partial) else optimizer
+    chosen = dict(optimizer.keywords) if isinstance(optimizer, partial) else {}
+    return constructor, chosen, {name: p.default for name, p in inspect.signature(constructor).parameters.items()}

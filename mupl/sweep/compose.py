@@ -1,6 +1,6 @@
 """Composing the configs of a sweep's jobs, in a tenth of the time."""
 
-import copy
+import pickle
 from typing import Any
 
 import yaml
@@ -32,7 +32,9 @@ class SweepConfigLoader:
     def __init__(self, loader: Any) -> None:
         self._loader = loader
         self._parser = OverridesParser.create(config_loader=loader)
-        self._composed: dict[tuple[str, ...], DictConfig] = {}  # by the overrides that choose groups
+        self._parsed: dict[str, Override] = {}
+        # by the overrides that choose groups; pickled, as that is copied in a tenth of the time
+        self._composed: dict[tuple[str, ...], bytes] = {}
         self._checked: dict[tuple[str, ...], DictConfig] = {}  # what the sweeper composed, to see that it can be
         self._is_group: dict[str, bool] = {}
 
@@ -48,11 +50,14 @@ class SweepConfigLoader:
         return config
 
     def _load(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        overrides = self._parser.parse_overrides(sweep_overrides)
+        for text in sweep_overrides:
+            if text not in self._parsed:
+                (self._parsed[text],) = self._parser.parse_overrides([text])
+        overrides = [self._parsed[text] for text in sweep_overrides]
         choices = tuple(str(o.input_line) for o in overrides if self._chooses(o))
         if choices not in self._composed:
-            self._composed[choices] = self._loader.load_sweep_config(master_config, list(choices))
-        config = copy.deepcopy(self._composed[choices])
+            self._composed[choices] = pickle.dumps(self._loader.load_sweep_config(master_config, list(choices)))
+        config: DictConfig = pickle.loads(self._composed[choices])
         self._loader._apply_overrides_to_config([o for o in overrides if not self._chooses(o)], config)
         task = [o for o in overrides if not o.is_hydra_override()]
         dirname = config.hydra.job.config.override_dirname

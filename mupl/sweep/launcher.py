@@ -17,9 +17,11 @@ from mupl.jobs import RESULT_FILE, finished, job_id, own, write_result
 from mupl.optim.stacked_rules import NotStackable, stackable
 from mupl.sweep import plan
 from mupl.sweep.compose import to_yaml
+from mupl.sweep.job import Job
 from mupl.sweep.remote import EXECUTORS
-from mupl.sweep.stacked import Job, device_of, forget, saved, train_stack
-from mupl.training.run import identity
+from mupl.sweep.stacked import device_of, train_stack
+from mupl.sweep.state import forget, saved
+from mupl.training.build import identity
 
 # Bytes of one stack on a CPU (weights, gradients, state): more does not stay in the cache and is slower
 CPU_BYTES = 40e6
@@ -94,7 +96,7 @@ def _compose(context: HydraContext, master: DictConfig, overrides: Sequence[str]
 
 def _job(config: DictConfig) -> Job:
     HydraConfig.instance().cfg = cast(Any, config)  # for what is interpolated from it
-    resolved = OmegaConf.create(own(config))
+    resolved = own(config)
     OmegaConf.resolve(resolved)
     folder = Path(config.hydra.runtime.output_dir)
     named: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
@@ -112,7 +114,9 @@ def _conclude(
         folder.mkdir(parents=True, exist_ok=True)
         hydra = {"hydra": OmegaConf.to_container(config.hydra, resolve=False, enum_to_str=True)}
         task = list(config.hydra.overrides.task)
-        for name, values in (("config", own(config)), ("hydra", hydra), ("overrides", task)):
+        plain: Any = OmegaConf.to_container(config, resolve=False)
+        plain.pop("hydra")
+        for name, values in (("config", plain), ("hydra", hydra), ("overrides", task)):
             (folder / f"{name}.yaml").write_text(to_yaml(values))
     context.callbacks.on_job_start(config=config, task_function=task_function)
     overrides, name = list(config.hydra.overrides.task), config.hydra.job.name
@@ -137,7 +141,7 @@ def _stacks(missing: dict[str, Job], known: dict[str, Job], states: Path, option
     for job in missing.values():
         if job.id not in begun:
             try:
-                job.module  # noqa: B018  (describes it: this finds bad input)
+                job.recipe  # noqa: B018  (describes it: this finds bad input)
                 groups.setdefault(plan.shape_key(job.config), []).append(job)
             except Exception as error:  # it runs alone, which reports any error in its row
                 if isinstance(error, NotStackable) or not isinstance(bad_input(error), ConfigError):
@@ -151,10 +155,10 @@ def _stacks(missing: dict[str, Job], known: dict[str, Job], states: Path, option
 
 def _limit(job: Job, options: Options) -> int:
     """How many members like `job` one stack may have."""
-    optimizer, _ = stackable(job.module.optimizer_class)
+    optimizer, _ = stackable(job.recipe.optimizer_class)
     states = max(len(rule.state) for rule in optimizer.rules.values())
     itemsize = 8 if job.config.trainer.precision == "64-true" else 4
-    shapes = [info.shape for info in job.module.infos.values()]
+    shapes = [info.shape for info in job.recipe.infos.values()]
     member = plan.member_bytes(shapes, states, job.outputs(), itemsize)
     if options.memory_gb is not None:
         budget = options.memory_gb * 1e9

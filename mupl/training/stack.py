@@ -16,7 +16,7 @@ from mupl.optim.stacked import StackedOptimizer
 from mupl.optim.stacked_rules import NotStackable
 from mupl.parametrization.apply import draw, parameters
 from mupl.stats.recorder import Recorder
-from mupl.training.module import TrainingModule, cross_entropy
+from mupl.training.recipe import Recipe, cross_entropy
 from mupl.unit_scaling import UnitEmbedding, UnitLinear, UnitResidual
 
 EAGER_STEPS = 3  # before a CUDA graph is captured: libraries and compiled kernels have to be loaded
@@ -24,7 +24,7 @@ EVALUATED = 2**16  # outputs times members in one batch of an evaluation; bounds
 
 
 class Stack:
-    """Trains S `TrainingModule`s at once on one device; a member's trajectory is the one that it would have alone.
+    """Trains S `Recipe`s at once on one device; a member's trajectory is the one that it would have alone.
 
     Members share the model's shapes, the class of the optimizer, the loss and the batch size. Each has its own seed
     (initial weights and order of the data), parametrization, schedule and hyperparameters. The stack holds effective
@@ -51,7 +51,7 @@ class Stack:
 
     def __init__(
         self,
-        members: Sequence[TrainingModule],
+        members: Sequence[Recipe],
         splits: Splits | Tokens,
         *,
         batch_size: int,
@@ -167,6 +167,8 @@ class Stack:
             for name, value in values.items():
                 sums[name] = sums.get(name, 0) + value * len(target)
         self.model.train()
+        if "val_accuracy" in sums:
+            sums["val_accuracy"] = sums["val_accuracy"].where(sums["val_loss"].isfinite(), torch.nan)
         return {name: (total / examples).tolist() for name, total in sums.items()}
 
     def diverged(self) -> list[int | None]:
@@ -217,7 +219,7 @@ class Stack:
         return dict(self.model.named_buffers()) if isinstance(self.model, _Mapped) else {}
 
 
-def check_stackable(member: TrainingModule) -> None:
+def check_stackable(member: Recipe) -> None:
     """Raises NotStackable if the model has multipliers of gradients of its own.
 
     Then a weight's gradient is not the effective weight's times its multiplier, of which a stack makes use.
@@ -226,7 +228,7 @@ def check_stackable(member: TrainingModule) -> None:
         raise NotStackable("model: unit-scaled operations have multipliers of gradients, which a stack does not know")
 
 
-def _draw(members: Sequence[TrainingModule], device: torch.device, dtype: torch.dtype) -> dict[str, nn.Parameter]:
+def _draw(members: Sequence[Recipe], device: torch.device, dtype: torch.dtype) -> dict[str, nn.Parameter]:
     """The initial effective weights, by name, (S, *shape): the values that `apply` gives to each member's model."""
     first = parameters(members[0].model, members[0].scales)
     weights = {name: torch.empty(len(members), *w.shape, dtype=dtype, device=device) for name, w in first.items()}
@@ -242,7 +244,7 @@ def _draw(members: Sequence[TrainingModule], device: torch.device, dtype: torch.
     return {name: nn.Parameter(w) for name, w in weights.items()}
 
 
-def _numbers(members: Sequence[TrainingModule]) -> dict[str, Any]:
+def _numbers(members: Sequence[Recipe]) -> dict[str, Any]:
     """The attributes of the model and its modules that are named in their `per_member`, multipliers of `Factor`s among
     them, by path: (S,) where members differ."""
     numbers = {}
