@@ -122,7 +122,9 @@ def optima(results: pd.DataFrame, metric: str = "val_loss", size: str = "width")
     return pd.DataFrame(rows)
 
 
-def transfer(results: pd.DataFrame, metric: str = "val_loss", size: str = "width") -> pd.DataFrame:
+def transfer(
+    results: pd.DataFrame, metric: str = "val_loss", size: str = "width", found: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """How well the learning rate transfers along `size`, one row a series of two or more sizes.
 
     Columns: the series keys without the size; drift (slope of log2(optimal lr) against log2(size): octaves per
@@ -135,8 +137,11 @@ def transfer(results: pd.DataFrame, metric: str = "val_loss", size: str = "width
       optimum): below 0 larger models forgive more; NaN where fewer than two sizes have a curvature;
     - asymptotic_loss: L of the best losses L + c size^-p, and asymptotic_penalty: that over the least one among the
       parametrizations; NaN for fewer than four sizes.
+
+    Args:
+        found: the `optima`, where they are known.
     """
-    table = optima(results, metric, size)
+    table = optima(results, metric, size) if found is None else found
     keys = [key for key in series_keys(results) if key != size]
     rows = []
     if table.empty:
@@ -160,12 +165,12 @@ def transfer(results: pd.DataFrame, metric: str = "val_loss", size: str = "width
             "asymptotic_loss": asymptote(series[size].to_numpy(float), series["loss"].to_numpy(float)),
         }
         rows.append(dict(zip(keys, key, strict=True)) | row)
-    found = pd.DataFrame(rows)
-    if len(found):
+    transfers = pd.DataFrame(rows)
+    if len(transfers):
         alike = [key for key in keys if key != "parametrization"]
-        least = found.groupby(alike, dropna=False)["asymptotic_loss"].transform("min")
-        found["asymptotic_penalty"] = found["asymptotic_loss"] - least
-    return found
+        least = transfers.groupby(alike, dropna=False)["asymptotic_loss"].transform("min")
+        transfers["asymptotic_penalty"] = transfers["asymptotic_loss"] - least
+    return transfers
 
 
 def asymptote(size: np.ndarray, loss: np.ndarray) -> float:
@@ -180,9 +185,9 @@ def asymptote(size: np.ndarray, loss: np.ndarray) -> float:
     return min(fits)[1]
 
 
-def as_json(results: pd.DataFrame, metric: str, size: str) -> dict[str, Any]:
-    """`optima` and `transfer` as plain data (NaN and infinity as null)."""
-    tables = {"optima": optima(results, metric, size), "transfer": transfer(results, metric, size)}
+def as_json(optima: pd.DataFrame, transfer: pd.DataFrame, metric: str, size: str) -> dict[str, Any]:
+    """The two tables as plain data (NaN and infinity as null)."""
+    tables = {"optima": optima, "transfer": transfer}
     finite = {key: table.replace([np.inf, -np.inf], np.nan).astype(object) for key, table in tables.items()}
     rows = {key: table.where(table.notna(), None).to_dict("records") for key, table in finite.items()}
     return {"metric": metric, "size": size} | rows

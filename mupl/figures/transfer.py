@@ -43,12 +43,10 @@ def lr_transfer(results: pd.DataFrame, metric: str = "val_loss") -> Figure:
     rows = math.ceil(len(panels) / columns)
     with plt.style.context("seaborn-v0_8-whitegrid"):
         size = (4.4 * columns, 4 * rows)
-        figure, grid = plt.subplots(
-            rows, columns, sharex=True, sharey=True, squeeze=False, figsize=size, layout="constrained"
-        )
+        figure, grid = plt.subplots(rows, columns, sharex=True, sharey=True, squeeze=False, figsize=size)
     for axis in grid.flat[len(panels) :]:
         axis.remove()
-    for axis, panel in zip(grid.flat, panels, strict=False):
+    for i, (axis, panel) in enumerate(zip(grid.flat, panels, strict=False)):
         for width, curve in points[points["panel"] == panel].groupby("width", sort=False):
             axis.plot(curve["lr"], curve["mean"], "o-", markersize=4, color=palette[width], label=width)
             axis.fill_between(curve["lr"], curve["min"], curve["max"], color=palette[width], alpha=0.2, linewidth=0)
@@ -56,8 +54,10 @@ def lr_transfer(results: pd.DataFrame, metric: str = "val_loss") -> Figure:
         fill = list(best_ones["width"].map(palette))
         axis.scatter(best_ones["lr"], best_ones[metric], c=fill, marker="*", s=140, edgecolor="black", zorder=3)
         axis.set(xscale="log", yscale="log", ylim=(low / 1.1, high * 1.2), title=panel)
-        axis.set(xlabel="learning rate", ylabel=metric.replace("_", " "))
-        axis.label_outer()
+        axis.set_ylabel("" if i % columns else metric.replace("_", " "))
+        if i + columns >= len(panels):  # nothing below it
+            axis.set_xlabel("learning rate")
+            axis.tick_params(labelbottom=True)
     lines = [plt.Line2D([], [], color=palette[width], marker="o", markersize=4) for width in widths]
-    figure.legend(lines, widths, title="width", loc="outside right center", frameon=False)
+    figure.legend(lines, widths, title="width", loc="center left", bbox_to_anchor=(0.91, 0.5), frameon=False)
     return figure

@@ -35,7 +35,8 @@ class StackedRule:
         numbers: `scale -> ` numbers of the tensor, for effective weights; l2 and decay are left out where all are 0.
         step_numbers: `(options, k) ->` numbers of update k = 0, 1, ...
         flags: options that `update` takes as they are.
-        fused: torch's own kernel for the same update of one large member on a CPU, which reads each tensor once.
+        fused: torch's own kernel for the same update of one large member on a CPU, which reads each tensor once: W is
+            (n,), and numbers are floats.
         matrix: whether the entries of a matrix depend on each other.
     """
 
@@ -80,12 +81,11 @@ def _adam(w: Tensor, g: Tensor, state: Tensors, n: Tensors) -> None:
     w.addcmul_(mean / denominator, -n["lr"] * n["schedule"] * n["1/correction1"])
 
 
-def _adam_fused(w: Tensor, g: Tensor, state: Tensors, n: Tensors) -> None:
-    value = {name: number.item() for name, number in n.items()}
-    decay = value["decay"] / max(value["lr"], torch.finfo().tiny) if "decay" in n else value.get("l2", 0.0)
+def _adam_fused(w: Tensor, g: Tensor, state: Tensors, value: Numbers) -> None:
+    decay = value["decay"] / max(value["lr"], torch.finfo().tiny) if "decay" in value else value.get("l2", 0.0)
     adam(
         [w], [g.contiguous()], [state["exp_avg"]], [state["exp_avg_sq"]], [], [torch.tensor(value["k"])], fused=True,
-        decoupled_weight_decay="decay" in n, amsgrad=False, beta1=1 - value["1-beta1"], beta2=1 - value["1-beta2"],
+        decoupled_weight_decay="decay" in value, amsgrad=False, beta1=1 - value["1-beta1"], beta2=1 - value["1-beta2"],
         lr=value["lr"] * value["schedule"], weight_decay=decay, eps=value["eps"], maximize=False,
     )  # fmt: skip
     # contiguous: the kernel takes a gradient of other strides for one, silently

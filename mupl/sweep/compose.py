@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 from hydra._internal.config_loader_impl import get_overrides_dirname
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -73,5 +74,6 @@ class SweepConfigLoader:
         """Whether it chooses a config group, or belongs to Hydra itself."""
         key = override.key_or_group
         if key not in self._is_group:
-            self._is_group[key] = override.is_hydra_override() or bool(self._loader.get_group_options(key))
+            options = self._loader.repository.get_group_options(key, ObjectType.CONFIG)
+            self._is_group[key] = override.is_hydra_override() or bool(options)
         return self._is_group[key]

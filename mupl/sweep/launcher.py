@@ -112,12 +112,10 @@ def _conclude(
     if config.hydra.output_subdir is not None:
         folder = job.folder / config.hydra.output_subdir
         folder.mkdir(parents=True, exist_ok=True)
-        hydra = {"hydra": OmegaConf.to_container(config.hydra, resolve=False, enum_to_str=True)}
-        task = list(config.hydra.overrides.task)
-        plain: Any = OmegaConf.to_container(config, resolve=False)
-        plain.pop("hydra")
-        for name, values in (("config", plain), ("hydra", hydra), ("overrides", task)):
-            (folder / f"{name}.yaml").write_text(to_yaml(values))
+        values: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+        hydra = {"hydra": values.pop("hydra")}
+        for name, part in (("config", values), ("hydra", hydra), ("overrides", hydra["hydra"]["overrides"]["task"])):
+            (folder / f"{name}.yaml").write_text(to_yaml(part))
     context.callbacks.on_job_start(config=config, task_function=task_function)
     overrides, name = list(config.hydra.overrides.task), config.hydra.job.name
     returned = JobReturn(overrides, job.config, config, str(Path.cwd()), name)

@@ -39,8 +39,9 @@ def learning_rate_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
 
 def show_transfer(results: pd.DataFrame, metric: str, size: str, sweep_dir: Path) -> None:
     """The table of `mupl.analysis.transfer.transfer`, `transfer.json`, and a warning of optima at the grid's edge."""
-    write_atomically(sweep_dir / "transfer.json", json.dumps(transfer.as_json(results, metric, size), indent=1))
-    table = transfer.transfer(results, metric, size)
+    optima = transfer.optima(results, metric, size)
+    table = transfer.transfer(results, metric, size, optima)
+    write_atomically(sweep_dir / "transfer.json", json.dumps(transfer.as_json(optima, table, metric, size), indent=1))
     if table.empty:
         return
     show(table.drop(columns="edges"), f"transfer of the learning rate along {size}: drift in octaves per doubling")
