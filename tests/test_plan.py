@@ -84,8 +84,8 @@ JOBS = [
     ["~scheduler.warmup", "~logger", "lr=0.2"],
     ["callbacks=coordinates", "callbacks.coordinates.steps=[1,2]", "+extra.deep.key=${lr}"],
     ["hydra.job.name=x", "hydra.sweep.subdir=a", "hydra.job_logging.root.level=WARN", "lr=3"],
-    ["+note='a: b, 1e3'", "+nothing=null", "+deep={a:[1,${lr}],b:'${width}'}", "eps=${lr}", "+text='12'", "~model.init_std"],
-    ["+on=true", "model.bias=null", "optimizer.betas=[0.5,0.6]", "data.root='with space'", "+x.y=[]", "+z={}"],
+    ["+note='a: b, 1e3'", "+nothing=null", "+deep={a:[1,${lr}],b:'${width}'}", "eps=${lr}", "~model.init_std"],
+    ["+on=true", "model.bias=null", "optimizer.betas=[0.5,0.6]", "data.root='with space'", "+x.y=[]", "+text='12'"],
     ["parametrization=absolute/groups", "logger=wandb", "logger.wandb.offline=false"],
 ]
 

@@ -20,7 +20,8 @@ from mupl.training.recipe import Recipe, cross_entropy
 from mupl.unit_scaling import UnitEmbedding, UnitLinear, UnitResidual
 
 EAGER_STEPS = 3  # before a CUDA graph is captured: libraries and compiled kernels have to be loaded
-EVALUATED = 2**16  # outputs times members in one batch of an evaluation; bounds the activations
+# Outputs times members in one batch of an evaluation; bounds the activations, on a CPU to what its cache holds
+EVALUATED, EVALUATED_ON_CPU = 2**16, 2**13
 
 
 class Stack:
@@ -78,7 +79,8 @@ class Stack:
         )
         seeds = [member.seed for member in self.members]
         self._batches = stacked_batches(splits, seeds, batch_size, self.device, share=not differing)
-        self._validation = validation_batches(splits, EVALUATED // len(self.members), self.device)
+        evaluated = EVALUATED_ON_CPU if self.device.type == "cpu" else EVALUATED
+        self._validation = validation_batches(splits, evaluated // len(self.members), self.device)
         self.k, self._k = 0, torch.zeros(1, dtype=torch.int64, device=self.device)  # the latter for the device
         self.losses = torch.full((max_steps, len(self.members)), torch.nan, dtype=dtype, device=self.device)
         self._graph: Any = None
