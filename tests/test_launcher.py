@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +272,15 @@ def test_a_process_that_is_interrupted_says_so_and_ends(tmp_path: Path) -> None:
     assert re.fullmatch(r"stack 1 of 1: SIGINT at step \d+ of 200000: its state is in .*[.]pt; the same .*\n", err)
 
 
+@pytest.fixture
+def python_handles_sigint() -> Iterator[None]:
+    """As in a process of its own; pytest-xdist's workers ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_handles_sigint")
 @pytest.mark.parametrize("moment", ["mupl.sweep.plan.shape_key", "mupl.sweep.job.build", "mupl.sweep.files.outcome"])
 def test_an_interrupt_while_nothing_is_trained_is_one_line_too(
     moment: str, sweep: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
