@@ -80,9 +80,10 @@ def assert_same(basic: Path, other: Path) -> None:
         table = "parametrization.csv"
         if (basic / job / table).exists():  # not of a job that failed
             assert (basic / job / table).read_text() == (other / job / table).read_text()
-            metrics, others = (pd.read_csv(sweep / job / "metrics.csv") for sweep in (basic, other))
-            # the basic launcher takes accuracies in float32
-            pd.testing.assert_frame_equal(metrics, others, rtol=1e-6)
+            for file in (basic / job).rglob("metrics.csv"):
+                metrics, others = (pd.read_csv(path) for path in (file, other / file.relative_to(basic)))
+                # the basic launcher takes accuracies in float32
+                pd.testing.assert_frame_equal(metrics, others, rtol=1e-6)
     exact = [c for c in results(basic) if c != "val_accuracy"]
     pd.testing.assert_frame_equal(results(basic)[exact], results(other)[exact], rtol=1e-9)
     pd.testing.assert_frame_equal(results(basic), results(other), rtol=1e-6)
@@ -101,6 +102,10 @@ SWEEPS: dict[str, tuple[list[str], int]] = {
     "momentum": (["width=8", "optimizer=sgd", "optimizer.momentum=0.5,0.9", "+optimizer.nesterov=true,false"], 2),
     "validated": (["width=8", "lr=0.01,1e30", "optimizer=sgd", "trainer.val_check_interval=7"], 1),
     "not validated": (["width=8", "lr=0.01,1e30", "optimizer=sgd", "+trainer.limit_val_batches=0"], 1),
+    "not logged": (
+        ["width=8", "+trainer.limit_val_batches=0", "trainer.log_every_n_steps=50", "logger.csv.name=x"], 1,
+    ),
+    "logged otherwise": (["width=8", "logger.csv.version=null", "logger.csv.name=x"], 1),
     "overridden": (
         ["width=16", "base_width=4,8", '+parametrization.overrides={layers.1.*:{lr:"m_in^-1/2"}}',
          "+roles={layers.1.bias:hidden}", "+init={readout.*:{name:normal,std:0.02}}"], 1,

@@ -85,7 +85,7 @@ def _log(config: DictConfig, rows: Sequence[Row]) -> None:
     """Through the job's own loggers, and into their files."""
     rows = sorted(rows, key=lambda row: row[0])
     for entry in config.logger.values():
-        if set(entry) == CSV and entry["_target_"] == CSV_LOGGER:
+        if entry["_target_"] == CSV_LOGGER and set(entry) == CSV and all(isinstance(entry[key], str) for key in CSV):
             _write_csv(Path(entry.save_dir) / entry.name / entry.version / "metrics.csv", rows)
             continue
         logger = instantiate(entry)
@@ -98,6 +98,8 @@ def _log(config: DictConfig, rows: Sequence[Row]) -> None:
 def _write_csv(file: Path, rows: Sequence[Row]) -> None:
     """The file of Lightning's CSVLogger, without the import of Lightning and the many small writes."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    if not rows:
+        return
     with file.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, sorted({"step"}.union(*(values for _, values in rows))))
         writer.writeheader()
