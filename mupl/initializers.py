@@ -1,7 +1,8 @@
 """Initializers as values: what a tensor is drawn from, how that scales, and which one a module used itself."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,6 +98,22 @@ def built_with_initializers(build: Callable[[], nn.Module]) -> tuple[nn.Module, 
     return module, {name: watch.initializer(p) for name, p in module.named_parameters()}
 
 
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Make modules on the meta device, where random fills are left out: there torch imports its compiler for them."""
+    with torch.device("meta"), _Unfilled():
+        yield
+
+
+class _Unfilled(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # of `__torch_dispatch__`, to which end torch would import its compiler too
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        return args[0] if func.overloadpacket.__name__ in ("normal_", "uniform_") else func(*args, **(kwargs or {}))
+
+
 class _Watch(TorchDispatchMode):
     """Keeps, for each storage, the initializer that describes its present content."""
 
@@ -104,6 +121,10 @@ class _Watch(TorchDispatchMode):
         super().__init__()
         self._found: dict[int, Initializer | None] = {}
         self._alive: list[Tensor] = []  # a storage's address is its key: none may be freed and used again
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # as above
 
     def initializer(self, tensor: Tensor) -> Initializer | None:
         return self._found.get(tensor.untyped_storage()._cdata)

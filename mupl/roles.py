@@ -14,7 +14,7 @@ from torch import nn
 
 from mupl.errors import ConfigError
 from mupl.factors import Factor
-from mupl.initializers import Initializer, built_with_initializers, create_initializer
+from mupl.initializers import Initializer, built_with_initializers, create_initializer, on_meta
 from mupl.names import block_pattern
 
 T = TypeVar("T")
@@ -238,7 +238,7 @@ def match_glob(glob: str, names: Mapping[str, Any], key: str) -> list[str]:
 
 def _on_meta(build: Build, width: Width) -> nn.Module:
     try:
-        with torch.device("meta"):
+        with on_meta():
             return build(width)
     except (NotImplementedError, RuntimeError):  # a constructor that reads values, e.g. by .item()
         return build(width)

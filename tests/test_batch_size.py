@@ -12,7 +12,8 @@ from torch import nn
 
 from mupl.errors import ConfigError
 from mupl.optim.batch_size import BatchScaling
-from mupl.training.run import batch_scaling, build_module
+from mupl.training.build import batch_scaling, build
+from mupl.training.recipe import Recipe
 
 CONF = str(Path(__file__).parents[1] / "conf")
 BASE = {"lr": 0.1, "eps": 1e-6, "weight_decay": 0.2}
@@ -83,6 +84,6 @@ def test_it_acts_on_a_run() -> None:
             "train", [*overrides, "parametrization=absolute/groups", "parametrization.lr_adjustment_groups={}"]
         )
     assert batch_scaling(cfg) == BatchScaling("sde", m_B=4.0, m_D=2.0)
-    module = build_module(cfg, {"in_features": 4, "out_features": 2})
+    module = build(Recipe, cfg, {"in_features": 4, "out_features": 2})
     assert module.scales["readout.bias"].lr == pytest.approx(0.1 * math.sqrt(2))
     assert module.build_optimizer().param_groups[0]["betas"] == pytest.approx((0.8, 0.998))

@@ -10,11 +10,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from mupl.jobs import job_id, own
 from mupl.optim.stacked import NotStackable
 from mupl.sweep.compose import SweepConfigLoader
+from mupl.sweep.identity import sweep_id
 from mupl.sweep.launcher import Options
 from mupl.sweep.plan import member_bytes, shape_key, split
-from mupl.sweep.store import job_id, own, sweep_id
 from mupl.training.cli import register_parametrizations
 from tests.commands import ROOT
 
@@ -33,7 +34,7 @@ def config(*overrides: str) -> DictConfig:
 def resolved(*overrides: str) -> DictConfig:
     whole = config(*overrides, "hydra.runtime.output_dir=/tmp")
     HydraConfig.instance().cfg = whole  # type: ignore[assignment]
-    plain = OmegaConf.create(own(whole))
+    plain = own(whole)
     OmegaConf.resolve(plain)
     return plain
 
@@ -84,6 +85,8 @@ JOBS = [
     ["~scheduler.warmup", "~logger", "lr=0.2"],
     ["callbacks=coordinates", "callbacks.coordinates.steps=[1,2]", "+extra.deep.key=${lr}"],
     ["hydra.job.name=x", "hydra.sweep.subdir=a", "hydra.job_logging.root.level=WARN", "lr=3"],
+    ["+note='a: b, 1e3'", "+nothing=null", "+deep={a:[1,${lr}],b:'${width}'}", "eps=${lr}", "~model.init_std"],
+    ["+on=true", "model.bias=null", "optimizer.betas=[0.5,0.6]", "data.root='with space'", "+x.y=[]", "+text='12'"],
     ["parametrization=absolute/groups", "logger=wandb", "logger.wandb.offline=false"],
 ]
 

@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 
 from mupl.analysis.transfer import best, curves
 from mupl.figures.transfer import hyperparameter_transfer
+from mupl.jobs import write_result
 from mupl.sweep.callback import swept_keys
-from mupl.sweep.results import collect, write_result
+from mupl.sweep.results import collect
 from tests.commands import ROOT, SMALL, train
 
 

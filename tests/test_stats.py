@@ -16,8 +16,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mupl.data import digits
-from mupl.data.loader import TensorData
+from mupl.data import TensorData, digits
 from mupl.errors import ConfigError
 from mupl.models import MLP
 from mupl.optim.families import family_of

@@ -23,6 +23,9 @@ FORBIDDEN = {
     "models": {"parametrization", "optim", "data", "stats", "training", "sweep", "analysis", "figures"},
     "data": {"parametrization", "models", "optim", "stats", "training", "sweep", "analysis", "figures"},
     "optim": {"models", "data", "stats", "training", "sweep", "analysis", "figures"},
+    "jobs": {"roles", "parametrization", "models", "optim", "data", "stats", "training", "sweep", "analysis", "torch"},
+    "stats": {"models", "data", "sweep", "analysis", "figures"},
+    "training": {"sweep", "figures"},
     "analysis": {"models", "data", "training", "sweep", "figures", "torch"},
     "figures": {"models", "data", "optim", "training", "torch", "lightning"},
 }
@@ -60,6 +63,18 @@ def test_composing_a_config_imports_no_training_and_a_run_no_plots() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_a_sweep_in_stacks_imports_what_it_needs_only() -> None:
+    code = (
+        "import sys, mupl.data, mupl.models, mupl.sweep.launcher, mupl.training.recipe as recipe;"
+        "from mupl.initializers import on_meta;"
+        "on_meta().__enter__(); recipe.Recipe(lambda w: mupl.models.MLP(4, 2, w), 8, base_width=4, lr=0.1);"
+        "heavy = {'lightning', 'torchvision', 'torch._dynamo', 'pandas', 'matplotlib', 'sklearn', 'scipy'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
 
 
 def test_a_wheel_holds_the_launcher_where_hydra_finds_it(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from mupl.data import Tokens, data_module, random_tokens, read_text, read_tokens
-from mupl.data.text import CropLoader, TextData, crop_starts
+from mupl.data import TextData, Tokens, data_module, random_tokens, read_text, read_tokens
+from mupl.data.text import CropLoader, crop_starts
 from mupl.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]

@@ -18,8 +18,9 @@ from mupl.models import MLP
 from mupl.models.mlp import ACTIVATIONS
 from mupl.optim.schedules import SHAPES, Schedule
 from mupl.parametrization.rules import get_parametrization
-from mupl.training.callbacks import LossRecord, outcome
+from mupl.training.callbacks import LossRecord
 from mupl.training.module import TrainingModule
+from mupl.training.outcome import outcome
 
 digits_mlp = partial(MLP, 64, 10)
 
@@ -210,3 +211,21 @@ def test_an_unknown_optimizer_is_named_and_a_family_can_be_given() -> None:
         TrainingModule(digits_mlp, 32, base_width=16, lr=0.1, optimizer=torch.optim.Adagrad)
     module = TrainingModule(digits_mlp, 32, base_width=16, lr=0.1, optimizer=torch.optim.Adagrad, family="adam")
     assert module.scales["layers.1.weight"].lr == pytest.approx(0.05)
+
+
+def test_the_loss_of_an_update_is_the_mean_over_its_accumulated_batches(tmp_path: Path) -> None:
+    class Noted(TrainingModule):
+        def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
+            loss = super().training_step(batch, batch_idx)
+            noted.append(loss.item())
+            return loss
+
+    noted: list[float] = []
+    record = LossRecord()
+    module = Noted(digits_mlp, 8, base_width=8, lr=0.01)
+    # 5 batches an epoch: its third update has one
+    trainer = quiet_trainer(tmp_path, max_steps=6, accumulate_grad_batches=2, callbacks=[record])
+    trainer.fit(module, datamodule=TensorData(digits(), batch_size=287))
+    assert record.steps == 6
+    means = [sum(noted[i:j]) / (j - i) for i, j in ((0, 2), (2, 4), (4, 5), (5, 7), (7, 9), (9, 10))]
+    assert record.losses.tolist() == pytest.approx(means)

@@ -21,8 +21,8 @@ from mupl.analysis.transfer import (
     swept_size,
     transfer,
 )
+from mupl.jobs import write_result
 from mupl.sweep.report import hyperparameter_transfer
-from mupl.sweep.results import write_result
 
 WIDTHS = (64, 128, 256, 512, 1024)
 
@@ -174,6 +174,6 @@ def test_a_sweep_ends_with_the_table_and_its_json(tmp_path: Path, capsys: Any) -
     assert "transfer of the learning rate along width" in printed
     assert "warning: mup: the optimum lies at the edge of the grid at width 512, 1024" in printed
     saved = json.loads((tmp_path / "transfer.json").read_text())
-    assert saved == as_json(pd.DataFrame(rows), "val_loss", "width")
+    assert saved == as_json(optima(pd.DataFrame(rows)), transfer(pd.DataFrame(rows)), "val_loss", "width")
     assert (len(saved["optima"]), len(saved["transfer"])) == (5, 1)
     assert saved["optima"][4]["curvature"] is None

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from mupl.errors import ConfigError
 from mupl.names import block_pattern
@@ -86,7 +85,9 @@ def interval(slopes: np.ndarray, confidence: float = 0.95) -> tuple[float, float
     """The t-interval of the mean; NaN for fewer than two values."""
     if len(slopes) < 2:
         return float("nan"), float("nan")
-    half = stats.t.ppf((1 + confidence) / 2, len(slopes) - 1) * slopes.std(ddof=1) / np.sqrt(len(slopes))
+    from scipy.special import stdtrit  # the quantile of Student's t; not imported where there is one seed
+
+    half = stdtrit(len(slopes) - 1, (1 + confidence) / 2) * slopes.std(ddof=1) / np.sqrt(len(slopes))
     return slopes.mean() - half, slopes.mean() + half
 
 

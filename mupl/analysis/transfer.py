@@ -155,7 +155,13 @@ def optima(results: pd.DataFrame, metric: str = "val_loss", size: str = "width",
     return pd.DataFrame(rows)
 
 
-def transfer(results: pd.DataFrame, metric: str = "val_loss", size: str = "width", x: str = "lr") -> pd.DataFrame:
+def transfer(
+    results: pd.DataFrame,
+    metric: str = "val_loss",
+    size: str = "width",
+    x: str = "lr",
+    found: pd.DataFrame | None = None,
+) -> pd.DataFrame:
     """How well the hyperparameter x transfers along `size`, one row a series of two or more sizes.
 
     Columns: the series keys without the size; drift (slope of log2(optimal x) against log2(size): octaves per
@@ -170,8 +176,11 @@ def transfer(results: pd.DataFrame, metric: str = "val_loss", size: str = "width
       parametrizations; NaN for fewer than four sizes.
 
     Where x is no number but a choice there is no drift, fit_error or robustness.
+
+    Args:
+        found: the `optima`, where they are known.
     """
-    table = optima(results, metric, size, x)
+    table = optima(results, metric, size, x) if found is None else found
     keys = [key for key in series_keys(results, x) if key != size]
     rows = []
     if table.empty:
@@ -187,12 +196,12 @@ def transfer(results: pd.DataFrame, metric: str = "val_loss", size: str = "width
         if is_numeric_dtype(table[x]):
             row = _law(series, size, x, _drifts(results.merge(series[keys].head(1)), metric, size, x)) | row
         rows.append(dict(zip(keys, key, strict=True)) | row)
-    found = pd.DataFrame(rows)
-    if len(found):
+    transfers = pd.DataFrame(rows)
+    if len(transfers):
         alike = [key for key in keys if key != "parametrization"]
-        least = found.groupby(alike, dropna=False)["asymptotic_loss"].transform("min")
-        found["asymptotic_penalty"] = found["asymptotic_loss"] - least
-    return found
+        least = transfers.groupby(alike, dropna=False)["asymptotic_loss"].transform("min")
+        transfers["asymptotic_penalty"] = transfers["asymptotic_loss"] - least
+    return transfers
 
 
 def _law(series: pd.DataFrame, size: str, x: str, drifts: np.ndarray) -> dict[str, Any]:
@@ -221,9 +230,9 @@ def asymptote(size: np.ndarray, loss: np.ndarray) -> float:
     return min(fits)[1]
 
 
-def as_json(results: pd.DataFrame, metric: str, size: str, x: str = "lr") -> dict[str, Any]:
-    """`optima` and `transfer` as plain data (NaN and infinity as null)."""
-    tables = {"optima": optima(results, metric, size, x), "transfer": transfer(results, metric, size, x)}
+def as_json(optima: pd.DataFrame, transfer: pd.DataFrame, metric: str, size: str, x: str = "lr") -> dict[str, Any]:
+    """The two tables as plain data (NaN and infinity as null)."""
+    tables = {"optima": optima, "transfer": transfer}
     finite = {key: table.replace([np.inf, -np.inf], np.nan).astype(object) for key, table in tables.items()}
     rows = {key: table.where(table.notna(), None).to_dict("records") for key, table in finite.items()}
     return {"metric": metric, "size": size, "x": x} | rows

@@ -1,13 +1,15 @@
 """Data sets in memory and batches made from them on the device."""
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from lightning import LightningDataModule
-
-from mupl.data.loader import TensorData, TensorLoader, epoch_order
+from mupl.data.loader import TensorLoader, epoch_order
 from mupl.data.sources import cifar10, digits, fashion_mnist, image_folder, mnist
 from mupl.data.splits import Splits
-from mupl.data.text import TextData, Tokens, random_tokens, read_text, read_tokens
+from mupl.data.text import Tokens, random_tokens, read_text, read_tokens
+
+if TYPE_CHECKING:
+    from mupl.data.modules import TensorData, TextData, data_module
 
 __all__ = [
     "Splits",
@@ -28,6 +30,8 @@ __all__ = [
 ]
 
 
-def data_module(splits: Splits | Tokens, **options: Any) -> LightningDataModule:
-    """The data module for a source's splits; options: batch_size, seed."""
-    return TextData(splits, **options) if isinstance(splits, Tokens) else TensorData(splits, **options)
+def __getattr__(name: str) -> Any:
+    """What imports Lightning, which takes as long as all else together: only for those who name it."""
+    if name in ("TensorData", "TextData", "data_module"):
+        return getattr(import_module("mupl.data.modules"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

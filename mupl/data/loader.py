@@ -4,13 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from lightning import LightningDataModule, Trainer
 from torch import Tensor
-
-from mupl.data.splits import Splits
-from mupl.errors import ConfigError
-
-MAX_EVAL_BATCH = 4096  # examples; bounds the activations of an evaluation that was given no batch size
 
 
 def epoch_order(num_examples: int, seed: int, epoch: int) -> Tensor:
@@ -104,55 +98,3 @@ class TensorLoader:
         """Make the next iteration go on from where `state` was taken."""
         self._position = dict(state)
         self._next_epoch, self._first_batch = state["epoch"], state["batch"]
-
-
-def check_one_process(trainer: Trainer) -> None:
-    """Raises ConfigError where there are more: Lightning shards a torch DataLoader only."""
-    if trainer.world_size > 1:
-        raise ConfigError(f"trainer.devices={trainer.world_size}: every process would see the same batches; use 1")
-
-
-class TensorData(LightningDataModule):
-    """Splits as a data module: shuffled train batches and ordered validation batches, on the trainer's device.
-
-    batch_size: train examples a step. seed: of the order. eval_batch_size: validation examples a batch; None is the
-    whole split, up to 4096.
-
-    Raises ConfigError if a batch size does not fit the split or the trainer has more than one process.
-    """
-
-    def __init__(self, splits: Splits, batch_size: int, seed: int = 0, eval_batch_size: int | None = None) -> None:
-        super().__init__()
-        if batch_size < 1:
-            raise ConfigError(f"batch_size={batch_size}: must be at least 1")
-        if batch_size > len(splits.train_x):
-            raise ConfigError(
-                f"batch_size={batch_size}: must be at most {len(splits.train_x)}, the size of the train split"
-            )
-        if eval_batch_size is None:
-            eval_batch_size = min(len(splits.val_x), MAX_EVAL_BATCH)
-        if eval_batch_size < 1:
-            raise ConfigError(f"eval_batch_size={eval_batch_size}: must be at least 1, or null for the whole split")
-        self.splits = splits
-        self.batch_size = batch_size
-        self.seed = seed
-        self.eval_batch_size = eval_batch_size
-        self._train = (splits.train_x, splits.train_y)
-        self._val = (splits.val_x, splits.val_y)
-
-    def setup(self, stage: str | None = None) -> None:
-        """Put the tensors on the trainer's device, if there is a trainer; again is a no-op."""
-        if self.trainer is None:
-            return
-        check_one_process(self.trainer)
-        device = self.trainer.strategy.root_device
-        self._train = (self._train[0].to(device), self._train[1].to(device))
-        self._val = (self._val[0].to(device), self._val[1].to(device))
-
-    def train_dataloader(self) -> TensorLoader:
-        """Shuffled by `seed`; an incomplete last batch is dropped."""
-        return TensorLoader(*self._train, self.batch_size, self.splits.mean, self.splits.std, seed=self.seed)
-
-    def val_dataloader(self) -> TensorLoader:
-        """In order, every example once."""
-        return TensorLoader(*self._val, self.eval_batch_size, self.splits.mean, self.splits.std)

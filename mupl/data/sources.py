@@ -22,6 +22,8 @@ from mupl.data.splits import Splits
 from mupl.errors import ConfigError
 
 SPLIT_SEED = 0  # of every split that we make; not the run's seed, so that all runs see the same examples
+IDX = ("MNIST/raw", "FashionMNIST/raw")  # folders of the files below
+IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 MAX_THREADS = 8  # to decode with; more of them wait for the GIL (images of 32 pixels already gain nothing from two)
 
 
@@ -80,11 +82,14 @@ def _absolute(root: str | Path) -> Path:
 
 @functools.cache
 def _torchvision(name: str, root: Path, download: bool, files: str) -> Splits:
-    """The data set of class `name` of torchvision.datasets with its own train and test split."""
-    import torchvision.datasets
-
-    dataset_class = getattr(torchvision.datasets, name)
+    """The data set of class `name` of torchvision.datasets with its own train and test split, of 10 classes."""
     try:
+        if files in IDX and not download:  # torchvision's import takes longer than the training of a small sweep
+            train_x, train_y, val_x, val_y = (_read_idx(root / files / file) for file in IDX_FILES)
+            return Splits(train_x, train_y, val_x, val_y, num_classes=10)
+        import torchvision.datasets
+
+        dataset_class = getattr(torchvision.datasets, name)
         train, test = (dataset_class(root, train=train, download=download) for train in (True, False))
     except (RuntimeError, OSError) as error:
         if download:
@@ -92,7 +97,18 @@ def _torchvision(name: str, root: Path, download: bool, files: str) -> Splits:
         raise ConfigError(
             f"data.root={root}: no {name} files there; give the folder that holds {files}, or data.download=true"
         ) from error
-    return Splits(*_tensors(train), *_tensors(test), num_classes=len(train.classes))
+    return Splits(*_tensors(train), *_tensors(test), num_classes=10)
+
+
+def _read_idx(file: Path) -> Tensor:
+    """Images (N, 1, H, W) uint8 or labels (N,) int64 from a file in MNIST's format (yann.lecun.com/exdb/mnist).
+
+    It begins with 0, 0, 8 (bytes), the number of dimensions, and each dimension's size as a big-endian uint32.
+    """
+    content = np.fromfile(file, np.uint8)
+    start = 4 + 4 * int(content[3])
+    x = torch.from_numpy(content[start:].reshape(content[4:start].view(">u4")))
+    return x.unsqueeze(1) if x.ndim == 3 else x.long()
 
 
 def _tensors(dataset: Any) -> tuple[Tensor, Tensor]:

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
 
-from mupl.data.loader import check_one_process
 from mupl.errors import ConfigError
 
 TokenArray = Tensor | np.ndarray  # (N,) of any integer type; an array may be mapped from a file and stays on the host
@@ -180,35 +178,3 @@ class CropLoader:
 
 def _shifted(crops: Tensor) -> tuple[Tensor, Tensor]:
     return crops[:, :-1], crops[:, 1:]
-
-
-class TextData(LightningDataModule):
-    """Tokens as a data module: random crops to train on, `val_crops` fixed ones to validate on.
-
-    batch_size: crops a step. seed: of the crops.
-
-    Raises ConfigError if a size is out of range or the trainer has more than one process.
-    """
-
-    def __init__(self, splits: Tokens, batch_size: int, seed: int = 0, val_crops: int = VAL_CROPS) -> None:
-        super().__init__()
-        for key, value in (("batch_size", batch_size), ("val_crops", val_crops)):
-            if value < 1:
-                raise ConfigError(f"{key}={value}: must be at least 1")
-        self.splits, self.batch_size, self.seed, self.val_crops = splits, batch_size, seed, val_crops
-
-    def setup(self, stage: str | None = None) -> None:
-        if self.trainer is not None:
-            check_one_process(self.trainer)
-
-    def train_dataloader(self) -> CropLoader:
-        """Random crops by `seed`."""
-        return self._loader(self.splits.train, self.seed)
-
-    def val_dataloader(self) -> CropLoader:
-        """The same crops each time."""
-        return self._loader(self.splits.val, None)
-
-    def _loader(self, tokens: TokenArray, seed: int | None) -> CropLoader:
-        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-        return CropLoader(tokens, self.splits.context, self.batch_size, device, seed, self.val_crops)

@@ -138,10 +138,15 @@ def _apply(rule: StackedRule, w: Tensor, g: Tensor, state: Tensors, n: Tensors, 
         _compiled(rule.update)(w, g, state, n, **flags)
     else:
         members = max(1, BLOCK // w.shape[1])
-        update = rule.fused if members == 1 and rule.fused else rule.update
+        if members == 1 and rule.fused:
+            values = {name: number.flatten().tolist() for name, number in n.items()}
+            for i in range(len(w)):
+                own = {name: of_members[i] for name, of_members in values.items()}
+                rule.fused(w[i], g[i], {s: x[i] for s, x in state.items()}, own, **flags)
+            return
         for i in range(0, len(w), members):
             b = slice(i, i + members)
-            update(w[b], g[b], {s: x[b] for s, x in state.items()}, {s: x[b] for s, x in n.items()}, **flags)
+            rule.update(w[b], g[b], {s: x[b] for s, x in state.items()}, {s: x[b] for s, x in n.items()}, **flags)
 
 
 @cache

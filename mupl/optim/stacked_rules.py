@@ -36,7 +36,8 @@ class StackedRule:
         numbers: `scale -> ` numbers of the tensor, for effective weights; l2 and decay are left out where all are 0.
         step_numbers: `(options, k) ->` numbers of update k = 0, 1, ...
         flags: options that `update` takes as they are, and `k`, the number of the update, where the host must know it.
-        fused: torch's own kernel for the same update of one large member on a CPU, which reads each tensor once.
+        fused: torch's own kernel for the same update of one large member on a CPU, which reads each tensor once: W is
+            (n,), and numbers are floats.
         dims: of W in `update`; 1 where each entry is updated by itself, 2 for (S, out, in), None for (S, *shape).
         matrices: `(shape, flags) ->` names and sizes n of the states (S, n, n).
         on_host: `(flags, k) ->` whether update k needs the host, so that no CUDA graph can hold it.
@@ -90,12 +91,11 @@ def _adam(w: Tensor, g: Tensor, state: Tensors, n: Tensors) -> None:
     w.addcmul_(mean / denominator, -n["lr"] * n["schedule"] * n["1/correction1"])
 
 
-def _adam_fused(w: Tensor, g: Tensor, state: Tensors, n: Tensors) -> None:
-    value = {name: number.item() for name, number in n.items()}
-    decay = value["decay"] / max(value["lr"], torch.finfo().tiny) if "decay" in n else value.get("l2", 0.0)
+def _adam_fused(w: Tensor, g: Tensor, state: Tensors, value: Numbers) -> None:
+    decay = value["decay"] / max(value["lr"], torch.finfo().tiny) if "decay" in value else value.get("l2", 0.0)
     adam(
         [w], [g.contiguous()], [state["exp_avg"]], [state["exp_avg_sq"]], [], [torch.tensor(value["k"])], fused=True,
-        decoupled_weight_decay="decay" in n, amsgrad=False, beta1=1 - value["1-beta1"], beta2=1 - value["1-beta2"],
+        decoupled_weight_decay="decay" in value, amsgrad=False, beta1=1 - value["1-beta1"], beta2=1 - value["1-beta2"],
         lr=value["lr"] * value["schedule"], weight_decay=decay, eps=value["eps"], maximize=False,
     )  # fmt: skip
     # contiguous: the kernel takes a gradient of other strides for one, silently
@@ -247,15 +247,26 @@ def stackable(optimizer: Callable[..., Optimizer]) -> tuple[Stackable, dict[str,
     Raises:
         NotStackable: if it knows nothing, or an option is set that it does not know.
     """
-    constructor = optimizer.func if isinstance(optimizer, partial) else optimizer
-    chosen = dict(optimizer.keywords) if isinstance(optimizer, partial) else {}
+    constructor, chosen, defaults = _options(optimizer)
     if qualified(constructor) not in OPTIMIZERS:
         names = ", ".join(name.partition(".")[2] for name in OPTIMIZERS)
         raise NotStackable(f"optimizer {constructor.__name__}: a stack knows {names}")
     found = OPTIMIZERS[qualified(constructor)]
-    defaults = {name: p.default for name, p in inspect.signature(constructor).parameters.items()}
     known = (*found.options, *found.flags)
     for name, value in chosen.items():
         if name not in (*known, *_OF_GROUPS, *_SPEED) and value != defaults.get(name):
             raise NotStackable(f"optimizer.{name}={value}: a stack knows {', '.join(known)}")
     return found, {name: chosen.get(name, defaults[name]) for name in known}
+
+
+def default_options(optimizer: Callable[..., Optimizer]) -> bool:
+    """Whether all options are as the class has them."""
+    _, chosen, defaults = _options(optimizer)
+    return all((tuple(v) if isinstance(v, list) else v) == defaults.get(name) for name, v in chosen.items())
+
+
+def _options(optimizer: Callable[..., Optimizer]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """The class of a constructor or a partial of it, the options that are chosen, and the defaults of all."""
+    constructor = optimizer.func if isinstance(optimizer, partial) else optimizer
+    chosen = dict(optimizer.keywords) if isinstance(optimizer, partial) else {}
+    return constructor, chosen, {name: p.default for name, p in inspect.signature(constructor).parameters.items()}

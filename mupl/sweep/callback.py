@@ -16,8 +16,8 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 
 from mupl.errors import ConfigError
-from mupl.sweep.results import RESULT_FILE
-from mupl.sweep.store import swept_keys
+from mupl.jobs import RESULT_FILE
+from mupl.sweep.identity import swept_keys
 
 
 class SweepReport(Callback):

@@ -1,10 +1,11 @@
 """Composing the configs of a sweep's jobs, in a tenth of the time."""
 
-import copy
+import pickle
 from typing import Any
 
 import yaml
 from hydra._internal.config_loader_impl import get_overrides_dirname
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -32,7 +33,9 @@ class SweepConfigLoader:
     def __init__(self, loader: Any) -> None:
         self._loader = loader
         self._parser = OverridesParser.create(config_loader=loader)
-        self._composed: dict[tuple[str, ...], DictConfig] = {}  # by the overrides that choose groups
+        self._parsed: dict[str, Override] = {}
+        # by the overrides that choose groups; pickled, as that is copied in a tenth of the time
+        self._composed: dict[tuple[str, ...], bytes] = {}
         self._checked: dict[tuple[str, ...], DictConfig] = {}  # what the sweeper composed, to see that it can be
         self._is_group: dict[str, bool] = {}
 
@@ -48,11 +51,14 @@ class SweepConfigLoader:
         return config
 
     def _load(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        overrides = self._parser.parse_overrides(sweep_overrides)
+        for text in sweep_overrides:
+            if text not in self._parsed:
+                (self._parsed[text],) = self._parser.parse_overrides([text])
+        overrides = [self._parsed[text] for text in sweep_overrides]
         choices = tuple(str(o.input_line) for o in overrides if self._chooses(o))
         if choices not in self._composed:
-            self._composed[choices] = self._loader.load_sweep_config(master_config, list(choices))
-        config = copy.deepcopy(self._composed[choices])
+            self._composed[choices] = pickle.dumps(self._loader.load_sweep_config(master_config, list(choices)))
+        config: DictConfig = pickle.loads(self._composed[choices])
         self._loader._apply_overrides_to_config([o for o in overrides if not self._chooses(o)], config)
         task = [o for o in overrides if not o.is_hydra_override()]
         dirname = config.hydra.job.config.override_dirname
@@ -68,5 +74,6 @@ class SweepConfigLoader:
         """Whether it chooses a config group, or belongs to Hydra itself."""
         key = override.key_or_group
         if key not in self._is_group:
-            self._is_group[key] = override.is_hydra_override() or bool(self._loader.get_group_options(key))
+            options = self._loader.repository.get_group_options(key, ObjectType.CONFIG)
+            self._is_group[key] = override.is_hydra_override() or bool(options)
         return self._is_group[key]

@@ -14,14 +14,15 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from mupl.errors import ConfigError, bad_input
+from mupl.jobs import RESULT_FILE, finished, job_id, own, write_result
 from mupl.optim.stacked_rules import NotStackable, stackable
 from mupl.sweep import plan
 from mupl.sweep.compose import to_yaml
+from mupl.sweep.job import Job
 from mupl.sweep.remote import EXECUTORS
-from mupl.sweep.results import RESULT_FILE, write_result
-from mupl.sweep.stacked import Job, device_of, forget, saved, train_stack
-from mupl.sweep.store import finished, job_id, own
-from mupl.training.run import identity
+from mupl.sweep.stacked import device_of, train_stack
+from mupl.sweep.state import forget, saved
+from mupl.training.build import identity
 
 # Bytes of one stack on a CPU (weights, gradients, state): more does not stay in the cache and is slower
 CPU_BYTES = 40e6
@@ -96,7 +97,7 @@ def _compose(context: HydraContext, master: DictConfig, overrides: Sequence[str]
 
 def _job(config: DictConfig) -> Job:
     HydraConfig.instance().cfg = cast(Any, config)  # for what is interpolated from it
-    resolved = OmegaConf.create(own(config))
+    resolved = own(config)
     OmegaConf.resolve(resolved)
     folder = Path(config.hydra.runtime.output_dir)
     named: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
@@ -112,10 +113,10 @@ def _conclude(
     if config.hydra.output_subdir is not None:
         folder = job.folder / config.hydra.output_subdir
         folder.mkdir(parents=True, exist_ok=True)
-        hydra = {"hydra": OmegaConf.to_container(config.hydra, resolve=False, enum_to_str=True)}
-        task = list(config.hydra.overrides.task)
-        for name, values in (("config", own(config)), ("hydra", hydra), ("overrides", task)):
-            (folder / f"{name}.yaml").write_text(to_yaml(values))
+        values: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+        hydra = {"hydra": values.pop("hydra")}
+        for name, part in (("config", values), ("hydra", hydra), ("overrides", hydra["hydra"]["overrides"]["task"])):
+            (folder / f"{name}.yaml").write_text(to_yaml(part))
     context.callbacks.on_job_start(config=config, task_function=task_function)
     overrides, name = list(config.hydra.overrides.task), config.hydra.job.name
     returned = JobReturn(overrides, job.config, config, str(Path.cwd()), name)
@@ -139,7 +140,7 @@ def _stacks(missing: dict[str, Job], known: dict[str, Job], states: Path, option
     for job in missing.values():
         if job.id not in begun:
             try:
-                job.module  # noqa: B018  (describes it: this finds bad input)
+                job.recipe  # noqa: B018  (describes it: this finds bad input)
                 groups.setdefault(plan.shape_key(job.config), []).append(job)
             except Exception as error:  # it runs alone, which reports any error in its row
                 if isinstance(error, NotStackable) or not isinstance(bad_input(error), ConfigError):
@@ -153,9 +154,9 @@ def _stacks(missing: dict[str, Job], known: dict[str, Job], states: Path, option
 
 def _limit(job: Job, options: Options) -> int:
     """How many members like `job` one stack may have."""
-    optimizer, flags = stackable(job.module.optimizer_class)
+    optimizer, flags = stackable(job.recipe.optimizer_class)
     itemsize = 8 if job.config.trainer.precision == "64-true" else 4
-    shapes = [info.shape for info in job.module.infos.values()]
+    shapes = [info.shape for info in job.recipe.infos.values()]
     rules = optimizer.rules.values()
     state = sum(max(sum(map(math.prod, rule.states(s, flags).values())) for rule in rules) for s in shapes)
     states = state / sum(map(math.prod, shapes)) + bool(job.config.callbacks)  # a recorder keeps the weights before

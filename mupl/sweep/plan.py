@@ -53,7 +53,8 @@ def shape_key(config: DictConfig) -> str:
     own = getattr(get_class(config.model["_target_"]), "per_member", ())
     keys = [*PER_MEMBER, *(f"model.{name}" for name in own), *(f"optimizer.{name}" for name in optimizer.options)]
     keys += [f"callbacks.{name}.{key}" for name in config.callbacks for key in ("columns", "folder")]
-    shared: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, list(SHARED)))
+    told: Any = OmegaConf.to_container(config)
+    shared = {key: told[key] for key in SHARED}
     for key in keys:
         node, _, leaf = key.rpartition(".")
         _at(shared, node).pop(leaf, None)

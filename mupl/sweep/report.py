@@ -10,8 +10,9 @@ from mupl.analysis import coordinates, norms, transfer
 from mupl.analysis import unit_scale as unit_scaling
 from mupl.analysis.columns import IDENTITY, OUTCOMES
 from mupl.errors import ConfigError
+from mupl.jobs import write_atomically
 from mupl.parametrization.report import print_table, rich_table
-from mupl.sweep.results import collect, write_atomically
+from mupl.sweep.results import collect
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,8 +49,10 @@ def hyperparameter_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
 
 def show_transfer(results: pd.DataFrame, metric: str, size: str, x: str, sweep_dir: Path) -> None:
     """The table of `mupl.analysis.transfer.transfer`, `transfer.json`, and a warning of optima at the grid's edge."""
-    write_atomically(sweep_dir / "transfer.json", json.dumps(transfer.as_json(results, metric, size, x), indent=1))
-    table = transfer.transfer(results, metric, size, x)
+    optima = transfer.optima(results, metric, size, x)
+    table = transfer.transfer(results, metric, size, x, optima)
+    found = transfer.as_json(optima, table, metric, size, x)
+    write_atomically(sweep_dir / "transfer.json", json.dumps(found, indent=1))
     if table.empty:
         return
     unit = ": drift in octaves per doubling" if "drift" in table else ""

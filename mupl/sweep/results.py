@@ -1,28 +1,14 @@
-"""Results on disk: one `result.json` a run, from which the sweep's `results.csv` is rebuilt at any time."""
+"""The results of a sweep as one table, rebuilt at any time from the `result.json` of each run."""
 
 import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mupl.analysis.columns import IDENTITY, OUTCOMES
+from mupl.jobs import RESULT_FILE
 
 if TYPE_CHECKING:
     import pandas as pd
-
-RESULT_FILE = "result.json"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The file is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)
-
-
-def write_result(folder: Path, row: dict[str, Any]) -> None:
-    """Write a run's row; a NaN is kept as such (JSON as Python reads it)."""
-    write_atomically(folder / RESULT_FILE, json.dumps(row, indent=1, default=str))
 
 
 def collect(sweep_dir: Path) -> "pd.DataFrame":

@@ -1,6 +1,5 @@
 """What a run notes while it trains."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,29 +8,13 @@ from lightning import Callback, LightningModule, Trainer
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-VALIDATION = ("val_loss", "val_accuracy")
-
-
-def outcome(losses: Tensor, diverged: bool, validation: Mapping[str, float], fraction: float = 0.1) -> dict[str, Any]:
-    """The outcome columns of a run's row of results: status, steps, train_loss, val_loss, val_accuracy.
-
-    Args:
-        losses: (steps,) of the steps made, all finite.
-        diverged: whether the next one was not.
-        validation: the last val_loss and val_accuracy, if there were any.
-        fraction: of the steps, the last, over which the training loss is averaged: one mini-batch alone is too noisy
-            to compare runs by.
-    """
-    completed = not diverged and math.isfinite(validation.get("val_loss", 0.0))
-    train_loss = losses[-max(1, round(fraction * len(losses))) :].mean() if not diverged else math.nan
-    values = {name: validation.get(name, math.nan) if completed else math.nan for name in VALIDATION}
-    status = "completed" if completed else "diverged"
-    return {"status": status, "steps": len(losses), "train_loss": float(train_loss), **values}
+from mupl.training.outcome import outcome
 
 
 class LossRecord(Callback):
-    """Keeps every training loss on the device and stops a run whose loss became NaN or infinite.
+    """Keeps the loss of every update on the device, and stops a run where it became NaN or infinite.
 
+    The loss of an update is the mean over its batches, where gradients accumulate (`accumulate_grad_batches`).
     The host looks at the losses only where Lightning logs (`log_every_n_steps`) and at the end, so that a step needs no
     synchronisation.
 
@@ -45,17 +28,26 @@ class LossRecord(Callback):
         self.losses = torch.empty(0)
         self.steps = 0
         self.diverged = False
+        self._batches: list[Tensor] = []  # losses since the last update
+        self._updates = 0  # Lightning's number of them at the last batch
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.losses = torch.empty(0)
-        self.steps, self.diverged = 0, False
+        self.steps, self.diverged, self._batches = 0, False, []
+        self._updates = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if not len(self.losses):
             self.losses = outputs["loss"].new_full((int(trainer.estimated_stepping_batches),), torch.nan)
-        self.losses[self.steps] = outputs["loss"]
+        self._batches.append(outputs["loss"])
+        if trainer.global_step == self._updates:  # gradients accumulate
+            return
+        self._updates = trainer.global_step
+        n = trainer.accumulate_grad_batches  # by which Lightning divides each loss
+        self.losses[self.steps] = self._batches[0] if n == 1 else n * torch.stack(self._batches).mean()
+        self._batches = []
         self.steps += 1
         if self.steps % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._check(trainer)

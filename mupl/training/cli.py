@@ -1,6 +1,7 @@
 """The command line around a run: config groups that follow from tables, and errors of one line."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,10 +31,13 @@ def register_parametrizations() -> None:
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn bad input into one line on stderr and exit code 1; any other error keeps its traceback."""
+    """Turn bad input (exit code 1) and SIGINT (130) into one line on stderr; any other error keeps its traceback."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing its own report
     try:
         yield
+    except KeyboardInterrupt:
+        print("interrupted: what is done is kept, and a sweep goes on by the same command", file=sys.stderr, flush=True)
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         cause = bad_input(error)
         if not isinstance(cause, ConfigError | HydraException | OmegaConfBaseException):

@@ -1,7 +1,5 @@
 """One run, from its config to its row of results."""
 
-import csv
-import inspect
 import logging
 import math
 import time
@@ -12,17 +10,15 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_method, instantiate
+from hydra.utils import instantiate
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch import seed_everything
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from mupl.data import data_module
+from mupl.data.modules import data_module
 from mupl.errors import ConfigError, bad_input
-from mupl.optim.batch_size import BatchScaling
-from mupl.parametrization.report import print_table, rich_table, scale_rows
-from mupl.sweep.results import write_result
-from mupl.sweep.store import UNTOLD, finished, job_id
+from mupl.jobs import finished, job_id, write_result
+from mupl.training.build import build, identity, show_parametrization
 from mupl.training.callbacks import LossRecord, StepProgress
 from mupl.training.check import check
 from mupl.training.module import TrainingModule
@@ -63,67 +59,15 @@ def run(cfg: DictConfig) -> float | None:
     return row[cfg.metric]
 
 
-def identity(cfg: DictConfig, hydra: Any) -> dict[str, Any]:
-    """What tells this run from the others of its sweep: the fixed columns of `results.csv` and every swept key."""
-    swept = dict(item.lstrip("+~").split("=", 1) for item in hydra.overrides.task if "=" in item)
-    told = {key: text for key, text in swept.items() if "/" not in key and key.split(".")[0] not in UNTOLD}
-    values = {key: OmegaConf.select(cfg, key, default=text) for key, text in told.items()}
-    chosen = {key: hydra.runtime.choices[key] for key in ("parametrization", "optimizer")}
-    named = {key: hydra.runtime.choices.get(key, value) for key, value in values.items()}
-    row = {"width": cfg.width, "lr": cfg.lr, "seed": cfg.seed} | chosen | named
-    return {key: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for key, v in row.items()}
-
-
 def train(cfg: DictConfig, folder: Path, quiet: bool = False) -> dict[str, Any]:
     """config -> data, module, trainer -> fit -> outcome: status, steps, losses and accuracy."""
     check(cfg)
     seed_everything(cfg.seed, verbose=False)
     splits = instantiate(cfg.data)
     data = data_module(splits, batch_size=cfg.batch_size, seed=cfg.seed)
-    module = build_module(cfg, splits.model_args)
+    module = build(TrainingModule, cfg, splits.model_args)
     show_parametrization(module, folder, quiet)
     return fit(build_trainer(cfg, quiet), module, data)
-
-
-def build_module(cfg: DictConfig, model_args: dict[str, Any]) -> TrainingModule:
-    """The module of a config, for data that tell a model's constructor `model_args`."""
-    model = instantiate(cfg.model)
-    takes = inspect.signature(model).parameters.values()
-    if not {p.name for p in takes} >= set(model_args) and all(p.kind is not p.VAR_KEYWORD for p in takes):
-        raise ConfigError(
-            f"model={cfg.model._target_}: takes no {' and '.join(model_args)}, which is what the data have"
-        )
-    width, base_width = (list(w) if OmegaConf.is_list(w) else w for w in (cfg.width, cfg.base_width))
-    sizes = batch_scaling(cfg)
-    tuned: dict[str, Any] = sizes.values(cfg.lr, cfg.eps, cfg.weight_decay)
-    in_depth = {} if cfg.base_depth is None else {"depth": cfg.depth, "base_depth": cfg.base_depth}
-    return TrainingModule(
-        lambda w, **depth: model(width=w, **model_args, **depth),
-        width,
-        base_width=base_width,
-        **in_depth,
-        parametrization=instantiate(cfg.parametrization),
-        optimizer=sizes.optimizer(instantiate(cfg.optimizer)),
-        **tuned,
-        weight_decay_mode=cfg.weight_decay_mode,
-        schedule=instantiate(cfg.scheduler),
-        loss=get_method(cfg.loss),
-        roles=cfg.roles,
-        init=cfg.init,
-        seed=cfg.seed,
-    )
-
-
-def batch_scaling(cfg: DictConfig) -> BatchScaling:
-    """The rule from the base batch size and steps to this run's; of the base, null is this run's batch size and the
-    steps that make as many examples."""
-    base_batch = cfg.base_batch_size or cfg.batch_size
-    examples = cfg.batch_size * cfg.max_steps
-    return BatchScaling(
-        cfg.batch_scaling,
-        m_B=cfg.batch_size / base_batch,
-        m_D=examples / (base_batch * cfg.base_steps) if cfg.base_steps else 1.0,
-    )
 
 
 def build_trainer(cfg: DictConfig, quiet: bool) -> Trainer:
@@ -138,17 +82,6 @@ def build_trainer(cfg: DictConfig, quiet: bool) -> Trainer:
     callbacks = [instantiate(c) for c in cfg.callbacks.values()] + [LossRecord()] + ([] if quiet else [StepProgress()])
     loggers = [instantiate(entry) for entry in cfg.logger.values()]
     return instantiate(cfg.trainer, precision=precision, callbacks=callbacks, logger=loggers)
-
-
-def show_parametrization(module: TrainingModule, folder: Path, quiet: bool) -> None:
-    """Write the parametrization table into the run's folder, and print it unless the run is one of many."""
-    rows = scale_rows(module.infos, module.scales)
-    with (folder / "parametrization.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    if not quiet:
-        print_table(rich_table(rows, title="parametrization"))
 
 
 def fit(trainer: Trainer, module: TrainingModule, data: LightningDataModule) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,16 +19,17 @@ from mupl.optim.stacked import StackedOptimizer
 from mupl.optim.stacked_rules import NotStackable
 from mupl.parametrization.apply import draw, parameters
 from mupl.stats.recorder import Recorder
-from mupl.training.module import TrainingModule, cross_entropy
+from mupl.training.recipe import Recipe, cross_entropy
 from mupl.unit_scaling import UnitEmbedding, UnitLinear, UnitResidual
 
 EAGER_STEPS = 3  # before a CUDA graph is captured: libraries and compiled kernels have to be loaded
 COMPILED_STEPS = 300  # a shorter training takes less time than to compile it
-EVALUATED = 2**16  # outputs times members in one batch of an evaluation; bounds the activations
+# Outputs times members in one batch of an evaluation; bounds the activations, on a CPU to what its cache holds
+EVALUATED, EVALUATED_ON_CPU = 2**16, 2**13
 
 
 class Stack:
-    """Trains S `TrainingModule`s at once on one device; a member's trajectory is the one that it would have alone.
+    """Trains S `Recipe`s at once on one device; a member's trajectory is the one that it would have alone.
 
     Members share the model's shapes, the class of the optimizer, the loss and the batch size. Each has its own seed
     (initial weights and order of the data), parametrization, schedule and hyperparameters. The stack holds effective
@@ -54,7 +57,7 @@ class Stack:
 
     def __init__(
         self,
-        members: Sequence[TrainingModule],
+        members: Sequence[Recipe],
         splits: Splits | Tokens,
         *,
         batch_size: int,
@@ -81,10 +84,12 @@ class Stack:
         )
         seeds = [member.seed for member in self.members]
         self._batches = stacked_batches(splits, seeds, batch_size, self.device, share=not differing)
-        self._validation = validation_batches(splits, EVALUATED // len(self.members), self.device)
+        evaluated = EVALUATED_ON_CPU if self.device.type == "cpu" else EVALUATED
+        self._validation = validation_batches(splits, evaluated // len(self.members), self.device)
         self.k, self._k = 0, torch.zeros(1, dtype=torch.int64, device=self.device)  # the latter for the device
         self.losses = torch.full((max_steps, len(self.members)), torch.nan, dtype=dtype, device=self.device)
         self._losses: Callable[[Tensor, Tensor], Tensor] = self._loss
+        self._uncompiled: Callable[[], AbstractContextManager[Any]] = nullcontext
         if self.device.type == "cuda" and max_steps >= COMPILED_STEPS:
             self._compile()
         self._graph: Any = None
@@ -94,6 +99,7 @@ class Stack:
         """Compile the blocks of a model that has such, all as one, and the loss of what comes out of them."""
         if blocks := getattr(self.model, "blocks", ()):
             self._losses = compiled(self._loss, dynamic=False)
+            self._uncompiled = partial(torch.compiler.set_stance, "force_eager")
         for block in blocks:
             block.forward = compiled(block.forward, dynamic=False)
 
@@ -129,7 +135,7 @@ class Stack:
         if recorder.probe is None:
             recorder.probe = self._in_dtype(self._batches(self._k)[0].clone())
         recorder.begin_step()
-        with torch.compiler.set_stance("force_eager"):  # its hooks are in the modules
+        with self._uncompiled():  # its hooks are in the modules
             gradients = self._step()
         for name, gradient in gradients.items():
             self.weights[name].grad = gradient
@@ -170,14 +176,14 @@ class Stack:
         return torch.vmap(loss)(output, target)
 
     @torch.no_grad()
-    @torch.compiler.set_stance("force_eager")  # too seldom to be worth compiling for its shapes
     def evaluate(self) -> dict[str, list[float]]:
         """val_loss and val_accuracy of each member."""
         self.model.eval()
         sums: dict[str, Tensor] = {}
         examples = 0
         for x, target in self._validation:
-            output = self.forward(x[None])
+            with self._uncompiled():  # too seldom to be worth compiling for its shapes
+                output = self.forward(x[None])
             values = {"val_loss": self._loss(output, target[None])}
             if not target.is_floating_point():
                 values["val_accuracy"] = (output.argmax(-1) == target).to(self._dtype).flatten(1).mean(1)
@@ -185,6 +191,8 @@ class Stack:
             for name, value in values.items():
                 sums[name] = sums.get(name, 0) + value * len(target)
         self.model.train()
+        if "val_accuracy" in sums:
+            sums["val_accuracy"] = sums["val_accuracy"].where(sums["val_loss"].isfinite(), torch.nan)
         return {name: (total / examples).tolist() for name, total in sums.items()}
 
     def diverged(self) -> list[int | None]:
@@ -236,7 +244,7 @@ class Stack:
         return dict(self.model.named_buffers()) if isinstance(self.model, _Mapped) else {}
 
 
-def check_stackable(member: TrainingModule) -> None:
+def check_stackable(member: Recipe) -> None:
     """Raises NotStackable if the model has multipliers of gradients of its own.
 
     Then a weight's gradient is not the effective weight's times its multiplier, of which a stack makes use.
@@ -245,7 +253,7 @@ def check_stackable(member: TrainingModule) -> None:
         raise NotStackable("model: unit-scaled operations have multipliers of gradients, which a stack does not know")
 
 
-def _draw(members: Sequence[TrainingModule], device: torch.device, dtype: torch.dtype) -> dict[str, nn.Parameter]:
+def _draw(members: Sequence[Recipe], device: torch.device, dtype: torch.dtype) -> dict[str, nn.Parameter]:
     """The initial effective weights, by name, (S, *shape): the values that `apply` gives to each member's model."""
     first = parameters(members[0].model, members[0].scales)
     weights = {name: torch.empty(len(members), *w.shape, dtype=dtype, device=device) for name, w in first.items()}
@@ -261,7 +269,7 @@ def _draw(members: Sequence[TrainingModule], device: torch.device, dtype: torch.
     return {name: nn.Parameter(w) for name, w in weights.items()}
 
 
-def _numbers(members: Sequence[TrainingModule]) -> dict[str, Any]:
+def _numbers(members: Sequence[Recipe]) -> dict[str, Any]:
     """The attributes of the model and its modules that are named in their `per_member`, multipliers of `Factor`s among
     them, by path: (S,) where members differ."""
     numbers = {}

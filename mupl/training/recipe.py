@@ -1,0 +1,112 @@
+"""What is trained and how: all but the loop."""
+
+import copy
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mupl.optim.families import OptimizerLike, family_of, resolve
+from mupl.optim.groups import build_optimizer
+from mupl.optim.schedules import Schedule
+from mupl.parametrization.apply import apply, parameters
+from mupl.parametrization.exponents import Expected, expected_exponents
+from mupl.parametrization.family import Family, as_family
+from mupl.parametrization.rules import Parametrization, get_parametrization, scales
+from mupl.roles import Build, Width, describe
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (..., C) against class indices (...)."""
+    return F.cross_entropy(logits.flatten(0, -2), target.flatten())
+
+
+class Recipe:
+    """How `build(width)` is trained on batches `(x, target)` with hyperparameters that were tuned at `base_width`.
+
+    Args:
+        build: `width -> nn.Module`, any module; called also at the base width and at twice that, to find the roles.
+        width: whatever `build` takes.
+        base_width: where `lr`, `eps` and `weight_decay` are right; there every parametrization is the standard one.
+        depth, base_depth: likewise of blocks, for `build(width, depth=depth)`; without them no rules in depth.
+        parametrization: by name (see `mupl.parametrization.tables`) or as an object.
+        optimizer: by name (see `mupl.optim.families`), a torch optimizer class, or a `functools.partial` of one.
+        weight_decay_mode: "coupled", "decoupled" (lr * wd constant in width) or "independent" (constant in lr too).
+        schedule: factor on all learning rates over training.
+        loss: `(model output, target) -> scalar`.
+        roles, init: see `describe`.
+        family: the optimizer's family, for an optimizer that mupl does not know.
+        seed: of the initial weights.
+
+    Under `torch.device("meta")` it describes a training without holding any weights, as a stack's members do.
+
+    Raises:
+        ConfigError: on bad values, or a tensor that cannot be classified.
+    """
+
+    def __init__(
+        self,
+        build: Build,
+        width: Width,
+        *,
+        base_width: Width,
+        depth: int | None = None,
+        base_depth: int | None = None,
+        lr: float,
+        parametrization: str | Parametrization = "mup",
+        optimizer: OptimizerLike = "adamw",
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        weight_decay_mode: str = "decoupled",
+        schedule: Schedule | None = None,
+        loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+        roles: Mapping[str, str] | None = None,
+        init: Mapping[str, Mapping[str, Any]] | None = None,
+        family: str | Family | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if isinstance(parametrization, str):
+            parametrization = get_parametrization(parametrization)
+        self.optimizer_class = resolve(optimizer)
+        self.schedule = schedule or Schedule()
+        self.seed = seed
+        self.loss = loss
+        self.parametrization = parametrization
+        self.family = as_family(family) if family else family_of(self.optimizer_class)
+        self.build = partial(build, width) if depth is None else partial(build, width, depth=depth)
+        self.infos = describe(build, width, base_width, depth=depth, base_depth=base_depth, roles=roles, init=init)
+        self._tune(lr, eps, weight_decay, weight_decay_mode)
+        self.model = apply(self.build(), self.scales, torch.Generator().manual_seed(seed))
+
+    def _tune(self, lr: float, eps: float, weight_decay: float, weight_decay_mode: str) -> None:
+        tuned: dict[str, Any] = {"lr": lr, "eps": eps, "weight_decay": weight_decay}
+        self.scales = scales(
+            self.infos, self.parametrization, self.family, **tuned, weight_decay_mode=weight_decay_mode
+        )
+        self.lr = lr
+
+    def varied(self, seed: int, **tuned: Any) -> Self:
+        """The same with another seed, lr, eps, weight_decay and weight_decay_mode; shares the model, which must hold no
+        weights."""
+        other = copy.copy(self)
+        other._tune(**tuned)
+        other.seed = seed
+        return other
+
+    def build_optimizer(self) -> Optimizer:
+        """The optimizer over the param groups of `scales`."""
+        return build_optimizer(self.optimizer_class, parameters(self.model, self.scales), self.scales)
+
+    def expected_exponents(self, t: int, decay: bool = False, along: str = "width") -> dict[tuple[str, str], Expected]:
+        """What a coordinate check must see after t updates; see `mupl.parametrization.exponents`.
+
+        Nothing is said of updates under weight decay that is part of the gradient (SGD's, Adam's).
+        """
+        expected = expected_exponents(self.infos, self.parametrization, self.family, t, decay, along)
+        mixed = not decay and any(scale.weight_decay for scale in self.scales.values())
+        return {key: value for key, value in expected.items() if not (mixed and key[0] == "update")}
