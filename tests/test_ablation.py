@@ -11,11 +11,11 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from mupl.analysis.coordinates import failures_by_series
+from mupl.jobs import write_result
 from mupl.models import GPT
 from mupl.parametrization.rules import Scale, get_parametrization, scales
 from mupl.roles import describe
 from mupl.sweep.report import ablation
-from mupl.sweep.results import write_result
 from mupl.training.cli import register_parametrizations
 
 CONF = Path(__file__).parents[1] / "conf"

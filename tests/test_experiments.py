@@ -17,9 +17,10 @@ from omegaconf import DictConfig
 from mupl.analysis.transfer import HYPERPARAMETERS, SIZES, optima, swept_hyperparameter, swept_size
 from mupl.figures.transfer import hyperparameter_transfer
 from mupl.sweep.compose import SweepConfigLoader
+from mupl.training.build import build
 from mupl.training.check import check
 from mupl.training.cli import register_parametrizations
-from mupl.training.run import build_module
+from mupl.training.recipe import Recipe
 from tests.commands import ROOT, train_here
 
 # What mupl.training.run ignores, which pytest undoes
@@ -61,7 +62,7 @@ def test_every_experiment_composes(name: str, compose: Compose) -> None:
         check(job)
         if job.model._target_ == "mupl.models.GPT":
             with torch.device("meta"):
-                build_module(job, {"vocabulary": 65, "context": job.data.context})
+                build(Recipe, job, {"vocabulary": 65, "context": job.data.context})
 
 
 def planted(grid: dict[str, list[str]], x: str) -> pd.DataFrame:
