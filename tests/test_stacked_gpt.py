@@ -115,6 +115,20 @@ def test_members_follow_the_trajectories_that_they_have_alone(variant: str, opti
     compare(stack_of(arguments, tokens, options), arguments, tokens, options)
 
 
+def test_a_loss_under_autocast_is_as_fine_as_that_of_a_run_alone(tokens: Tokens) -> None:
+    arguments = {"lr": 0.01, "seed": 0, "parametrization": "sp"}
+    with torch.device("meta"):
+        member = module(arguments, GPT, {})
+    stack = Stack([member], tokens, batch_size=BATCH, max_steps=1, autocast=torch.bfloat16)
+    stack.train(1)
+    x, target = next(iter(TextData(tokens, BATCH, seed=0).train_dataloader()))
+    trained = module(arguments, GPT, {})
+    with torch.autocast("cpu", torch.bfloat16):
+        alone = trained.loss(trained(x), target)
+    assert alone.dtype == torch.float32
+    assert stack.losses[0].item() == pytest.approx(alone.item(), rel=1e-4)  # three digits would be 4e-3
+
+
 def test_members_may_differ_in_every_multiplier_of_the_model(tokens: Tokens) -> None:
     options = [
         {},

@@ -165,6 +165,7 @@ class Stack:
 
     def _loss(self, output: Tensor, target: Tensor) -> Tensor:
         """(S,): every member's loss of output (S, N, ...) for target (G, N, ...)."""
+        output = output.to(self._dtype)  # as autocast does: a loss in bfloat16 has three digits
         shared = len(output) // len(target)
         target = target[:, None].expand(-1, shared, *target.shape[1:]).reshape(len(output), *target.shape[1:])
         loss = self.members[0].loss
