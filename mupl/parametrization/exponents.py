@@ -69,96 +69,113 @@ def expected_exponents(
     `update` (from t to t + 1); with decoupled weight decay the two parts of an update are told apart instead, as
     `gradient_update` and `decay`.
     """
-    infos = {n: info if info.role in FACTORS else replace(info, role=info.shape_role) for n, info in infos.items()}
-    family = as_family(family)
-    t -= family.idle  # 0: the first update that moves anything
-    readouts = [name for name, info in infos.items() if info.role is Role.OUTPUT]
-    tied = [
-        exponent(tied_rule(parametrization, infos, family).mult, replace(info, role=Role.OUTPUT), family)
-        for info in infos.values()
-        if info.role is Role.TIED
-    ]
-    branches = [family.of(info) for info in infos.values() if info.role is Role.RESIDUAL]
-    residual = max((exponent_in_depth(parametrization.rule(f, Role.RESIDUAL).mult) for f in branches), default=0.0)
-    silent = bool(readouts) and all(_starts_at_zero(infos[name]) for name in readouts)
+    network = _Network(infos, parametrization, as_family(family), along)
+    t -= network.family.idle  # 0: the first update that moves anything
     result: dict[tuple[str, str], Expected] = {}
+    for name, info in network.infos.items():
+        if info.role in FACTORS:
+            result |= network.factor(name)
+            continue
+        result["param", name] = network.weight(name, t)
+        result["gradient_update" if decay else "update", name] = network.stable_update(name, t)
+        if decay:
+            result["decay", name] = network.weight(name, t)
+        if len(info.shape) > 1:
+            result["output", name.rpartition(".")[0]] = network.output(name, t)
+    return result
 
-    def weight(name: str, t: int) -> Expected:
+
+class _Network:
+    """The exponents of one network's tensors by name, after t updates that move something."""
+
+    def __init__(
+        self, infos: Mapping[str, ParamInfo], parametrization: Parametrization, family: Family, along: str
+    ) -> None:
+        self.infos = {n: i if i.role in FACTORS else replace(i, role=i.shape_role) for n, i in infos.items()}
+        self.family, self._parametrization, self._in_depth = family, parametrization, along == "depth"
+        self._readouts = [name for name, info in self.infos.items() if info.role is Role.OUTPUT]
+        self._silent = bool(self._readouts) and all(_starts_at_zero(self.infos[name]) for name in self._readouts)
+        factors = [info for info in self.infos.values() if info.role in FACTORS]
+        self._tied = [
+            exponent(tied_rule(parametrization, self.infos, family).mult, replace(info, role=Role.OUTPUT), family)
+            for info in factors
+            if info.role is Role.TIED
+        ]
+        branches = [family.of(info) for info in factors if info.role is Role.RESIDUAL]
+        rules = [parametrization.rule(of_branch, Role.RESIDUAL) for of_branch in branches]
+        self._residual = max((exponent_in_depth(rule.mult) for rule in rules), default=0.0)
+
+    def weight(self, name: str, t: int) -> Expected:
         """W after t updates (as many as none if t < 0)."""
-        initial = [] if _starts_at_zero(infos[name]) else [init_exponent(name)]
+        initial = [] if _starts_at_zero(self.infos[name]) else [self._initial(name)]
         # updates after the second are as the second
-        updates = [e.high for k in range(min(t, 2)) if not (e := update(name, k)).zero]
+        updates = [e.high for k in range(min(t, 2)) if not (e := self._update(name, k)).zero]
         parts = initial + updates
         return Expected(min([*initial, max(parts)]), max(parts)) if parts else ZERO
 
-    def init_exponent(name: str) -> float:
-        return _exponent(name, "mult") + _exponent(name, "init")
+    def stable_update(self, name: str, t: int) -> Expected:
+        """The step of W from t to t + 1 by its gradient, at most the one at which outputs stay bounded."""
+        info, step = self.infos[name], self._update(name, t)
+        most = STABLE[info.role]
+        if self._in_depth:
+            most = -1 - self._residual if info.in_block else 0.0
+        return step if step.zero else Expected(min(step.low, most), min(step.high, most))
 
-    def _exponent(name: str, cell: str) -> float:
-        info = infos[name]
-        monomial = getattr(parametrization.rule(family.of(info), info.role), cell)
-        if along == "depth":
-            return exponent_in_depth(monomial) if info.in_block else 0.0
-        return exponent(monomial, info, family)
+    def output(self, name: str, t: int) -> Expected:
+        """What the module returns that owns W."""
+        info = self.infos[name]
+        if info.role is not Role.OUTPUT:
+            grown = self._in_depth and info.in_block and t > 0
+            return Expected(min(self._update(name, t).low, 0.0), 0.0) if grown else Expected()
+        if _starts_at_zero(info):
+            return ZERO if t <= 0 else Expected()
+        random = 0.0 if self._in_depth else self._initial(name) + HALF
+        return Expected(random, random) if t <= 0 else Expected(min(random, 0.0), 0.0)
 
-    def gradient(name: str, t: int) -> float:
-        """The exponent of the gradient of W."""
-        info = infos[name]
-        if along == "depth":
-            return residual if info.in_block else 0.0
-        if info.role not in (Role.INPUT, Role.HIDDEN):
-            return 0.0
-        return max([weight(r, t).high for r in readouts] + tied, default=0.0)
+    def factor(self, name: str) -> dict[tuple[str, str], Expected]:
+        """What a `Factor` returns; of attention, the logits too."""
+        info, output = self.infos[name], Expected()
+        if not self._in_depth and info.shape_role is not Role.SCALAR:
+            # logits of a tied readout: a random part, and that of the token itself, whose embedding is on the stream
+            output = Expected(-1.0, -1.0) if info.role is Role.ATTENTION else Expected(-HALF, 0.0)
+        if info.role is not Role.ATTENTION:
+            return {("output", name): output}
+        logits = Expected(-HALF if output.low else 0.0, 0.0)
+        return {("output", name): output, ("output", f"{name.rpartition('.')[0]}.logits"): logits}
 
-    def update(name: str, t: int) -> Expected:
+    def _update(self, name: str, t: int) -> Expected:
         """The step of W from t to t + 1 by its gradient."""
-        info = infos[name]
-        before_readout = name.rpartition(".")[0] not in {r.rpartition(".")[0] for r in readouts}
-        if t < 0 or (before_readout and silent and t == 0):
+        info = self.infos[name]
+        family = self.family.of(info)
+        before_readout = name.rpartition(".")[0] not in {r.rpartition(".")[0] for r in self._readouts}
+        if t < 0 or (before_readout and self._silent and t == 0):
             return ZERO
-        power = _exponent(name, "mult") + _exponent(name, "lr")
-        if family.of(info) == "orthogonal" and along == "width":
-            power += own_exponent(info, family) - HALF * sum(_grows(info.role))
-        if family.of(info) == "sgd":
-            power += _exponent(name, "mult") + _exponent(name, "grad") + gradient(name, t)
+        power = self._cell(name, "mult") + self._cell(name, "lr")
+        if family == "orthogonal" and not self._in_depth:
+            power += own_exponent(info, self.family) - HALF * sum(_grows(info.role))
+        if family == "sgd":
+            power += self._cell(name, "mult") + self._cell(name, "grad") + self._gradient(name, t)
         return Expected(power, power)
 
-    def factor_output(info: ParamInfo) -> Expected:
-        if along == "depth" or info.shape_role is Role.SCALAR:
-            return Expected()
-        # logits of a tied readout: a random part, and that of the token itself, whose embedding is on the stream
-        return Expected(-1.0, -1.0) if info.role is Role.ATTENTION else Expected(-HALF, 0.0)
+    def _gradient(self, name: str, t: int) -> float:
+        """That of the gradient of W."""
+        info = self.infos[name]
+        if self._in_depth:
+            return self._residual if info.in_block else 0.0
+        if info.role not in (Role.INPUT, Role.HIDDEN):
+            return 0.0
+        return max([self.weight(r, t).high for r in self._readouts] + self._tied, default=0.0)
 
-    for name, info in infos.items():
-        if info.role in FACTORS:
-            result["output", name] = factor_output(info)
-            if info.role is Role.ATTENTION:
-                low = -HALF if result["output", name].low else 0.0
-                result["output", f"{name.rpartition('.')[0]}.logits"] = Expected(low, 0.0)
-            continue
-        result["param", name] = weight(name, t)
-        step, most = update(name, t), STABLE[info.role]
-        if along == "depth":
-            most = -1 - residual if info.in_block else 0.0
-        result["gradient_update" if decay else "update", name] = (
-            step if step.zero else Expected(min(step.low, most), min(step.high, most))
-        )
-        if decay:
-            result["decay", name] = weight(name, t)
-        if len(info.shape) < 2:
-            continue
-        output = Expected()
-        if info.role is Role.OUTPUT:
-            at_init = 0.0 if along == "depth" else init_exponent(name) + HALF
-            random = None if _starts_at_zero(info) else at_init
-            if t <= 0:
-                output = ZERO if random is None else Expected(random, random)
-            elif random is not None:
-                output = Expected(min(random, 0.0), 0.0)
-        elif info.in_block and along == "depth" and t > 0:
-            output = Expected(min(update(name, t).low, 0.0), 0.0)
-        result["output", name.rpartition(".")[0]] = output
-    return result
+    def _initial(self, name: str) -> float:
+        return self._cell(name, "mult") + self._cell(name, "init")
+
+    def _cell(self, name: str, cell: str) -> float:
+        """That of a cell of the tensor's rule."""
+        info = self.infos[name]
+        monomial = getattr(self._parametrization.rule(self.family.of(info), info.role), cell)
+        if self._in_depth:
+            return exponent_in_depth(monomial) if info.in_block else 0.0
+        return exponent(monomial, info, self.family)
 
 
 def exponent(cell: Monomial, info: ParamInfo, family: Family) -> float:
