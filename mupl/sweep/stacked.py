@@ -74,7 +74,10 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _train(jobs: Sequence[Job], states: Path, save_every: float, title: str, interrupted: Callable[[], int]) -> None:
     started = time.perf_counter()
     config = jobs[0].config
-    trainer = config.trainer
+    trainer, device = config.trainer, device_of(config)
+    if device.type == "cuda":
+        gc.collect()  # of a stack before this one, what is compiled refers to itself and to the weights
+        torch.cuda.empty_cache()
     with _precision(trainer.precision) as precision:
         stack = Stack(
             [job.recipe for job in jobs],
@@ -82,7 +85,7 @@ def _train(jobs: Sequence[Job], states: Path, save_every: float, title: str, int
             batch_size=config.batch_size,
             max_steps=trainer.max_steps,
             clip=[job.config.trainer.gradient_clip_val for job in jobs],
-            device=device_of(config),
+            device=device,
             **precision,
         )
         recorder, table = _recorder(jobs, stack)
