@@ -1,5 +1,6 @@
 """A job on disk: known by a hash of what it trains, done once its `result.json` is there."""
 
+import copy
 import hashlib
 import json
 import os
@@ -43,10 +44,16 @@ def finished(folder: Path, job: str, rerun: str = "missing") -> dict[str, Any] |
 
 def own(config: DictConfig) -> DictConfig:
     """A copy of a config without Hydra's part."""
-    copy: DictConfig = pickle.loads(pickle.dumps(config))  # five times as fast as copy.deepcopy
-    OmegaConf.set_struct(copy, None)
-    copy.pop("hydra", None)
-    return copy
+    mine: DictConfig
+    try:
+        mine = pickle.loads(pickle.dumps(config))  # five times as fast as copy.deepcopy
+    except (
+        pickle.PicklingError
+    ):  # a launcher that sends jobs elsewhere may import the class of its own config anew there
+        mine = copy.deepcopy(config)
+    OmegaConf.set_struct(mine, None)
+    mine.pop("hydra", None)
+    return mine
 
 
 def config_hash(config: DictConfig, without: Collection[str] = ()) -> str:
