@@ -91,6 +91,7 @@ BAD_INPUT = {
     "max_steps=1.5": "max_steps=1.5: must be a whole number >= 1",
     "wdith=3": "Could not override 'wdith'",
     "metric=loss": "metric=loss: must be one of",
+    "loss=mse": "loss=mse: must be the dotted name of a function",
 }
 
 

@@ -2,10 +2,12 @@
 
 import csv
 import inspect
+import pkgutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hydra.utils import get_method, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mupl.errors import ConfigError
@@ -46,11 +48,25 @@ def build(kind: type[R], cfg: DictConfig, model_args: dict[str, Any]) -> R:
         parametrization=instantiate(cfg.parametrization),
         optimizer=batch_scaling(cfg).optimizer(instantiate(cfg.optimizer)),
         schedule=instantiate(cfg.scheduler),
-        loss=get_method(cfg.loss),
+        loss=loss_function(cfg.loss),
         roles=cfg.roles,
         init=cfg.init,
         **varied(cfg),
     )
+
+
+def loss_function(name: str) -> Callable[..., Any]:
+    """The function of that dotted name; ConfigError if there is none."""
+    try:
+        found = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError):
+        found = None
+    if not callable(found):
+        raise ConfigError(
+            f"loss={name}: must be the dotted name of a function (output, target) -> mean loss, such as "
+            "mupl.training.recipe.cross_entropy"
+        )
+    return found
 
 
 VARIED = ("lr", "eps", "weight_decay", "weight_decay_mode", "seed")
