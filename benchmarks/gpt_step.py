@@ -16,8 +16,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from stacked import many
-from timing import add_rows, alternate, new_table, show
+from timing import add_rows, alternate, many, new_table, show
 from torch import Tensor, nn
 
 from mupl.models import GPT
@@ -108,12 +107,10 @@ def main(device: str = "cuda") -> None:
     table = new_table(f"Training steps of GPTs on {name}")
     for width, batch in batches.items():
         makers = {
-            "plain": partial(plain, width, batch, sizes, device),
-            "sp": partial(ours, "sp", width, batch, sizes, device),
-            "mup": partial(ours, "mup", width, batch, sizes, device),
+            "plain": partial(many, plain, inner, width, batch, sizes, device),
+            "sp": partial(many, ours, inner, "sp", width, batch, sizes, device),
+            "mup": partial(many, ours, inner, "mup", width, batch, sizes, device),
         }
-        if device == "cuda":
-            makers = {key: partial(many, maker, inner) for key, maker in makers.items()}
         times = {key: [t / inner for t in values] for key, values in alternate(makers, seconds, builds=1).items()}
         add_rows(table, f"width {width}, batch {batch}", times, "sp", {"mup": MUP_TARGET})
         tokens = batch * sizes["context"]

@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timing import Step, add_rows, alternate, new_table, show
+from timing import Step, add_rows, alternate, many, new_table, show
 from torch.optim import AdamW, Muon
 
 from mupl.models import GPT
@@ -60,17 +60,9 @@ def backward(model: GPT, tokens: torch.Tensor, compiled: Callable[[torch.Tensor]
     loss.backward()
 
 
-def queued(*calls: Callable[[], object]) -> Callable[[], Step]:
-    """A maker of a function that makes the calls `STEPS` times, and waits for the device to be done."""
-
-    def run() -> None:
-        for _ in range(STEPS):
-            for call in calls:
-                call()
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
-
-    return lambda: run
+def queued(*calls: Step) -> Callable[[], Step]:
+    """A maker of `STEPS` times the calls."""
+    return partial(many, lambda: lambda: [call() for call in calls], STEPS)
 
 
 def main() -> None:

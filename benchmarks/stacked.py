@@ -15,7 +15,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timing import add_rows, alternate, new_table, ratios, show
+from timing import add_rows, alternate, many, new_table, ratios, show
 
 from mupl.data import Splits, TensorLoader
 from mupl.models import MLP
@@ -98,18 +98,6 @@ def stacked(splits: Splits, width: int, batch: int, device: str, members: int) -
     stack = Stack(modules, splits, batch_size=batch, max_steps=STEPS, device=device)
     stack.train(5)
     return lambda: stack.train(stack.k + 1)
-
-
-def many(make: Callable[..., Callable[[], object]], steps: int, *arguments: object) -> Callable[[], object]:
-    """As many steps as fill the device's queue, and a wait for it to be empty."""
-    step = make(*arguments)
-
-    def run() -> None:
-        for _ in range(steps):
-            step()
-        torch.cuda.synchronize()
-
-    return run
 
 
 def bandwidth() -> float:

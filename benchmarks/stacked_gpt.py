@@ -12,8 +12,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from stacked import many
-from timing import add_rows, alternate, new_table, ratios, show
+from timing import add_rows, alternate, many, new_table, ratios, show
 
 from mupl.data.text import Tokens
 from mupl.models import GPT

@@ -45,6 +45,19 @@ def alternate(makers: Mapping[str, Callable[[], Step]], seconds: float, builds: 
     return times
 
 
+def many(make: Callable[..., Step], steps: int, *arguments: object) -> Step:
+    """As many steps as fill a GPU's queue, and a wait for it to be empty."""
+    step = make(*arguments)
+
+    def run() -> None:
+        for _ in range(steps):
+            step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return run
+
+
 def _timed(step: Step, calls: int = 1) -> float:
     started = time.perf_counter()
     for _ in range(calls):
