@@ -5,6 +5,7 @@ import pickle
 import re
 import struct
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 
 from mupl.data import Splits, TensorData, TensorLoader, digits, epoch_order, image_folder, mnist, sources
 from mupl.errors import ConfigError
+from tests.resuming import trainer, whole_and_resumed
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
 CLASSES = ("ant", "bee", "cow")
@@ -271,16 +272,6 @@ class Recorder(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def trainer(**kwargs: Any) -> lightning.Trainer:
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return lightning.Trainer(accelerator="cpu", devices=1, num_sanity_val_steps=0, **(quiet | kwargs))
-
-
 @pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("64-true", torch.float64)])
 def test_lightning_sees_the_orders_of_its_epochs(precision: Any, dtype: torch.dtype) -> None:
     module = Recorder()
@@ -294,11 +285,8 @@ def test_lightning_sees_the_orders_of_its_epochs(precision: Any, dtype: torch.dt
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 @pytest.mark.parametrize("steps", [3, 5, 8])
 def test_resumed_run_sees_the_batches_left(steps: int, tmp_path: Path) -> None:
-    whole, rest = Recorder(), Recorder()
-    for module, checkpoint in ((whole, None), (rest, tmp_path / f"step={steps}.ckpt")):
-        keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=steps, save_top_k=-1)
-        data = TensorData(uint8_splits(), batch_size=10, seed=4)
-        trainer(max_epochs=3, enable_checkpointing=True, callbacks=[keep]).fit(module, data, ckpt_path=checkpoint)
+    data = partial(TensorData, uint8_splits(), batch_size=10, seed=4)
+    whole, rest = whole_and_resumed(Recorder, data, tmp_path, steps, max_epochs=3)
     assert rest.seen == whole.seen[steps:]
 
 

@@ -24,7 +24,7 @@ FORBIDDEN = {
     "data": {"parametrization", "models", "optim", "stats", "training", "sweep", "analysis", "figures"},
     "optim": {"models", "data", "stats", "training", "sweep", "analysis", "figures"},
     "jobs": {"roles", "parametrization", "models", "optim", "data", "stats", "training", "sweep", "analysis", "torch"},
-    "stats": {"models", "data", "sweep", "analysis", "figures"},
+    "stats": {"models", "data", "training", "sweep", "analysis", "figures"},
     "training": {"sweep", "figures"},
     "analysis": {"models", "data", "training", "sweep", "figures", "torch"},
     "figures": {"models", "data", "optim", "training", "torch", "lightning"},

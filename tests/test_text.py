@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from mupl.data import TextData, Tokens, data_module, random_tokens, read_text, read_tokens
 from mupl.data.text import CropLoader, crop_starts
 from mupl.errors import ConfigError
+from tests.resuming import whole_and_resumed
 
 ROOT = Path(__file__).parents[1]
 
@@ -132,14 +133,8 @@ class Seen(lightning.LightningModule):
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 @pytest.mark.parametrize("steps", [3, 15, 20])
 def test_a_resumed_run_sees_the_crops_left(steps: int, tmp_path: Path) -> None:
-    whole, rest = Seen(), Seen()
-    for module, checkpoint in ((whole, None), (rest, tmp_path / f"step={steps}.ckpt")):
-        keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=steps, save_top_k=-1)
-        trainer = lightning.Trainer(
-            accelerator="cpu", max_steps=25, max_epochs=-1, callbacks=[keep], logger=False, enable_progress_bar=False,
-            enable_model_summary=False,
-        )  # fmt: skip
-        trainer.fit(module, data_module(counting(), batch_size=4, seed=4), ckpt_path=checkpoint)
+    data = partial(data_module, counting(), batch_size=4, seed=4)
+    whole, rest = whole_and_resumed(Seen, data, tmp_path, steps, max_steps=25, max_epochs=-1)
     assert whole.seen == [crop_starts(491, 4, 4, step).tolist() for step in range(25)]
     assert rest.seen == whole.seen[steps:]
 

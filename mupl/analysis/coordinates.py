@@ -59,14 +59,15 @@ def verdict(
         }  # fmt: skip
         everywhere_zero = bool((group["value"] == 0).all())
         inside = row["low"] - tolerance <= row["slope"] <= row["high"] + tolerance  # False for NaN
-        results.append(dict(zip(keys, key, strict=True)) | row | {"passed": everywhere_zero if row["zero"] else inside})
+        passed = everywhere_zero if row["zero"] else bool(inside)
+        results.append(dict(zip(keys, key, strict=True)) | row | {"passed": passed})
     return pd.DataFrame(results)
 
 
 def failures_by_series(table: pd.DataFrame, series: str = "parametrization") -> pd.DataFrame:
     """What fails in a verdict: a row a kind and name (over all blocks), a column a series that holds, of the steps, the
     slope that is farthest from where it must lie ("" where all pass)."""
-    failed = table.assign(name=table["name"].map(block_pattern))[~table["passed"].astype(bool)]
+    failed = table.assign(name=table["name"].map(block_pattern))[~table["passed"]]
     distance = (failed["slope"] - failed["high"]).combine(failed["low"] - failed["slope"], max)
     failed = failed.assign(distance=distance.fillna(np.inf)).sort_values("distance", ascending=False)
     worst = failed.drop_duplicates([series, "kind", "name"]).assign(slope=lambda t: t["slope"].map("{:+.2f}".format))
@@ -96,7 +97,7 @@ def as_json(table: pd.DataFrame, tolerance: float = TOLERANCE) -> dict[str, Any]
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     return {
         "passed": bool(table["passed"].all()),
-        "failures": int((~table["passed"].astype(bool)).sum()),
+        "failures": int((~table["passed"]).sum()),
         "checked": len(table),
         "tolerance": tolerance,
         "rows": rows,

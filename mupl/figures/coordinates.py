@@ -1,6 +1,7 @@
 """The coordinate check figure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import seaborn as sns
@@ -22,23 +23,15 @@ def coordinate_check(rows: pd.DataFrame, title: str, statistic: str = "l1", alon
     along: "width", or "depth". Lines are medians over seeds, bands their range. Values that are 0 are not drawn.
     A check of the standard parametrization says so in its title.
     """
-    table = rows[(rows["statistic"] == statistic) & (rows["value"] > 0)].copy()
-    is_bias = table["name"].str.endswith("bias")
-    table["panel"] = [PANELS.get(key) for key in zip(table["kind"], is_bias, strict=True)]
-    table = table.dropna(subset="panel")
+    is_bias = rows["name"].str.endswith("bias")
+    table = _drawn(rows, [PANELS.get(key) for key in zip(rows["kind"], is_bias, strict=True)], statistic)
     table["layer"] = table["name"].str.replace(r"\.(weight|bias)$", "", regex=True)
     layers = list(dict.fromkeys(table["layer"]))
-    with sns.axes_style("whitegrid"):
-        grid = sns.relplot(
-            table, x=along, y="value", hue="layer", hue_order=layers,
-            palette=sns.color_palette("viridis", len(layers)),
-            row="panel", row_order=[p for p in PANELS.values() if (table["panel"] == p).any()], col="t",
-            kind="line", estimator="median", errorbar=("pi", 100), marker="o", markersize=4, height=2.4, aspect=1.3,
-            facet_kws={"sharey": "row", "margin_titles": True},
-        )  # fmt: skip
+    colors = {"hue": "layer", "hue_order": layers, "palette": sns.color_palette("viridis", len(layers))}
+    grid = _lines(table, PANELS.values(), "t", along, statistic, height=2.4, aspect=1.3, **colors)
     grid.set_titles(row_template="{row_name}", col_template="t = {col_name}")
     grid.figure.suptitle(title, y=1.02)
-    return _labelled(grid, along, statistic)
+    return grid.figure
 
 
 def side_by_side(
@@ -48,23 +41,31 @@ def side_by_side(
 
     panels: (kind, name) -> label, a row of panels each, from top to bottom. Lines and bands as in `coordinate_check`.
     """
-    table = rows[(rows["statistic"] == statistic) & (rows["value"] > 0)].copy()
-    table["panel"] = [panels.get(key) for key in zip(table["kind"], table["name"], strict=True)]
-    table = table.dropna(subset="panel")
+    table = _drawn(rows, [panels.get(key) for key in zip(rows["kind"], rows["name"], strict=True)], statistic)
+    colors = {"hue": "t", "palette": "viridis", "legend": "full"}
+    grid = _lines(table, panels.values(), "parametrization", along, statistic, height=2.2, aspect=1.1, **colors)
+    return grid.set_titles(row_template="{row_name}", col_template="{col_name}").figure
+
+
+def _drawn(rows: pd.DataFrame, panels: Sequence[str | None], statistic: str) -> pd.DataFrame:
+    """The rows that logarithmic axes can show, with the label of each one's panel; those of none are left out."""
+    table = rows.copy()
+    table["panel"] = panels
+    return table[(table["statistic"] == statistic) & (table["value"] > 0)].dropna(subset="panel")
+
+
+def _lines(
+    table: pd.DataFrame, panels: Iterable[str], columns: str, along: str, statistic: str, **options: Any
+) -> sns.FacetGrid:
+    """Medians over seeds and their range, on log2 axes: a row of those `panels` that there are, a column of panels for
+    each value of `columns`."""
     with sns.axes_style("whitegrid"):
         grid = sns.relplot(
-            table, x=along, y="value", hue="t", palette="viridis", legend="full",
-            row="panel", row_order=[p for p in panels.values() if (table["panel"] == p).any()], col="parametrization",
-            kind="line", estimator="median", errorbar=("pi", 100), marker="o", markersize=4, height=2.2, aspect=1.1,
-            facet_kws={"sharey": "row", "margin_titles": True},
+            table, x=along, y="value", row="panel", row_order=[p for p in panels if (table["panel"] == p).any()],
+            col=columns, kind="line", estimator="median", errorbar=("pi", 100), marker="o", markersize=4,
+            facet_kws={"sharey": "row", "margin_titles": True}, **options,
         )  # fmt: skip
-    grid.set_titles(row_template="{row_name}", col_template="{col_name}")
-    return _labelled(grid, along, statistic)
-
-
-def _labelled(grid: sns.FacetGrid, along: str, statistic: str) -> Figure:
-    """The figure of a grid, its axes log2 and named."""
     for axis in grid.axes.flat:
         axis.set_xscale("log", base=2)
         axis.set_yscale("log", base=2)
-    return grid.set_axis_labels(along, {"l1": "mean |x|"}.get(statistic, statistic)).figure
+    return grid.set_axis_labels(along, {"l1": "mean |x|"}.get(statistic, statistic))

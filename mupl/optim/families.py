@@ -46,6 +46,11 @@ def qualified(constructor: Callable[..., Any]) -> str:
     return f"{constructor.__module__.partition('.')[0]}.{constructor.__name__}"
 
 
+def unwrapped(optimizer: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """A constructor, or that which a partial is of, and the options that the partial has chosen."""
+    return (optimizer.func, dict(optimizer.keywords)) if isinstance(optimizer, partial) else (optimizer, {})
+
+
 def resolve(optimizer: OptimizerLike) -> Callable[..., Optimizer]:
     """An optimizer's constructor, given it, its name, or a partial of it.
 
@@ -65,7 +70,7 @@ def family_of(optimizer: Callable[..., Any]) -> Family:
     Raises:
         ConfigError: if it is not known; pass `family=` then.
     """
-    constructor, options = (optimizer.func, optimizer.keywords) if isinstance(optimizer, partial) else (optimizer, {})
+    constructor, options = unwrapped(optimizer)
     for known in inspect.getmro(constructor) if inspect.isclass(constructor) else ():
         family = FAMILIES.get(qualified(known))
         if family is not None:

@@ -2,13 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
+from mupl.optim.families import unwrapped
 from mupl.parametrization.rules import Scale
 
 
@@ -40,9 +40,8 @@ def build_optimizer(
 
     Loading a state that was saved under other hyperparameters into it is a ConfigError: see `check_same_groups`.
     """
-    constructor = optimizer.func if isinstance(optimizer, partial) else optimizer
+    constructor, chosen = unwrapped(optimizer)
     takes = inspect.signature(constructor).parameters
-    chosen = optimizer.keywords if isinstance(optimizer, partial) else {}
     options = {}
     if "foreach" in takes and not {"foreach", "fused"} & set(chosen) and all(p.is_cpu for p in parameters.values()):
         # what torch comes to on a CPU, after asking every tensor of every group at every step

@@ -4,7 +4,6 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.adam import adam
 
 from mupl.optim.elementwise import adam_atan2, lion, sign_momentum
-from mupl.optim.families import qualified
+from mupl.optim.families import qualified, unwrapped
 from mupl.optim.orthogonal import METHODS, accumulate
 from mupl.optim.preconditioned import Tensors, shampoo, shampoo_matrices, soap, soap_matrices
 from mupl.parametrization.rules import Scale
@@ -267,6 +266,5 @@ def default_options(optimizer: Callable[..., Optimizer]) -> bool:
 
 def _options(optimizer: Callable[..., Optimizer]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """The class of a constructor or a partial of it, the options that are chosen, and the defaults of all."""
-    constructor = optimizer.func if isinstance(optimizer, partial) else optimizer
-    chosen = dict(optimizer.keywords) if isinstance(optimizer, partial) else {}
+    constructor, chosen = unwrapped(optimizer)
     return constructor, chosen, {name: p.default for name, p in inspect.signature(constructor).parameters.items()}

@@ -1,18 +1,17 @@
 """The recorder inside a Lightning trainer."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from torch import nn
 
 from mupl.errors import ConfigError
+from mupl.optim.stacked import StackedOptimizer
 from mupl.optim.stacked_rules import NotStackable
 from mupl.stats.recorder import Recorder
-
-if TYPE_CHECKING:
-    from mupl.training.stack import Stack
 
 
 class CoordinateStats(Callback):
@@ -51,19 +50,23 @@ class CoordinateStats(Callback):
         self._logged = 0  # rows that the loggers have
         self._begun_at: int | None = None  # global step; None between two optimizer steps
 
-    def stacked(self, stack: "Stack", members: Sequence[Mapping[str, Any]]) -> Recorder:
-        """The recorder of a stack, with the constant columns of each member in place of `columns`.
+    def stacked(
+        self,
+        model: nn.Module,
+        optimizer: StackedOptimizer,
+        predict: Sequence[Callable[..., Any]],
+        members: Sequence[Mapping[str, Any]],
+    ) -> Recorder:
+        """The recorder of a stack, with each member's `expected_exponents` and constant columns.
 
         Raises NotStackable if weights are not to be effective ones, which is all that a stack has.
         """
         if not self._effective:
             raise NotStackable("callbacks.coordinates.effective=false: a stack has effective weights only")
         return Recorder(
-            stack.model,
-            optimizer=stack.optimizer,
-            expected=[partial(member.expected_exponents, along=self._along) for member in stack.members]
-            if self._predict
-            else None,
+            model,
+            optimizer=optimizer,
+            expected=[partial(of_member, along=self._along) for of_member in predict] if self._predict else None,
             **self._arguments | {"members": members, "columns": None},
         )
 

@@ -1,6 +1,5 @@
 """Rows of statistics of a training run, the same numbers under every parametrization."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from fnmatch import fnmatchcase
@@ -14,6 +13,7 @@ from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
 from mupl.factors import Factor
+from mupl.jobs import write_atomically
 from mupl.optim.stacked import StackedOptimizer
 from mupl.parametrization.apply import parameters as original_parameters
 from mupl.parametrization.exponents import UNKNOWN, Expected
@@ -209,12 +209,10 @@ class Recorder:
         """
         path = Path(path)
         frame = self.frame(member)
-        writers = {".csv": partial(frame.to_csv, index=False), ".parquet": partial(frame.to_parquet, index=False)}
-        if path.suffix not in writers:
-            raise ConfigError(f"file={path.name}: must end in {' or '.join(writers)}")
-        partial_path = path.with_name(f".{path.name}.{os.getpid()}")
-        writers[path.suffix](partial_path)
-        partial_path.replace(path)
+        contents: dict[str, Callable[..., Any]] = {".csv": frame.to_csv, ".parquet": frame.to_parquet}
+        if path.suffix not in contents:
+            raise ConfigError(f"file={path.name}: must end in {' or '.join(contents)}")
+        write_atomically(path, contents[path.suffix](index=False))
 
     def wanted(self, t: int) -> bool:
         """Whether step t is one that `steps` names."""

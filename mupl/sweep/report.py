@@ -76,7 +76,7 @@ def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
         title = ", ".join(label) + (": the standard parametrization, not muP" if "sp" in key else "")
         suffix = "" if len(checks) == 1 else "_" + "_".join(label).replace("/", "-")
         save(draw(group, title, along=along), sweep_dir / f"coord_check{suffix}.png")
-    failures = table[~table["passed"].astype(bool)]
+    failures = table[~table["passed"]]
     if len(failures):
         show(failures.drop(columns="passed"), f"failed: slopes of log2(mean |x|) against log2({along})")
     passed = len(table) - len(failures)
@@ -97,12 +97,12 @@ def ablation(sweep_dir: Path, metric: str = "val_loss") -> int:
     stages = list(dict.fromkeys(table["parametrization"]))
     panels = {("output", name): label for name, label in OUTPUTS.items()}
     save(side_by_side(coordinates.over_blocks(rows), panels, along=along), sweep_dir / "ablation.png")
-    if not table["passed"].astype(bool).all():
+    if not table["passed"].all():
         show(coordinates.failures_by_series(table), f"worst slopes against {along} of what fails, by parametrization")
     for stage, judged in table.groupby("parametrization", sort=False):
         print(f"{stage}: {judged['passed'].astype(bool).sum()} of {len(judged)} tensors, kinds and steps pass")
     whole = results["parametrization"] == stages[-1]
-    passed = table.loc[table["parametrization"] == stages[-1], "passed"].astype(bool).all()
+    passed = table.loc[table["parametrization"] == stages[-1], "passed"].all()
     return int(not passed or (results.loc[whole, "status"] != "completed").any())
 
 

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,8 @@ def _train(jobs: Sequence[Job], states: Path, save_every: float, title: str, int
         )
         recorder, table = _recorder(jobs, stack)
         state = State(states, [job.id for job in jobs], stack, save_every)
-        validation = _fit(stack, trainer, recorder, state, title, interrupted)
+        with recorder or nullcontext():  # whose hooks and copies of weights would keep the stack in memory
+            validation = _fit(stack, trainer, recorder, state, title, interrupted)
         seconds = round((time.perf_counter() - started) / len(jobs), 3)
         write_members(jobs, stack, validation, recorder, table, seconds)
     forget(state.file)
@@ -141,7 +142,8 @@ def _recorder(jobs: Sequence[Job], stack: Stack) -> tuple[Recorder | None, str]:
     for name, entry in jobs[0].config.callbacks.items():
         callback: Any = instantiate(entry)
         columns = [dict(job.config.callbacks[name].get("columns", {})) for job in jobs]
-        return callback.stacked(stack, columns), callback.file
+        predict = [member.expected_exponents for member in stack.members]
+        return callback.stacked(stack.model, stack.optimizer, predict, columns), callback.file
     return None, ""
 
 
