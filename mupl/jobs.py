@@ -1,6 +1,5 @@
 """A job on disk: known by a hash of what it trains, done once its `result.json` is there."""
 
-import copy
 import hashlib
 import json
 import os
@@ -44,15 +43,14 @@ def finished(folder: Path, job: str, rerun: str = "missing") -> dict[str, Any] |
 
 def own(config: DictConfig) -> DictConfig:
     """A copy of a config without Hydra's part."""
-    mine: DictConfig
+    nodes = config.__dict__["_content"]
+    hydra = nodes.pop("hydra", None)  # three quarters of it, and in processes of other launchers nothing to be pickled
     try:
-        mine = pickle.loads(pickle.dumps(config))  # five times as fast as copy.deepcopy
-    except (
-        pickle.PicklingError
-    ):  # a launcher that sends jobs elsewhere may import the class of its own config anew there
-        mine = copy.deepcopy(config)
+        mine: DictConfig = pickle.loads(pickle.dumps(config))  # five times as fast as copy.deepcopy
+    finally:
+        if hydra is not None:
+            nodes["hydra"] = hydra
     OmegaConf.set_struct(mine, None)
-    mine.pop("hydra", None)
     return mine
 
 

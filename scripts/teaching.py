@@ -20,11 +20,11 @@ from mupl.analysis.coordinates import slope
 from mupl.figures.coordinates import side_by_side
 from mupl.optim.groups import param_groups
 from mupl.parametrization.apply import apply, parameters
-from mupl.parametrization.report import print_table, rich_table
 from mupl.parametrization.rules import get_parametrization, scales
 from mupl.roles import describe
 from mupl.stats.recorder import Recorder
 from mupl.sweep.report import save
+from mupl.terminal import print_table
 
 LR, X, Y = 0.1, 1.0, 4.0  # one example: f(1) is to be 4
 PANELS = {
@@ -83,7 +83,7 @@ def main() -> None:
     rows = pd.concat(runs, ignore_index=True)
     rows.to_csv(arguments.folder / "teaching.csv", index=False)
     save(side_by_side(rows, PANELS), arguments.folder / "teaching.png")
-    print_table(rich_table(slopes(rows), "exponents of width"))
+    print_table(slopes(rows), "exponents of width")
     print(arguments.folder / "teaching.png")
 
 

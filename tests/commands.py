@@ -32,9 +32,9 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def train_here(capsys: pytest.CaptureFixture[str], *arguments: str) -> Done:
+def train_here(capfd: pytest.CaptureFixture[str], *arguments: str) -> Done:
     """The same without the four seconds that a new process needs for its imports."""
-    capsys.readouterr()
+    capfd.readouterr()
     code: object = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", command(*arguments)[1:])
@@ -42,7 +42,7 @@ def train_here(capsys: pytest.CaptureFixture[str], *arguments: str) -> Done:
             runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
         except SystemExit as end:
             code = end.code
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     if isinstance(code, str):  # what Python itself does with it
         code, err = 1, f"{err}{code}\n"
     assert isinstance(code, int)

@@ -113,13 +113,11 @@ SWEEPS = {
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_a_sweep_of_transfer_ends_with_its_figure(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_sweep_of_transfer_ends_with_its_figure(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.txt").write_text("To be, or not to be, that is the question. " * 20)
     data = [f"data.file={tmp_path / 'text.txt'}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     done = train_here(
-        capsys, "-m", "hydra/launcher=stacked", f"experiment={name}_transfer_text", *TINY, *data, *SWEEPS[name]
+        capfd, "-m", "hydra/launcher=stacked", f"experiment={name}_transfer_text", *TINY, *data, *SWEEPS[name]
     )
     assert done.returncode == 0, done.stderr
     assert "one by one" not in done.stdout
@@ -133,11 +131,11 @@ def test_a_sweep_of_transfer_ends_with_its_figure(
     [("umup", "umup/gpt", 0.1 * 16**-0.5), ("embedding_lr", "mup/embedding_sqrt", 0.1 * (16 / 8) ** -0.5)],
 )
 def test_variants_of_mup_differ_in_the_embedding_s_learning_rate(
-    experiment: str, second: str, expected: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    experiment: str, second: str, expected: float, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text.txt").write_text("To be, or not to be, that is the question. " * 20)
     sweep = [f"experiment={experiment}", "width=8,16", "lr=0.01,0.1", "seed=0", f"data.file={tmp_path / 'text.txt'}"]
-    done = train_here(capsys, "-m", "hydra/launcher=stacked", *TINY, *sweep, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    done = train_here(capfd, "-m", "hydra/launcher=stacked", *TINY, *sweep, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert done.returncode == 0, done.stderr
     rows = pd.read_csv(tmp_path / "sweep" / "results.csv")
     assert rows["parametrization"].unique().tolist() == ["mup", second]

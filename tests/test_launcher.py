@@ -36,8 +36,8 @@ ONE_BY_ONE = "one by one"  # part of the lines that say that jobs were not stack
 
 
 @pytest.fixture
-def train(capsys: pytest.CaptureFixture[str]) -> Train:
-    return lambda *arguments: train_here(capsys, *arguments)
+def train(capfd: pytest.CaptureFixture[str]) -> Train:
+    return lambda *arguments: train_here(capfd, *arguments)
 
 
 @pytest.fixture

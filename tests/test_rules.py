@@ -13,10 +13,11 @@ from mupl.models import MLP
 from mupl.optim.groups import param_groups
 from mupl.parametrization.apply import apply, parameters
 from mupl.parametrization.monomial import SYMBOLS, Monomial
-from mupl.parametrization.report import rich_table, rule_rows, scale_rows
+from mupl.parametrization.report import rule_rows, scale_rows
 from mupl.parametrization.rules import CELLS, WEIGHT_DECAY_MODES, get_parametrization, parse_table, scales
 from mupl.parametrization.tables import TABLES
 from mupl.roles import Role, describe
+from mupl.terminal import rich_table
 
 
 def build(width: int) -> nn.Module:

@@ -189,7 +189,7 @@ def test_preconditioners_of_tensors_of_any_shape_are_the_librarys(optimizer: Any
 def test_a_rule_that_is_wrong_is_seen(splits: Splits) -> None:
     arguments = [a | {"optimizer": "adamw"} for a in members("adamw", (1,))[:2]]
     stack = stack_of(build, arguments, splits)
-    stack.optimizer._numbers["layers.1.weight"]["eps"] *= 1.01
+    stack.optimizer._tensors["layers.1.weight"].numbers["eps"].mul_(1.01)
     stack.train(100)
     module, record, _ = alone(build, arguments[0], splits)
     assert distances(stack, 0, module, record)[1] > 1e-6

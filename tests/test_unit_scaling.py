@@ -313,11 +313,11 @@ def test_what_unit_scaling_has_not_is_refused(key: str) -> None:
     [([], 0), (["+parametrization.overrides={blocks.0.mlp.up.weight:{init:0.1}}"], 1), (["data=text"], 1)],
 )
 def test_the_experiment_names_the_tensors_that_have_not_unit_scale(
-    wrong: list[str], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    wrong: list[str], code: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     torch.set_default_dtype(torch.float32)
     sizes = ["width=64", "depth=2", "model.activation=gelu", "trainer=cpu", "data.context=16"]
-    done = train_here(capsys, "-m", "experiment=unit_scale", *sizes, *wrong, f"hydra.sweep.dir={tmp_path}")
+    done = train_here(capfd, "-m", "experiment=unit_scale", *sizes, *wrong, f"hydra.sweep.dir={tmp_path}")
     assert done.returncode == code, done.stdout + done.stderr
     assert (tmp_path / "unit_scale.csv").exists(), done.stdout + done.stderr
     table = pd.read_csv(tmp_path / "unit_scale.csv")

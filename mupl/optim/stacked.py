@@ -7,6 +7,7 @@ multipliers and a parametrization is nothing but numbers per tensor and member.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -46,22 +47,34 @@ class StackedOptimizer:
         max_steps: int,
     ) -> None:
         known, options = zip(*map(stackable, optimizers), strict=True)
-        self._weights, self._flags = dict(weights), options[0]
-        self._rules = {name: _shared_rule(name, known[0].rules, scales) for name in weights}
+        self._flags = options[0]
         any_weight = next(iter(weights.values()))
         tensor = partial(torch.tensor, dtype=any_weight.dtype, device=any_weight.device)
         self.state: dict[str, dict[str, Tensor]] = {}
-        self._numbers = {}
-        for name, rule in self._rules.items():
-            for state, shape in rule.states(weights[name].shape[1:], self._flags).items():
-                self.state.setdefault(state, {})[name] = weights[name].new_zeros(len(scales), *shape)
+        self._tensors: dict[str, _Seen] = {}
+        for name, weight in weights.items():
+            rule = _shared_rule(name, known[0].rules, scales)
+            states = {
+                state: weight.new_zeros(len(scales), *shape)
+                for state, shape in rule.states(weight.shape[1:], self._flags).items()
+            }
+            for state, x in states.items():
+                self.state.setdefault(state, {})[name] = x
             table = _columns([rule.numbers(s[name]) for s in scales])
             kept = {key: values for key, values in table.items() if key not in ("l2", "decay") or any(values)}
-            self._numbers[name] = {key: tensor(values) for key, values in kept.items()}
+            rows = weight.shape if rule.dims is None else (*weight.shape[: rule.dims], -1)
+            column = (len(scales), *[1] * (len(rows) - 1))
+            self._tensors[name] = _Seen(
+                rule,
+                weight.detach().view(rows),
+                {s: x.view(rows) if s in rule.state else x for s, x in states.items()},
+                {key: tensor(values).view(column) for key, values in kept.items()},
+                column,
+            )
         self._clip = tensor([math.inf if c is None else c for c in clip]) if any(c is not None for c in clip) else None
         self._grad_scale = {name: tensor([s[name].mult * s[name].grad for s in scales]) for name in weights}
         self._by_step = {}
-        for rule in dict.fromkeys(self._rules.values()):
+        for rule in dict.fromkeys(seen.rule for seen in self._tensors.values()):
             names, by_step = _by_step(options, schedules, rule.step_numbers, max_steps)
             self._by_step[rule] = names, by_step.to(any_weight)
 
@@ -75,23 +88,21 @@ class StackedOptimizer:
         In a graph the number on the host is that of its capture.
         """
         clip = self._clip_factor(gradients)
-        shared = {
-            rule: dict(zip(names, table.index_select(0, k)[0], strict=True))
-            for rule, (names, table) in self._by_step.items()
-        }
-        for name, w in self._weights.items():
-            rule = self._rules[name]
-            rows = w.shape if rule.dims is None else (*w.shape[: rule.dims], -1)
-            numbers = (len(w), *[1] * (len(rows) - 1))
-            states = {s: tensors[name] for s, tensors in self.state.items() if name in tensors}
+        values = {rule: table.index_select(0, k)[0] for rule, (_, table) in self._by_step.items()}
+        shared: dict[tuple[StackedRule, tuple[int, ...]], dict[str, Tensor]] = {}  # most tensors see the same views
+        for name, seen in self._tensors.items():
+            rule, column = seen.rule, seen.column
+            if (rule, column) not in shared:
+                names, _ = self._by_step[rule]
+                shared[rule, column] = dict(zip(names, values[rule].view(-1, *column), strict=True))
             flags = {flag: value for flag, value in {**self._flags, "k": on_host}.items() if flag in rule.flags}
-            g = gradients[name].reshape(rows)
+            g = gradients[name].reshape(seen.weight.shape)
             _apply(
                 rule,
-                w.view(rows),
-                g if clip is None else g * clip.view(numbers),
-                {s: x.view(rows) if s in rule.state else x for s, x in states.items()},
-                {key: value.view(numbers) for key, value in {**shared[rule], **self._numbers[name]}.items()},
+                seen.weight,
+                g if clip is None else g * clip.view(column),
+                seen.state,
+                shared[rule, column] | seen.numbers,
                 **flags,
             )
 
@@ -107,19 +118,29 @@ class StackedOptimizer:
     @torch.no_grad()
     def freeze(self, diverged: Tensor) -> None:
         """Set weights, state and learning rate of the members marked in (S,) bool to 0: there they stay."""
-        rates = {name: numbers["lr"] for name, numbers in self._numbers.items()}
-        for tensors in (self._weights, *self.state.values(), rates):
-            for tensor in tensors.values():
+        for seen in self._tensors.values():
+            for tensor in (seen.weight, *seen.state.values(), seen.numbers["lr"]):
                 tensor[diverged] = 0
 
     def decay_rates(self, k: int) -> dict[str, Tensor]:
         """lr * weight_decay (S,) of update k, of the weights whose weight decay is decoupled."""
         rates = {}
-        for name, numbers in self._numbers.items():
-            if "decay" in numbers:
-                names, table = self._by_step[self._rules[name]]
-                rates[name] = numbers["decay"] * table[k, names.index("schedule")]
+        for name, seen in self._tensors.items():
+            if "decay" in seen.numbers:
+                names, table = self._by_step[seen.rule]
+                rates[name] = seen.numbers["decay"].flatten() * table[k, names.index("schedule")]
         return rates
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A weight as its rule sees it: views of the tensors and of the members' numbers (S, 1, ...) that go with it."""
+
+    rule: StackedRule
+    weight: Tensor
+    state: dict[str, Tensor]
+    numbers: dict[str, Tensor]
+    column: tuple[int, ...]
 
 
 def _shared_rule(name: str, rules: Mapping[str, StackedRule], scales: Sequence[Mapping[str, Scale]]) -> StackedRule:
@@ -132,12 +153,12 @@ def _shared_rule(name: str, rules: Mapping[str, StackedRule], scales: Sequence[M
 
 def _apply(rule: StackedRule, w: Tensor, g: Tensor, state: Tensors, n: Tensors, **flags: Any) -> None:
     """On a CPU, entrywise rules go block by block of members, so that what belongs together stays in its cache."""
-    if rule.dims != 1:
-        rule.update(w, g, state, n, **flags)
-    elif w.is_cuda:
+    members = max(1, BLOCK // w[0].numel())
+    if rule.dims == 1 and w.is_cuda:
         _compiled(rule.update)(w, g, state, n, **flags)
+    elif rule.dims != 1 or members >= len(w):
+        rule.update(w, g, state, n, **flags)
     else:
-        members = max(1, BLOCK // w.shape[1])
         if members == 1 and rule.fused:
             values = {name: number.flatten().tolist() for name, number in n.items()}
             for i in range(len(w)):

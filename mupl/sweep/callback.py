@@ -5,31 +5,29 @@ import math
 import os
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
-from hydra.utils import get_method
 from omegaconf import DictConfig
 
-from mupl.errors import ConfigError
 from mupl.jobs import RESULT_FILE
 from mupl.sweep.identity import swept_keys
+from mupl.sweep.reporter import Reporter
 
 
 class SweepReport(Callback):
     """Hydra callback: a line for each finished job, and a report at the end. Single runs are left alone.
 
     Args:
-        report: dotted name of the function `(sweep folder, metric) -> exit code` that makes the report; see
-            `mupl.sweep.report`.
+        report: that of `mupl.sweep.reporter.Reporter`.
     """
 
     def __init__(self, report: str) -> None:
         self._report = report
+        self._reporter: Reporter | None = None
         self._started: float | None = None  # time; None: not a multirun
         self._process: int | None = None  # that of the multirun; launchers may send copies of this to others
         self._done = self._found = 0  # of the jobs that ended in this process
@@ -38,6 +36,7 @@ class SweepReport(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self._started, self._process = time.time(), os.getpid()
+        self._reporter = Reporter(self._report)
         self._sweeps = swept_keys(config)
         if str(config.hydra.sweeper._target_).endswith(BasicSweeper.__name__):
             self._total = math.prod(self._sweeps.values())
@@ -72,13 +71,6 @@ class SweepReport(Callback):
             done, found = self._total, self._total - sum(f.stat().st_mtime >= self._started for f in files)
         if found:
             print(f"{found} of {done} jobs were done before (rerun=all trains them anew)", flush=True)
-        try:
-            report = get_method(self._report)  # imports pandas and seaborn: only now
-            code = report(Path(config.hydra.sweep.dir), config.metric)
-        except ConfigError as error:
-            code = f"error: {error}"
-        except Exception:  # Hydra would make it a warning and exit with 0
-            traceback.print_exc()
-            code = 1
-        if code:
+        assert self._reporter is not None
+        if code := self._reporter(Path(config.hydra.sweep.dir), config.metric):
             sys.exit(code)

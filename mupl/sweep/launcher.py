@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from mupl.errors import ConfigError, bad_input
+from mupl.garbage import no_garbage
 from mupl.jobs import RESULT_FILE, finished, job_id, own, write_result
 from mupl.optim.stacked_rules import NotStackable, stackable
 from mupl.sweep import plan
@@ -25,7 +27,7 @@ from mupl.sweep.state import forget, saved
 from mupl.training.build import identity
 
 # Bytes of one stack on a CPU (weights, gradients, state): more does not stay in the cache and is slower
-CPU_BYTES = 40e6
+CPU_BYTES = 45e6
 GPU_SHARE = 0.85  # of the free memory: the estimate does not know of everything
 
 
@@ -58,8 +60,9 @@ def launch(
     setup_globals()
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
     before = HydraConfig.instance().cfg
-    configs = [_compose(context, master, overrides, first + i) for i, overrides in enumerate(job_overrides)]
-    jobs = [_job(config) for config in configs]
+    with no_garbage():
+        configs = [_compose(context, master, overrides, first + i) for i, overrides in enumerate(job_overrides)]
+        jobs = [_job(config) for config in configs]
     states = Path(str(master.hydra.sweep.dir)) / "states"
     missing = {job.id: job for job in jobs if finished(job.folder, job.id, job.config.rerun) is None}
     for job in missing.values():
@@ -68,7 +71,11 @@ def launch(
     for file, ids in saved(states):
         if anew & set(ids):
             forget(file)
-    _train(_stacks(missing, {job.id: job for job in jobs}, states, options), states, options)
+    with ThreadPoolExecutor() as pool:  # beside the training, as all that they cost is waiting for the disk
+        written = [pool.submit(_write_config, config) for config in configs]
+        _train(_stacks(missing, {job.id: job for job in jobs}, states, options), states, options)
+    for done in written:
+        done.result()
     results = {job.id: finished(job.folder, job.id) for job in jobs}
     for file, ids in saved(states):  # of stacks that were halved
         if all(results.get(i) for i in ids):
@@ -105,18 +112,22 @@ def _job(config: DictConfig) -> Job:
     return Job(known_as, resolved, {"job": known_as, **identity(resolved, config.hydra)}, folder)
 
 
-def _conclude(
-    context: HydraContext, task_function: TaskFunction, config: DictConfig, job: Job, result: dict[str, Any]
-) -> JobReturn:
-    """Leave what Hydra's `run_job` leaves of a job, of one that is trained."""
-    configure_log(config.hydra.job_logging, config.hydra.verbose)  # makes its log file
+def _write_config(config: DictConfig) -> None:
+    """The files of a job that Hydra's `run_job` writes before it runs it."""
     if config.hydra.output_subdir is not None:
-        folder = job.folder / config.hydra.output_subdir
+        folder = Path(config.hydra.runtime.output_dir, config.hydra.output_subdir)
         folder.mkdir(parents=True, exist_ok=True)
         values: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
         hydra = {"hydra": values.pop("hydra")}
         for name, part in (("config", values), ("hydra", hydra), ("overrides", hydra["hydra"]["overrides"]["task"])):
             (folder / f"{name}.yaml").write_text(to_yaml(part))
+
+
+def _conclude(
+    context: HydraContext, task_function: TaskFunction, config: DictConfig, job: Job, result: dict[str, Any]
+) -> JobReturn:
+    """Leave what else Hydra's `run_job` leaves, of a job that is trained."""
+    configure_log(config.hydra.job_logging, config.hydra.verbose)  # makes its log file
     context.callbacks.on_job_start(config=config, task_function=task_function)
     overrides, name = list(config.hydra.overrides.task), config.hydra.job.name
     returned = JobReturn(overrides, job.config, config, str(Path.cwd()), name)

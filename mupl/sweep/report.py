@@ -10,9 +10,14 @@ from mupl.analysis import coordinates, norms, transfer
 from mupl.analysis import unit_scale as unit_scaling
 from mupl.analysis.columns import IDENTITY, OUTCOMES
 from mupl.errors import ConfigError
+from mupl.figures.coordinates import coordinate_check as draw_coordinates
+from mupl.figures.coordinates import side_by_side
+from mupl.figures.norms import update_norms as draw_norms
+from mupl.figures.transfer import hyperparameter_transfer as draw_transfer
+from mupl.figures.unit_scale import unit_scale as draw_unit_scale
 from mupl.jobs import write_atomically
-from mupl.parametrization.report import print_table, rich_table
 from mupl.sweep.results import collect
+from mupl.terminal import print_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,12 +43,10 @@ def hyperparameter_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
     x = transfer.swept_hyperparameter(results)
     summary = transfer.best(results, metric, x)
     if len(summary):
-        from mupl.figures.transfer import hyperparameter_transfer as draw
-
         show(summary, f"best {transfer.HYPERPARAMETERS[x]}s by {metric}")
         if (size := transfer.swept_size(results)) and (results.groupby(size)[x].nunique() > 1).any():
             show_transfer(results, metric, size, x, sweep_dir)
-        save(draw(results, metric, size or "width", x), sweep_dir / f"{x.split('.')[-1]}_transfer.png")
+        save(draw_transfer(results, metric, size or "width", x), sweep_dir / f"{x.split('.')[-1]}_transfer.png")
     return conclude(results, sweep_dir)
 
 
@@ -66,8 +69,6 @@ def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
 
     A job whose training failed or diverged is a failure too.
     """
-    from mupl.figures.coordinates import coordinate_check as draw
-
     results, rows, table, along = judge(sweep_dir)
     series = coordinates.series_keys(rows, along)
     checks = list(rows.groupby(series, sort=False))
@@ -75,7 +76,7 @@ def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
         label = [str(v) if k in IDENTITY else f"{k}={v}" for k, v in zip(series, key, strict=True)]
         title = ", ".join(label) + (": the standard parametrization, not muP" if "sp" in key else "")
         suffix = "" if len(checks) == 1 else "_" + "_".join(label).replace("/", "-")
-        save(draw(group, title, along=along), sweep_dir / f"coord_check{suffix}.png")
+        save(draw_coordinates(group, title, along=along), sweep_dir / f"coord_check{suffix}.png")
     failures = table[~table["passed"]]
     if len(failures):
         show(failures.drop(columns="passed"), f"failed: slopes of log2(mean |x|) against log2({along})")
@@ -89,8 +90,6 @@ def ablation(sweep_dir: Path, metric: str = "val_loss") -> int:
 
     1 if the last of them (by name) fails, which has all rules.
     """
-    from mupl.figures.coordinates import side_by_side
-
     results, rows, table, along = judge(sweep_dir)
     for labelled in (results, rows, table):
         labelled["parametrization"] = labelled["parametrization"].str.rpartition("/")[2]  # without its folder
@@ -122,8 +121,6 @@ def judge(sweep_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, st
 
 def update_norms(sweep_dir: Path, metric: str = "val_loss") -> int:
     """`update_norms.csv`, `update_norms.png`, and the correlations of the norms with the change of activations."""
-    from mupl.figures.norms import update_norms as draw
-
     results = collect(sweep_dir)
     code = conclude(results, sweep_dir)
     shapes = gather(results, sweep_dir, "parametrization.csv").query("name.str.endswith('.weight')", engine="python")
@@ -137,19 +134,17 @@ def update_norms(sweep_dir: Path, metric: str = "val_loss") -> int:
     correlations = norms.correlations(table, by=by)
     write_atomically(sweep_dir / "correlations.csv", correlations.to_csv(index=False))
     show(correlations, "correlation over layers of log(norm of the update) with log(RMS change of activations)")
-    save(draw(table, by=by), sweep_dir / "update_norms.png")
+    save(draw_norms(table, by=by), sweep_dir / "update_norms.png")
     return code
 
 
 def unit_scale(sweep_dir: Path, metric: str = "val_loss") -> int:
     """`unit_scale.csv`, `unit_scale.png` and the tensors whose RMS is outside the band; 1 if there are any."""
-    from mupl.figures.unit_scale import unit_scale as draw
-
     results = collect(sweep_dir)
     code = conclude(results, sweep_dir)
     table = unit_scaling.verdict(gather(results, sweep_dir, COORDINATES_FILE))
     write_atomically(sweep_dir / "unit_scale.csv", table.to_csv(index=False))
-    save(draw(table), sweep_dir / "unit_scale.png")
+    save(draw_unit_scale(table), sweep_dir / "unit_scale.png")
     failures = table[~table["passed"]]
     if len(failures):
         show(failures.drop(columns="passed"), f"failed: RMS over what is expected outside {unit_scaling.BAND}")
@@ -181,7 +176,7 @@ def conclude(results: pd.DataFrame, sweep_dir: Path) -> int:
 
 def show(table: pd.DataFrame, title: str) -> None:
     rows = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-    print_table(rich_table(rows, title))
+    print_table(rows, title)
 
 
 def save(figure: "Figure", file: Path) -> None:

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from mupl.errors import ConfigError
 from mupl.jobs import UNTOLD
 from mupl.optim.batch_size import BatchScaling
-from mupl.parametrization.report import print_table, rich_table, scale_rows
+from mupl.parametrization.report import scale_rows
+from mupl.terminal import print_table
 from mupl.training.recipe import Recipe
 
 R = TypeVar("R", bound=Recipe)
@@ -98,4 +99,4 @@ def show_parametrization(recipe: Recipe, folder: Path, quiet: bool) -> None:
         writer.writeheader()
         writer.writerows(rows)
     if not quiet:
-        print_table(rich_table(rows, title="parametrization"))
+        print_table(rows, "parametrization")

@@ -10,6 +10,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from mupl.garbage import no_garbage
+
 
 class StackedLauncher(Launcher):
     """Trains the jobs of a multirun in stacks; see `mupl.sweep.launcher.Options` for its arguments."""
@@ -25,7 +27,8 @@ class StackedLauncher(Launcher):
         self._context, self._task_function, self._config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from mupl.sweep.launcher import Options, launch  # torch: only now
+        with no_garbage():
+            from mupl.sweep.launcher import Options, launch  # torch: only now
 
         options = Options(**self._options)
         return launch(options, self._context, self._task_function, self._config, job_overrides, initial_job_idx)
