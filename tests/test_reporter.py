@@ -13,7 +13,6 @@ from mupl.errors import ConfigError
 from mupl.sweep.reporter import Reporter
 from tests.commands import ROOT, environment
 
-
 KEY = "hydra.callbacks.sweep_report.report"
 
 
