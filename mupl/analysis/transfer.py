@@ -120,7 +120,7 @@ class Optimum:
             return float(dict(zip(x, y, strict=True)).get(at, np.nan) - self.loss)
         octaves = np.log2(at / self.x)
         u = np.log2(x.to_numpy(float))
-        if self.curvature > 0 and abs(octaves) <= np.diff(u).min():
+        if self.curvature > 0 and abs(octaves) <= np.diff(u).min() * (1 + 1e-6):  # a grid point, but for rounding
             return float(self.curvature / 2 * octaves**2)
         with np.errstate(invalid="ignore"):  # between a finite loss and an infinite one
             there = np.interp(np.log2(at), u, y)
