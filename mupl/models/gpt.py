@@ -165,9 +165,7 @@ class GPT(nn.Module):
                 nn.init.normal_(module.weight, std=self.embedding_std)
             elif isinstance(module, ScaledLinear):
                 std = 0 if module is self.readout and self.zero_readout else self.init_std
-                nn.init.normal_(module.weight, std=std / math.sqrt(module.in_features))
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                module.draw(std / math.sqrt(module.in_features))
             elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
                 module.reset_parameters()
 
