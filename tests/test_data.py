@@ -154,6 +154,11 @@ def uint8_splits(num_train: int = 50, num_val: int = 7) -> Splits:
     return Splits(x[:num_train], y[:num_train], x[num_train:], y[num_train:], num_classes=5)
 
 
+def train_loader(batch_size: int = 10, seed: int = 0, dtype: torch.dtype = torch.float32) -> TensorLoader:
+    splits = uint8_splits()
+    return TensorLoader(splits.train_x, splits.train_y, batch_size, splits.mean, splits.std, seed, dtype)
+
+
 def indices(loader: TensorLoader) -> Tensor:
     """The examples of one epoch in their order, read from their first pixel."""
     return torch.cat([index_of(loader, x) for x, _ in loader])
@@ -182,10 +187,9 @@ def test_constant_channel_becomes_zero() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_batches_are_normalised_examples(dtype: torch.dtype) -> None:
     splits = uint8_splits()
-    loader = TensorLoader(splits.train_x, splits.train_y, 8, splits.mean, splits.std, seed=1, dtype=dtype)
     order = epoch_order(50, seed=1, epoch=0)
     expected = (splits.train_x.double() / 255 - splits.mean[:, None, None]) / splits.std[:, None, None]
-    for i, (x, y) in enumerate(loader):
+    for i, (x, y) in enumerate(train_loader(8, seed=1, dtype=dtype)):
         rows = order[8 * i : 8 * i + 8]
         torch.testing.assert_close(
             x, expected[rows].to(dtype), atol=0.02 if dtype == torch.bfloat16 else 1e-6, rtol=0.01
@@ -205,23 +209,18 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
 
 
 def test_train_epoch_has_each_example_once() -> None:
-    splits = uint8_splits()
-    loader = TensorLoader(splits.train_x, splits.train_y, 10, splits.mean, splits.std, seed=0)
-    assert sorted(indices(loader).tolist()) == list(range(50))
+    assert sorted(indices(train_loader()).tolist()) == list(range(50))
 
 
 def test_train_drops_the_incomplete_batch() -> None:
-    splits = uint8_splits()
-    loader = TensorLoader(splits.train_x, splits.train_y, 8, splits.mean, splits.std, seed=0)
+    loader = train_loader(8)
     assert [len(y) for _, y in loader] == [8] * 6
     assert len(loader) == 6
 
 
 def test_iterations_differ_and_repeat_with_the_seed() -> None:
-    splits = uint8_splits()
-
     def two_epochs(seed: int) -> list[list[int]]:
-        loader = TensorLoader(splits.train_x, splits.train_y, 10, splits.mean, splits.std, seed=seed)
+        loader = train_loader(seed=seed)
         return [indices(loader).tolist() for _ in range(2)]
 
     first, second = two_epochs(0)
@@ -231,8 +230,7 @@ def test_iterations_differ_and_repeat_with_the_seed() -> None:
 
 
 def test_set_epoch_chooses_the_order() -> None:
-    splits = uint8_splits()
-    loader = TensorLoader(splits.train_x, splits.train_y, 10, splits.mean, splits.std, seed=3)
+    loader = train_loader(seed=3)
     loader.sampler.set_epoch(5)
     assert torch.equal(indices(loader), epoch_order(50, 3, 5))
     assert torch.equal(indices(loader), epoch_order(50, 3, 6))
@@ -475,12 +473,7 @@ def nothing(root: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "make", "kwargs", "message"),
     [
-        (
-            "mnist",
-            nothing,
-            {},
-            "data.root={root}: no MNIST files there; give the folder that holds MNIST/raw",
-        ),
+        ("mnist", nothing, {}, "data.root={root}: no MNIST files there; give the folder that holds MNIST/raw"),
         ("fashion_mnist", nothing, {}, "data.root={root}: no FashionMNIST files there; give the folder that holds Fas"),
         (
             "cifar10",

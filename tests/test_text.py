@@ -1,8 +1,6 @@
 """Text as tokens: where they come from, and that crops are a function of seed and step alone."""
 
 import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +9,13 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from commands import train
 from torch import Tensor, nn
 
 from mupl.data import TextData, Tokens, data_module, random_tokens, read_text, read_tokens
 from mupl.data.text import CropLoader, crop_starts
 from mupl.errors import ConfigError
 from tests.resuming import whole_and_resumed
-
-ROOT = Path(__file__).parents[1]
 
 
 def counting(train: int = 500, val: int = 120, context: int = 8) -> Tokens:
@@ -173,12 +170,6 @@ def test_bad_token_files_are_one_clear_error(tmp_path: Path) -> None:
 def test_bad_sizes_are_named(key: str) -> None:
     with pytest.raises(ConfigError, match=f"{key}=0: must be at least 1"):
         TextData(counting(), **({"batch_size": 4} | {key: 0}))
-
-
-def train(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "train.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
 
 
 def test_a_gpt_trains_on_text_through_the_command_line(tmp_path: Path) -> None:
