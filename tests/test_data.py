@@ -9,18 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from mupl.data import Splits, TensorData, TensorLoader, digits, epoch_order, image_folder, mnist, sources
 from mupl.errors import ConfigError
-from tests.resuming import trainer, whole_and_resumed
+from tests.resuming import Recorder, trainer, whole_and_resumed
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
 CLASSES = ("ant", "bee", "cow")
@@ -245,34 +244,13 @@ def test_eval_is_in_order_and_keeps_the_last_batch() -> None:
         assert indices(loader).tolist() == list(range(50, 57))
 
 
-class Recorder(lightning.LightningModule):
-    """Notes the examples of each batch; has one weight so that it can be trained."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.seen: list[list[int]] = []
-        self.seen_dtype: torch.dtype | None = None
-        self.num_val = 0
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        x, _ = batch
-        loader = self.trainer.train_dataloader
-        assert isinstance(loader, TensorLoader)
-        self.seen.append(index_of(loader, x).tolist())
-        self.seen_dtype = x.dtype
-        return self.weight * x.mean()
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.num_val += len(batch[1])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+def recorder() -> Recorder:
+    return Recorder(lambda x: index_of(train_loader(), x).tolist())
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("64-true", torch.float64)])
 def test_lightning_sees_the_orders_of_its_epochs(precision: Any, dtype: torch.dtype) -> None:
-    module = Recorder()
+    module = recorder()
     trainer(max_epochs=3, precision=precision).fit(module, TensorData(uint8_splits(), batch_size=10, seed=4))
     expected = torch.stack([epoch_order(50, 4, epoch).view(5, 10) for epoch in range(3)])
     assert module.seen == expected.flatten(0, 1).tolist()
@@ -284,7 +262,7 @@ def test_lightning_sees_the_orders_of_its_epochs(precision: Any, dtype: torch.dt
 @pytest.mark.parametrize("steps", [3, 5, 8])
 def test_resumed_run_sees_the_batches_left(steps: int, tmp_path: Path) -> None:
     data = partial(TensorData, uint8_splits(), batch_size=10, seed=4)
-    whole, rest = whole_and_resumed(Recorder, data, tmp_path, steps, max_epochs=3)
+    whole, rest = whole_and_resumed(recorder, data, tmp_path, steps, max_epochs=3)
     assert rest.seen == whole.seen[steps:]
 
 

@@ -23,9 +23,8 @@ from mupl.unit_scaling import (
     silu_glu_scale,
 )
 
-NORMS: dict[str, Callable[..., nn.Module]] = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
 Linear = Callable[[int, int], ScaledLinear]
-CHOICES = {"norm": tuple(NORMS), "activation": ("gelu", "swiglu"), "positions": ("rotary", "learned")}
+CHOICES = {"norm": ("layernorm", "rmsnorm"), "activation": ("gelu", "swiglu"), "positions": ("rotary", "learned")}
 
 
 class GPT(nn.Module):
@@ -125,10 +124,9 @@ class GPT(nn.Module):
             value_scale = attention_scale(context, d_head, attention_mult)
             hidden_scale = (gelu_scale if activation == "gelu" else silu_glu_scale)(activation_mult)
         rotary = Rotary(d_head, context) if positions == "rotary" else nn.Identity()
-
-        def new_norm(size: int) -> nn.Module:
-            bias_too = {"bias": bias} if norm == "layernorm" else {}
-            return NORMS[norm](size, elementwise_affine=norm_gain, **bias_too)
+        new_norm: Callable[[int], nn.Module] = partial(RMSNorm, elementwise_affine=norm_gain)
+        if norm == "layernorm":
+            new_norm = partial(LayerNorm, elementwise_affine=norm_gain, bias=bias)
 
         def new_residual(index: int) -> Factor:
             if not unit_scaling:
