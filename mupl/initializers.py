@@ -68,11 +68,11 @@ def create_initializer(spec: Mapping[str, Any]) -> Initializer:
     try:
         values = {key: str(value) if key == "name" else float(value) for key, value in spec.items()}
         return Initializer(**values)  # type: ignore[arg-type]
+    except ConfigError:
+        raise
     except (TypeError, ValueError) as error:
-        raise (
-            error
-            if isinstance(error, ConfigError)
-            else ConfigError(f"init={dict(spec)}: needs a name ({', '.join(KINDS)}) and numbers for mean, std, a, b")
+        raise ConfigError(
+            f"init={dict(spec)}: needs a name ({', '.join(KINDS)}) and numbers for mean, std, a, b"
         ) from error
 
 
@@ -151,11 +151,9 @@ class _Watch(TorchDispatchMode):
         numbers = [a for a in args if isinstance(a, int | float)]
         first = self.initializer(args[0]) if args and isinstance(args[0], Tensor) else None
         match op:
-            case "normal":
-                mean, std = (*numbers, 0.0, 1.0)[:2] if len(numbers) != 1 else (numbers[0], 1.0)
+            case "normal" | "randn":
+                mean, std = numbers + [0.0, 1.0][len(numbers) :]
                 return Initializer("normal", mean, std)
-            case "randn":
-                return Initializer("normal", 0.0, 1.0)
             case "uniform":
                 low, high = numbers if len(numbers) == 2 else (0.0, 1.0)
                 return Initializer("uniform", (low + high) / 2, (high - low) / math.sqrt(12))

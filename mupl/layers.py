@@ -1,13 +1,22 @@
 """Layers that serve one model or a stack of them; linear ones hold a multiplier for each of their tensors."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Scale = tuple[float, float, float, float]  # weight_mult, bias_mult, weight_grad, bias_grad
-UNSCALED: Scale = (1.0, 1.0, 1.0, 1.0)
+
+class LinearScale(NamedTuple):
+    """Multipliers and gradient factors of a linear layer."""
+
+    weight_mult: float = 1.0
+    bias_mult: float = 1.0
+    weight_grad: float = 1.0
+    bias_grad: float = 1.0
+
+
+UNSCALED = LinearScale()
 
 
 class ScaledLinear(nn.Linear):
@@ -23,11 +32,13 @@ class ScaledLinear(nn.Linear):
 
     def set_scale(self, leaf: str, mult: float, grad: float = 1.0) -> None:
         """Set multiplier and gradient factor of `leaf`, "weight" or "bias"."""
-        weight_mult, bias_mult, weight_grad, bias_grad = self.scale
-        if leaf == "weight":
-            self.scale = (mult, bias_mult, grad, bias_grad)
-        else:
-            self.scale = (weight_mult, mult, weight_grad, grad)
+        self.scale = self.scale._replace(**{f"{leaf}_mult": mult, f"{leaf}_grad": grad})
+
+    def draw(self, std: float) -> None:
+        """`W ~ N(0, std^2)`, b = 0."""
+        nn.init.normal_(self.weight, std=std)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in_features) -> (..., out_features); a stack (`stacked_linear`) has a leading member axis."""
@@ -44,7 +55,7 @@ class ScaledLinear(nn.Linear):
             x, w, b = x.to(dtype), w.to(dtype), None if b is None else b.to(dtype)
         # A readout's gradient is small, and autograd's own product has no Python in its backward pass; of a wide layer
         # it would multiply the whole gradient of the weight.
-        plain = scale[2:] == (1, 1) and self.out_features < self.in_features
+        plain = scale.weight_grad == scale.bias_grad == 1 and self.out_features < self.in_features
         product = _product if plain else _ScaledProduct.apply
         if x.dim() == 2:  # spares two views and their nodes in the graph, 20 us
             return product(x, w, b, scale)
@@ -52,8 +63,7 @@ class ScaledLinear(nn.Linear):
         return y.view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
-        names = ("weight_mult", "bias_mult", "weight_grad", "bias_grad")
-        factors = (f", {name}={factor:g}" for name, factor in zip(names, self.scale, strict=True) if factor != 1)
+        factors = (f", {name}={factor:g}" for name, factor in self.scale._asdict().items() if factor != 1)
         return super().extra_repr() + "".join(factors)
 
 
@@ -83,7 +93,7 @@ class Embedding(nn.Embedding):
         members, vocabulary, _ = w.shape
         first_rows = torch.arange(0, members * vocabulary, vocabulary, device=tokens.device)
         tokens = tokens.repeat_interleave(members // len(tokens), 0) if len(tokens) < members else tokens
-        return F.embedding(tokens + first_rows.view(-1, *[1] * (tokens.dim() - 1)), w.flatten(0, 1))
+        return F.embedding(tokens + _per_member(first_rows, tokens), w.flatten(0, 1))
 
 
 class LayerNorm(nn.LayerNorm):
@@ -105,15 +115,15 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, eps=self.eps) * _per_member(self.weight, x)
 
 
-def _per_member(vectors: Tensor, x: Tensor) -> Tensor:
-    """(S, D) -> (S, 1, ..., 1, D), to go with x (S, ..., D)."""
-    return vectors.view(len(vectors), *[1] * (x.dim() - 2), -1)
+def _per_member(values: Tensor, x: Tensor) -> Tensor:
+    """(S,) or (S, D) -> (S, 1, ..., 1) or (S, 1, ..., 1, D), to go with x (S, ..., D); () is one for all."""
+    return values.view(*values.shape[:1], *[1] * (x.dim() - values.dim()), *values.shape[1:])
 
 
 def times(factor: float | Tensor, x: Tensor) -> Tensor:
     """`factor * x`; a factor (S,) is one for each member of a stack x (S, ...)."""
     if isinstance(factor, Tensor):
-        return x * factor.view(-1, *[1] * (x.dim() - 1))
+        return x * _per_member(factor, x)
     return x if factor == 1 else x * factor
 
 
@@ -136,18 +146,18 @@ def stacked_linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     return y.view(members, out_features, -1).mT.unflatten(1, x.shape[1:-1])
 
 
-def _product(x: Tensor, w: Tensor, b: Tensor | None, scale: Scale) -> Tensor:
+def _product(x: Tensor, w: Tensor, b: Tensor | None, scale: LinearScale) -> Tensor:
     """`weight_mult * x W^T + bias_mult * b` for x of (N, in), the factors inside the matrix product."""
     if b is None:
-        return torch.addmm(x.new_zeros(()), x, w.t(), beta=0, alpha=scale[0])
-    return torch.addmm(b, x, w.t(), beta=scale[1], alpha=scale[0])
+        return torch.addmm(x.new_zeros(()), x, w.t(), beta=0, alpha=scale.weight_mult)
+    return torch.addmm(b, x, w.t(), beta=scale.bias_mult, alpha=scale.weight_mult)
 
 
 class _ScaledProduct(torch.autograd.Function):
     """`_product`, with the gradients of W and b multiplied by `weight_grad` and `bias_grad` in their products."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, scale: Scale) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, scale: LinearScale) -> Tensor:
         ctx.save_for_backward(x, w)
         ctx.scale = scale
         return _product(x, w, b, scale)

@@ -119,7 +119,6 @@ def describe(
         base_model, own_init = built_with_initializers(lambda: build(base_width))
         wider_model, model = (_on_meta(build, w) for w in (_twice(base_width), width))
     base, wider, target = (dict(m.named_parameters()) for m in (base_model, wider_model, model))
-    owners = {f"{path}.{leaf}" if path else leaf: m for path, m in model.named_modules() for leaf in m._parameters}
     given_roles = _by_name("roles", {g: _parse_role(r) for g, r in (roles or {}).items()}, target)
     given_inits = _by_name("init", {g: create_initializer(spec) for g, spec in (init or {}).items()}, target)
 
@@ -128,9 +127,9 @@ def describe(
         if not (name in base and name in wider and base[name].dim() == wider[name].dim() == parameter.dim()):
             raise ConfigError(f"parameter {name!r} is not the same tensor at every width: keep names and ranks fixed")
         grows = [a != b for a, b in zip(base[name].shape, wider[name].shape, strict=True)]
-        role = given_roles.get(name)
-        in_dims, out_dims = _fans(name, parameter.shape, grows, role, owners[name])
-        by_shape = _role(grows, in_dims, out_dims) if len(grows) > 1 else _role(grows, [], [0][: len(grows)])
+        role, owner = given_roles.get(name), model.get_submodule(name.rpartition(".")[0])
+        in_dims, out_dims = _fans(name, parameter.shape, grows, role, owner)
+        by_shape = _role(grows, in_dims, out_dims) if len(grows) > 1 else _role(grows, [], range(len(grows)))
         base_init = given_inits.get(name, own_init[name])
         if base_init is None:
             raise ConfigError(
@@ -148,7 +147,7 @@ def describe(
             m_in=fan_in / base_in,
             m_out=fan_out / base_out,
             init=base_init,
-            is_embedding=isinstance(owners[name], nn.Embedding | nn.EmbeddingBag),
+            is_embedding=isinstance(owner, nn.Embedding | nn.EmbeddingBag),
             out_first=out_dims == [0],
         )
     result |= _describe_factors(base_model, wider_model, model)

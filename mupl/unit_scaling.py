@@ -117,12 +117,10 @@ class UnitLinear(ScaledLinear):
         self.register_buffer("amplified", torch.ones(out_features), persistent=False)
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        self.draw(std=1.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        forward = self.scale[0]
+        forward = self.scale.weight_mult
         backward = self.out_features**-0.5 if self.readout else forward
         return linear(x, self.weight, self.bias, forward, backward, self.amplified)
 

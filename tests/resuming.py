@@ -5,9 +5,35 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
 
 M = TypeVar("M", bound=lightning.LightningModule)
+
+
+class Recorder(lightning.LightningModule):
+    """Notes what `look` sees in each batch; has one weight so that it can be trained."""
+
+    def __init__(self, look: Callable[[Tensor], list[int]]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.look = look
+        self.seen: list[list[int]] = []
+        self.seen_dtype: torch.dtype | None = None
+        self.num_val = 0
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, _ = batch
+        self.seen.append(self.look(x))
+        self.seen_dtype = x.dtype
+        return self.weight * x.sum()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.num_val += len(batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 def trainer(**kwargs: Any) -> lightning.Trainer:

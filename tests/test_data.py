@@ -9,18 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from mupl.data import Splits, TensorData, TensorLoader, digits, epoch_order, image_folder, mnist, sources
 from mupl.errors import ConfigError
-from tests.resuming import trainer, whole_and_resumed
+from tests.resuming import Recorder, trainer, whole_and_resumed
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
 CLASSES = ("ant", "bee", "cow")
@@ -154,6 +153,11 @@ def uint8_splits(num_train: int = 50, num_val: int = 7) -> Splits:
     return Splits(x[:num_train], y[:num_train], x[num_train:], y[num_train:], num_classes=5)
 
 
+def train_loader(batch_size: int = 10, seed: int = 0, dtype: torch.dtype = torch.float32) -> TensorLoader:
+    splits = uint8_splits()
+    return TensorLoader(splits.train_x, splits.train_y, batch_size, splits.mean, splits.std, seed, dtype)
+
+
 def indices(loader: TensorLoader) -> Tensor:
     """The examples of one epoch in their order, read from their first pixel."""
     return torch.cat([index_of(loader, x) for x, _ in loader])
@@ -182,10 +186,9 @@ def test_constant_channel_becomes_zero() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_batches_are_normalised_examples(dtype: torch.dtype) -> None:
     splits = uint8_splits()
-    loader = TensorLoader(splits.train_x, splits.train_y, 8, splits.mean, splits.std, seed=1, dtype=dtype)
     order = epoch_order(50, seed=1, epoch=0)
     expected = (splits.train_x.double() / 255 - splits.mean[:, None, None]) / splits.std[:, None, None]
-    for i, (x, y) in enumerate(loader):
+    for i, (x, y) in enumerate(train_loader(8, seed=1, dtype=dtype)):
         rows = order[8 * i : 8 * i + 8]
         torch.testing.assert_close(
             x, expected[rows].to(dtype), atol=0.02 if dtype == torch.bfloat16 else 1e-6, rtol=0.01
@@ -205,23 +208,18 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
 
 
 def test_train_epoch_has_each_example_once() -> None:
-    splits = uint8_splits()
-    loader = TensorLoader(splits.train_x, splits.train_y, 10, splits.mean, splits.std, seed=0)
-    assert sorted(indices(loader).tolist()) == list(range(50))
+    assert sorted(indices(train_loader()).tolist()) == list(range(50))
 
 
 def test_train_drops_the_incomplete_batch() -> None:
-    splits = uint8_splits()
-    loader = TensorLoader(splits.train_x, splits.train_y, 8, splits.mean, splits.std, seed=0)
+    loader = train_loader(8)
     assert [len(y) for _, y in loader] == [8] * 6
     assert len(loader) == 6
 
 
 def test_iterations_differ_and_repeat_with_the_seed() -> None:
-    splits = uint8_splits()
-
     def two_epochs(seed: int) -> list[list[int]]:
-        loader = TensorLoader(splits.train_x, splits.train_y, 10, splits.mean, splits.std, seed=seed)
+        loader = train_loader(seed=seed)
         return [indices(loader).tolist() for _ in range(2)]
 
     first, second = two_epochs(0)
@@ -231,8 +229,7 @@ def test_iterations_differ_and_repeat_with_the_seed() -> None:
 
 
 def test_set_epoch_chooses_the_order() -> None:
-    splits = uint8_splits()
-    loader = TensorLoader(splits.train_x, splits.train_y, 10, splits.mean, splits.std, seed=3)
+    loader = train_loader(seed=3)
     loader.sampler.set_epoch(5)
     assert torch.equal(indices(loader), epoch_order(50, 3, 5))
     assert torch.equal(indices(loader), epoch_order(50, 3, 6))
@@ -247,34 +244,13 @@ def test_eval_is_in_order_and_keeps_the_last_batch() -> None:
         assert indices(loader).tolist() == list(range(50, 57))
 
 
-class Recorder(lightning.LightningModule):
-    """Notes the examples of each batch; has one weight so that it can be trained."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.seen: list[list[int]] = []
-        self.seen_dtype: torch.dtype | None = None
-        self.num_val = 0
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        x, _ = batch
-        loader = self.trainer.train_dataloader
-        assert isinstance(loader, TensorLoader)
-        self.seen.append(index_of(loader, x).tolist())
-        self.seen_dtype = x.dtype
-        return self.weight * x.mean()
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.num_val += len(batch[1])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+def recorder() -> Recorder:
+    return Recorder(lambda x: index_of(train_loader(), x).tolist())
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("64-true", torch.float64)])
 def test_lightning_sees_the_orders_of_its_epochs(precision: Any, dtype: torch.dtype) -> None:
-    module = Recorder()
+    module = recorder()
     trainer(max_epochs=3, precision=precision).fit(module, TensorData(uint8_splits(), batch_size=10, seed=4))
     expected = torch.stack([epoch_order(50, 4, epoch).view(5, 10) for epoch in range(3)])
     assert module.seen == expected.flatten(0, 1).tolist()
@@ -286,7 +262,7 @@ def test_lightning_sees_the_orders_of_its_epochs(precision: Any, dtype: torch.dt
 @pytest.mark.parametrize("steps", [3, 5, 8])
 def test_resumed_run_sees_the_batches_left(steps: int, tmp_path: Path) -> None:
     data = partial(TensorData, uint8_splits(), batch_size=10, seed=4)
-    whole, rest = whole_and_resumed(Recorder, data, tmp_path, steps, max_epochs=3)
+    whole, rest = whole_and_resumed(recorder, data, tmp_path, steps, max_epochs=3)
     assert rest.seen == whole.seen[steps:]
 
 
@@ -475,12 +451,7 @@ def nothing(root: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "make", "kwargs", "message"),
     [
-        (
-            "mnist",
-            nothing,
-            {},
-            "data.root={root}: no MNIST files there; give the folder that holds MNIST/raw",
-        ),
+        ("mnist", nothing, {}, "data.root={root}: no MNIST files there; give the folder that holds MNIST/raw"),
         ("fashion_mnist", nothing, {}, "data.root={root}: no FashionMNIST files there; give the folder that holds Fas"),
         (
             "cifar10",

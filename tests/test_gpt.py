@@ -275,6 +275,8 @@ GROWING: dict[str, dict[str, Any]] = {
     "more heads": {"zero_readout": True},
     "larger heads": {"zero_readout": True, "d_head": None, "heads": 2, "attention_mult": 0.125},
     "tied": {"tied": True},
+    "muon": {"optimizer": "muon", "lr": 0.02, "zero_readout": True},
+    "u-muP": {"parametrization": "umup", "unit_scaling": True, "norm_gain": False, "zero_readout": True, "lr": 0.3},
     "all else": {
         "zero_readout": True, "bias": True, "positions": "learned", "activation": "swiglu", "norm": "rmsnorm",
         "qk_norm": True, "post_norm": True, "group_size": 2,
@@ -285,14 +287,6 @@ GROWING: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("variant", GROWING)
 def test_the_coordinate_check_in_width_passes_under_mup(variant: str) -> None:
     assert check(**GROWING[variant]) == set()
-
-
-def test_the_coordinate_check_in_width_passes_under_mup_with_muon() -> None:
-    assert check(optimizer="muon", lr=0.02, zero_readout=True) == set()
-
-
-def test_the_coordinate_check_in_width_passes_under_u_mup() -> None:
-    assert check(parametrization="umup", unit_scaling=True, norm_gain=False, zero_readout=True, lr=0.3) == set()
 
 
 def test_the_coordinate_check_in_width_fails_under_sp() -> None:

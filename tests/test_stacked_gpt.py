@@ -1,7 +1,5 @@
 """A stack of transformers trains each of its members as it would train alone."""
 
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,6 +7,7 @@ from typing import Any, ClassVar
 import pandas as pd
 import pytest
 import torch
+from commands import train
 from torch import Tensor
 
 from mupl.data import TextData, Tokens
@@ -19,7 +18,6 @@ from mupl.stats.recorder import Recorder
 from mupl.training.module import TrainingModule
 from mupl.training.stack import Stack
 
-ROOT = Path(__file__).parents[1]
 V, T, BATCH, STEPS = 11, 8, 4, 12
 WIDTH, BASE, DEPTH, BASE_DEPTH = 16, 8, 2, 1
 
@@ -49,7 +47,7 @@ def tokens() -> Tokens:
     return Tokens(sequence[:500], sequence[500:], V, T)
 
 
-def members(optimizer: str, tied: bool = False) -> list[dict[str, Any]]:
+def members(optimizer: str) -> list[dict[str, Any]]:
     names = ["sp", "mup", "completep", "depth_mup", "unit_init", "mulinear"]
     tuned = {"lr": 0.05} if optimizer == "sgd" else {"lr": 0.01, "eps": 1e-4, "weight_decay": 0.1}
     return [
@@ -224,16 +222,15 @@ def test_a_captured_step_is_the_same(tokens: Tokens, monkeypatch: pytest.MonkeyP
 def test_a_sweep_of_stacks_has_the_results_of_one_run_after_the_other(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_bytes(bytes(range(97, 107)) * 200)
-    command = [
-        sys.executable, "train.py", "-m", "model=gpt", "model.d_head=8", "data=text", f"data.file={text}",
+    arguments = [
+        "-m", "model=gpt", "model.d_head=8", "data=text", f"data.file={text}",
         "data.context=16", "width=16", "base_width=8", "depth=2", "base_depth=1,2", "parametrization=mup,completep",
         "batch_size=4", "max_steps=10", "trainer=cpu", "trainer.precision=64-true",
     ]  # fmt: skip
     results = []
     for launcher in ("stacked", "basic"):
         folder = tmp_path / launcher
-        arguments = [f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}"]
-        done = subprocess.run(command + arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = train(*arguments, f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}")
         assert done.returncode == 0, done.stderr
         assert ("stack 1 of 1: 4 jobs" in done.stdout) == (launcher == "stacked")
         results.append(pd.read_csv(folder / "results.csv").drop(columns="seconds"))

@@ -1,24 +1,19 @@
 """Text as tokens: where they come from, and that crops are a function of seed and step alone."""
 
 import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from commands import train
 
 from mupl.data import TextData, Tokens, data_module, random_tokens, read_text, read_tokens
 from mupl.data.text import CropLoader, crop_starts
 from mupl.errors import ConfigError
-from tests.resuming import whole_and_resumed
-
-ROOT = Path(__file__).parents[1]
+from tests.resuming import Recorder, whole_and_resumed
 
 
 def counting(train: int = 500, val: int = 120, context: int = 8) -> Tokens:
@@ -113,28 +108,12 @@ def test_validation_is_the_same_crops_from_end_to_end() -> None:
     assert torch.cat([x[:, 0] for x, _ in loader]).tolist() == starts
 
 
-class Seen(lightning.LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.seen: list[list[int]] = []
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        self.seen.append(batch[0][:, 0].tolist())
-        return self.weight * batch[0].float().mean()
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        pass
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 @pytest.mark.parametrize("steps", [3, 15, 20])
 def test_a_resumed_run_sees_the_crops_left(steps: int, tmp_path: Path) -> None:
     data = partial(data_module, counting(), batch_size=4, seed=4)
-    whole, rest = whole_and_resumed(Seen, data, tmp_path, steps, max_steps=25, max_epochs=-1)
+    module = partial(Recorder, lambda x: x[:, 0].tolist())
+    whole, rest = whole_and_resumed(module, data, tmp_path, steps, max_steps=25, max_epochs=-1)
     assert whole.seen == [crop_starts(491, 4, 4, step).tolist() for step in range(25)]
     assert rest.seen == whole.seen[steps:]
 
@@ -173,12 +152,6 @@ def test_bad_token_files_are_one_clear_error(tmp_path: Path) -> None:
 def test_bad_sizes_are_named(key: str) -> None:
     with pytest.raises(ConfigError, match=f"{key}=0: must be at least 1"):
         TextData(counting(), **({"batch_size": 4} | {key: 0}))
-
-
-def train(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "train.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
 
 
 def test_a_gpt_trains_on_text_through_the_command_line(tmp_path: Path) -> None:

@@ -7,11 +7,16 @@ import torch
 from torch import Tensor
 
 
-def epoch_order(num_examples: int, seed: int, epoch: int) -> Tensor:
-    """Permutation of the examples, (num_examples,) int64: a function of (seed, epoch), the same on every device."""
+def seeded(seed: int, index: int) -> torch.Generator:
+    """A generator on the CPU for epoch or step `index` of a run: what it draws is the same on every device."""
     # SeedSequence mixes the pair; a sum would make epoch 1 of seed 0 be epoch 0 of seed 1.
-    mixed = np.random.SeedSequence((seed, epoch)).generate_state(1)
-    return torch.randperm(num_examples, generator=torch.Generator().manual_seed(int(mixed[0])))
+    mixed = np.random.SeedSequence((seed, index)).generate_state(1)
+    return torch.Generator().manual_seed(int(mixed[0]))
+
+
+def epoch_order(num_examples: int, seed: int, epoch: int) -> Tensor:
+    """Permutation of the examples, (num_examples,) int64: a function of (seed, epoch)."""
+    return torch.randperm(num_examples, generator=seeded(seed, epoch))
 
 
 class Normalise:

@@ -22,21 +22,16 @@ from mupl.data.splits import Splits
 from mupl.errors import ConfigError
 
 SPLIT_SEED = 0  # of every split that we make; not the run's seed, so that all runs see the same examples
-IDX = ("MNIST/raw", "FashionMNIST/raw")  # folders of the files below
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 MAX_THREADS = 8  # to decode with; more of them wait for the GIL (images of 32 pixels already gain nothing from two)
 
 
+@functools.cache
 def digits(root: str | Path | None = None) -> Splits:
     """scikit-learn's 8x8 handwritten digits: 1797 images, 80 % to train, 1 channel, 10 classes; no download.
 
     root is not needed; it is an argument so that data.root can be set whatever the source.
     """
-    return _digits()
-
-
-@functools.cache
-def _digits() -> Splits:
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -84,7 +79,7 @@ def _absolute(root: str | Path) -> Path:
 def _torchvision(name: str, root: Path, download: bool, files: str) -> Splits:
     """The data set of class `name` of torchvision.datasets with its own train and test split, of 10 classes."""
     try:
-        if files in IDX and not download:  # torchvision's import takes longer than the training of a small sweep
+        if "MNIST" in name and not download:  # torchvision's import takes longer than the training of a small sweep
             train_x, train_y, val_x, val_y = (_read_idx(root / files / file) for file in IDX_FILES)
             return Splits(train_x, train_y, val_x, val_y, num_classes=10)
         import torchvision.datasets

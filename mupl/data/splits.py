@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mupl.data.loader import TensorLoader
+
 
 @dataclass(frozen=True, eq=False)
 class Splits:
@@ -42,6 +44,14 @@ class Splits:
                 f"train_x and val_x have images of different shapes: {tuple(self.train_x.shape[1:])} and "
                 f"{tuple(self.val_x.shape[1:])}"
             )
+
+    def train_batches(self, batch_size: int, seed: int, device: torch.device) -> TensorLoader:
+        """Shuffled by `seed`; an incomplete last batch is dropped."""
+        return TensorLoader(self.train_x.to(device), self.train_y.to(device), batch_size, self.mean, self.std, seed)
+
+    def val_batches(self, batch_size: int, device: torch.device) -> TensorLoader:
+        """In order, every example once."""
+        return TensorLoader(self.val_x.to(device), self.val_y.to(device), batch_size, self.mean, self.std)
 
     @functools.cached_property
     def _pixel_counts(self) -> Tensor:

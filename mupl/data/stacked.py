@@ -1,38 +1,23 @@
 """Batches for a stack: one for each of its members, or one for all that share a seed."""
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mupl.data.loader import Normalise, TensorLoader, epoch_order
+from mupl.data.loader import Normalise, epoch_order
 from mupl.data.splits import Splits
-from mupl.data.text import VAL_CROPS, CropLoader, Tokens
-
-
-class StackedBatches(Protocol):
-    """Batches of training, at any step that a tensor on the device names.
-
-    Attributes:
-        per_epoch: batches in an epoch.
-    """
-
-    per_epoch: int
-
-    def set_step(self, k: int) -> None:
-        """Prepare what step k needs of the host."""
-
-    def __call__(self, k: Tensor) -> tuple[Tensor, Tensor]:
-        """x (G, B, ...) and y (G, B, ...) of step k (1,), G being 1 for each run of members or for each member."""
+from mupl.data.text import CropLoader, Tokens
 
 
 def stacked_batches(
     splits: Splits | Tokens, seeds: Sequence[int], batch_size: int, device: torch.device, share: bool = True
-) -> StackedBatches:
-    """The batches that the data module of `splits` gives to each member alone.
+) -> "StackedTensors | StackedCrops":
+    """The batches that the data module of `splits` gives to each member alone, `per_epoch` of them an epoch.
 
-    Members that come in runs of equal length with equal seeds have one batch a run; otherwise each has its own.
+    After `set_step(k)`, on the host, a call with k as a tensor (1,) on the device gives x (G, B, ...) and y (G, B, ...)
+    of step k. Members that come in runs of equal length with equal seeds have one batch a run, so that G is the number
+    of runs; otherwise each has its own.
 
     Args:
         seeds: one a member.
@@ -41,16 +26,15 @@ def stacked_batches(
     distinct = list(dict.fromkeys(seeds))
     runs = [seed for seed in distinct for _ in range(len(seeds) // len(distinct))]
     seeds = distinct if share and runs == list(seeds) else list(seeds)
-    kind = StackedCrops if isinstance(splits, Tokens) else StackedTensors
-    return kind(splits, seeds, batch_size, device)  # type: ignore[arg-type]
+    if isinstance(splits, Tokens):
+        return StackedCrops(splits, seeds, batch_size, device)
+    return StackedTensors(splits, seeds, batch_size, device)
 
 
 def validation_batches(splits: Splits | Tokens, outputs: int, device: torch.device) -> Iterable[tuple[Tensor, Tensor]]:
     """The validation examples, at most `outputs` classified images or predicted tokens a batch."""
-    if isinstance(splits, Tokens):
-        return CropLoader(splits.val, splits.context, max(1, outputs // splits.context), device, None, VAL_CROPS)
-    x, y = splits.val_x.to(device), splits.val_y.to(device)
-    return TensorLoader(x, y, max(1, outputs), splits.mean, splits.std)
+    outputs_each = splits.context if isinstance(splits, Tokens) else 1
+    return splits.val_batches(max(1, outputs // outputs_each), device)
 
 
 class StackedTensors:

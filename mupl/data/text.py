@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mupl.data.loader import seeded
 from mupl.errors import ConfigError
 
 TokenArray = Tensor | np.ndarray  # (N,) of any integer type; an array may be mapped from a file and stays on the host
@@ -33,6 +34,14 @@ class Tokens:
             raise ConfigError(
                 f"data.context={self.context}: must be at least 1 and below the {shortest} tokens there are"
             )
+
+    def train_batches(self, batch_size: int, seed: int, device: torch.device) -> "CropLoader":
+        """Random crops by `seed`."""
+        return CropLoader(self.train, self.context, batch_size, device, seed)
+
+    def val_batches(self, batch_size: int, device: torch.device, crops: int = VAL_CROPS) -> "CropLoader":
+        """The same crops each time."""
+        return CropLoader(self.val, self.context, batch_size, device, None, crops)
 
     @property
     def model_args(self) -> dict[str, int]:
@@ -124,9 +133,8 @@ def random_tokens(vocabulary: int = 256, context: int = 64, count: int = 2**17) 
 
 
 def crop_starts(last: int, count: int, seed: int, step: int) -> Tensor:
-    """Where the crops of a step begin, (count,) int64 in 0..last: a function of (seed, step), on every device."""
-    mixed = np.random.SeedSequence((seed, step)).generate_state(1)
-    return torch.randint(last + 1, (count,), generator=torch.Generator().manual_seed(int(mixed[0])))
+    """Where the crops of a step begin, (count,) int64 in 0..last: a function of (seed, step)."""
+    return torch.randint(last + 1, (count,), generator=seeded(seed, step))
 
 
 class CropLoader:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -22,8 +23,8 @@ from mupl.unit_scaling import (
     silu_glu_scale,
 )
 
-NORMS: dict[str, Callable[..., nn.Module]] = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
-CHOICES = {"norm": tuple(NORMS), "activation": ("gelu", "swiglu"), "positions": ("rotary", "learned")}
+Linear = Callable[[int, int], ScaledLinear]
+CHOICES = {"norm": ("layernorm", "rmsnorm"), "activation": ("gelu", "swiglu"), "positions": ("rotary", "learned")}
 
 
 class GPT(nn.Module):
@@ -116,17 +117,16 @@ class GPT(nn.Module):
         self.context, self.input_mult, self.output_mult = context, input_mult, output_mult
         self.init_std, self.embedding_std, self.zero_readout = init_std, embedding_std, zero_readout
 
-        linear: type[ScaledLinear] = ScaledLinear
+        linear = partial(UnitLinear if unit_scaling else ScaledLinear, bias=bias)
         logit_scale, value_scale, hidden_scale = attention_mult / math.sqrt(d_head), 1.0, 1.0
         if unit_scaling:
-            linear, logit_scale = UnitLinear, attention_mult / d_head
+            logit_scale = attention_mult / d_head
             value_scale = attention_scale(context, d_head, attention_mult)
             hidden_scale = (gelu_scale if activation == "gelu" else silu_glu_scale)(activation_mult)
         rotary = Rotary(d_head, context) if positions == "rotary" else nn.Identity()
-
-        def new_norm(size: int) -> nn.Module:
-            bias_too = {"bias": bias} if norm == "layernorm" else {}
-            return NORMS[norm](size, elementwise_affine=norm_gain, **bias_too)
+        new_norm: Callable[[int], nn.Module] = partial(RMSNorm, elementwise_affine=norm_gain)
+        if norm == "layernorm":
+            new_norm = partial(LayerNorm, elementwise_affine=norm_gain, bias=bias)
 
         def new_residual(index: int) -> Factor:
             if not unit_scaling:
@@ -136,9 +136,9 @@ class GPT(nn.Module):
         def new_block(index: int) -> Block:
             qk_norms = (new_norm(d_head), new_norm(d_head)) if qk_norm else (nn.Identity(), nn.Identity())
             attention = Attention(
-                width, heads, d_head, group_size, logit_scale, value_scale, linear, rotary, qk_norms, bias, dropout
+                width, heads, d_head, group_size, logit_scale, value_scale, linear, rotary, qk_norms, dropout
             )
-            mlp = MLP(width, round(mlp_ratio * width), activation, activation_mult, hidden_scale, linear, bias)
+            mlp = MLP(width, round(mlp_ratio * width), activation, activation_mult, hidden_scale, linear)
             if unit_scaling:
                 attention.amplify(logit_gradient_scale(context, d_head, attention_mult))
                 mlp.amplify(math.sqrt(mlp.down.in_features / width))  # its gradients are sums over fewer terms
@@ -165,9 +165,7 @@ class GPT(nn.Module):
                 nn.init.normal_(module.weight, std=self.embedding_std)
             elif isinstance(module, ScaledLinear):
                 std = 0 if module is self.readout and self.zero_readout else self.init_std
-                nn.init.normal_(module.weight, std=std / math.sqrt(module.in_features))
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                module.draw(std / math.sqrt(module.in_features))
             elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
                 module.reset_parameters()
 
@@ -241,17 +239,16 @@ class Attention(nn.Module):
         group_size: int,
         logit_scale: float,
         value_scale: float,
-        linear: type[ScaledLinear],
+        linear: Linear,
         rotary: nn.Module,
         qk_norms: tuple[nn.Module, nn.Module],
-        bias: bool,
         dropout: float,
     ) -> None:
         super().__init__()
         self.d_head, self.grouped, self.dropout, self.value_scale = d_head, group_size > 1, dropout, value_scale
-        self.query = linear(width, heads * d_head, bias)
-        self.key_value = linear(width, 2 * (heads // group_size) * d_head, bias)
-        self.out = linear(heads * d_head, width, bias)
+        self.query = linear(width, heads * d_head)
+        self.key_value = linear(width, 2 * (heads // group_size) * d_head)
+        self.out = linear(heads * d_head, width)
         self.rotary = rotary
         self.query_norm, self.key_norm = qk_norms
         self.scale = Factor("attention", logit_scale, fan_in=d_head)
@@ -323,19 +320,12 @@ class MLP(nn.Module):
     per_member: ClassVar = ("mult",)
 
     def __init__(
-        self,
-        width: int,
-        hidden: int,
-        activation: str,
-        mult: float,
-        hidden_scale: float,
-        linear: type[ScaledLinear],
-        bias: bool,
+        self, width: int, hidden: int, activation: str, mult: float, hidden_scale: float, linear: Linear
     ) -> None:
         super().__init__()
         self.gated, self.mult, self.hidden_scale = activation == "swiglu", mult, hidden_scale
-        self.up = linear(width, 2 * hidden if self.gated else hidden, bias)
-        self.down = linear(hidden, width, bias)
+        self.up = linear(width, 2 * hidden if self.gated else hidden)
+        self.down = linear(hidden, width)
         self.amplified = 1.0
 
     def amplify(self, factor: float) -> None:

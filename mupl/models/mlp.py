@@ -71,9 +71,7 @@ class MLP(nn.Module):
     def reset_parameters(self) -> None:
         for layer in (*self.layers, self.readout):
             std = 0 if layer is self.readout and self.zero_readout else self.init_std
-            nn.init.normal_(layer.weight, std=std / math.sqrt(layer.in_features))
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+            layer.draw(std / math.sqrt(layer.in_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, ...) -> logits (N, out_features); of a stack (S, N, ...) -> (S, N, out_features)."""
