@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from mupl.data.splits import Splits
 from mupl.data.text import Tokens
 from mupl.initializers import on_meta
-from mupl.jobs import UNTOLD
+from mupl.jobs import UNTOLD, write_result
 from mupl.optim.stacked_rules import NotStackable, default_options, stackable
 from mupl.training.build import VARIED, build, varied
 from mupl.training.check import check
@@ -73,6 +73,10 @@ class Job:
         """What the model says of a batch: one class an image, or one token after each."""
         splits = instantiate(self.config.data)
         return self.config.batch_size * (splits.context if isinstance(splits, Tokens) else 1)
+
+    def write(self, outcome: dict[str, Any]) -> None:
+        """Its row of results."""
+        write_result(self.folder, self.identity | outcome)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "recipe"}  # which is described anew
