@@ -51,8 +51,7 @@ def coord_check(
     tables = []
     batches = [(x.to(device, dtype) if x.is_floating_point() else x.to(device), y.to(device)) for x, y in batches]
     along = "width" if depths is None else "depth"
-    sizes = [(w, None) for w in widths] if depths is None else list(itertools.product(widths, depths))
-    for (width, depth), seed in itertools.product(sizes, list(seeds)):
+    for width, depth, seed in itertools.product(widths, [None] if depths is None else depths, seeds):
         with default_dtype(dtype):  # weights are drawn in it, not rounded to it
             trained = TrainingModule(build, width, base_width=base_width, depth=depth, seed=seed, **module).to(device)
         rows = _record(trained, batches, statistics, along).assign(width=width, seed=seed)
