@@ -1,6 +1,5 @@
 """What `hydra/launcher=stacked` does with jobs: compose, plan, train in stacks, and the rest one by one."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from mupl.errors import ConfigError, bad_input
 from mupl.garbage import no_garbage
 from mupl.jobs import RESULT_FILE, finished, job_id, own
-from mupl.optim.stacked_rules import NotStackable, stackable
+from mupl.optim.stacked_rules import NotStackable
 from mupl.sweep import plan
 from mupl.sweep.compose import to_yaml
 from mupl.sweep.job import Job
@@ -148,20 +147,13 @@ def _stacks(missing: dict[str, Job], known: dict[str, Job], states: Path, option
 
 def _limit(job: Job, options: Options) -> int:
     """How many members like `job` one stack may have."""
-    optimizer, flags = stackable(job.recipe.optimizer_class)
-    itemsize = 8 if job.config.trainer.precision == "64-true" else 4
-    shapes = [info.shape for info in job.recipe.infos.values()]
-    rules = optimizer.rules.values()
-    state = sum(max(sum(map(math.prod, rule.states(s, flags).values())) for rule in rules) for s in shapes)
-    states = state / sum(map(math.prod, shapes)) + bool(job.config.callbacks)  # a recorder keeps the weights before
-    member = plan.member_bytes(shapes, states, job.outputs(), itemsize)
     if options.memory_gb is not None:
         budget = options.memory_gb * 1e9
     elif device_of(job.config).type == "cuda":
         budget = torch.cuda.mem_get_info()[0] * GPU_SHARE
     else:
         budget = CPU_BYTES
-    return max(1, min(int(budget / member), options.max_members or 10**9))
+    return max(1, min(int(budget / job.nbytes()), options.max_members or 10**9))
 
 
 def _train(stacks: Sequence[list[Job]], states: Path, options: Options) -> None:

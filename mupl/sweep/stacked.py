@@ -47,7 +47,7 @@ def train_stack(jobs: Sequence[Job], states: Path, save_every: float, title: str
         with _until_signal() as interrupted:
             return _train(jobs, states, save_every, title, interrupted)
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         reason = f"{type(error).__name__}: {error}"
     gc.collect()  # out of the except block: its traceback holds the tensors
@@ -61,10 +61,6 @@ def train_stack(jobs: Sequence[Job], states: Path, save_every: float, title: str
         train_stack(part, states, save_every, title)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def _train(jobs: Sequence[Job], states: Path, save_every: float, title: str, interrupted: Callable[[], int]) -> None:
     started = time.perf_counter()
     config = jobs[0].config
@@ -72,22 +68,23 @@ def _train(jobs: Sequence[Job], states: Path, save_every: float, title: str, int
     if device.type == "cuda":
         gc.collect()  # of a stack before this one, what is compiled refers to itself and to the weights
         torch.cuda.empty_cache()
-    with _precision(trainer.precision) as precision:
-        stack = Stack(
-            [job.recipe for job in jobs],
-            instantiate(config.data),
-            batch_size=config.batch_size,
-            max_steps=trainer.max_steps,
-            clip=[job.config.trainer.gradient_clip_val for job in jobs],
-            device=device,
-            **precision,
-        )
-        recorder, table = _recorder(jobs, stack)
-        state = State(states, [job.id for job in jobs], stack, save_every)
-        with recorder or nullcontext():  # whose hooks and copies of weights would keep the stack in memory
-            _fit(stack, trainer, recorder, state, title, interrupted)
-        seconds = round((time.perf_counter() - started) / len(jobs), 3)
-        write_members(jobs, stack, state.validation, recorder, table, seconds)
+    torch.set_float32_matmul_precision("high" if trainer.precision == "tf32" else "highest")
+    stack = Stack(
+        [job.recipe for job in jobs],
+        instantiate(config.data),
+        batch_size=config.batch_size,
+        max_steps=trainer.max_steps,
+        clip=[job.config.trainer.gradient_clip_val for job in jobs],
+        device=device,
+        dtype=torch.float64 if trainer.precision == "64-true" else torch.float32,
+        autocast=torch.bfloat16 if trainer.precision == "bf16-mixed" else None,
+    )
+    recorder, table = _recorder(jobs, stack)
+    state = State(states, [job.id for job in jobs], stack, save_every)
+    with recorder or nullcontext():  # whose hooks and copies of weights would keep the stack in memory
+        _fit(stack, trainer, recorder, state, title, interrupted)
+    seconds = round((time.perf_counter() - started) / len(jobs), 3)
+    write_members(jobs, stack, state.validation, recorder, table, seconds)
     forget(state.file)
     if interrupted():
         _exit(interrupted(), title, "at its end: its results are written")
@@ -138,20 +135,6 @@ def _recorder(jobs: Sequence[Job], stack: Stack) -> tuple[Recorder | None, str]:
         predict = [member.expected_exponents for member in stack.members]
         return callback.stacked(stack.model, stack.optimizer, predict, columns), callback.file
     return None, ""
-
-
-@contextmanager
-def _precision(name: str) -> Iterator[dict[str, Any]]:
-    """The dtypes of a stack under Lightning's name of a precision, or tf32."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
-    try:
-        yield {
-            "dtype": torch.float64 if name == "64-true" else torch.float32,
-            "autocast": torch.bfloat16 if name == "bf16-mixed" else None,
-        }
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager
