@@ -79,15 +79,13 @@ def _drop_outputs(node: DictConfig | ListConfig) -> None:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """The file is there whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    if isinstance(content, bytes):
-        partial.write_bytes(content)
-    else:
-        partial.write_text(content)
+    partial.write_bytes(content if isinstance(content, bytes) else content.encode())
     partial.replace(path)
 
 
 def write_result(folder: Path, row: dict[str, Any]) -> None:
-    """Write a run's row; a NaN is kept as such (JSON as Python reads it)."""
+    """Write a run's row, into a folder that may not be there yet; a NaN is kept as such (JSON as Python reads it)."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / RESULT_FILE, json.dumps(row, indent=1, default=str))
 
 

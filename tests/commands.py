@@ -14,6 +14,12 @@ from mupl.sweep.results import collect
 ROOT = Path(__file__).parents[1]
 SMALL = ["max_steps=20", "base_width=8", "trainer=cpu"]
 
+# What mupl.training.run ignores, which pytest undoes: the marks of tests that call `train_here`
+IGNORED = [
+    pytest.mark.filterwarnings(f"ignore:{message}")
+    for message in (".*exists and is not empty", ".*is smaller than the logging interval")
+]
+
 Done = subprocess.CompletedProcess[str]
 
 

@@ -37,12 +37,7 @@ class Recorder(lightning.LightningModule):
 
 
 def trainer(**kwargs: Any) -> lightning.Trainer:
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     return lightning.Trainer(accelerator="cpu", devices=1, num_sanity_val_steps=0, **(quiet | kwargs))
 
 

@@ -21,13 +21,9 @@ from mupl.training.build import build
 from mupl.training.check import check
 from mupl.training.cli import register_parametrizations
 from mupl.training.recipe import Recipe
-from tests.commands import ROOT, train_here
+from tests.commands import IGNORED, ROOT, Done, train_here
 
-# What mupl.training.run ignores, which pytest undoes
-pytestmark = [
-    pytest.mark.filterwarnings(f"ignore:{message}")
-    for message in (".*exists and is not empty", ".*is smaller than the logging interval")
-]
+pytestmark = IGNORED
 
 EXPERIMENTS = sorted(file.stem for file in (ROOT / "conf/experiment").glob("*.yaml"))
 HYPERPARAMETER = {x.split(".")[-1]: x for x in ("lr", "model.output_mult", "model.init_std", "scheduler")}
@@ -112,14 +108,24 @@ SWEEPS = {
 }
 
 
+@pytest.fixture
+def sweep(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """A tiny sweep of an experiment on text, in the folder `sweep`."""
+
+    def start(experiment: str, *overrides: str) -> Done:
+        (tmp_path / "text.txt").write_text("To be, or not to be, that is the question. " * 20)
+        paths = [f"data.file={tmp_path / 'text.txt'}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+        stacked = ["-m", "hydra/launcher=stacked", f"experiment={experiment}"]
+        done = train_here(capfd, *stacked, *TINY, *paths, *overrides)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return start
+
+
 @pytest.mark.parametrize("name", SWEEPS)
-def test_a_sweep_of_transfer_ends_with_its_figure(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "text.txt").write_text("To be, or not to be, that is the question. " * 20)
-    data = [f"data.file={tmp_path / 'text.txt'}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
-    done = train_here(
-        capfd, "-m", "hydra/launcher=stacked", f"experiment={name}_transfer_text", *TINY, *data, *SWEEPS[name]
-    )
-    assert done.returncode == 0, done.stderr
+def test_a_sweep_of_transfer_ends_with_its_figure(name: str, sweep: Callable[..., Done], tmp_path: Path) -> None:
+    done = sweep(f"{name}_transfer_text", *SWEEPS[name])
     assert "one by one" not in done.stdout
     assert (tmp_path / "sweep" / f"{name}_transfer.png").exists()
     assert (tmp_path / "sweep" / "transfer.json").exists()
@@ -131,12 +137,9 @@ def test_a_sweep_of_transfer_ends_with_its_figure(name: str, tmp_path: Path, cap
     [("umup", "umup/gpt", 0.1 * 16**-0.5), ("embedding_lr", "mup/embedding_sqrt", 0.1 * (16 / 8) ** -0.5)],
 )
 def test_variants_of_mup_differ_in_the_embedding_s_learning_rate(
-    experiment: str, second: str, expected: float, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    experiment: str, second: str, expected: float, sweep: Callable[..., Done], tmp_path: Path
 ) -> None:
-    (tmp_path / "text.txt").write_text("To be, or not to be, that is the question. " * 20)
-    sweep = [f"experiment={experiment}", "width=8,16", "lr=0.01,0.1", "seed=0", f"data.file={tmp_path / 'text.txt'}"]
-    done = train_here(capfd, "-m", "hydra/launcher=stacked", *TINY, *sweep, f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    assert done.returncode == 0, done.stderr
+    sweep(experiment, "width=8,16", "lr=0.01,0.1", "seed=0")
     rows = pd.read_csv(tmp_path / "sweep" / "results.csv")
     assert rows["parametrization"].unique().tolist() == ["mup", second]
     wide = rows[(rows["width"] == 16) & (rows["lr"] == 0.1)].set_index("parametrization")["folder"]

@@ -18,14 +18,10 @@ import torch
 from omegaconf import OmegaConf
 
 from mupl.training.stack import Stack
-from tests.commands import ROOT, SMALL, Done, command, environment, train_here
+from tests.commands import IGNORED, ROOT, SMALL, Done, command, environment, train_here
 from tests.commands import train as run_command
 
-# What mupl.training.run ignores, which pytest undoes
-pytestmark = [
-    pytest.mark.filterwarnings(f"ignore:{message}")
-    for message in (".*exists and is not empty", ".*is smaller than the logging interval")
-]
+pytestmark = IGNORED
 
 SLOW = pytest.mark.slow
 Train = Callable[..., Done]

@@ -14,7 +14,7 @@ from mupl.jobs import job_id, own
 from mupl.optim.stacked import NotStackable
 from mupl.sweep.compose import SweepConfigLoader
 from mupl.sweep.identity import sweep_id
-from mupl.sweep.launcher import Options
+from mupl.sweep.options import Options
 from mupl.sweep.plan import member_bytes, shape_key, split
 from mupl.training.cli import register_parametrizations
 from tests.commands import ROOT

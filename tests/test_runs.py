@@ -16,11 +16,13 @@ from mupl.figures.transfer import hyperparameter_transfer
 from mupl.jobs import write_result
 from mupl.sweep.callback import swept_keys
 from mupl.sweep.results import collect
-from tests.commands import ROOT, SMALL, train
+from tests.commands import ROOT, SMALL, Done, train
+
+Swept = tuple[Path, Done]
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subprocess.CompletedProcess[str]"]:
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     """One multirun with good, diverging and failing jobs."""
     folder = tmp_path_factory.mktemp("sweep")
     grid = ["width=8,[8,16]", "lr=0.05,1e30,-1", "parametrization=sp,mup", "optimizer=sgd"]
@@ -45,7 +47,7 @@ def test_a_single_run_leaves_its_config_table_metrics_and_result(tmp_path: Path)
     assert result["val_loss"] == pytest.approx(metrics["val_loss"].dropna().item(), rel=1e-6)
 
 
-def test_a_sweep_ends_with_one_tidy_table(sweep: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
+def test_a_sweep_ends_with_one_tidy_table(sweep: Swept) -> None:
     folder, _ = sweep
     table = pd.read_csv(folder / "results.csv")
     assert list(table.columns[:5]) == ["width", "lr", "seed", "parametrization", "optimizer"]
@@ -64,9 +66,7 @@ def test_a_sweep_ends_with_one_tidy_table(sweep: tuple[Path, "subprocess.Complet
         assert (folder / str(job) / ".hydra" / "config.yaml").exists()
 
 
-def test_a_sweep_prints_progress_and_a_summary_and_draws(
-    sweep: tuple[Path, "subprocess.CompletedProcess[str]"],
-) -> None:
+def test_a_sweep_prints_progress_and_a_summary_and_draws(sweep: Swept) -> None:
     folder, done = sweep
     assert "[12/12]" in done.stdout
     assert "best learning rates by val_loss" in done.stdout
@@ -74,7 +74,7 @@ def test_a_sweep_prints_progress_and_a_summary_and_draws(
     assert (folder / "lr_transfer.png").stat().st_size > 10_000
 
 
-def test_a_sweep_with_failed_jobs_exits_non_zero(sweep: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
+def test_a_sweep_with_failed_jobs_exits_non_zero(sweep: Swept) -> None:
     assert sweep[1].returncode == 1
 
 
@@ -283,7 +283,7 @@ def test_update_norms_of_simplified_shampoo(real_data: Path, tmp_path: Path) -> 
     assert rank.iloc[-1].round() == 9  # the gradients of ten logits add up to 0
 
 
-def test_a_report_can_be_made_again_from_the_folders(sweep: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
+def test_a_report_can_be_made_again_from_the_folders(sweep: Swept) -> None:
     folder, _ = sweep
     before = (folder / "results.csv").read_text()
     (folder / "results.csv").unlink()

@@ -28,7 +28,7 @@ class SweepReport(Callback):
     def __init__(self, report: str) -> None:
         self._report = report
         self._reporter: Reporter | None = None
-        self._started: float | None = None  # time; None: not a multirun
+        self._started = 0.0  # time; 0: not a multirun
         self._process: int | None = None  # that of the multirun; launchers may send copies of this to others
         self._done = self._found = 0  # of the jobs that ended in this process
         self._sweeps: dict[str, int] = {}
@@ -42,11 +42,10 @@ class SweepReport(Callback):
             self._total = math.prod(self._sweeps.values())
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if self._started is None:
+        if not self._started:
             return
         self._done += 1
-        folder = Path(config.hydra.runtime.output_dir)
-        file = folder / RESULT_FILE
+        file = Path(config.hydra.runtime.output_dir, RESULT_FILE)
         if file.stat().st_mtime < self._started:
             self._found += 1
             return
@@ -66,7 +65,6 @@ class SweepReport(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         done, found = self._done, self._found
         if not done and self._total:  # they ended in other processes
-            assert self._started is not None
             files = Path(config.hydra.sweep.dir).glob(f"*/{RESULT_FILE}")
             done, found = self._total, self._total - sum(f.stat().st_mtime >= self._started for f in files)
         if found:

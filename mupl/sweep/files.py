@@ -9,7 +9,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from mupl.jobs import RESULT_FILE, write_result
+from mupl.jobs import RESULT_FILE
 from mupl.stats.recorder import Recorder
 from mupl.sweep.job import Job
 from mupl.training.build import show_parametrization
@@ -59,8 +59,7 @@ def write_members(
         rows += _metrics(losses[i], mine, end, trainer.log_every_n_steps, stack.per_epoch)
         _log(job.config, rows)
         last = mine[max(mine)] if mine else {}
-        result = outcome(losses[i, :steps], first_bad is not None, last)
-        write_result(job.folder, job.identity | result | {"seconds": seconds})
+        job.write(outcome(losses[i, :steps], first_bad is not None, last) | {"seconds": seconds})
 
 
 def _forget_frozen(losses: torch.Tensor, validation: Validation, steps: int, end: int | None) -> None:

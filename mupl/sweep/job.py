@@ -1,6 +1,7 @@
 """A job of a sweep, as a member of a stack."""
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from mupl.data.splits import Splits
 from mupl.data.text import Tokens
 from mupl.initializers import on_meta
-from mupl.jobs import UNTOLD
+from mupl.jobs import UNTOLD, write_result
 from mupl.optim.stacked_rules import NotStackable, default_options, stackable
+from mupl.sweep.plan import member_bytes
 from mupl.training.build import VARIED, build, varied
 from mupl.training.check import check
 from mupl.training.recipe import Recipe
@@ -69,10 +71,21 @@ class Job:
         stackable(recipe.optimizer_class)
         return recipe
 
-    def outputs(self) -> int:
-        """What the model says of a batch: one class an image, or one token after each."""
-        splits = instantiate(self.config.data)
-        return self.config.batch_size * (splits.context if isinstance(splits, Tokens) else 1)
+    def nbytes(self) -> int:
+        """About the memory that it takes in a stack."""
+        splits = instantiate(self.config.data)  # one class an image, or one token after each
+        positions = self.config.batch_size * (splits.context if isinstance(splits, Tokens) else 1)
+        shapes = [info.shape for info in self.recipe.infos.values()]
+        optimizer, flags = stackable(self.recipe.optimizer_class)
+        rules = optimizer.rules.values()
+        state = sum(max(sum(map(math.prod, rule.states(s, flags).values())) for rule in rules) for s in shapes)
+        recorded = bool(self.config.callbacks)  # the weights before a step are kept
+        states = state / sum(map(math.prod, shapes)) + recorded
+        return member_bytes(shapes, states, positions, itemsize=8 if self.config.trainer.precision == "64-true" else 4)
+
+    def write(self, outcome: dict[str, Any]) -> None:
+        """Its row of results."""
+        write_result(self.folder, self.identity | outcome)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "recipe"}  # which is described anew

@@ -1,9 +1,8 @@
 """What `hydra/launcher=stacked` does with jobs: compose, plan, train in stacks, and the rest one by one."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -16,12 +15,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from mupl.errors import ConfigError, bad_input
 from mupl.garbage import no_garbage
-from mupl.jobs import RESULT_FILE, finished, job_id, own, write_result
-from mupl.optim.stacked_rules import NotStackable, stackable
+from mupl.jobs import RESULT_FILE, finished, job_id, own
+from mupl.optim.stacked_rules import NotStackable
 from mupl.sweep import plan
 from mupl.sweep.compose import to_yaml
 from mupl.sweep.job import Job
-from mupl.sweep.remote import EXECUTORS
+from mupl.sweep.options import Options
+from mupl.sweep.remote import EXECUTORS, Task
 from mupl.sweep.stacked import device_of, train_stack
 from mupl.sweep.state import forget, saved
 from mupl.training.build import identity
@@ -29,23 +29,6 @@ from mupl.training.build import identity
 # Bytes of one stack on a CPU (weights, gradients, state): more does not stay in the cache and is slower
 CPU_BYTES = 45e6
 GPU_SHARE = 0.85  # of the free memory: the estimate does not know of everything
-
-
-@dataclass(frozen=True)
-class Options:
-    """Arguments of the launcher; see `hydra_plugins.mupl_stacked.StackedLauncherConf` for what they mean."""
-
-    max_members: int | None = None
-    memory_gb: float | None = None
-    save_every: float = 30.0
-    through: str | None = None
-    resources: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.through is not None and self.through not in EXECUTORS:
-            raise ConfigError(f"hydra.launcher.through={self.through}: must be null or of {', '.join(EXECUTORS)}")
-        if self.max_members is not None and self.max_members < 1:
-            raise ConfigError(f"hydra.launcher.max_members={self.max_members}: must be a whole number >= 1")
 
 
 def launch(
@@ -72,10 +55,9 @@ def launch(
         if anew & set(ids):
             forget(file)
     with ThreadPoolExecutor() as pool:  # beside the training, as all that they cost is waiting for the disk
-        written = [pool.submit(_write_config, config) for config in configs]
+        written = pool.map(_write_config, configs)
         _train(_stacks(missing, {job.id: job for job in jobs}, states, options), states, options)
-    for done in written:
-        done.result()
+    list(written)  # raises what a write raised
     results = {job.id: finished(job.folder, job.id) for job in jobs}
     for file, ids in saved(states):  # of stacks that were halved
         if all(results.get(i) for i in ids):
@@ -147,7 +129,7 @@ def _stacks(missing: dict[str, Job], known: dict[str, Job], states: Path, option
             stacks.append([known[i] for i in ids if i in known])
             begun.update(ids)
     groups: dict[str, list[Job]] = {}
-    reasons: dict[str, int] = {}
+    reasons: Counter[str] = Counter()
     for job in missing.values():
         if job.id not in begun:
             try:
@@ -155,7 +137,7 @@ def _stacks(missing: dict[str, Job], known: dict[str, Job], states: Path, option
                 groups.setdefault(plan.shape_key(job.config), []).append(job)
             except Exception as error:  # it runs alone, which reports any error in its row
                 if isinstance(error, NotStackable) or not isinstance(bad_input(error), ConfigError):
-                    reasons[str(error)] = reasons.get(str(error), 0) + 1
+                    reasons[str(error)] += 1
     for reason, count in reasons.items():
         print(f"{count} of {len(missing)} jobs run one by one: {reason}", flush=True)
     for group in groups.values():
@@ -165,25 +147,18 @@ def _stacks(missing: dict[str, Job], known: dict[str, Job], states: Path, option
 
 def _limit(job: Job, options: Options) -> int:
     """How many members like `job` one stack may have."""
-    optimizer, flags = stackable(job.recipe.optimizer_class)
-    itemsize = 8 if job.config.trainer.precision == "64-true" else 4
-    shapes = [info.shape for info in job.recipe.infos.values()]
-    rules = optimizer.rules.values()
-    state = sum(max(sum(map(math.prod, rule.states(s, flags).values())) for rule in rules) for s in shapes)
-    states = state / sum(map(math.prod, shapes)) + bool(job.config.callbacks)  # a recorder keeps the weights before
-    member = plan.member_bytes(shapes, states, job.outputs(), itemsize)
     if options.memory_gb is not None:
         budget = options.memory_gb * 1e9
     elif device_of(job.config).type == "cuda":
         budget = torch.cuda.mem_get_info()[0] * GPU_SHARE
     else:
         budget = CPU_BYTES
-    return max(1, min(int(budget / member), options.max_members or 10**9))
+    return max(1, min(int(budget / job.nbytes()), options.max_members or 10**9))
 
 
 def _train(stacks: Sequence[list[Job]], states: Path, options: Options) -> None:
     """Train the stacks; the jobs of one that fails here are left without results, elsewhere they are failed rows."""
-    waits: list[tuple[str, Callable[[], object]]] = []
+    waits: list[tuple[list[Job], str, Task]] = []
     submit = EXECUTORS[options.through](states.parent, options.resources) if options.through else None
     for i, stack in enumerate(stacks):
         title = f"stack {i + 1} of {len(stacks)}"
@@ -195,13 +170,12 @@ def _train(stacks: Sequence[list[Job]], states: Path, options: Options) -> None:
             except Exception as error:
                 print(f"{title}: {type(error).__name__}: {error}: its jobs run one by one", flush=True)
         else:
-            waits.append((title, submit(task)))
-    for (title, wait), stack in zip(waits, stacks, strict=False):
+            waits.append((stack, title, submit(task)))
+    for stack, title, wait in waits:
         try:
             wait()
         except Exception as error:  # this machine is not the one that was to train them
             text = f"{title}: {type(error).__name__}: {error}"
             for job in stack:
                 if finished(job.folder, job.id) is None:
-                    job.folder.mkdir(parents=True, exist_ok=True)
-                    write_result(job.folder, job.identity | {"status": "failed", "error": text})
+                    job.write({"status": "failed", "error": text})

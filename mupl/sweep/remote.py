@@ -31,12 +31,8 @@ def _ray(folder: Path, resources: Mapping[str, Any]) -> Submit:
     import ray
 
     ray.init(ignore_reinit_error=True)
-    remote = ray.remote(**resources)(_call) if resources else ray.remote(_call)
+    remote: Any = ray.remote(lambda task: task()).options(**resources)
     return lambda task: partial(ray.get, remote.remote(task))
-
-
-def _call(task: Task) -> None:
-    task()
 
 
 EXECUTORS: dict[str, Callable[[Path, Mapping[str, Any]], Submit]] = {

@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.figure import Figure
 
 from mupl.analysis import coordinates, norms, transfer
 from mupl.analysis import unit_scale as unit_scaling
@@ -18,9 +19,6 @@ from mupl.figures.unit_scale import unit_scale as draw_unit_scale
 from mupl.jobs import write_atomically
 from mupl.sweep.results import collect
 from mupl.terminal import print_table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 COORDINATES_FILE = "coordinates.csv"
 # of a transformer, mean over blocks: name -> label of a row of panels
@@ -154,11 +152,11 @@ def unit_scale(sweep_dir: Path, metric: str = "val_loss") -> int:
 
 def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:
     """The tables of that name of all jobs as one, each row with what tells its job from the others."""
-    identity = results.drop(columns=[*OUTCOMES, "lr"]).to_dict("list")
     tables = []
-    for i, folder in enumerate(results["folder"]):
-        if (path := sweep_dir / folder / file).exists():
-            tables.append(pd.read_csv(path).assign(**{str(key): values[i] for key, values in identity.items()}))
+    for job in results.to_dict("records"):
+        identity = {str(key): value for key, value in job.items() if key not in (*OUTCOMES, "lr")}
+        if (path := sweep_dir / job["folder"] / file).exists():
+            tables.append(pd.read_csv(path).assign(**identity))
     if not tables:
         raise ConfigError(f"{sweep_dir}: no job left a {file}; see results.csv there for why")
     return pd.concat(tables, ignore_index=True)
@@ -175,12 +173,9 @@ def conclude(results: pd.DataFrame, sweep_dir: Path) -> int:
 
 
 def show(table: pd.DataFrame, title: str) -> None:
-    rows = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-    print_table(rows, title)
+    print_table(table.to_dict("records"), title)
 
 
-def save(figure: "Figure", file: Path) -> None:
+def save(figure: Figure, file: Path) -> None:
     figure.savefig(file, dpi=120, bbox_inches="tight")
-    from matplotlib.pyplot import close
-
-    close(figure)
+    plt.close(figure)

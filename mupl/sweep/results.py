@@ -2,22 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from mupl.analysis.columns import IDENTITY, OUTCOMES
 from mupl.jobs import RESULT_FILE
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-def collect(sweep_dir: Path) -> "pd.DataFrame":
+def collect(sweep_dir: Path) -> pd.DataFrame:
     """One row a run of all that have a result below `sweep_dir`, sorted by what tells them apart; empty if none has.
 
     Columns: width, lr, seed, parametrization, optimizer, every other key that differs between runs, and `OUTCOMES`.
     """
-    import pandas as pd
-
     files = sorted(sweep_dir.glob(f"*/{RESULT_FILE}"))
     rows = [{**json.loads(file.read_text()), "folder": file.parent.name} for file in files]
     table = pd.DataFrame(rows).drop(columns="job", errors="ignore")
@@ -29,7 +25,7 @@ def collect(sweep_dir: Path) -> "pd.DataFrame":
         return table
     keys = [c for c in ("parametrization", "optimizer", *swept, "width", "lr", "seed") if c in table]
 
-    def sortable(column: "pd.Series") -> "pd.Series":
+    def sortable(column: pd.Series) -> pd.Series:
         return column if pd.api.types.is_numeric_dtype(column) else column.astype(str)
 
     table = table.sort_values(keys, key=sortable, kind="stable", ignore_index=True)

@@ -6,26 +6,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mupl.jobs import write_result
 from mupl.optim.stacked_rules import NotStackable
 from mupl.stats.recorder import Recorder
 from mupl.sweep.files import write_members
 from mupl.sweep.job import Job
 from mupl.sweep.state import State, forget
 from mupl.training.stack import Stack
-
-
-class Interrupted(SystemExit):
-    """By a signal, after the state was saved; the exit code is 128 + the signal's number."""
 
 
 def device_of(config: DictConfig) -> torch.device:
@@ -37,7 +32,7 @@ def device_of(config: DictConfig) -> torch.device:
     return torch.device("cuda" if there and wanted != "cpu" else "cpu")
 
 
-def train_stack(jobs: Sequence[Job], states: Path, save_every: float = 30.0, title: str = "") -> None:
+def train_stack(jobs: Sequence[Job], states: Path, save_every: float, title: str) -> None:
     """Train the jobs as one stack and leave in each job's folder what `mupl.training.run` would.
 
     Going out of memory halves the stack. Every `save_every` seconds, or less often where that would take more than
@@ -46,29 +41,24 @@ def train_stack(jobs: Sequence[Job], states: Path, save_every: float = 30.0, tit
     A job that is out of memory alone becomes a failed row.
 
     Raises:
-        Interrupted: on SIGINT or SIGTERM, when the state is saved.
+        SystemExit: on SIGINT or SIGTERM, when the state is saved; the exit code is 128 + the signal's number.
     """
     try:
         with _until_signal() as interrupted:
             return _train(jobs, states, save_every, title, interrupted)
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         reason = f"{type(error).__name__}: {error}"
     gc.collect()  # out of the except block: its traceback holds the tensors
     torch.cuda.empty_cache()
     if len(jobs) == 1:
-        jobs[0].folder.mkdir(parents=True, exist_ok=True)
-        write_result(jobs[0].folder, jobs[0].identity | {"status": "failed", "error": reason})
+        jobs[0].write({"status": "failed", "error": reason})
         return
     half = len(jobs) // 2
     print(f"{title}: out of memory with {len(jobs)} members: going on with halves", flush=True)
     for part in (jobs[:half], jobs[half:]):
         train_stack(part, states, save_every, title)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _train(jobs: Sequence[Job], states: Path, save_every: float, title: str, interrupted: Callable[[], int]) -> None:
@@ -78,25 +68,26 @@ def _train(jobs: Sequence[Job], states: Path, save_every: float, title: str, int
     if device.type == "cuda":
         gc.collect()  # of a stack before this one, what is compiled refers to itself and to the weights
         torch.cuda.empty_cache()
-    with _precision(trainer.precision) as precision:
-        stack = Stack(
-            [job.recipe for job in jobs],
-            instantiate(config.data),
-            batch_size=config.batch_size,
-            max_steps=trainer.max_steps,
-            clip=[job.config.trainer.gradient_clip_val for job in jobs],
-            device=device,
-            **precision,
-        )
-        recorder, table = _recorder(jobs, stack)
-        state = State(states, [job.id for job in jobs], stack, save_every)
-        with recorder or nullcontext():  # whose hooks and copies of weights would keep the stack in memory
-            validation = _fit(stack, trainer, recorder, state, title, interrupted)
-        seconds = round((time.perf_counter() - started) / len(jobs), 3)
-        write_members(jobs, stack, validation, recorder, table, seconds)
+    torch.set_float32_matmul_precision("high" if trainer.precision == "tf32" else "highest")
+    stack = Stack(
+        [job.recipe for job in jobs],
+        instantiate(config.data),
+        batch_size=config.batch_size,
+        max_steps=trainer.max_steps,
+        clip=[job.config.trainer.gradient_clip_val for job in jobs],
+        device=device,
+        dtype=torch.float64 if trainer.precision == "64-true" else torch.float32,
+        autocast=torch.bfloat16 if trainer.precision == "bf16-mixed" else None,
+    )
+    recorder, table = _recorder(jobs, stack)
+    state = State(states, [job.id for job in jobs], stack, save_every)
+    with recorder or nullcontext():  # whose hooks and copies of weights would keep the stack in memory
+        _fit(stack, trainer, recorder, state, title, interrupted)
+    seconds = round((time.perf_counter() - started) / len(jobs), 3)
+    write_members(jobs, stack, state.validation, recorder, table, seconds)
     forget(state.file)
     if interrupted():
-        raise _interrupted(interrupted(), title, "at its end: its results are written")
+        _exit(interrupted(), title, "at its end: its results are written")
 
 
 def _fit(
@@ -106,9 +97,9 @@ def _fit(
     state: State,
     title: str,
     interrupted: Callable[[], int],
-) -> dict[int, dict[str, list[float]]]:
-    """Train to the end, or until every member has diverged; returns the members' validations by updates done."""
-    validation = state.load()
+) -> None:
+    """Train to the end, or until every member has diverged, and validate."""
+    state.load()
     validate_every = 0 if trainer.get("limit_val_batches") == 0 else trainer.val_check_interval
     every = [n for n in (trainer.log_every_n_steps, validate_every) if n]
     with _progress(title, stack) as show:
@@ -116,25 +107,24 @@ def _fit(
             stack.train(min(stack.max_steps, *(stack.k - stack.k % n + n for n in every)), interrupted, recorder)
             diverged = stack.diverged()
             if validate_every and stack.k % validate_every == 0:
-                validation[stack.k] = stack.evaluate()
+                state.validation[stack.k] = stack.evaluate()
             show()
             if interrupted():
                 kept = "it starts anew, as what is recorded is not saved"
                 if recorder is None:
-                    state.save(validation)
+                    state.save()
                     kept = f"its state is in {state.file}"
-                raise _interrupted(interrupted(), title, f"at step {stack.k} of {stack.max_steps}: {kept}")
+                _exit(interrupted(), title, f"at step {stack.k} of {stack.max_steps}: {kept}")
             if all(step is not None for step in diverged):
                 break
             if recorder is None:  # whose rows are not saved: a recorded training starts anew
-                state.save_sometimes(validation)
-    return validation
+                state.save_sometimes()
 
 
-def _interrupted(number: int, title: str, when: str) -> Interrupted:
+def _exit(number: int, title: str, when: str) -> NoReturn:
     text = f"{title}: {signal.Signals(number).name} {when}; the same command goes on from here"
     print(text, file=sys.stderr, flush=True)
-    return Interrupted(128 + number)
+    sys.exit(128 + number)
 
 
 def _recorder(jobs: Sequence[Job], stack: Stack) -> tuple[Recorder | None, str]:
@@ -148,41 +138,20 @@ def _recorder(jobs: Sequence[Job], stack: Stack) -> tuple[Recorder | None, str]:
 
 
 @contextmanager
-def _precision(name: str) -> Iterator[dict[str, Any]]:
-    """The dtypes of a stack under Lightning's name of a precision, or tf32."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
-    try:
-        yield {
-            "dtype": torch.float64 if name == "64-true" else torch.float32,
-            "autocast": torch.bfloat16 if name == "bf16-mixed" else None,
-        }
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-@contextmanager
 def _until_signal() -> Iterator[Callable[[], int]]:
     """Yields a function that says which of SIGINT and SIGTERM has arrived, or 0; a second one has its usual effect."""
-    arrived = [0]
-    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
-        yield lambda: 0
-        return
+    arrived = 0
+    with ExitStack() as restored:
 
-    def handle(number: int, frame: Any) -> None:
-        arrived[0] = number
-        restore()
+        def handle(number: int, frame: Any) -> None:
+            nonlocal arrived
+            arrived = number
+            restored.close()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    try:
-        yield lambda: arrived[0]
-    finally:
-        restore()
+        if threading.current_thread() is threading.main_thread():  # in others Python allows no handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                restored.callback(signal.signal, number, signal.signal(number, handle))
+        yield lambda: arrived
 
 
 @contextmanager

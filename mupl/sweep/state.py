@@ -16,33 +16,38 @@ SAVING = 0.05  # share of the time that may be spent on saving states
 
 
 class State:
-    """The file from which a stack goes on, and beside it the ids of its members."""
+    """The file from which a stack goes on, and beside it the ids of its members.
+
+    Attributes:
+        validation: what `Stack.evaluate` gave, by updates done.
+    """
 
     def __init__(self, folder: Path, ids: Sequence[str], stack: Stack, save_every: float) -> None:
         self._ids, self._stack, self._folder, self._every = list(ids), stack, folder, save_every
         self.file = folder / f"{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:12]}.pt"
         self._saved_at, self._cost = time.perf_counter(), stack.nbytes() / DISK
+        self.validation: dict[int, dict[str, list[float]]] = {}
 
-    def load(self) -> dict[int, dict[str, list[float]]]:
-        """Put the stack where a state of its members was saved, if there is one; returns the validations until then."""
+    def load(self) -> None:
+        """Go on from where a state of the stack's members was saved, if there is one."""
         for file, ids in saved(self._folder):
             if set(self._ids) <= set(ids):
                 state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
                 chosen = [ids.index(i) for i in self._ids]
                 self._stack.load_state_dict(state["stack"], chosen)
-                validation = state["validation"]
-                return {k: {n: [v[i] for i in chosen] for n, v in row.items()} for k, row in validation.items()}
-        return {}
+                for k, row in state["validation"].items():
+                    self.validation[k] = {name: [values[i] for i in chosen] for name, values in row.items()}
+                return
 
-    def save_sometimes(self, validation: dict[int, dict[str, list[float]]]) -> None:
+    def save_sometimes(self) -> None:
         if time.perf_counter() - self._saved_at >= max(self._every, self._cost / SAVING):
-            self.save(validation)
+            self.save()
 
-    def save(self, validation: dict[int, dict[str, list[float]]]) -> None:
+    def save(self) -> None:
         started = time.perf_counter()
         self._folder.mkdir(parents=True, exist_ok=True)
         partial = self.file.with_suffix(".partial")
-        torch.save({"stack": self._stack.state_dict(), "validation": validation}, partial)
+        torch.save({"stack": self._stack.state_dict(), "validation": self.validation}, partial)
         partial.replace(self.file)
         write_atomically(self.file.with_suffix(".json"), json.dumps(self._ids))
         self._saved_at = time.perf_counter()

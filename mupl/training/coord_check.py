@@ -4,18 +4,16 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
+from mupl.analysis.coordinates import over_blocks
 from mupl.roles import Build, Width
 from mupl.stats.recorder import Recorder
 from mupl.training.module import TrainingModule
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 CHECKED_KINDS = ("output", "param", "update", "gradient_update", "decay")
 
@@ -32,7 +30,7 @@ def coord_check(
     dtype: torch.dtype = torch.float32,
     statistics: Sequence[str] = ("l1",),
     **module: Any,
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """Train `build(width)` for one step on each batch, at every width and seed, and record its coordinates.
 
     Args:
@@ -50,15 +48,10 @@ def coord_check(
         table = verdict(rows)
         assert table["passed"].all(), table[~table["passed"]]
     """
-    import pandas as pd
-
-    from mupl.analysis.coordinates import over_blocks
-
     tables = []
     batches = [(x.to(device, dtype) if x.is_floating_point() else x.to(device), y.to(device)) for x, y in batches]
     along = "width" if depths is None else "depth"
-    sizes = [(w, None) for w in widths] if depths is None else list(itertools.product(widths, depths))
-    for (width, depth), seed in itertools.product(sizes, list(seeds)):
+    for width, depth, seed in itertools.product(widths, [None] if depths is None else depths, seeds):
         with default_dtype(dtype):  # weights are drawn in it, not rounded to it
             trained = TrainingModule(build, width, base_width=base_width, depth=depth, seed=seed, **module).to(device)
         rows = _record(trained, batches, statistics, along).assign(width=width, seed=seed)
@@ -78,7 +71,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 def _record(
     module: TrainingModule, batches: Sequence[tuple[Tensor, Tensor]], statistics: Sequence[str], along: str
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     optimizer = module.build_optimizer()
     recorder = Recorder(
         module.model,

@@ -1,7 +1,7 @@
 """`hydra/launcher=stacked`: Hydra takes launchers from this namespace only; the work is in `mupl.sweep.launcher`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -11,10 +11,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from mupl.garbage import no_garbage
+from mupl.sweep.options import Options
 
 
 class StackedLauncher(Launcher):
-    """Trains the jobs of a multirun in stacks; see `mupl.sweep.launcher.Options` for its arguments."""
+    """Trains the jobs of a multirun in stacks; see `mupl.sweep.options.Options` for its arguments."""
 
     def __init__(self, **options: Any) -> None:
         self._options = options
@@ -28,22 +29,17 @@ class StackedLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         with no_garbage():
-            from mupl.sweep.launcher import Options, launch  # torch: only now
+            from mupl.sweep.launcher import launch  # torch: only now
 
         options = Options(**self._options)
         return launch(options, self._context, self._task_function, self._config, job_overrides, initial_job_idx)
 
 
 @dataclass
-class StackedLauncherConf:
-    """The fields of `mupl.sweep.launcher.Options`, and their defaults."""
+class StackedLauncherConf(Options):
+    """What Hydra makes a launcher with these options from."""
 
     _target_: str = "hydra_plugins.mupl_stacked.StackedLauncher"
-    max_members: int | None = None  # of one stack; null: as many as memory holds and are fast
-    memory_gb: float | None = None  # for one stack; null: what is free
-    save_every: float = 30.0  # seconds between saved states, or more where that would take 5 % of the time
-    through: str | None = None  # submitit_local | submitit_slurm | ray: sends stacks there; null: trains them here
-    resources: dict[str, Any] = field(default_factory=dict)  # of one stack's task, in the words of submitit or ray
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="stacked", node=StackedLauncherConf, provider="mupl")
