@@ -502,6 +502,42 @@ def test_jobs_may_be_sent_elsewhere_and_go_on_with_a_sweep_that_was_begun_here(
     assert {job: when for job, when in written(tmp_path / "there").items() if job in before} == before
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")
+def test_an_interrupt_ends_the_tasks_that_were_sent_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="pip install mupl[submitit]")
+    arguments = [*SMALL, "max_steps=200000", "width=8", "lr=0.01,0.02", f"hydra.sweep.dir={tmp_path}"]
+    launcher = [f"hydra/launcher={SUBMITIT[0]}", *SUBMITIT[1:], "hydra.launcher.save_every=0.1", TABLE_ONLY]
+    process = subprocess.Popen(
+        command("-m", *launcher, *arguments), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+
+    def processes() -> list[Path]:
+        found = [file for file in Path("/proc").glob("[0-9]*/cmdline") if int(file.parent.name) != process.pid]
+        return [file for file in found if str(tmp_path).encode() in _read(file)]
+
+    while not list(tmp_path.glob("states/*.json")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    assert processes()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.startswith("interrupted: "), err  # submitit's own process may say so too
+    while processes():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:  # it has ended
+        return b""
+
+
 def test_a_result_of_another_job_in_the_same_folder_is_not_taken_for_its_own(sweep: Train, tmp_path: Path) -> None:
     numbered = [*SMALL, "hydra.sweep.subdir=${hydra.job.num}", "width=8"]
     for launcher in ("stacked", "basic"):

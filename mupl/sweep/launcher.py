@@ -21,7 +21,7 @@ from mupl.sweep import plan
 from mupl.sweep.compose import to_yaml
 from mupl.sweep.job import Job
 from mupl.sweep.options import Options
-from mupl.sweep.remote import EXECUTORS, Task
+from mupl.sweep.remote import EXECUTORS, Sent
 from mupl.sweep.stacked import device_of, train_stack
 from mupl.sweep.state import forget, saved
 from mupl.training.build import identity
@@ -158,7 +158,7 @@ def _limit(job: Job, options: Options) -> int:
 
 def _train(stacks: Sequence[list[Job]], states: Path, options: Options) -> None:
     """Train the stacks; the jobs of one that fails here are left without results, elsewhere they are failed rows."""
-    waits: list[tuple[list[Job], str, Task]] = []
+    elsewhere: list[tuple[list[Job], str, Sent]] = []
     submit = EXECUTORS[options.through](states.parent, options.resources) if options.through else None
     for i, stack in enumerate(stacks):
         title = f"stack {i + 1} of {len(stacks)}"
@@ -170,10 +170,14 @@ def _train(stacks: Sequence[list[Job]], states: Path, options: Options) -> None:
             except Exception as error:
                 print(f"{title}: {type(error).__name__}: {error}: its jobs run one by one", flush=True)
         else:
-            waits.append((stack, title, submit(task)))
-    for stack, title, wait in waits:
+            elsewhere.append((stack, title, submit(task)))
+    for stack, title, sent in elsewhere:
         try:
-            wait()
+            sent.wait()
+        except KeyboardInterrupt:  # else they would go on, and the same command would start them a second time
+            for *_, other in elsewhere:
+                other.cancel()
+            raise
         except Exception as error:  # this machine is not the one that was to train them
             text = f"{title}: {type(error).__name__}: {error}"
             for job in stack:

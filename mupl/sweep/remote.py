@@ -3,10 +3,19 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Task = Callable[[], object]
-Submit = Callable[[Task], Task]  # starts a task and returns a function that waits for it and raises what it raised
+
+
+class Sent(NamedTuple):
+    """A task that was started elsewhere."""
+
+    wait: Task  # until it ends; raises what it raised
+    cancel: Task  # as by SIGINT or SIGTERM
+
+
+Submit = Callable[[Task], Sent]
 
 
 def _submitit(cluster: str, folder: Path, resources: Mapping[str, Any]) -> Submit:
@@ -19,7 +28,12 @@ def _submitit(cluster: str, folder: Path, resources: Mapping[str, Any]) -> Submi
 
     executor = submitit.AutoExecutor(folder / "submitit", cluster=cluster)
     executor.update_parameters(**resources)
-    return lambda task: executor.submit(task).result
+
+    def submit(task: Task) -> Sent:
+        job = executor.submit(task)
+        return Sent(job.result, job.cancel)
+
+    return submit
 
 
 def _ray(folder: Path, resources: Mapping[str, Any]) -> Submit:
@@ -32,7 +46,12 @@ def _ray(folder: Path, resources: Mapping[str, Any]) -> Submit:
 
     ray.init(ignore_reinit_error=True)
     remote: Any = ray.remote(lambda task: task()).options(**resources)
-    return lambda task: partial(ray.get, remote.remote(task))
+
+    def submit(task: Task) -> Sent:
+        reference = remote.remote(task)
+        return Sent(partial(ray.get, reference), partial(ray.cancel, reference))
+
+    return submit
 
 
 EXECUTORS: dict[str, Callable[[Path, Mapping[str, Any]], Submit]] = {
