@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
+from stacked import images
 from timing import Times, add_rows, alternate, new_table, show, take_turns
 from torch import Tensor, nn
 
@@ -33,13 +34,6 @@ BATCH, DEPTH, LR = 64, 3, 1e-4
 PIXELS, CLASSES, EXAMPLES = 28 * 28, 10, 60_000
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module="lightning")
-
-
-def images() -> Splits:
-    """Noise in the shape of MNIST."""
-    x = torch.randint(256, (EXAMPLES, 1, 28, 28), dtype=torch.uint8)
-    y = torch.randint(CLASSES, (EXAMPLES,))
-    return Splits(x, y, x[:1000], y[:1000], CLASSES)
 
 
 def network(width: int) -> nn.Sequential:
@@ -127,7 +121,7 @@ def compare_runs(
     modules: Mapping[str, LightningModule], rounds: int, window: int, loops: Mapping[str, Callable[..., None]]
 ) -> Times:
     """Runs of modules, each of which logs once in a window, and other loops, of (images, steps, `end_step`)."""
-    run = images(), (rounds + 1) * window
+    run = images(1, 28, EXAMPLES), (rounds + 1) * window
     with tempfile.TemporaryDirectory() as folder:
         fits = {name: partial(fit, module, f"{folder}/{name}", window) for name, module in modules.items()}
         return take_turns({name: partial(turn, *run) for name, turn in {**loops, **fits}.items()}, window)

@@ -22,17 +22,17 @@ with contextlib.suppress(OSError, AttributeError):  # glibc's numbers of M_ARENA
     for option, value in ((-8, 1), (-3, 1 << 25), (-1, (1 << 31) - 1)):
         ctypes.CDLL(None).mallopt(option, value)
 
+BLOCK = 0.005  # seconds
+
 Step = Callable[[], object]
 Times = dict[str, list[float]]  # contestant -> seconds a step, one entry a round; entry r of all is of one moment
 
 
-def alternate(
-    makers: Mapping[str, Callable[[], Step]], seconds: float, builds: int = 4, block: float = 0.005, queue: int = 1
-) -> Times:
+def alternate(makers: Mapping[str, Callable[[], Step]], seconds: float, builds: int = 4, queue: int = 1) -> Times:
     """Build a step of each and time blocks of them in turn, in an order drawn anew each round, for about `seconds`.
 
     All are built anew `builds` times: where its tensors come to lie makes one and the same step faster or slower by
-    2 %. A block is as many calls as fit into `block` seconds, the same for all, and a multiple of `queue`: of as many
+    2 %. A block is as many calls as fit into `BLOCK` seconds, the same for all, and a multiple of `queue`: of as many
     as fill a GPU's queue, for whose end is waited.
     """
     times: Times = {name: [] for name in makers}
@@ -40,7 +40,7 @@ def alternate(
         steps = {name: makers[name]() for name in random.sample(list(makers), len(makers))}
         for _ in range(3):
             slowest = max(_timed(step, queue) for step in steps.values())
-        inner = queue * max(1, round(block / slowest))
+        inner = queue * max(1, round(BLOCK / slowest))
         end = time.perf_counter() + seconds / builds
         while time.perf_counter() < end:
             for name in random.sample(list(steps), len(steps)):
@@ -57,11 +57,11 @@ def _timed(step: Step, calls: int) -> float:
     return time.perf_counter() - started
 
 
-def take_turns(runs: Mapping[str, Callable[[Callable[[], None]], None]], window: int, warmup: int = 1) -> Times:
+def take_turns(runs: Mapping[str, Callable[[Callable[[], None]], None]], window: int) -> Times:
     """Time whole training loops that alternate step by step, each in a thread of which only one is ever awake.
 
     A run is called with a function that it has to call at the end of each step. A round is `window` steps of each, so
-    that what happens every few steps is counted too; the first `warmup` rounds are left out.
+    that what happens every few steps is counted too; the first round is left out.
     """
     names = list(runs)
     turns = [threading.Semaphore(0) for _ in names]
@@ -95,7 +95,7 @@ def take_turns(runs: Mapping[str, Callable[[Callable[[], None]], None]], window:
     turns[0].release()
     for thread in threads:
         thread.join()
-    rounds = range(warmup, min(map(len, laps.values())) // window)
+    rounds = range(1, min(map(len, laps.values())) // window)
     return {name: [sum(lap[r * window : (r + 1) * window]) / window for r in rounds] for name, lap in laps.items()}
 
 

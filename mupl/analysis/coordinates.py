@@ -79,13 +79,13 @@ def slope(size: pd.Series, value: pd.Series) -> float:
     return float(np.polyfit(np.log2(size), np.log2(value), 1)[0])
 
 
-def interval(slopes: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """The t-interval of the mean; NaN for fewer than two values."""
+def interval(slopes: np.ndarray) -> tuple[float, float]:
+    """The 95 % t-interval of the mean; NaN for fewer than two values."""
     if len(slopes) < 2:
         return float("nan"), float("nan")
     from scipy.special import stdtrit  # the quantile of Student's t; not imported where there is one seed
 
-    half = stdtrit(len(slopes) - 1, (1 + confidence) / 2) * slopes.std(ddof=1) / np.sqrt(len(slopes))
+    half = stdtrit(len(slopes) - 1, 0.975) * slopes.std(ddof=1) / np.sqrt(len(slopes))
     return slopes.mean() - half, slopes.mean() + half
 
 
@@ -100,7 +100,7 @@ def as_json(table: pd.DataFrame, tolerance: float = TOLERANCE) -> dict[str, Any]
     }
 
 
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def records(table: pd.DataFrame) -> list[dict[Any, Any]]:
     """The rows as plain data, NaN and infinity as None."""
     finite = table.replace([np.inf, -np.inf], np.nan).astype(object)
     return finite.where(finite.notna(), None).to_dict("records")
