@@ -20,15 +20,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mupl.data import TensorData, digits
 from mupl.errors import ConfigError
 from mupl.models import MLP
-from mupl.optim.families import family_of
-from mupl.optim.groups import build_optimizer
-from mupl.parametrization.apply import apply, parameters
-from mupl.parametrization.rules import Parametrization, Scale, get_parametrization, scales
-from mupl.roles import describe
+from mupl.parametrization.apply import parameters
+from mupl.parametrization.rules import Parametrization, Scale, get_parametrization
 from mupl.stats.callback import CoordinateStats
 from mupl.stats.recorder import KINDS, Recorder
 from mupl.stats.reductions import STATISTICS, Measured, measure, spectral_norm
+from mupl.training.coord_check import default_dtype
 from mupl.training.module import TrainingModule
+from mupl.training.recipe import Recipe
 from tests import resuming
 from tests.loop import batches
 
@@ -214,12 +213,10 @@ def built(
     build: Callable[[int], nn.Module] = small_mlp,
 ) -> tuple[nn.Module, dict[str, Scale], torch.optim.Optimizer]:
     """At four times the base width, where no formulation is trivial, with eps and weight decay that matter."""
-    if isinstance(parametrization, str):
-        parametrization = get_parametrization(parametrization)
-    infos = describe(build, 32, 8)
-    numbers = scales(infos, parametrization, family_of(optimizer), lr=0.02, eps=1e-3, weight_decay=0.1)
-    model = apply(build(32).double(), numbers, torch.Generator().manual_seed(0))
-    return model, numbers, build_optimizer(optimizer, parameters(model, numbers), numbers)
+    tuned = {"lr": 0.02, "eps": 1e-3, "weight_decay": 0.1}
+    with default_dtype(torch.float64):
+        recipe = Recipe(build, 32, base_width=8, parametrization=parametrization, optimizer=optimizer, **tuned)
+    return recipe.model, recipe.scales, recipe.build_optimizer()
 
 
 def recorded(
