@@ -16,14 +16,13 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timing import add_rows, alternate, many, new_table, show
+from timing import add_rows, alternate, new_table, show
 from torch import Tensor, nn
 
 from mupl.models import GPT
 from mupl.optim.groups import param_groups
-from mupl.parametrization.apply import apply, parameters
-from mupl.parametrization.rules import get_parametrization, scales
-from mupl.roles import describe
+from mupl.parametrization.apply import parameters
+from mupl.training.recipe import Recipe, cross_entropy
 
 PEAK = 989e12  # FLOP/s of products of bfloat16
 DEPTH, CONTEXT, VOCABULARY, D_HEAD, BASE_WIDTH = 12, 1024, 50304, 64, 256
@@ -71,7 +70,7 @@ def training_step(
     @torch.compile
     def loss_of(x: Tensor, target: Tensor) -> Tensor:
         with torch.autocast(device, torch.bfloat16):
-            return F.cross_entropy(model(x).flatten(0, 1), target.flatten())
+            return cross_entropy(model(x), target)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -90,28 +89,25 @@ def ours(parametrization: str, width: int, batch: int, sizes: dict[str, int], de
     def build(width: int) -> nn.Module:
         return GPT(width=width, d_head=D_HEAD, positions="learned", **sizes)
 
-    infos = describe(build, width, BASE_WIDTH)
-    numbers = scales(infos, get_parametrization(parametrization), "adam", lr=1e-4, weight_decay=0.1)
-    with torch.device(device):
-        model = apply(build(width), numbers)
-    groups = param_groups(parameters(model, numbers), numbers)
+    recipe = Recipe(build, width, base_width=BASE_WIDTH, lr=1e-4, weight_decay=0.1, parametrization=parametrization)
+    model = recipe.model.to(device)
+    groups = param_groups(parameters(model, recipe.scales), recipe.scales)
     return training_step(model, groups, batch, sizes["context"], sizes["vocabulary"])
 
 
 def main(device: str = "cuda") -> None:
     sizes = {"depth": DEPTH, "context": CONTEXT, "vocabulary": VOCABULARY}
-    batches, seconds, inner = BATCH, 15.0, 4
+    batches, seconds, queue = BATCH, 15.0, 4
     if device == "cpu":
-        sizes, batches, seconds, inner = {"depth": 2, "context": 64, "vocabulary": 256}, {128: 4}, 2.0, 1
-    name = torch.cuda.get_device_name() if device == "cuda" else "a CPU"
-    table = new_table(f"Training steps of GPTs on {name}")
+        sizes, batches, seconds, queue = {"depth": 2, "context": 64, "vocabulary": 256}, {128: 4}, 2.0, 1
+    table = new_table("Training steps of GPTs", device)
     for width, batch in batches.items():
         makers = {
-            "plain": partial(many, plain, inner, width, batch, sizes, device),
-            "sp": partial(many, ours, inner, "sp", width, batch, sizes, device),
-            "mup": partial(many, ours, inner, "mup", width, batch, sizes, device),
+            "plain": partial(plain, width, batch, sizes, device),
+            "sp": partial(ours, "sp", width, batch, sizes, device),
+            "mup": partial(ours, "mup", width, batch, sizes, device),
         }
-        times = {key: [t / inner for t in values] for key, values in alternate(makers, seconds, builds=1).items()}
+        times = alternate(makers, seconds, builds=1, queue=queue)
         add_rows(table, f"width {width}, batch {batch}", times, "sp", {"mup": MUP_TARGET})
         tokens = batch * sizes["context"]
         with torch.device("meta"):

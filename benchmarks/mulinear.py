@@ -18,11 +18,8 @@ from torch import Tensor, nn
 
 from mupl.parametrization.mulinear import MuLinear
 
-SECONDS = {
-    128: 5.0,
-    512: 6.0,
-    2048: 12.0,
-}  # of measuring, by width, for each batch size; half as long for a layer alone
+# Of measuring, by width, for each batch size; half as long for a layer alone
+SECONDS = {128: 5.0, 512: 6.0, 2048: 12.0}
 BATCHES = (512, 256, 64)
 TARGET = 1.05
 

@@ -8,6 +8,7 @@ where there is one, else on the CPU (some ten minutes).
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from timing import Step, add_rows, alternate, new_table, show
@@ -40,28 +41,15 @@ CONTESTANTS = {
 }
 
 
-def maker(method: Callable[[Tensor], object], size: int) -> Callable[[], Step]:
-    def make() -> Step:
-        x = torch.randn(COUNT, size, size, device=DEVICE)
-
-        def step() -> None:
-            method(x)
-            if DEVICE == "cuda":
-                torch.cuda.synchronize()
-
-        return step
-
-    return make
+def step_of(method: Callable[[Tensor], object], size: int) -> Step:
+    return partial(method, torch.randn(COUNT, size, size, device=DEVICE))
 
 
 def main() -> None:
-    table = new_table(f"{COUNT} matrices on {torch.cuda.get_device_name() if DEVICE == 'cuda' else 'the CPU'}")
+    table = new_table(f"{COUNT} matrices", DEVICE)
     for size, seconds in SECONDS.items():
-        times = alternate(
-            {name: maker(method, size) for name, method in CONTESTANTS.items()},
-            seconds / (8 if DEVICE == "cuda" else 1),
-            builds=1,
-        )
+        makers = {name: partial(step_of, method, size) for name, method in CONTESTANTS.items()}
+        times = alternate(makers, seconds / (8 if DEVICE == "cuda" else 1), builds=1)
         add_rows(table, f"n = {size}", times, BASELINE)
     show(table)
 

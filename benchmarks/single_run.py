@@ -14,23 +14,19 @@ import itertools
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
+from stacked import images
 from timing import Times, add_rows, alternate, new_table, show, take_turns
 from torch import Tensor, nn
 
 from mupl.data import Splits, TensorData
 from mupl.models import MLP
-from mupl.optim.families import family_of
-from mupl.optim.groups import build_optimizer
-from mupl.parametrization.apply import apply, parameters
-from mupl.parametrization.rules import get_parametrization, scales
-from mupl.roles import describe
 from mupl.training.callbacks import LossRecord
 from mupl.training.module import TrainingModule
 
@@ -38,13 +34,6 @@ BATCH, DEPTH, LR = 64, 3, 1e-4
 PIXELS, CLASSES, EXAMPLES = 28 * 28, 10, 60_000
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module="lightning")
-
-
-def images() -> Splits:
-    """Noise in the shape of MNIST."""
-    x = torch.randint(256, (EXAMPLES, 1, 28, 28), dtype=torch.uint8)
-    y = torch.randint(CLASSES, (EXAMPLES,))
-    return Splits(x, y, x[:1000], y[:1000], CLASSES)
 
 
 def network(width: int) -> nn.Sequential:
@@ -100,9 +89,10 @@ def plain_loop(width: int, splits: Splits, steps: int, end_step: Callable[[], No
 
 
 def fit(
-    module: LightningModule, splits: Splits, steps: int, log_every: int, callbacks: list[Callback], folder: str
+    module: LightningModule, folder: str, log_every: int, splits: Splits, steps: int, end_step: Callable[[], None]
 ) -> None:
-    """As conf/trainer/cpu.yaml and conf/logger/csv.yaml have it, without validation."""
+    """As conf/trainer/cpu.yaml and conf/logger/csv.yaml have it, without validation; ours with train.py's callback."""
+    record = [LossRecord()] if isinstance(module, TrainingModule) else []
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
@@ -115,47 +105,33 @@ def fit(
         enable_model_summary=False,
         enable_progress_bar=False,
         logger=CSVLogger(folder, name="", version=""),
-        callbacks=callbacks,
+        callbacks=[*record, Turn(end_step)],
     )
     trainer.fit(module, datamodule=TensorData(splits, BATCH))
 
 
-def training_module(parametrization: str, width: int) -> TrainingModule:
+def training_module(parametrization: str, width: int, lr: float = LR) -> TrainingModule:
     """At four times its base width."""
     return TrainingModule(
-        lambda w: MLP(PIXELS, CLASSES, w, DEPTH), width, base_width=width // 4, lr=LR, parametrization=parametrization
+        lambda w: MLP(PIXELS, CLASSES, w, DEPTH), width, base_width=width // 4, lr=lr, parametrization=parametrization
     )
 
 
-def compare_runs(width: int, rounds: int, window: int, folder: str, parametrizations: Sequence[str] = ()) -> Times:
-    """Runs of different modules or, if `parametrizations` are given, of `TrainingModule` under each; each run logs once
-    in a window."""
-    splits, steps = images(), (rounds + 1) * window
-
-    def run(name: str, module: LightningModule, *callbacks: Callback) -> dict[str, Callable]:
-        own = f"{folder}/{name}"
-        return {name: lambda end_step: fit(module, splits, steps, window, [*callbacks, Turn(end_step)], own)}
-
-    if parametrizations:
-        runs = [run(name, training_module(name.split()[0], width), LossRecord()) for name in parametrizations]
-    else:
-        runs = [
-            {"plain loop": lambda end_step: plain_loop(width, splits, steps, end_step)},
-            run("minimal LightningModule", Minimal(width)),
-            run("minimal, logs each step", MinimalLogging(width)),
-            run("TrainingModule", training_module("mup", width), LossRecord()),
-        ]
-    return take_turns({name: turn for each in runs for name, turn in each.items()}, window)
+def compare_runs(
+    modules: Mapping[str, LightningModule], rounds: int, window: int, loops: Mapping[str, Callable[..., None]]
+) -> Times:
+    """Runs of modules, each of which logs once in a window, and other loops, of (images, steps, `end_step`)."""
+    run = images(1, 28, EXAMPLES), (rounds + 1) * window
+    with tempfile.TemporaryDirectory() as folder:
+        fits = {name: partial(fit, module, f"{folder}/{name}", window) for name, module in modules.items()}
+        return take_turns({name: partial(turn, *run) for name, turn in {**loops, **fits}.items()}, window)
 
 
 def parametrized_step(name: str, width: int) -> Callable[[], None]:
     """A training step under a parametrization at four times its base width, on one batch."""
-    infos = describe(lambda w: MLP(PIXELS, CLASSES, w, DEPTH), width, width // 4)
-    optimizer_class = torch.optim.AdamW
     # lr so small that the batch is not learnt by heart, which would make gradients underflow
-    numbers = scales(infos, get_parametrization(name), family_of(optimizer_class), lr=1e-12)
-    model = apply(MLP(PIXELS, CLASSES, width, DEPTH), numbers)
-    optimizer = build_optimizer(optimizer_class, parameters(model, numbers), numbers)
+    module = training_module(name, width, lr=1e-12)
+    model, optimizer = module.model, module.build_optimizer()
     x, y = torch.randn(BATCH, PIXELS), torch.randint(CLASSES, (BATCH,))
 
     def step() -> None:
@@ -169,16 +145,20 @@ def parametrized_step(name: str, width: int) -> Callable[[], None]:
 def main() -> None:
     table = new_table("A step of a run")
     for width, rounds, window, baseline in ((256, 25, 50, "minimal LightningModule"), (2048, 16, 5, "plain loop")):
-        with tempfile.TemporaryDirectory() as folder:
-            times = compare_runs(width, rounds, window, folder)
+        modules = {
+            "minimal LightningModule": Minimal(width),
+            "minimal, logs each step": MinimalLogging(width),
+            "TrainingModule": training_module("mup", width),
+        }
+        times = compare_runs(modules, rounds, window, {"plain loop": partial(plain_loop, width)})
         add_rows(table, f"width {width}", times, baseline, {"TrainingModule": 1.1})
     show(table)
 
     targets = dict.fromkeys(("mup", "mup_table3", "cerebras"), 1.02)
     names = ("sp", "sp again", *targets)
     table = new_table("A step of a run under a parametrization")
-    with tempfile.TemporaryDirectory() as folder:
-        times = compare_runs(256, rounds=40, window=50, folder=folder, parametrizations=names)
+    modules = {name: training_module(name.split()[0], 256) for name in names}
+    times = compare_runs(modules, rounds=40, window=50, loops={})
     add_rows(table, "width 256", times, "sp", targets)
     show(table)
 

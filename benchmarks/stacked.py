@@ -15,11 +15,11 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timing import add_rows, alternate, many, new_table, ratios, show
+from timing import Step, add_rows, alternate, new_table, print_speed_up, show
 
 from mupl.data import Splits, TensorLoader
 from mupl.models import MLP
-from mupl.training.module import TrainingModule
+from mupl.training.recipe import Recipe
 from mupl.training.stack import Stack
 
 STEPS = 10_000  # more than are timed
@@ -84,8 +84,8 @@ def graph(splits: Splits, width: int, batch: int, device: str) -> Callable[[], o
 
 def stacked(splits: Splits, width: int, batch: int, device: str, members: int) -> Callable[[], object]:
     with torch.device("meta"):
-        modules = [
-            TrainingModule(
+        recipes = [
+            Recipe(
                 partial(MLP, splits.in_features, 10, depth=2),
                 width,
                 base_width=32,
@@ -95,7 +95,7 @@ def stacked(splits: Splits, width: int, batch: int, device: str, members: int) -
             )
             for i in range(members)
         ]
-    stack = Stack(modules, splits, batch_size=batch, max_steps=STEPS, device=device)
+    stack = Stack(recipes, splits, batch_size=batch, max_steps=STEPS, device=device)
     stack.train(5)
     return lambda: stack.train(stack.k + 1)
 
@@ -113,50 +113,33 @@ def bandwidth() -> float:
     return 20 * 3 * 4 * len(x) / (events[0].elapsed_time(events[1]) / 1000)
 
 
-def on_cuda() -> None:
-    torch.set_float32_matmul_precision("high")
-    splits = images(3, 32)
-    limit = bandwidth()
-    print(f"{torch.cuda.get_device_name()}: {limit / 1e12:.2f} TB/s")
-    table = new_table("Training steps, TF32, batch 128")
-    for width, (members, target) in CUDA.items():
-        makers = {
-            "plain": partial(many, plain, 20, splits, width, 128, "cuda"),
-            "graph": partial(many, graph, 20, splits, width, 128, "cuda"),
-            "stack": partial(many, stacked, 20, splits, width, 128, "cuda", members),
-        }
-        times = alternate(makers, 8, builds=1)
-        times = {name: [t / 20 for t in values] for name, values in times.items()}
+def main(device: str) -> None:
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")
+        limit = bandwidth()
+        print(f"{torch.cuda.get_device_name()}: {limit / 1e12:.2f} TB/s")
+        splits, batch, sizes = images(3, 32), 128, CUDA
+    else:
+        splits, batch, sizes = images(1, 28, 20_000), 64, CPU
+    table = new_table(f"Training steps, {'TF32, ' if device == 'cuda' else ''}batch {batch}", device)
+    for width, (members, target) in sizes.items():
+        run = splits, width, batch, device
+        makers: dict[str, Callable[[], Step]] = {"plain": partial(plain, *run)}
+        if device == "cuda":
+            makers |= {"graph": partial(graph, *run), "stack": partial(stacked, *run, members)}
+            times = alternate(makers, 8, builds=1, queue=20)
+        else:
+            makers |= {"stack": partial(stacked, *run, members)}
+            times = alternate(makers, 10, builds=2)
         add_rows(table, f"width {width}, {members} members", times, "stack")
-        parameters = width * (3072 + width + 10) + 2 * width + 10
-        fraction = 40 * parameters * members / statistics.median(times["stack"]) / limit
-        faster = {name: members * statistics.median(ratios(times, name, "stack")) for name in ("plain", "graph")}
-        print(
-            f"width {width}: models x steps a second over the plain loop {faster['plain']:.1f} (target {target}), "
-            f"over one graph at a time {faster['graph']:.1f}; {fraction:.2f} of the bandwidth",
-            flush=True,
-        )
-        torch.cuda.empty_cache()
-    show(table)
-
-
-def on_cpu() -> None:
-    splits = images(1, 28, 20_000)
-    table = new_table("Training steps, batch 64")
-    for width, (members, target) in CPU.items():
-        makers = {
-            "plain": partial(plain, splits, width, 64, "cpu"),
-            "stack": partial(stacked, splits, width, 64, "cpu", members),
-        }
-        times = alternate(makers, 10, builds=2)
-        add_rows(table, f"width {width}, {members} members", times, "stack")
-        faster = members * statistics.median(ratios(times, "plain", "stack"))
-        print(f"width {width}: models x steps a second over the plain loop {faster:.2f} (target {target})", flush=True)
+        print_speed_up(times, width, members, target)
+        if device == "cuda":
+            parameters = width * (3072 + width + 10) + 2 * width + 10
+            fraction = 40 * parameters * members / statistics.median(times["stack"]) / limit
+            print(f"width {width}: {fraction:.2f} of the bandwidth", flush=True)
+            torch.cuda.empty_cache()
     show(table)
 
 
 if __name__ == "__main__":
-    if torch.cuda.is_available() and sys.argv[1:] != ["cpu"]:
-        on_cuda()
-    else:
-        on_cpu()
+    main("cuda" if torch.cuda.is_available() and sys.argv[1:] != ["cpu"] else "cpu")

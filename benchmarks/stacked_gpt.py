@@ -5,18 +5,15 @@
 The plain loop has the same model, compiled by torch.compile, a fused AdamW and no synchronisation.
 """
 
-import statistics
-import sys
 from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
-from timing import add_rows, alternate, many, new_table, ratios, show
+from timing import add_rows, alternate, new_table, print_speed_up, show
 
 from mupl.data.text import Tokens
 from mupl.models import GPT
-from mupl.training.module import TrainingModule
+from mupl.training.recipe import Recipe, cross_entropy
 from mupl.training.stack import Stack
 
 MEMBERS, CONTEXT, BATCH, VOCABULARY = 36, 256, 32, 256
@@ -36,8 +33,7 @@ def plain(width: int) -> Callable[[], object]:
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast("cuda", torch.bfloat16):
-            logits = compiled(crops[:, :-1])
-            loss = F.cross_entropy(logits.flatten(0, 1), crops[:, 1:].flatten())
+            loss = cross_entropy(compiled(crops[:, :-1]), crops[:, 1:])
         loss.backward()
         optimizer.step()
 
@@ -48,27 +44,26 @@ def stacked(width: int) -> Callable[[], object]:
     generator = torch.Generator().manual_seed(0)
     text = torch.randint(VOCABULARY, (1_000_000,), generator=generator).to(torch.uint8)
     with torch.device("meta"):
-        modules = [
-            TrainingModule(build, width, base_width=64, lr=1e-4 * (1 + i), parametrization="mup" if i % 2 else "sp")
+        recipes = [
+            Recipe(build, width, base_width=64, lr=1e-4 * (1 + i), parametrization="mup" if i % 2 else "sp")
             for i in range(MEMBERS)
         ]
     tokens = Tokens(text, text[:10_000], VOCABULARY, CONTEXT)
-    stack = Stack(modules, tokens, batch_size=BATCH, max_steps=10_000, device="cuda", autocast=torch.bfloat16)
+    stack = Stack(recipes, tokens, batch_size=BATCH, max_steps=10_000, device="cuda", autocast=torch.bfloat16)
     stack.train(5)
     return lambda: stack.train(stack.k + 1)
 
 
 def main() -> None:
-    table = new_table(f"Training steps of GPTs on {torch.cuda.get_device_name()}")
+    table = new_table("Training steps of GPTs", "cuda")
     for width, target in TARGETS.items():
-        makers = {"plain": partial(many, plain, 5, width), "stack": partial(many, stacked, 5, width)}
-        times = {name: [t / 5 for t in values] for name, values in alternate(makers, 8, builds=1).items()}
+        makers = {"plain": partial(plain, width), "stack": partial(stacked, width)}
+        times = alternate(makers, 8, builds=1, queue=5)
         add_rows(table, f"width {width}, {MEMBERS} members", times, "stack")
-        faster = MEMBERS * statistics.median(ratios(times, "plain", "stack"))
-        print(f"width {width}: models x steps a second over the plain loop {faster:.2f} (target {target})", flush=True)
+        print_speed_up(times, width, MEMBERS, target)
         torch.cuda.empty_cache()
     show(table)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

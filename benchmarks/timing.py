@@ -22,22 +22,25 @@ with contextlib.suppress(OSError, AttributeError):  # glibc's numbers of M_ARENA
     for option, value in ((-8, 1), (-3, 1 << 25), (-1, (1 << 31) - 1)):
         ctypes.CDLL(None).mallopt(option, value)
 
+BLOCK = 0.005  # seconds
+
 Step = Callable[[], object]
 Times = dict[str, list[float]]  # contestant -> seconds a step, one entry a round; entry r of all is of one moment
 
 
-def alternate(makers: Mapping[str, Callable[[], Step]], seconds: float, builds: int = 4, block: float = 0.005) -> Times:
+def alternate(makers: Mapping[str, Callable[[], Step]], seconds: float, builds: int = 4, queue: int = 1) -> Times:
     """Build a step of each and time blocks of them in turn, in an order drawn anew each round, for about `seconds`.
 
     All are built anew `builds` times: where its tensors come to lie makes one and the same step faster or slower by
-    2 %. A block is as many calls as fit into `block` seconds, the same for all.
+    2 %. A block is as many calls as fit into `BLOCK` seconds, the same for all, and a multiple of `queue`: of as many
+    as fill a GPU's queue, for whose end is waited.
     """
     times: Times = {name: [] for name in makers}
     for _ in range(builds):
         steps = {name: makers[name]() for name in random.sample(list(makers), len(makers))}
         for _ in range(3):
-            slowest = max(_timed(step) for step in steps.values())
-        inner = max(1, round(block / slowest))
+            slowest = max(_timed(step, queue) for step in steps.values())
+        inner = queue * max(1, round(BLOCK / slowest))
         end = time.perf_counter() + seconds / builds
         while time.perf_counter() < end:
             for name in random.sample(list(steps), len(steps)):
@@ -45,31 +48,20 @@ def alternate(makers: Mapping[str, Callable[[], Step]], seconds: float, builds: 
     return times
 
 
-def many(make: Callable[..., Step], steps: int, *arguments: object) -> Step:
-    """As many steps as fill a GPU's queue, and a wait for it to be empty."""
-    step = make(*arguments)
-
-    def run() -> None:
-        for _ in range(steps):
-            step()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-
-    return run
-
-
-def _timed(step: Step, calls: int = 1) -> float:
+def _timed(step: Step, calls: int) -> float:
     started = time.perf_counter()
     for _ in range(calls):
         step()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
-def take_turns(runs: Mapping[str, Callable[[Callable[[], None]], None]], window: int, warmup: int = 1) -> Times:
+def take_turns(runs: Mapping[str, Callable[[Callable[[], None]], None]], window: int) -> Times:
     """Time whole training loops that alternate step by step, each in a thread of which only one is ever awake.
 
     A run is called with a function that it has to call at the end of each step. A round is `window` steps of each, so
-    that what happens every few steps is counted too; the first `warmup` rounds are left out.
+    that what happens every few steps is counted too; the first round is left out.
     """
     names = list(runs)
     turns = [threading.Semaphore(0) for _ in names]
@@ -103,7 +95,7 @@ def take_turns(runs: Mapping[str, Callable[[Callable[[], None]], None]], window:
     turns[0].release()
     for thread in threads:
         thread.join()
-    rounds = range(warmup, min(map(len, laps.values())) // window)
+    rounds = range(1, min(map(len, laps.values())) // window)
     return {name: [sum(lap[r * window : (r + 1) * window]) / window for r in rounds] for name, lap in laps.items()}
 
 
@@ -119,9 +111,11 @@ def median_interval(values: list[float]) -> tuple[float, float]:
     return ordered[max(low, 0)], ordered[min(high, len(values) - 1)]
 
 
-def new_table(title: str) -> Table:
+def new_table(title: str, device: str = "cpu") -> Table:
     """A table for `add_rows`."""
-    table = Table(title=f"{title}\n{_machine()}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    gpu = f"{torch.cuda.get_device_name()}, " if device == "cuda" else ""
+    machine = f"{gpu}torch {torch.__version__}, {torch.get_num_threads()} threads; ratios are to the row without one"
+    table = Table(title=f"{title}\n{machine}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("what")
     for column in ("rounds", "time", "quartiles", "ratio", "95 % of median", "quartiles", "target"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -146,10 +140,13 @@ def add_rows(
     table.add_section()
 
 
+def print_speed_up(times: Times, width: int, members: int, target: float) -> None:
+    """Models x steps a second of "stack", which trains all members, over those of the others, which train one."""
+    faster = {name: members * statistics.median(ratios(times, name, "stack")) for name in times if name != "stack"}
+    over = ", ".join(f"{value:.2f} over {name}" for name, value in faster.items())
+    print(f"width {width}: models x steps a second of the stack: {over} (target over plain {target})", flush=True)
+
+
 def show(table: Table) -> None:
     """Print the table, whatever the width of the terminal."""
     Console(width=140).print(table)
-
-
-def _machine() -> str:
-    return f"torch {torch.__version__}, {torch.get_num_threads()} threads; ratios are to the row without one"

@@ -12,8 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # works from a checkout that
 from mupl.errors import ConfigError
 from mupl.sweep import report
 
-NAMES = ("hyperparameter_transfer", "coordinate_check", "ablation", "update_norms", "unit_scale")
-REPORTS = {name: getattr(report, name) for name in NAMES}
+REPORTS = ("hyperparameter_transfer", "coordinate_check", "ablation", "update_norms", "unit_scale")
 
 
 def main() -> int:
@@ -25,7 +24,7 @@ def main() -> int:
     if not arguments.sweep.is_dir():
         parser.error(f"{arguments.sweep} is no folder")
     try:
-        return REPORTS[arguments.report](arguments.sweep, arguments.metric)
+        return getattr(report, arguments.report)(arguments.sweep, arguments.metric)
     except ConfigError as error:
         parser.error(str(error))
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from commands import train
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
@@ -17,15 +16,15 @@ from mupl.parametrization.rules import Scale, get_parametrization, scales
 from mupl.roles import describe
 from mupl.sweep.report import ablation
 from mupl.training.cli import register_parametrizations
+from tests.commands import ROOT, train
 
-CONF = Path(__file__).parents[1] / "conf"
 STAGES = ["ablation/0_sp", "ablation/1_init", "ablation/2_hidden_lr", "ablation/3_output_mult", "mup"]
 INFOS = describe(partial(GPT, 11, 8, depth=2, d_head=None, heads=2), 64, 16)
 
 
 def numbers(stage: str) -> dict[str, Scale]:
     register_parametrizations()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", [f"parametrization={stage}"])
     return scales(INFOS, instantiate(config.parametrization), "adam", lr=0.1)
 

@@ -1,7 +1,6 @@
 """Coordinate checks by training: muP passes, SP and every mistake that can be made are caught and named."""
 
 import itertools
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,19 @@ import torch
 from torch import nn
 
 from mupl.analysis.coordinates import verdict
-from mupl.data import TensorData, digits, image_folder
+from mupl.data import Splits, TensorData, digits, image_folder
 from mupl.models import MLP
 from mupl.optim.orthogonal import Orthogonal
 from mupl.parametrization.rules import get_parametrization
 from mupl.training.coord_check import coord_check
 
 # for CIFAR-10, whose inputs are 48 times as many as those of digits
-MULTS = {"sgd": {"lr": 0.1, "input_mult": 2**-4, "output_mult": 2**5}} | {
-    name: {"lr": 0.01, "input_mult": 2**-3, "output_mult": 2**-4} for name in ("adam", "adamw")
+ADAM_TYPE = {"lr": 0.01, "input_mult": 2**-3, "output_mult": 2**-4}
+COMMON: dict[str, tuple[Any, dict[str, Any]]] = {
+    "sgd": ("sgd", {"lr": 0.1, "input_mult": 2**-4, "output_mult": 2**5}),
+    "adam": ("adam", ADAM_TYPE),
+    "adamw": ("adamw", ADAM_TYPE | {"weight_decay": 0.1}),
 }
-ADAM_TYPE = MULTS["adam"]
 # Batches of 16, below every width: the rank of a gradient must not grow with width. SOAP with a random readout, as its
 # second step is the first that moves the readout, in the eigenbasis of a gradient that was made without any.
 OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -39,6 +40,7 @@ OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 READOUT = {("output", "readout"), ("update", "readout.weight")}
 HIDDEN = ("update", "layers.1.weight")
+WIDTHS, TO_2048 = (128, 256, 512, 1024), tuple(2**k for k in range(7, 12))
 # What SP must fail at: updates that are orthogonal as they stand move hidden layers alike at every width
 SP_FAILS = (
     {name: READOUT | {HIDDEN} for name in OTHERS}
@@ -47,58 +49,71 @@ SP_FAILS = (
 )  # its logits grow as width^1/2 only: too little for these widths
 
 
+Batches = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def first(data: Splits, batch_size: int) -> Batches:
+    return list(itertools.islice(TensorData(data, batch_size=batch_size).train_dataloader(), 4))
+
+
 @pytest.fixture(scope="module")
-def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    loader = iter(TensorData(digits(), batch_size=64).train_dataloader())
-    return [next(loader) for _ in range(3)]
+def batches() -> Batches:
+    return first(digits(), 64)
 
 
-def check(
-    batches: list, optimizer: str, parametrization: Any = "mup", *, bias: bool = True, **options: Any
-) -> pd.DataFrame:
+@pytest.fixture(scope="module")
+def small_batches() -> Batches:
+    return first(digits(), 16)
+
+
+def check(batches: Batches, optimizer: str, parametrization: Any = "mup", **options: Any) -> pd.DataFrame:
     """The verdict on an MLP with two hidden layers; an option of the model or of the training module replaces ours."""
-    tuned = dict(MULTS[optimizer])
-    model = {key: tuned.pop(key) for key in ("input_mult", "output_mult")} | {"zero_readout": True}
-    model |= {key: options.pop(key) for key in list(options) if key in ("zero_readout", "output_mult")}
+    constructor, tuned = (COMMON | OTHERS)[optimizer]
+    defaults = {"widths": WIDTHS, "base_width": 128, "steps": 3, "zero_readout": True, "bias": True}
+    arguments = defaults | tuned | options
+    model = {key: arguments.pop(key) for key in ("input_mult", "output_mult", "zero_readout", "bias")}
+    steps = batches[: arguments.pop("steps")]
 
     def build(width: int) -> nn.Module:
-        return MLP(batches[0][0][0].numel(), 10, width, depth=2, bias=bias, **model)
+        return MLP(steps[0][0][0].numel(), 10, width, depth=2, **model)
 
-    arguments = {"widths": (128, 256, 512, 1024), "seeds": range(5), "base_width": 128} | tuned
-    arguments |= {"weight_decay": 0.1 if optimizer == "adamw" else 0.0} | options
-    return verdict(
-        coord_check(build, batches=batches, parametrization=parametrization, optimizer=optimizer, **arguments)
-    )
+    rows = coord_check(build, batches=steps, parametrization=parametrization, optimizer=constructor, **arguments)
+    return verdict(rows)
 
 
 def failures(table: pd.DataFrame) -> set[tuple[str, str]]:
-    failed = table[~table["passed"].astype(bool)]
+    failed = table[~table["passed"]]
     return set(zip(failed["kind"], failed["name"], strict=True))
+
+
+def assert_passes(table: pd.DataFrame) -> None:
+    assert failures(table) == set(), table[~table["passed"]].to_string()
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
     ("optimizer", "parametrization"),
-    [(o, p) for o in MULTS for p in ("mup", "mulinear", "cerebras", "mup_table3") if (o, p) != ("sgd", "cerebras")],
+    [(o, p) for o in COMMON for p in ("mup", "mulinear", "cerebras", "mup_table3") if (o, p) != ("sgd", "cerebras")],
 )
-def test_mup_passes(batches: list, optimizer: str, parametrization: str, bias: bool) -> None:
-    table = check(batches, optimizer, parametrization, bias=bias, **({"lr": 0.02} if optimizer == "sgd" else {}))
-    assert failures(table) == set(), table[~table["passed"].astype(bool)].to_string()
+def test_mup_passes(batches: Batches, optimizer: str, parametrization: str, bias: bool) -> None:
+    options = {"lr": 0.02} if optimizer == "sgd" else {}
+    table = check(batches, optimizer, parametrization, bias=bias, **options)
+    assert_passes(table)
     assert len(table) == 3 * (3 * (4 if optimizer == "adamw" else 3) + 3 * bias * (3 if optimizer == "adamw" else 2))
 
 
-@pytest.mark.parametrize("optimizer", MULTS)
-def test_sp_fails_and_the_hidden_and_output_layers_are_named(batches: list, optimizer: str) -> None:
+@pytest.mark.parametrize("optimizer", COMMON)
+def test_sp_fails_and_the_hidden_and_output_layers_are_named(batches: Batches, optimizer: str) -> None:
     table = check(batches, optimizer, "sp")
     step = "gradient_update" if optimizer == "adamw" else "update"
     assert {("output", "readout"), (step, "layers.1.weight"), (step, "readout.weight")} <= failures(table)
-    failed = table[~table["passed"].astype(bool) & (table["kind"] == "output")]
+    failed = table[~table["passed"] & (table["kind"] == "output")]
     assert failed["t"].min() == 1
     assert "layers.0" not in set(failed["name"])
 
 
-def test_a_random_readout_passes_too(batches: list) -> None:
-    assert failures(check(batches, "adam", zero_readout=False)) == set()
+def test_a_random_readout_passes_too(batches: Batches) -> None:
+    assert_passes(check(batches, "adam", zero_readout=False))
 
 
 CONTROLS: dict[str, tuple[dict[str, Any], dict[str, Any], set[tuple[str, str]]]] = {
@@ -119,7 +134,7 @@ CONTROLS: dict[str, tuple[dict[str, Any], dict[str, Any], set[tuple[str, str]]]]
 
 
 @pytest.mark.parametrize("mistake", CONTROLS)
-def test_a_mistake_is_caught_and_the_tensor_named(batches: list, mistake: str) -> None:
+def test_a_mistake_is_caught_and_the_tensor_named(batches: Batches, mistake: str) -> None:
     cells, options, named = CONTROLS[mistake]
     optimizer = "adamw" if "weight_decay_mode" in options else "adam"
     table = check(batches, optimizer, get_parametrization("mup", cells), **options)
@@ -129,7 +144,7 @@ def test_a_mistake_is_caught_and_the_tensor_named(batches: list, mistake: str) -
     assert not untouched & failures(table[table["t"] == 0])
 
 
-def test_the_table_of_statistics_does_not_depend_on_the_formulation(batches: list) -> None:
+def test_the_table_of_statistics_does_not_depend_on_the_formulation(batches: Batches) -> None:
     """Effective weights: the same numbers whichever table realises muP."""
 
     def build(width: int) -> nn.Module:
@@ -137,7 +152,7 @@ def test_the_table_of_statistics_does_not_depend_on_the_formulation(batches: lis
 
     def rows(name: str) -> pd.DataFrame:
         return coord_check(
-            build, [64, 128], batches, base_width=32, seeds=[0], parametrization=name, optimizer="adamw", lr=0.01,
+            build, [64, 128], batches[:3], base_width=32, seeds=[0], parametrization=name, optimizer="adamw", lr=0.01,
             eps=1e-3, weight_decay=0.1, dtype=torch.float64, statistics=["l1", "rms", "mean", "spectral"],
         )  # fmt: skip
 
@@ -147,38 +162,18 @@ def test_the_table_of_statistics_does_not_depend_on_the_formulation(batches: lis
     assert not rows("sp")["value"].equals(reference["value"])
 
 
-def check_other(loader: Iterable, name: str, parametrization: Any, widths: tuple[int, ...], **options: Any) -> Any:
-    optimizer, tuned = OTHERS[name]
-    arguments = tuned | options
-    model = {key: arguments.pop(key) for key in ("input_mult", "output_mult")}
-    model["zero_readout"] = arguments.pop("zero_readout", True)
-    batches = list(itertools.islice(loader, arguments.pop("steps", 3)))
-
-    def build(width: int) -> nn.Module:
-        return MLP(batches[0][0][0].numel(), 10, width, depth=2, **model)
-
-    return verdict(
-        coord_check(
-            build, widths, batches, base_width=128, parametrization=parametrization, optimizer=optimizer, **arguments
-        )
-    )
-
-
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_optimizers_pass_under_mup_and_fail_under_sp_where_they_must(name: str) -> None:
-    loader = TensorData(digits(), batch_size=16).train_dataloader()
-    widths = (128, 256, 512)
-    table = check_other(loader, name, "mup", widths)
-    assert failures(table) == set(), table[~table["passed"].astype(bool)].to_string()
-    sp = failures(check_other(loader, name, "sp", widths))
+def test_other_optimizers_pass_under_mup_and_fail_under_sp_where_they_must(name: str, small_batches: Batches) -> None:
+    assert_passes(check(small_batches, name, widths=WIDTHS[:3]))
+    sp = failures(check(small_batches, name, "sp", widths=WIDTHS[:3]))
     assert SP_FAILS[name] <= sp
     assert HIDDEN not in sp - SP_FAILS[name]
 
 
 @pytest.mark.parametrize("mistake", [{"layers.1.weight": {"lr": "m_in^1/2"}}, {"readout.weight": {"mult": 1}}])
-def test_a_mistake_under_muon_is_caught_and_the_tensor_named(mistake: dict) -> None:
-    loader = TensorData(digits(), batch_size=16).train_dataloader()
-    found = failures(check_other(loader, "muon", get_parametrization("mup", mistake), (128, 256, 512)))
+def test_a_mistake_under_muon_is_caught_and_the_tensor_named(mistake: dict, small_batches: Batches) -> None:
+    table = check(small_batches, "muon", get_parametrization("mup", mistake), widths=WIDTHS[:3])
+    found = failures(table)
     assert ("update", *mistake) in found
     assert ("param", "layers.0.weight") not in found
 
@@ -186,22 +181,17 @@ def test_a_mistake_under_muon_is_caught_and_the_tensor_named(mistake: dict) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in OTHERS if name != "shampoo"])  # which takes an SVD of every side
 def test_other_optimizers_pass_on_cifar_up_to_width_2048(real_data: Path, name: str) -> None:
-    loader = TensorData(image_folder(real_data / "cifar10"), batch_size=16).train_dataloader()
-    widths = tuple(2**k for k in range(7, 12))
-    table = check_other(loader, name, "mup", widths, seeds=range(3))
-    assert failures(table) == set(), table[~table["passed"].astype(bool)].to_string()
-    assert SP_FAILS[name] <= failures(check_other(loader, name, "sp", widths, seeds=range(1)))
+    cifar = first(image_folder(real_data / "cifar10"), 16)
+    assert_passes(check(cifar, name, widths=TO_2048, seeds=range(3)))
+    assert SP_FAILS[name] <= failures(check(cifar, name, "sp", widths=TO_2048, seeds=range(1)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("optimizer", MULTS)
+@pytest.mark.parametrize("optimizer", COMMON)
 def test_mup_passes_on_cifar_up_to_width_2048(real_data: Path, optimizer: str, bias: bool) -> None:
-    loader = iter(TensorData(image_folder(real_data / "cifar10"), batch_size=64).train_dataloader())
-    cifar = [next(loader) for _ in range(3)]
-    widths = tuple(2**k for k in range(7, 12))
-    table = check(cifar, optimizer, "mulinear", bias=bias, widths=widths)
-    assert failures(table) == set(), table[~table["passed"].astype(bool)].to_string()
-    sp = check(cifar, optimizer, "sp", bias=bias, widths=widths)
+    cifar = first(image_folder(real_data / "cifar10"), 64)
+    assert_passes(check(cifar, optimizer, "mulinear", bias=bias, widths=TO_2048))
+    sp = check(cifar, optimizer, "sp", bias=bias, widths=TO_2048)
     step = "gradient_update" if optimizer == "adamw" else "update"
     assert {("output", "readout"), (step, "layers.1.weight"), (step, "readout.weight")} <= failures(sp)

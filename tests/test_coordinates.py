@@ -19,7 +19,7 @@ from mupl.optim.orthogonal import FACTORS, Orthogonal
 from mupl.parametrization.exponents import ZERO, Expected, expected_exponents, own_exponent
 from mupl.parametrization.family import Family, as_family
 from mupl.parametrization.rules import get_parametrization
-from mupl.roles import describe
+from mupl.roles import ParamInfo, describe
 
 WIDTHS = (128, 256, 512, 1024)
 
@@ -80,7 +80,7 @@ def test_a_verdict_is_whether_the_slope_lies_where_it_must(power: float, expecte
 def test_each_tensor_kind_step_and_series_has_a_verdict_of_its_own() -> None:
     parts = [rows(0.0), rows(0.5).assign(name="readout"), rows(0.0).assign(t=2), rows(1.0).assign(parametrization="sp")]
     table = verdict(pd.concat(parts))
-    failed = table[~table["passed"].astype(bool)]
+    failed = table[~table["passed"]]
     assert len(table) == 4
     assert set(zip(failed["parametrization"], failed["name"], strict=True)) == {("mup", "readout"), ("sp", "layers.1")}
 
@@ -92,13 +92,16 @@ def test_one_width_is_no_check_and_rows_without_prediction_are_not_judged() -> N
     assert len(verdict(pd.concat([rows(0.0), silent]))) == 1
 
 
-MUON = family_of(Orthogonal)
+MUP, MUON = get_parametrization("mup"), family_of(Orthogonal)
 FAMILIES = {"sgd": "sgd", "adam": "adam", "orthogonal": "orthogonal", "muon": MUON}
 
 
+def described(zero_readout: bool = False, **options: Any) -> dict[str, ParamInfo]:
+    return describe(lambda w: MLP(6, 3, w, zero_readout=zero_readout), 32, 16, **options)
+
+
 def expected(parametrization: str, family: str | Family, zero_readout: bool = True) -> dict:
-    infos = describe(lambda w: MLP(6, 3, w, zero_readout=zero_readout), 32, 16)
-    return by_step(infos, get_parametrization(parametrization), family)
+    return by_step(described(zero_readout), get_parametrization(parametrization), family)
 
 
 def by_step(*arguments: Any) -> dict:
@@ -167,7 +170,7 @@ def test_sp_with_per_layer_learning_rates_predicts_updates_like_those_of_mup(fam
 def test_sp_with_orthogonal_updates_predicts_what_the_optimizer_makes_of_shapes(scale: str) -> None:
     """Of a square matrix, that is; the readout, under Adam, fails as ever."""
     family = family_of(partial(Orthogonal, scale=scale))
-    found, infos = expected("sp", family), describe(lambda w: MLP(6, 3, w), 32, 16)
+    found, infos = expected("sp", family), described()
     assert found["update", "layers.1.weight", 1] == found["update", "readout.weight", 1] == Expected(-1, -1)
     assert own_exponent(infos["layers.1.weight"], family) == (0.5 if scale == "match_rms_adamw" else 0)
     every = family_of(partial(Orthogonal, scale=scale, roles=("input", "output")))
@@ -176,23 +179,20 @@ def test_sp_with_orthogonal_updates_predicts_what_the_optimizer_makes_of_shapes(
 
 
 def test_an_optimizer_that_starts_late_is_expected_to() -> None:
-    infos = describe(lambda w: MLP(6, 3, w), 32, 16)
+    infos = described()
     early, late = (replace(as_family("adam"), idle=idle) for idle in (0, 1))
     for t in (0, 1, 2):
-        assert expected_exponents(infos, get_parametrization("mup"), late, t + 1) == expected_exponents(
-            infos, get_parametrization("mup"), early, t
-        )
-    start = expected_exponents(infos, get_parametrization("mup"), late, 0)
+        assert expected_exponents(infos, MUP, late, t + 1) == expected_exponents(infos, MUP, early, t)
+    start = expected_exponents(infos, MUP, late, 0)
     assert start["update", "readout.weight"] == start["update", "readout.bias"] == ZERO
     assert start["param", "layers.1.weight"] == Expected(-0.5, -0.5)
 
 
 def test_neither_overrides_nor_given_roles_change_what_must_be_seen() -> None:
-    infos = describe(lambda w: MLP(6, 3, w), 32, 16, roles={"layers.1.bias": "hidden", "readout.weight": "hidden"})
+    infos = described(roles={"layers.1.bias": "hidden", "readout.weight": "hidden"})
     parametrization = get_parametrization("mup", {"layers.1.weight": {"lr": 1}})
-    plain = describe(lambda w: MLP(6, 3, w), 32, 16)
     for family in ("adam", MUON):
-        assert by_step(infos, parametrization, family) == by_step(plain, get_parametrization("mup"), family)
+        assert by_step(infos, parametrization, family) == by_step(described(), MUP, family)
 
 
 def test_the_figure_has_a_row_a_kind_and_a_column_a_step() -> None:

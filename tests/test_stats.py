@@ -1,5 +1,6 @@
 """Statistics of tensors, the recorder of a training run, and its Lightning callback."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,15 +20,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mupl.data import TensorData, digits
 from mupl.errors import ConfigError
 from mupl.models import MLP
-from mupl.optim.families import family_of
-from mupl.optim.groups import build_optimizer
-from mupl.parametrization.apply import apply, parameters
-from mupl.parametrization.rules import Parametrization, Scale, get_parametrization, scales
-from mupl.roles import describe
+from mupl.parametrization.apply import parameters
+from mupl.parametrization.rules import Parametrization, Scale, get_parametrization
 from mupl.stats.callback import CoordinateStats
 from mupl.stats.recorder import KINDS, Recorder
 from mupl.stats.reductions import STATISTICS, Measured, measure, spectral_norm
+from mupl.training.coord_check import default_dtype
 from mupl.training.module import TrainingModule
+from mupl.training.recipe import Recipe
+from tests import resuming
+from tests.loop import batches
 
 FORMULATIONS = ("mup", "mup_table3", "mup_table9", "unit_init", "mulinear", "cerebras", "mean_field")
 FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -205,35 +207,25 @@ def foreign_mlp(width: int) -> nn.Module:
     return nn.Sequential(layers[0], nn.ReLU(inplace=True), layers[1], nn.ReLU(), layers[2])
 
 
-def batches(count: int = 3) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(1)
-    return [
-        (torch.randn(16, 6, dtype=torch.float64, generator=generator), torch.randint(3, (16,), generator=generator))
-        for _ in range(count)
-    ]
-
-
 def built(
     parametrization: str | Parametrization,
     optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
     build: Callable[[int], nn.Module] = small_mlp,
 ) -> tuple[nn.Module, dict[str, Scale], torch.optim.Optimizer]:
     """At four times the base width, where no formulation is trivial, with eps and weight decay that matter."""
-    if isinstance(parametrization, str):
-        parametrization = get_parametrization(parametrization)
-    infos = describe(build, 32, 8)
-    numbers = scales(infos, parametrization, family_of(optimizer), lr=0.02, eps=1e-3, weight_decay=0.1)
-    model = apply(build(32).double(), numbers, torch.Generator().manual_seed(0))
-    return model, numbers, build_optimizer(optimizer, parameters(model, numbers), numbers)
+    tuned = {"lr": 0.02, "eps": 1e-3, "weight_decay": 0.1}
+    with default_dtype(torch.float64):
+        recipe = Recipe(build, 32, base_width=8, parametrization=parametrization, optimizer=optimizer, **tuned)
+    return recipe.model, recipe.scales, recipe.build_optimizer()
 
 
 def recorded(
     parametrization: str | Parametrization, build: Callable[[int], nn.Module] = small_mlp, **options: Any
 ) -> pd.DataFrame:
     model, numbers, optimizer = built(parametrization, build=build)
-    options = {"kinds": KINDS, "statistics": STATISTICS, "probe": batches()[2][0]} | options
+    options = {"kinds": KINDS, "statistics": STATISTICS, "probe": batches(3)[2][0]} | options
     with Recorder(model, numbers, **options) as recorder:
-        train(model, optimizer, batches(), recorder)
+        train(model, optimizer, batches(3), recorder)
     return recorder.frame()
 
 
@@ -285,7 +277,7 @@ def test_a_foreign_module_gives_the_same_rows(name: str, mup_table: pd.DataFrame
 def test_values_are_those_of_a_plain_network_with_the_effective_weights(name: str) -> None:
     """Outputs, weights and, by autograd, gradients; updates and changes from the weights before and after."""
     model, numbers, optimizer = built(name)
-    plain, probe = foreign_mlp(32).double(), batches()[2][0]
+    plain, probe = foreign_mlp(32).double(), batches(3)[2][0]
     inner = dict(zip(numbers, plain.parameters(), strict=True))
 
     def effective() -> dict[str, Tensor]:
@@ -301,7 +293,7 @@ def test_values_are_those_of_a_plain_network_with_the_effective_weights(name: st
     recorder = Recorder(model, numbers, kinds=KINDS, statistics=STATISTICS, probe=probe)
     expected: dict[tuple[int, str], dict[str, Tensor]] = {}
     weights, probes = [effective()], [outputs(probe)]
-    for t, (x, y) in enumerate(batches()):
+    for t, (x, y) in enumerate(batches(3)):
         expected[t, "param"], expected[t, "output"] = weights[t], outputs(x)
         loss = F.cross_entropy(expected[t, "output"]["readout"], y)
         for kind, tensors in (("output_grad", expected[t, "output"]), ("grad", inner)):
@@ -327,7 +319,7 @@ def test_values_are_those_of_a_plain_network_with_the_effective_weights(name: st
 def test_the_default_is_l1_of_outputs_weights_and_updates() -> None:
     model, numbers, optimizer = built("mup")
     with Recorder(model, numbers, columns={"width": 32}) as recorder:
-        train(model, optimizer, batches(), recorder)
+        train(model, optimizer, batches(3), recorder)
     table = recorder.frame()
     assert list(table.columns) == ["width", "t", "kind", "name", "statistic", "value"]
     assert set(table["statistic"]) == {"l1"}
@@ -394,7 +386,7 @@ def test_a_recorded_step_has_one_transfer(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(Tensor, "tolist", lambda self: transfers.append(self.shape) or tolist(self))
     monkeypatch.setattr("mupl.stats.reductions.BLOCK", 2)
     model, numbers, optimizer = built("mup", torch.optim.SGD)
-    recorder = Recorder(model, numbers, kinds=KINDS, statistics=STATISTICS, probe=batches()[2][0])
+    recorder = Recorder(model, numbers, kinds=KINDS, statistics=STATISTICS, probe=batches(3)[2][0])
     with Calls() as calls:
         train(model, optimizer, batches(2), recorder)
     assert len(transfers) == 2
@@ -450,7 +442,6 @@ def test_the_table_is_written_whole(suffix: str, tmp_path: Path, mup_table: pd.D
 # --- the callback ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
 def digits_data() -> TensorData:
     return TensorData(digits(), batch_size=32)
 
@@ -460,26 +451,22 @@ def digits_module() -> TrainingModule:
 
 
 def trainer(callback: CoordinateStats, folder: Path, **options: Any) -> Trainer:
-    logger = CSVLogger(folder, name="", version="")
-    quiet = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
-    limits = {"max_steps": 4, "limit_val_batches": 0, "log_every_n_steps": 1}
-    return Trainer(accelerator="cpu", logger=logger, callbacks=[callback], **quiet, **(limits | options))
+    limits = {"max_steps": 4, "limit_val_batches": 0, "log_every_n_steps": 1} | options
+    return resuming.trainer(logger=CSVLogger(folder, name="", version=""), callbacks=[callback], **limits)
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*exists and is not empty.*")
-def test_the_callback_logs_and_writes_what_a_plain_loop_records(digits_data: TensorData, tmp_path: Path) -> None:
-    kinds = ["output", "param", "update", "output_change"]
-    callback = CoordinateStats(kinds=kinds, statistics=["l1", "spectral"], steps=[0, 1, 3], columns={"seed": 0})
-    trainer(callback, tmp_path).fit(digits_module(), datamodule=digits_data)
+def test_the_callback_logs_and_writes_what_a_plain_loop_records(tmp_path: Path) -> None:
+    kinds, statistics = ["output", "param", "update", "output_change"], ["l1", "spectral"]
+    options: dict[str, Any] = {
+        "kinds": kinds, "statistics": statistics, "steps": [0, 1, 3], "columns": {"seed": 0},
+    }  # fmt: skip
+    trainer(CoordinateStats(**options), tmp_path).fit(digits_module(), datamodule=digits_data())
     table = pd.read_csv(tmp_path / "coordinates.csv")
 
-    module, data = digits_module(), TensorData(digits(), batch_size=32)
-    plain = [batch for batch, _ in zip(data.train_dataloader(), range(4), strict=False)]
-    optimizer = build_optimizer(torch.optim.AdamW, parameters(module.model, module.scales), module.scales)
-    with Recorder(
-        module.model, module.scales, kinds=kinds, statistics=["l1", "spectral"], steps=[0, 1, 3], probe=plain[0][0],
-        columns={"seed": 0},
-    ) as recorder:  # fmt: skip
+    module = digits_module()
+    plain = list(itertools.islice(digits_data().train_dataloader(), 4))
+    optimizer = module.build_optimizer()
+    with Recorder(module.model, module.scales, probe=plain[0][0], **options) as recorder:
         train(module.model, optimizer, plain, recorder)
     pd.testing.assert_frame_equal(table, recorder.frame(), rtol=1e-5)
 
@@ -490,10 +477,9 @@ def test_the_callback_logs_and_writes_what_a_plain_loop_records(digits_data: Ten
     assert "update/readout.weight/spectral" in metrics.columns
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*exists and is not empty.*")
-def test_an_update_of_accumulated_gradients_is_one_step(digits_data: TensorData, tmp_path: Path) -> None:
+def test_an_update_of_accumulated_gradients_is_one_step(tmp_path: Path) -> None:
     callback = CoordinateStats(folder=tmp_path / "here", file="rows.parquet")
-    trainer(callback, tmp_path, max_steps=2, accumulate_grad_batches=3).fit(digits_module(), datamodule=digits_data)
+    trainer(callback, tmp_path, max_steps=2, accumulate_grad_batches=3).fit(digits_module(), datamodule=digits_data())
     table = pd.read_parquet(tmp_path / "here" / "rows.parquet")
     assert sorted(set(table.loc[table["kind"] == "update", "t"])) == [0, 1]
     assert not table.duplicated(["t", "kind", "name", "statistic"]).any()
@@ -511,10 +497,9 @@ class Other(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*exists and is not empty.*")
-def test_another_lightning_module_is_refused(digits_data: TensorData, tmp_path: Path) -> None:
+def test_another_lightning_module_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Other has not both"):
-        trainer(CoordinateStats(), tmp_path).fit(Other(), digits_data.train_dataloader())
+        trainer(CoordinateStats(), tmp_path).fit(Other(), digits_data().train_dataloader())
 
 
 def test_the_parts_of_an_update_are_those_of_the_lr_that_made_it() -> None:

@@ -52,15 +52,12 @@ def verdict(
     for key, group in judged.groupby(keys, sort=False):
         slopes = np.array([slope(one[along], one["value"]) for _, one in group.groupby("seed")])
         expected = group.iloc[0]
+        low, high, zero = expected["low"], expected["high"], bool(expected["zero"])
+        inside = low - tolerance <= slopes.mean() <= high + tolerance  # False for NaN
+        passed = (group["value"] == 0).all() if zero else inside
         ci_low, ci_high = interval(slopes)
-        row = {
-            "slope": slopes.mean(), "ci_low": ci_low, "ci_high": ci_high,
-            "low": expected["low"], "high": expected["high"], "zero": bool(expected["zero"]),
-        }  # fmt: skip
-        everywhere_zero = bool((group["value"] == 0).all())
-        inside = row["low"] - tolerance <= row["slope"] <= row["high"] + tolerance  # False for NaN
-        passed = everywhere_zero if row["zero"] else bool(inside)
-        results.append(dict(zip(keys, key, strict=True)) | row | {"passed": passed})
+        row = {"slope": slopes.mean(), "ci_low": ci_low, "ci_high": ci_high, "low": low, "high": high, "zero": zero}
+        results.append(dict(zip(keys, key, strict=True)) | row | {"passed": bool(passed)})
     return pd.DataFrame(results)
 
 
@@ -82,23 +79,28 @@ def slope(size: pd.Series, value: pd.Series) -> float:
     return float(np.polyfit(np.log2(size), np.log2(value), 1)[0])
 
 
-def interval(slopes: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """The t-interval of the mean; NaN for fewer than two values."""
+def interval(slopes: np.ndarray) -> tuple[float, float]:
+    """The 95 % t-interval of the mean; NaN for fewer than two values."""
     if len(slopes) < 2:
         return float("nan"), float("nan")
     from scipy.special import stdtrit  # the quantile of Student's t; not imported where there is one seed
 
-    half = stdtrit(len(slopes) - 1, (1 + confidence) / 2) * slopes.std(ddof=1) / np.sqrt(len(slopes))
+    half = stdtrit(len(slopes) - 1, 0.975) * slopes.std(ddof=1) / np.sqrt(len(slopes))
     return slopes.mean() - half, slopes.mean() + half
 
 
 def as_json(table: pd.DataFrame, tolerance: float = TOLERANCE) -> dict[str, Any]:
     """A verdict as plain data: whether all passed, how many did not, and every row (NaN as null)."""
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
     return {
         "passed": bool(table["passed"].all()),
         "failures": int((~table["passed"]).sum()),
         "checked": len(table),
         "tolerance": tolerance,
-        "rows": rows,
+        "rows": records(table),
     }
+
+
+def records(table: pd.DataFrame) -> list[dict[Any, Any]]:
+    """The rows as plain data, NaN and infinity as None."""
+    finite = table.replace([np.inf, -np.inf], np.nan).astype(object)
+    return finite.where(finite.notna(), None).to_dict("records")

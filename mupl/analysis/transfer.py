@@ -1,6 +1,6 @@
 """Hyperparameter transfer, from a sweep's table of results to numbers."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from mupl.analysis.columns import IDENTITY, OUTCOMES
-from mupl.analysis.coordinates import interval
+from mupl.analysis.coordinates import interval, records
 
 # Columns whose transfer is asked for, in this order, with their names
 HYPERPARAMETERS = {
@@ -44,9 +44,8 @@ def curves(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd
     """
     runs = results[results["status"] != "failed"]
     losses = runs[metric].where(runs["status"] == "completed").fillna(float("inf"))
-    groups = runs.assign(_loss=losses).groupby([*series_keys(results, x), x], sort=True, dropna=False)
-    table = groups["_loss"].agg(mean="mean", min="min", max="max", seeds="size")
-    return table.reset_index()
+    groups = losses.groupby([runs[key] for key in (*series_keys(results, x), x)], dropna=False)
+    return groups.agg(mean="mean", min="min", max="max", seeds="size").reset_index()
 
 
 def best(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.DataFrame:
@@ -56,12 +55,11 @@ def best(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.D
     """
     table = curves(results, metric, x)
     keys = series_keys(results, x)
+    tried = table.groupby(keys, dropna=False)[x]
+    at_end = (table[x] == tried.transform("min")) | (table[x] == tried.transform("max"))
+    table["at_edge"] = at_end & (tried.transform("nunique") > 1) & is_numeric_dtype(table[x])
     finite = table[table["mean"] < float("inf")]
     rows = finite.loc[finite.groupby(keys, dropna=False)["mean"].idxmin()].reset_index(drop=True)
-    tried = table.groupby(keys, dropna=False)[x].agg(["min", "max", "nunique"]).reset_index()
-    ends = rows[keys].merge(tried, on=keys)
-    at_end = (rows[x] == ends["min"]) | (rows[x] == ends["max"])
-    rows["at_edge"] = at_end & (ends["nunique"] > 1) & is_numeric_dtype(table[x])
     return rows[[*keys, x, "mean", "seeds", "at_edge"]].rename(columns={"mean": metric})
 
 
@@ -72,14 +70,8 @@ def swept_hyperparameter(results: pd.DataFrame) -> str:
 
 def swept_size(results: pd.DataFrame) -> str | None:
     """The first of `SIZES` that has two or more values, all numbers; None if there is none."""
-    for size in SIZES:
-        if (
-            size in results
-            and pd.to_numeric(results[size], errors="coerce").notna().all()
-            and results[size].nunique() > 1
-        ):
-            return size
-    return None
+    swept = (size for size in SIZES if size in results and results[size].nunique() > 1)
+    return next((size for size in swept if pd.to_numeric(results[size], errors="coerce").notna().all()), None)
 
 
 @dataclass(frozen=True)
@@ -105,11 +97,12 @@ class Optimum:
             return cls(x.iloc[best], float(y[best]), float("nan"), False)
         u = np.log2(x.to_numpy(float))
         at_edge = len(u) > 1 and best in (0, len(u) - 1)
+        at_best = cls(float(2 ** u[best]), float(y[best]), float("nan"), at_edge)
         if at_edge or len(u) < 3 or not np.isfinite(y[best - 1 : best + 2]).all():
-            return cls(float(2 ** u[best]), float(y[best]), float("nan"), at_edge)
+            return at_best
         a, b, c = np.polyfit(u[best - 1 : best + 2] - u[best], y[best - 1 : best + 2], 2)
         if a <= 0:  # three equal losses
-            return cls(float(2 ** u[best]), float(y[best]), 0.0, at_edge)
+            return replace(at_best, curvature=0.0)
         return cls(float(2 ** (u[best] - b / (2 * a))), float(c - b**2 / (4 * a)), float(2 * a), at_edge)
 
     def regret(self, at: float | str, x: pd.Series, loss: pd.Series) -> float:
@@ -232,10 +225,7 @@ def asymptote(size: np.ndarray, loss: np.ndarray) -> float:
 
 def as_json(optima: pd.DataFrame, transfer: pd.DataFrame, metric: str, size: str, x: str = "lr") -> dict[str, Any]:
     """The two tables as plain data (NaN and infinity as null)."""
-    tables = {"optima": optima, "transfer": transfer}
-    finite = {key: table.replace([np.inf, -np.inf], np.nan).astype(object) for key, table in tables.items()}
-    rows = {key: table.where(table.notna(), None).to_dict("records") for key, table in finite.items()}
-    return {"metric": metric, "size": size, "x": x} | rows
+    return {"metric": metric, "size": size, "x": x, "optima": records(optima), "transfer": records(transfer)}
 
 
 def _by_seed(results: pd.DataFrame, metric: str, x: str) -> dict[Any, Optimum]:

@@ -4,8 +4,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from mupl.analysis.norms import NORMS
-
 LABELS = {
     "activation_change": "RMS change of activations",
     "frobenius": "Frobenius",
@@ -20,16 +18,15 @@ def update_norms(table: pd.DataFrame, by: str) -> Figure:
     Args:
         table: as `mupl.analysis.norms.update_norms` returns it, with a column `shape`, a label of the layer.
     """
-    values = ["activation_change", *NORMS]
-    bars = table.melt([by, "shape"], values, var_name="quantity", value_name="value")
+    bars = table.melt([by, "shape"], list(LABELS), var_name="quantity", value_name="value")
     with sns.axes_style("whitegrid"):
         grid = sns.catplot(
-            bars, x="shape", y="value", row="quantity", row_order=values, col=by, kind="bar", height=2.2, aspect=1.8,
-            sharey="row", margin_titles=True, color=sns.color_palette("viridis", 3)[1],
+            bars, x="shape", y="value", row="quantity", row_order=list(LABELS), col=by, kind="bar", height=2.2,
+            aspect=1.8, sharey="row", margin_titles=True, color=sns.color_palette("viridis", 3)[1],
         )  # fmt: skip
     grid.set(yscale="log")
     grid.set_titles(row_template="", col_template="{col_name}").set_axis_labels("layer, in x out", "")
-    for axes, value in zip(grid.axes, values, strict=True):
-        axes[0].set_ylabel(LABELS[value])
+    for axes, label in zip(grid.axes, LABELS.values(), strict=True):
+        axes[0].set_ylabel(label)
     grid.tick_params(axis="x", rotation=60)
     return grid.figure

@@ -1,6 +1,6 @@
 """The recorder inside a Lightning trainer."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,15 @@ from torch import nn
 from mupl.errors import ConfigError
 from mupl.optim.stacked import StackedOptimizer
 from mupl.optim.stacked_rules import NotStackable
-from mupl.stats.recorder import Recorder
+from mupl.stats.recorder import Recorder, metrics_by_step
 
 
 class CoordinateStats(Callback):
     """Records a run with `mupl.stats.recorder.Recorder`, logs the values and writes their table.
 
-    At each recorded step every logger gets the metrics `KIND/NAME/STATISTIC`, e.g. `output/layers.0/l1`, at the number
-    of updates done; the table is written when training ends. Needs a LightningModule with attributes `model` and
-    `scales`, such as `mupl.training.module.TrainingModule`.
+    At each recorded step every logger gets `metrics_by_step`, at the number of updates done; the table is written when
+    training ends. Needs a LightningModule with attributes `model` and `scales`, such as
+    `mupl.training.module.TrainingModule`.
 
     Args:
         folder: where the table goes; by default the first logger's, or else the trainer's root.
@@ -59,7 +59,8 @@ class CoordinateStats(Callback):
     ) -> Recorder:
         """The recorder of a stack, with each member's `expected_exponents` and constant columns.
 
-        Raises NotStackable if weights are not to be effective ones, which is all that a stack has.
+        Raises:
+            NotStackable: if weights are not to be effective ones.
         """
         if not self._effective:
             raise NotStackable("callbacks.coordinates.effective=false: a stack has effective weights only")
@@ -78,12 +79,11 @@ class CoordinateStats(Callback):
                 f"weights; {type(pl_module).__name__} has not both (mupl.training.module.TrainingModule has)"
             )
         predict: Any = getattr(pl_module, "expected_exponents", None)
-        expected = partial(predict, along=self._along) if self._predict else None
         self.recorder = Recorder(
             model,
             scales if self._effective else None,
             optimizer=trainer.optimizers[0],
-            expected=expected,
+            expected=partial(predict, along=self._along) if self._predict else None,
             **self._arguments,
         )
         self.recorder.t = trainer.global_step
@@ -124,16 +124,7 @@ class CoordinateStats(Callback):
     def _log(self, trainer: Trainer) -> None:
         assert self.recorder is not None
         rows = self.recorder.rows[self._logged :]
-        if rows:
-            for step, metrics in metrics_by_step(rows).items():
-                for logger in trainer.loggers:
-                    logger.log_metrics(metrics, step=step)
-            self._logged += len(rows)
-
-
-def metrics_by_step(rows: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
-    """A recorder's rows as metrics for loggers."""
-    metrics: dict[int, dict[str, float]] = {}
-    for row in rows:
-        metrics.setdefault(row["t"], {})[f"{row['kind']}/{row['name']}/{row['statistic']}"] = row["value"]
-    return metrics
+        self._logged += len(rows)
+        for step, metrics in metrics_by_step(rows).items():
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, step=step)

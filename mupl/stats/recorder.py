@@ -104,7 +104,8 @@ class Recorder:
         self.model, self.probe = model, probe
         self.members = [{**(columns or {}), **member} for member in ([{}] if members is None else members)]
         self._member_axes = 0 if members is None else 1
-        self.kinds, self.statistics = _known("kinds", kinds, KINDS), _known("statistics", statistics, STATISTICS)
+        self.kinds = frozenset(_known("kinds", kinds, KINDS))
+        self.statistics = _known("statistics", statistics, STATISTICS)
         self.steps = steps if isinstance(steps, int) else frozenset(steps)
         if self.steps == 0:
             raise ConfigError("recorder.steps=0: must be a whole number >= 1 or a list of steps")
@@ -139,19 +140,20 @@ class Recorder:
             outputs = self._probe_outputs("output_change", *["output_update"] * wanted)
         if self._initial is None:
             self._initial = {
-                "change": _copies(self._weights) if "change" in self.kinds else {},
+                "change": {n: w.clone() for n, w in self._weights.items()} if "change" in self.kinds else {},
                 "output_change": outputs if "output_change" in self.kinds else {},
             }
         if not wanted:
             return
         self._decay = self._decay_rates()  # here, as a scheduler may step before `end_step`
-        for name, w in self._weights.items():
-            self._add_param(name, w, self._decay.get(name))
+        if {"param", "decay"} & self.kinds:
+            for name, w in self._weights.items():
+                self._add_weight(name, w)
         if self.t > 0:
             for kind, values in (("change", self._weights), ("output_change", outputs)):
                 for name, initial in self._initial[kind].items():
                     self._add(kind, name, values[name] - initial, self._mult.get(name, 1.0))
-        if {"update", "gradient_update"} & set(self.kinds):
+        if {"update", "gradient_update"} & self.kinds:
             self._before = self._before or {name: torch.empty_like(w) for name, w in self._weights.items()}
             torch._foreach_copy_(list(self._before.values()), list(self._weights.values()))
         self._outputs_before = outputs
@@ -168,7 +170,10 @@ class Recorder:
             for name, before in self._before.items():
                 w, mult = self._weights[name], self._mult[name]
                 if "gradient_update" in self.kinds and name in self._decay:
-                    step = w - (1 - self._over_entries(self._decay[name], w)) * before
+                    rate = self._decay[name]
+                    if isinstance(rate, Tensor):
+                        rate = rate.view(-1, *[1] * (w.dim() - 1))
+                    step = w - (1 - rate) * before
                     rounding = 2 * torch.finfo(w.dtype).eps * before.abs()  # what weight decay alone leaves
                     self._add("gradient_update", name, step.masked_fill_(step.abs() <= rounding, 0), mult)
                 if "update" in self.kinds:  # the copy is written anew at the next step: no other memory
@@ -223,27 +228,18 @@ class Recorder:
         if self._optimizer is None:
             return {}
         if isinstance(self._optimizer, StackedOptimizer):
-            return {**self._optimizer.decay_rates(self.t)}
+            return self._optimizer.decay_rates(self.t)
         groups = [g for g in self._optimizer.param_groups if g.get("decoupled_weight_decay") and g["weight_decay"]]
         rates = {id(w): group["lr"] * group["weight_decay"] for group in groups for w in group["params"]}
         return {name: rates[id(w)] for name, w in self._weights.items() if id(w) in rates}
 
-    def _over_entries(self, number: float | Tensor, w: Tensor) -> float | Tensor:
-        """A number, or one for each member (S), to be multiplied with w."""
-        return number.view(-1, *[1] * (w.dim() - 1)) if isinstance(number, Tensor) else number
-
-    def _add_param(self, name: str, w: Tensor, decay: float | Tensor | None) -> None:
+    def _add_weight(self, name: str, w: Tensor) -> None:
         """Rows of W_t, and of the part of its update that is weight decay: a multiple of it."""
-        mult = self._mult[name]
-        kinds: dict[str, float | Tensor] = {"param": mult}
-        if decay is not None:
-            kinds["decay"] = -decay * mult
-        if not set(kinds) & set(self.kinds):
-            return
-        measured = Measured(w, self._member_axes, KINDS["param"])
-        for kind, factor in kinds.items():
-            if kind in self.kinds:
-                self._add_measured(kind, name, measured, factor)
+        mult, measured = self._mult[name], Measured(w, self._member_axes, KINDS["param"])
+        if "param" in self.kinds:
+            self._add_measured("param", name, measured, mult)
+        if "decay" in self.kinds and name in self._decay:
+            self._add_measured("decay", name, measured, -self._decay[name] * mult)
 
     def _add_gradients(self) -> None:
         if "grad" not in self.kinds:
@@ -256,7 +252,7 @@ class Recorder:
 
     def _probe_outputs(self, *kinds: str) -> dict[str, Tensor]:
         """Outputs of the probe batch by module, if one of these kinds is wanted."""
-        if not set(kinds) & set(self.kinds):
+        if self.kinds.isdisjoint(kinds):
             return {}
         if self.probe is None:
             raise ConfigError(f"recorder.kinds={kinds[0]}: needs a probe batch")
@@ -282,7 +278,6 @@ class Recorder:
         if self._backward and output.requires_grad:
             output.register_hook(partial(self._add, "output_grad", name))
 
-    @torch.no_grad()
     def _add(self, kind: str, name: str, x: Tensor, factor: float | Tensor = 1.0) -> None:
         """Statistics of `factor * x` at t."""
         self._add_measured(kind, name, Measured(x, self._member_axes, KINDS[kind]), factor)
@@ -304,8 +299,12 @@ class Recorder:
         self._pending.clear()
 
 
-def _copies(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in values.items()}
+def metrics_by_step(rows: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
+    """A recorder's rows as metrics for loggers: `KIND/NAME/STATISTIC`, e.g. `output/layers.0/l1`."""
+    metrics: dict[int, dict[str, float]] = {}
+    for row in rows:
+        metrics.setdefault(row["t"], {})[f"{row['kind']}/{row['name']}/{row['statistic']}"] = row["value"]
+    return metrics
 
 
 def _known(key: str, names: Iterable[str], known: Mapping[str, Any]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor
 ITERATIONS, ITERATIONS_GAP = 11, 3
 BLOCK = 16  # vectors; of a matrix that the cache does not hold, a product with 16 costs a CPU twice that with one
 CPU_BLOCK, GPU_BLOCK = 2**17, 2**24  # entries: what stays in a core's cache; what keeps a GPU busy in little memory
+
+_sum, _norm = partial(torch.sum, dim=-1), partial(torch.linalg.vector_norm, dim=-1)
 
 
 class Measured:
@@ -44,12 +46,12 @@ class Measured:
         entries = self.x.reshape(*self.x.shape[: self.members], -1)
         return entries.split(GPU_BLOCK if self.x.is_cuda else CPU_BLOCK, -1)
 
-    def _reduce(self, partial: Callable[[Tensor, Tensor | None], Tensor], total: Callable[[Tensor], Tensor]) -> Tensor:
-        """`total` over the results, along the last dimension, of `partial(block, memory of its size)`."""
+    def _reduce(self, of_block: Callable[[Tensor, Tensor | None], Tensor], total: Callable[[Tensor], Tensor]) -> Tensor:
+        """`total` over the results, along the last dimension, of `of_block(block, memory of its size)`."""
         if len(self.blocks) == 1:
-            return partial(self.blocks[0], None)
+            return of_block(self.blocks[0], None)
         scratch = torch.empty_like(self.blocks[0])
-        return total(torch.stack([partial(block, scratch[..., : block.shape[-1]]) for block in self.blocks], -1))
+        return total(torch.stack([of_block(block, scratch[..., : block.shape[-1]]) for block in self.blocks], -1))
 
     @cached_property
     def absolute_sum(self) -> Tensor:
@@ -166,14 +168,6 @@ def _dominant(t: Tensor) -> Tensor:
     for _ in range(4):
         t = torch.linalg.matrix_power(t / _positive(torch.linalg.vector_norm(t, dim=(-2, -1), keepdim=True)), 16)
     return t
-
-
-def _sum(x: Tensor) -> Tensor:
-    return x.sum(-1)
-
-
-def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1)
 
 
 def _positive(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mupl.jobs import RESULT_FILE
-from mupl.stats.recorder import Recorder
+from mupl.stats.recorder import Recorder, metrics_by_step
 from mupl.sweep.job import Job
 from mupl.training.build import show_parametrization
 from mupl.training.outcome import VALIDATION, outcome
@@ -52,8 +52,6 @@ def write_members(
         show_parametrization(job.recipe, job.folder, quiet=True)
         rows: list[Row] = []
         if recorder is not None:
-            from mupl.stats.callback import metrics_by_step  # imports Lightning
-
             recorder.write(job.folder / table, member=i)
             rows += metrics_by_step(recorder.rows_of(i)).items()
         rows += _metrics(losses[i], mine, end, trainer.log_every_n_steps, stack.per_epoch)

@@ -35,9 +35,6 @@ def hyperparameter_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
     `lr_transfer.png`, the best values and, over two or more sizes, how it transfers (`transfer.json`); 1 if a job
     failed."""
     results = collect(sweep_dir)
-    if results.empty:
-        print(f"no results in {sweep_dir}")
-        return 0
     x = transfer.swept_hyperparameter(results)
     summary = transfer.best(results, metric, x)
     if len(summary):
@@ -97,7 +94,7 @@ def ablation(sweep_dir: Path, metric: str = "val_loss") -> int:
     if not table["passed"].all():
         show(coordinates.failures_by_series(table), f"worst slopes against {along} of what fails, by parametrization")
     for stage, judged in table.groupby("parametrization", sort=False):
-        print(f"{stage}: {judged['passed'].astype(bool).sum()} of {len(judged)} tensors, kinds and steps pass")
+        print(f"{stage}: {judged['passed'].sum()} of {len(judged)} tensors, kinds and steps pass")
     whole = results["parametrization"] == stages[-1]
     passed = table.loc[table["parametrization"] == stages[-1], "passed"].all()
     return int(not passed or (results.loc[whole, "status"] != "completed").any())
