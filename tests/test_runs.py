@@ -12,6 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from mupl.analysis.transfer import best, curves
+from mupl.errors import ConfigError
 from mupl.figures.transfer import hyperparameter_transfer
 from mupl.jobs import write_result
 from mupl.sweep.callback import swept_keys
@@ -181,7 +182,8 @@ def test_the_figure_draws_what_the_table_says() -> None:
 
 
 def test_results_are_rebuilt_from_the_folders_in_the_order_of_jobs(tmp_path: Path) -> None:
-    assert collect(tmp_path).empty
+    with pytest.raises(ConfigError, match="no job left a result"):
+        collect(tmp_path)
     for job in (10, 9, 0):
         (tmp_path / str(job)).mkdir()
         write_result(tmp_path / str(job), {"width": job, "status": "completed", "val_loss": math.nan, "steps": 3})
