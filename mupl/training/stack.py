@@ -17,7 +17,7 @@ from mupl.data.stacked import stacked_batches, validation_batches
 from mupl.data.text import Tokens
 from mupl.optim.stacked import StackedOptimizer
 from mupl.optim.stacked_rules import NotStackable
-from mupl.parametrization.apply import draw, parameters
+from mupl.parametrization.apply import draw, owner, parameters
 from mupl.stats.recorder import Recorder
 from mupl.training.recipe import Recipe, cross_entropy
 from mupl.unit_scaling import UnitEmbedding, UnitLinear, UnitResidual
@@ -288,7 +288,7 @@ def _numbers(members: Sequence[Recipe]) -> dict[str, Any]:
 def _stacked(model: nn.Module, weights: dict[str, nn.Parameter], numbers: Mapping[str, Any]) -> nn.Module:
     """A module of outputs (S, ...), with the stacked weights and numbers in place of the model's."""
     for name, value in numbers.items():
-        module, leaf = _at(model, name)
+        module, leaf = owner(model, name)
         delattr(module, leaf)
         if isinstance(value, Tensor):
             module.register_buffer(leaf, value)
@@ -297,14 +297,8 @@ def _stacked(model: nn.Module, weights: dict[str, nn.Parameter], numbers: Mappin
     if not getattr(model, "member_axis", False):
         return _Mapped(model, weights, {name for name, value in numbers.items() if isinstance(value, Tensor)})
     for name, weight in weights.items():
-        setattr(*_at(model, name), weight)
+        setattr(*owner(model, name), weight)
     return model
-
-
-def _at(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that has an attribute, and the attribute's own name."""
-    path, _, leaf = name.rpartition(".")
-    return model.get_submodule(path), leaf
 
 
 class _Mapped(nn.Module):
