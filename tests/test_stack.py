@@ -27,6 +27,7 @@ from mupl.parametrization.tables import TABLES
 from mupl.training.callbacks import LossRecord
 from mupl.training.module import TrainingModule
 from mupl.training.stack import Stack
+from tests.resuming import trainer
 
 OPTIMIZERS: dict[str, Any] = {
     "sgd": partial(torch.optim.SGD, momentum=0.9),
@@ -106,14 +107,12 @@ def alone(
     build: Any, arguments: dict[str, Any], splits: Splits, clip: float | None = None, steps: int = 100
 ) -> tuple[TrainingModule, LossRecord, lightning.Trainer]:
     module, record = TrainingModule(build, 32, base_width=8, **arguments), LossRecord()
-    trainer = lightning.Trainer(
-        accelerator="cpu", precision="64-true", max_steps=steps, gradient_clip_val=clip, callbacks=[record],
-        logger=False, enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
-        num_sanity_val_steps=0,
+    used = trainer(
+        precision="64-true", max_steps=steps, gradient_clip_val=clip, callbacks=[record],
         val_check_interval=steps, check_val_every_n_epoch=None,
     )  # fmt: skip
-    trainer.fit(module, datamodule=TensorData(splits, 32, seed=arguments["seed"]))
-    return module, record, trainer
+    used.fit(module, datamodule=TensorData(splits, 32, seed=arguments["seed"]))
+    return module, record, used
 
 
 def distances(stack: Stack, i: int, module: TrainingModule, record: LossRecord) -> tuple[float, float]:
@@ -143,10 +142,10 @@ def test_members_follow_the_trajectories_that_they_have_alone(
     validation = stack.evaluate()
     chosen = range(0, len(arguments), 3 if clip else 1)
     for i in chosen:
-        module, record, trainer = alone(net, arguments[i], splits, clips[i])
+        module, record, used = alone(net, arguments[i], splits, clips[i])
         assert max(distances(stack, i, module, record)) < 1e-10, arguments[i]
         for name in ("val_loss", "val_accuracy"):
-            assert validation[name][i] == pytest.approx(trainer.callback_metrics[name].item(), abs=1e-6), name
+            assert validation[name][i] == pytest.approx(used.callback_metrics[name].item(), abs=1e-6), name
 
 
 @pytest.mark.parametrize(
@@ -223,9 +222,9 @@ def test_a_foreign_module_is_mapped_with_its_buffers_and_multipliers(splits: Spl
     stack.train(30)
     validation = stack.evaluate()["val_loss"]
     for i, a in enumerate(arguments):
-        module, record, trainer = alone(conv_net, a, splits, steps=30)
+        module, record, used = alone(conv_net, a, splits, steps=30)
         assert max(distances(stack, i, module, record)) < 1e-10
-        assert validation[i] == pytest.approx(trainer.callback_metrics["val_loss"].item(), rel=1e-6)
+        assert validation[i] == pytest.approx(used.callback_metrics["val_loss"].item(), rel=1e-6)
 
 
 def test_members_may_differ_in_multipliers_of_the_model(splits: Splits) -> None:
