@@ -1,6 +1,7 @@
 """Models, schedules and the LightningModule."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
@@ -23,6 +24,7 @@ from mupl.training.outcome import outcome
 from tests.resuming import trainer
 
 digits_mlp = partial(MLP, 64, 10)
+tiny_mlp = partial(MLP, 4, 2)
 digits_module = partial(TrainingModule, digits_mlp, 32, base_width=16)
 
 
@@ -57,14 +59,22 @@ def test_mlp_width_and_depth() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "key"),
-    [({"width": 0}, "width=0"), ({"width": []}, "width="), ({"width": 4, "depth": 0}, "depth=0"),
-     ({"width": 4, "activation": "selu"}, "model.activation=selu"),
-     ({"width": 4, "init_std": -1}, "model.init_std=-1")],
-)  # fmt: skip
-def test_a_bad_model_argument_is_named(options: dict, key: str) -> None:
+    ("make", "options", "key"),
+    [
+        (tiny_mlp, {"width": 0}, "width=0"),
+        (tiny_mlp, {"width": []}, "width="),
+        (tiny_mlp, {"width": 4, "depth": 0}, "depth=0"),
+        (tiny_mlp, {"width": 4, "activation": "selu"}, "model.activation=selu"),
+        (tiny_mlp, {"width": 4, "init_std": -1}, "model.init_std=-1"),
+        (Schedule, {"shape": "saw"}, "scheduler.shape=saw"),
+        (Schedule, {"warmup": 1.5}, "scheduler.warmup=1.5"),
+        (Schedule, {"shape": "linear", "warmup": 0.5, "decay": 0.6}, "scheduler.decay=0.6"),
+        (Schedule, {"shape": "inverse_sqrt"}, "scheduler.warmup=0"),
+    ],
+)
+def test_a_bad_argument_is_named(make: Callable[..., object], options: dict, key: str) -> None:
     with pytest.raises(ConfigError, match=key):
-        MLP(4, 2, **options)
+        make(**options)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -130,17 +140,6 @@ def test_a_schedule_keeps_the_ratios_between_groups() -> None:
         assert b / a == pytest.approx(4)
         optimizer.step()
         scheduler.step()
-
-
-@pytest.mark.parametrize(
-    ("options", "key"),
-    [({"shape": "saw"}, "scheduler.shape=saw"), ({"warmup": 1.5}, "scheduler.warmup=1.5"),
-     ({"shape": "linear", "warmup": 0.5, "decay": 0.6}, "scheduler.decay=0.6"),
-     ({"shape": "inverse_sqrt"}, "scheduler.warmup=0")],
-)  # fmt: skip
-def test_a_bad_schedule_is_named(options: dict, key: str) -> None:
-    with pytest.raises(ConfigError, match=key):
-        Schedule(**options)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", partial(torch.optim.Adam, betas=(0.8, 0.99))])

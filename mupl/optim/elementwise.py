@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mupl.optim.base import DirectionOptimizer, move
+from mupl.optim.base import DirectionOptimizer
 
 Betas = tuple[float, float]
 Number = float | Tensor  # a tensor that broadcasts where members of a stack differ
@@ -64,7 +64,7 @@ class Elementwise(DirectionOptimizer):
             numbers = self.numbers(group, state["step"])
             u, *buffers = self.direction(w.grad, *(state[name] for name in self.buffers), **numbers)
             state.update(zip(self.buffers, buffers, strict=True), step=state["step"] + 1)
-            move(group, w, u)
+            w.mul_(1 - group["lr"] * group["weight_decay"]).sub_(u, alpha=group["lr"])
 
 
 class SignSGD(Elementwise):

@@ -70,7 +70,6 @@ class StackedOptimizer:
                 weight.detach().view(rows),
                 {s: x.view(rows) if s in rule.state else x for s, x in states.items()},
                 {key: tensor(values).view(column) for key, values in kept.items()},
-                column,
             )
         self._clip = tensor([math.inf if c is None else c for c in clip]) if any(c is not None for c in clip) else None
         self._grad_scale = {name: tensor([s[name].mult * s[name].grad for s in scales]) for name in weights}
@@ -92,7 +91,7 @@ class StackedOptimizer:
         values = {rule: table.index_select(0, k)[0] for rule, (_, table) in self._by_step.items()}
         shared: dict[tuple[StackedRule, tuple[int, ...]], dict[str, Tensor]] = {}  # most tensors see the same views
         for name, seen in self._tensors.items():
-            rule, column = seen.rule, seen.column
+            rule, column = seen.rule, seen.numbers["lr"].shape
             if (rule, column) not in shared:
                 names, _ = self._by_step[rule]
                 shared[rule, column] = dict(zip(names, values[rule].view(-1, *column), strict=True))
@@ -141,7 +140,6 @@ class _Seen:
     weight: Tensor
     state: dict[str, Tensor]
     numbers: dict[str, Tensor]
-    column: tuple[int, ...]
 
 
 def _shared_rule(name: str, rules: Mapping[str, StackedRule], scales: Sequence[Mapping[str, Scale]]) -> StackedRule:

@@ -120,8 +120,8 @@ def get_parametrization(
     """
     if name not in TABLES:
         raise ConfigError(f"parametrization={name}: must be one of {', '.join(TABLES)}")
-    given = {**lr_overrides(lr_adjustment_groups or {}), **(overrides or {})}
-    return Parametrization(name, parse_table(TABLES[name]), given)
+    as_tabled = Parametrization(name, parse_table(TABLES[name]))
+    return as_tabled.override({**lr_overrides(lr_adjustment_groups or {}), **(overrides or {})})
 
 
 def scales(
