@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mupl.models import MLP
-from mupl.optim.families import family_of, resolve
-from mupl.optim.groups import build_optimizer
 from mupl.optim.orthogonal import Orthogonal
-from mupl.parametrization.apply import apply, parameters
-from mupl.parametrization.rules import Parametrization, Scale, get_parametrization, scales
-from mupl.roles import describe
+from mupl.parametrization.apply import apply
+from mupl.parametrization.rules import Parametrization, Scale
+from mupl.training.coord_check import default_dtype
+from mupl.training.recipe import Recipe
 
 BASE = 8
 SGD = partial(torch.optim.SGD, momentum=0.9)
@@ -56,18 +55,15 @@ def prepare(
     **hyperparameters: Any,
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """A model in a parametrization with its optimizer; `edit` may spoil the scales."""
-    torch.set_default_dtype(torch.float64)
-    try:
-        if isinstance(parametrization, str):
-            parametrization = get_parametrization(parametrization)
-        infos = describe(build, width, base_width, init={"*bias": {"name": "normal", "std": 0.1}})
-        constructor = resolve(OPTIMIZERS.get(optimizer, optimizer))
-        options = HYPERPARAMETERS[optimizer] | hyperparameters
-        numbers = edit(scales(infos, parametrization, family_of(constructor), **options))
-        model = apply(build(width), numbers, torch.Generator().manual_seed(seed))
-        return model, build_optimizer(constructor, parameters(model, numbers), numbers)
-    finally:
-        torch.set_default_dtype(torch.float32)
+    with default_dtype(torch.float64):
+        recipe = Recipe(
+            build, width, base_width=base_width, parametrization=parametrization,
+            optimizer=OPTIMIZERS.get(optimizer, optimizer), init={"*bias": {"name": "normal", "std": 0.1}},
+            **HYPERPARAMETERS[optimizer] | hyperparameters,
+        )  # fmt: skip
+        recipe.scales = edit(recipe.scales)
+        apply(recipe.model, recipe.scales, torch.Generator().manual_seed(seed))
+        return recipe.model, recipe.build_optimizer()
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> Tensor:

@@ -4,7 +4,6 @@ import math
 from functools import partial
 from pathlib import Path
 
-import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import LearningRateFinder
@@ -17,10 +16,7 @@ from mupl.models import MLP
 from mupl.training.callbacks import LossRecord
 from mupl.training.lr_finder import LRSearch, RangeTest, find_lr
 from mupl.training.module import TrainingModule
-
-CPU = {"accelerator": "cpu", "num_sanity_val_steps": 0}
-OFF = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-QUIET = dict.fromkeys(OFF, False) | CPU
+from tests.resuming import trainer
 
 
 def module(lr: float = 0.01, optimizer: str = "muon", **options: object) -> TrainingModule:
@@ -35,7 +31,7 @@ def data() -> TensorData:
 def test_what_is_found_trains_well_and_the_module_stays_as_it_was(tmp_path: Path, optimizer: str) -> None:
     tuned = module(optimizer=optimizer)
     before = {key: value.clone() for key, value in tuned.state_dict().items()}
-    search = find_lr(tuned, data(), low=1e-5, high=10, steps=60, default_root_dir=tmp_path, **CPU)
+    search = find_lr(tuned, data(), low=1e-5, high=10, steps=60, default_root_dir=tmp_path, accelerator="cpu")
     assert all(torch.equal(value, before[key]) for key, value in tuned.state_dict().items())
     assert type(tuned.schedule).__name__ == "Schedule"
     assert search.lrs[0] == 1e-5
@@ -43,7 +39,7 @@ def test_what_is_found_trains_well_and_the_module_stays_as_it_was(tmp_path: Path
     found = search.suggestion()
     assert 1e-3 < found < 1
     record = LossRecord()
-    lightning.Trainer(max_steps=40, callbacks=[record], **QUIET).fit(module(found, optimizer), datamodule=data())
+    trainer(max_steps=40, callbacks=[record]).fit(module(found, optimizer), datamodule=data())
     assert record.outcome({})["train_loss"] < 0.5 * record.losses[0]
 
 
@@ -71,11 +67,11 @@ def test_the_suggestion_is_where_the_loss_falls_most_steeply() -> None:
 
 
 def test_lightnings_finder_is_blocked(tmp_path: Path) -> None:
-    options = {"default_root_dir": tmp_path, "max_steps": 3, **QUIET}
+    options = {"default_root_dir": tmp_path, "max_steps": 3}
     with pytest.raises(ConfigError, match=r"sets all param groups to one lr.*find_lr"):
-        Tuner(lightning.Trainer(**options)).lr_find(module(), datamodule=data(), num_training=3)
+        Tuner(trainer(**options)).lr_find(module(), datamodule=data(), num_training=3)
     with pytest.raises(ConfigError, match="find_lr"):
-        lightning.Trainer(callbacks=[LearningRateFinder()], **options).fit(module(), datamodule=data())
+        trainer(callbacks=[LearningRateFinder()], **options).fit(module(), datamodule=data())
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -83,10 +79,10 @@ def test_a_checkpoint_resumes_its_own_run_and_no_other(tmp_path: Path) -> None:
     batch = next(iter(data().train_dataloader()))
 
     def fit(trained: TrainingModule, steps: int, **checkpoint: object) -> torch.Tensor:
-        trainer = lightning.Trainer(default_root_dir=tmp_path, max_steps=steps, log_every_n_steps=1, **QUIET)
+        used = trainer(default_root_dir=tmp_path, max_steps=steps, log_every_n_steps=1)
         loader = DataLoader([batch], batch_size=None)
-        trainer.fit(trained, loader, loader, weights_only=False, **checkpoint)
-        trainer.save_checkpoint(tmp_path / f"{steps}.ckpt")
+        used.fit(trained, loader, loader, weights_only=False, **checkpoint)
+        used.save_checkpoint(tmp_path / f"{steps}.ckpt")
         return trained.model.readout.weight.detach()
 
     fit(module(), 4)

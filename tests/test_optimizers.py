@@ -1,5 +1,6 @@
 """Orthogonal and entrywise optimizers: what an update is, and that torch, Lightning and the rules accept them."""
 
+import copy
 import math
 import pickle
 from collections.abc import Callable
@@ -18,13 +19,13 @@ from torch.optim import Optimizer
 from mupl.errors import ConfigError
 from mupl.models import MLP
 from mupl.optim.elementwise import Lion, adam_atan2, lion, sign_momentum
-from mupl.optim.families import OPTIMIZERS, family_of, resolve
+from mupl.optim.families import OPTIMIZERS, family_of
 from mupl.optim.groups import build_optimizer
 from mupl.optim.orthogonal import FACTORS, METHODS, Orthogonal, accumulate
-from mupl.parametrization.apply import apply, parameters
-from mupl.parametrization.rules import Scale, get_parametrization, scales
+from mupl.parametrization.rules import Scale
 from mupl.roles import describe
 from mupl.training.module import TrainingModule
+from mupl.training.recipe import Recipe
 
 SHAPES = [(512, 2048), (2048, 512), (64, 64), (10, 784), (64, 32, 3, 3)]
 CONFIGS = Path(__file__).parents[1] / "conf" / "optimizer"
@@ -203,12 +204,8 @@ def net(width: int) -> nn.Module:
 
 
 def prepared(optimizer: Any, build: Any = net, width: int = 16, name: str = "mup", **options: Any) -> tuple:
-    constructor = resolve(optimizer)
-    numbers = scales(
-        describe(build, width, 8), get_parametrization(name), family_of(constructor), **{"lr": 0.01} | options
-    )
-    model = apply(build(width), numbers, torch.Generator().manual_seed(0))
-    return model, build_optimizer(constructor, parameters(model, numbers), numbers), numbers
+    recipe = Recipe(build, width, base_width=8, parametrization=name, optimizer=optimizer, **{"lr": 0.01} | options)
+    return recipe.model, recipe.build_optimizer(), recipe.scales
 
 
 def train(model: nn.Module, optimizer: Optimizer, steps: int) -> None:
@@ -252,11 +249,8 @@ def test_gradients_are_only_read(optimizer: str) -> None:
 def test_training_goes_on_from_a_saved_state(optimizer: str) -> None:
     model, stepper, _ = prepared(optimizer, weight_decay=0.1)
     train(model, stepper, 3)
-    saved = {key: value.clone() for key, value in model.state_dict().items()}
-    state = {**stepper.state_dict(), "state": {i: dict(s) for i, s in stepper.state_dict()["state"].items()}}
-    state["state"] = {
-        i: {k: v.clone() if isinstance(v, Tensor) else v for k, v in s.items()} for i, s in state["state"].items()
-    }
+    saved = copy.deepcopy(model.state_dict())
+    state = copy.deepcopy(stepper.state_dict())
     train(model, stepper, 3)
     other, fresh, _ = prepared(optimizer, weight_decay=0.1)
     other.load_state_dict(saved)

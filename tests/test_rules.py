@@ -1,7 +1,9 @@
 """Tables, cells and what becomes of them for a model."""
 
 import math
+import re
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from mupl.optim.groups import param_groups
 from mupl.parametrization.apply import apply, parameters
 from mupl.parametrization.monomial import SYMBOLS, Monomial
 from mupl.parametrization.report import rule_rows, scale_rows
-from mupl.parametrization.rules import CELLS, WEIGHT_DECAY_MODES, get_parametrization, parse_table, scales
+from mupl.parametrization.rules import CELLS, WEIGHT_DECAY_MODES, Scale, get_parametrization, parse_table, scales
 from mupl.parametrization.tables import TABLES
 from mupl.roles import Role, describe
 from mupl.terminal import rich_table
@@ -22,6 +24,13 @@ from mupl.terminal import rich_table
 
 def build(width: int) -> nn.Module:
     return MLP(6, 3, width)
+
+
+def numbers_of(
+    name: str = "mup", family: str = "adam", width: int = 32, overrides: dict | None = None, **tuned: Any
+) -> dict[str, Scale]:
+    parametrization = get_parametrization(name, overrides)
+    return scales(describe(build, width, 8), parametrization, family, **{"lr": 0.1} | tuned)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +85,7 @@ def test_a_table_with_an_unknown_column_or_role_is_an_error() -> None:
 
 
 def test_the_numbers_of_table_8_under_adam() -> None:
-    numbers = scales(describe(build, 32, 8), get_parametrization("mup"), "adam", lr=0.1, eps=1e-4, weight_decay=0.3)
+    numbers = numbers_of(eps=1e-4, weight_decay=0.3)
     rows = {row["name"]: row for row in scale_rows(describe(build, 32, 8), numbers)}
     expected = {
         "layers.0.weight": ("input", "32x6", 1, 6**-0.5, 0.1, 1e-4 / 4, 0.3),
@@ -94,11 +103,8 @@ def test_the_numbers_of_table_8_under_adam() -> None:
 def test_weight_decay_modes(mode: str) -> None:
     steps = []
     for lr, width in ((0.1, 8), (0.1, 32), (0.4, 32)):
-        numbers = scales(
-            describe(build, width, 8), get_parametrization("mup"), "adam",
-            lr=lr, weight_decay=0.5, weight_decay_mode=mode,
-        )["layers.1.weight"]  # fmt: skip
-        steps.append(numbers.lr * numbers.weight_decay)
+        scale = numbers_of(width=width, lr=lr, weight_decay=0.5, weight_decay_mode=mode)["layers.1.weight"]
+        steps.append(scale.lr * scale.weight_decay)
     expected = {
         "coupled": [0.05, 0.05 / 4, 0.2 / 4],
         "decoupled": [0.05, 0.05, 0.2],
@@ -108,10 +114,8 @@ def test_weight_decay_modes(mode: str) -> None:
 
 
 def test_overrides_replace_cells_by_glob_and_the_later_one_wins() -> None:
-    parametrization = get_parametrization(
-        "mup", {"layers.*": {"lr": 0.5}, "layers.1.*": {"lr": "m_in^-1/2", "wd": 0, "init": 2}}
-    )
-    numbers = scales(describe(build, 32, 8), parametrization, "adam", lr=0.1, weight_decay=1)
+    overrides = {"layers.*": {"lr": 0.5}, "layers.1.*": {"lr": "m_in^-1/2", "wd": 0, "init": 2}}
+    numbers = numbers_of(overrides=overrides, weight_decay=1)
     assert numbers["layers.0.weight"].lr == pytest.approx(0.05)
     assert numbers["layers.0.weight"].weight_decay == pytest.approx(2)
     assert numbers["layers.1.weight"].lr == pytest.approx(0.05)
@@ -121,17 +125,26 @@ def test_overrides_replace_cells_by_glob_and_the_later_one_wins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("arguments", "message"),
     [
-        ({"layer.*": {"lr": 1}}, "'layer.*' matches no parameter"),
-        ({"layers.*": {"rate": 1}}, "layers.*.rate: must be one of"),
-        ({"layers.*": {"lr": "1/width"}}, "layers.*.lr: '1/width' is no product"),
+        ({"overrides": {"layer.*": {"lr": 1}}}, "'layer.*' matches no parameter"),
+        ({"overrides": {"layers.*": {"rate": 1}}}, "layers.*.rate: must be one of"),
+        ({"overrides": {"layers.*": {"lr": "1/width"}}}, "layers.*.lr: '1/width' is no product"),
+        ({"lr": -1.0}, "lr=-1"),
+        ({"lr": math.nan}, "lr=nan"),
+        ({"eps": -1.0}, "eps=-1"),
+        ({"weight_decay": -0.1}, "weight_decay=-0.1"),
+        ({"weight_decay_mode": "both"}, "weight_decay_mode=both"),
+        ({"name": "mupp"}, "parametrization=mupp: must be one of sp, ntk"),
+        (
+            {"name": "cerebras", "family": "sgd"},
+            "cerebras has no rules for the optimizer family 'sgd'; it supports adam",
+        ),
     ],
 )
-def test_a_bad_override_is_one_clear_error(overrides: dict, message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        scales(describe(build, 32, 8), get_parametrization("mup", overrides), "adam", lr=0.1)
-    assert message in str(caught.value)
+def test_bad_input_is_one_clear_error(arguments: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        numbers_of(**arguments)
 
 
 def test_lr_adjustment_groups_set_the_learning_rate_and_decouple_weight_decay() -> None:
@@ -147,28 +160,6 @@ def test_lr_adjustment_groups_set_the_learning_rate_and_decouple_weight_decay() 
     for bad in ({"hidden": {"scale": 1}}, {"hidden": {"param_filter": "*", "scael": 1}}):
         with pytest.raises(ConfigError, match="takes param_filter and scale"):
             get_parametrization("cerebras", lr_adjustment_groups=bad)
-
-
-@pytest.mark.parametrize(
-    ("values", "key"),
-    [
-        ({"lr": -1.0}, "lr=-1"),
-        ({"lr": math.nan}, "lr=nan"),
-        ({"lr": 0.1, "eps": -1.0}, "eps=-1"),
-        ({"lr": 0.1, "weight_decay": -0.1}, "weight_decay=-0.1"),
-        ({"lr": 0.1, "weight_decay_mode": "both"}, "weight_decay_mode=both"),
-    ],
-)
-def test_values_out_of_range_are_named(values: dict, key: str) -> None:
-    with pytest.raises(ConfigError, match=key):
-        scales(describe(build, 32, 8), get_parametrization("mup"), "adam", **values)
-
-
-def test_an_unknown_parametrization_or_family_is_named() -> None:
-    with pytest.raises(ConfigError, match="parametrization=mupp: must be one of sp, ntk"):
-        get_parametrization("mupp")
-    with pytest.raises(ConfigError, match="cerebras has no rules for the optimizer family 'sgd'; it supports adam"):
-        scales(describe(build, 32, 8), get_parametrization("cerebras"), "sgd", lr=0.1)
 
 
 def test_effective_weights_have_the_std_of_the_table() -> None:
@@ -200,7 +191,7 @@ def test_applying_twice_is_applying_once() -> None:
 
 
 def test_param_groups_hold_each_tensor_once_by_name() -> None:
-    numbers = scales(describe(build, 32, 8), get_parametrization("mup"), "adam", lr=0.1, weight_decay=0.3)
+    numbers = numbers_of(weight_decay=0.3)
     model = build(32)
     model.readout.bias.requires_grad_(False)
     groups = param_groups(parameters(model, numbers), numbers)

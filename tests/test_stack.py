@@ -27,6 +27,7 @@ from mupl.parametrization.tables import TABLES
 from mupl.training.callbacks import LossRecord
 from mupl.training.module import TrainingModule
 from mupl.training.stack import Stack
+from tests.resuming import trainer
 
 OPTIMIZERS: dict[str, Any] = {
     "sgd": partial(torch.optim.SGD, momentum=0.9),
@@ -96,24 +97,29 @@ def members(optimizer: str, seeds: tuple[int, ...] = (0, 1)) -> list[dict[str, A
     ]
 
 
-def stack_of(build: Any, arguments: list[dict[str, Any]], splits: Splits, **options: Any) -> Stack:
+def module_of(build: Any, arguments: dict[str, Any]) -> TrainingModule:
+    return TrainingModule(**{"build": build, "width": 32, "base_width": 8} | arguments)
+
+
+def stack_of(build: Any, arguments: list[dict[str, Any]], splits: Splits, train: int = 0, **options: Any) -> Stack:
+    """After `train` updates."""
     with torch.device("meta"):
-        modules = [TrainingModule(build, 32, base_width=8, **a) for a in arguments]
-    return Stack(modules, splits, **{"batch_size": 32, "max_steps": 100, "dtype": torch.float64} | options)
+        modules = [module_of(build, a) for a in arguments]
+    stack = Stack(modules, splits, **{"batch_size": 32, "max_steps": 100, "dtype": torch.float64} | options)
+    stack.train(train)
+    return stack
 
 
 def alone(
     build: Any, arguments: dict[str, Any], splits: Splits, clip: float | None = None, steps: int = 100
 ) -> tuple[TrainingModule, LossRecord, lightning.Trainer]:
-    module, record = TrainingModule(build, 32, base_width=8, **arguments), LossRecord()
-    trainer = lightning.Trainer(
-        accelerator="cpu", precision="64-true", max_steps=steps, gradient_clip_val=clip, callbacks=[record],
-        logger=False, enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
-        num_sanity_val_steps=0,
+    module, record = module_of(build, arguments), LossRecord()
+    used = trainer(
+        precision="64-true", max_steps=steps, gradient_clip_val=clip, callbacks=[record],
         val_check_interval=steps, check_val_every_n_epoch=None,
     )  # fmt: skip
-    trainer.fit(module, datamodule=TensorData(splits, 32, seed=arguments["seed"]))
-    return module, record, trainer
+    used.fit(module, datamodule=TensorData(splits, 32, seed=arguments["seed"]))
+    return module, record, used
 
 
 def distances(stack: Stack, i: int, module: TrainingModule, record: LossRecord) -> tuple[float, float]:
@@ -123,10 +129,11 @@ def distances(stack: Stack, i: int, module: TrainingModule, record: LossRecord) 
     return (record.losses - stack.losses[:, i]).abs().max().item(), max(apart)
 
 
-def assert_as_alone(stack: Stack, builds: list[Any], arguments: list[dict[str, Any]], splits: Splits) -> None:
-    """Each member, after 100 steps, is where it would be alone."""
-    for i, (own_build, own) in enumerate(zip(builds, arguments, strict=True)):
-        module, record, _ = alone(own_build, own, splits)
+def assert_as_alone(arguments: list[dict[str, Any]], splits: Splits) -> None:
+    """Each member of a stack, after 100 steps, is where it would be alone."""
+    stack = stack_of(build, arguments, splits, train=100)
+    for i, own in enumerate(arguments):
+        module, record, _ = alone(build, own, splits)
         assert max(distances(stack, i, module, record)) < 1e-10
 
 
@@ -138,15 +145,14 @@ def test_members_follow_the_trajectories_that_they_have_alone(
     net, splits = (square, largest_pixel()) if optimizer == "soap" else (build, splits)
     arguments = [a | {"optimizer": OPTIMIZERS[optimizer]} for a in members(optimizer)]
     clips = [clip if i % 2 else None for i in range(len(arguments))]
-    stack = stack_of(net, arguments, splits, clip=clips)
-    stack.train(100)
+    stack = stack_of(net, arguments, splits, train=100, clip=clips)
     validation = stack.evaluate()
     chosen = range(0, len(arguments), 3 if clip else 1)
     for i in chosen:
-        module, record, trainer = alone(net, arguments[i], splits, clips[i])
+        module, record, used = alone(net, arguments[i], splits, clips[i])
         assert max(distances(stack, i, module, record)) < 1e-10, arguments[i]
         for name in ("val_loss", "val_accuracy"):
-            assert validation[name][i] == pytest.approx(trainer.callback_metrics[name].item(), abs=1e-6), name
+            assert validation[name][i] == pytest.approx(used.callback_metrics[name].item(), abs=1e-6), name
 
 
 @pytest.mark.parametrize(
@@ -197,20 +203,16 @@ def test_a_rule_that_is_wrong_is_seen(splits: Splits) -> None:
 
 def test_in_float32_the_first_losses_are_equal(splits: Splits) -> None:
     arguments = [a | {"optimizer": "adamw"} for a in members("adamw")]
-    stack = stack_of(build, arguments, splits, dtype=torch.float32)
-    stack.train(1)
+    stack = stack_of(build, arguments, splits, train=1, dtype=torch.float32)
     for i, a in enumerate(arguments):
-        module = TrainingModule(build, 32, base_width=8, **a)
+        module = module_of(build, a)
         x, y = next(iter(TensorData(splits, 32, seed=a["seed"]).train_dataloader()))
         assert stack.losses[0, i].item() == pytest.approx(module.loss(module.model(x), y).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("seeds", [(0, 1, 2), (0, 0, 1), (5, 5)])
 def test_seeds_may_be_shared_or_not(seeds: tuple[int, ...], splits: Splits) -> None:
-    arguments = [{"seed": s, "lr": 0.01 * (i + 1), "optimizer": "adam"} for i, s in enumerate(seeds)]
-    stack = stack_of(build, arguments, splits)
-    stack.train(100)
-    assert_as_alone(stack, [build] * len(arguments), arguments, splits)
+    assert_as_alone([{"seed": s, "lr": 0.01 * (i + 1), "optimizer": "adam"} for i, s in enumerate(seeds)], splits)
 
 
 def test_a_foreign_module_is_mapped_with_its_buffers_and_multipliers(splits: Splits) -> None:
@@ -219,33 +221,24 @@ def test_a_foreign_module_is_mapped_with_its_buffers_and_multipliers(splits: Spl
         for seed in (0, 1)
         for name in ("sp", "mup", "mulinear")
     ]
-    stack = stack_of(conv_net, arguments, splits, max_steps=30)
-    stack.train(30)
+    stack = stack_of(conv_net, arguments, splits, train=30, max_steps=30)
     validation = stack.evaluate()["val_loss"]
     for i, a in enumerate(arguments):
-        module, record, trainer = alone(conv_net, a, splits, steps=30)
+        module, record, used = alone(conv_net, a, splits, steps=30)
         assert max(distances(stack, i, module, record)) < 1e-10
-        assert validation[i] == pytest.approx(trainer.callback_metrics["val_loss"].item(), rel=1e-6)
+        assert validation[i] == pytest.approx(used.callback_metrics["val_loss"].item(), rel=1e-6)
 
 
 def test_members_may_differ_in_multipliers_of_the_model(splits: Splits) -> None:
     options = [{"input_mult": 0.5, "output_mult": 1.0}, {"input_mult": 1.0, "output_mult": 4.0, "zero_readout": True}]
-    builds = [partial(build, **o) for o in options]
-    with torch.device("meta"):
-        modules = [TrainingModule(b, 32, base_width=8, lr=0.01, seed=3) for b in builds]
-    stack = Stack(modules, splits, batch_size=32, max_steps=100, dtype=torch.float64)
-    stack.train(100)
-    assert_as_alone(stack, builds, [{"lr": 0.01, "seed": 3}] * 2, splits)
+    assert_as_alone([{"build": partial(build, **o), "lr": 0.01, "seed": 3} for o in options], splits)
 
 
 def test_any_loss_will_do(splits: Splits) -> None:
     def squared(output: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(output, F.one_hot(target, 10).to(output.dtype))
 
-    arguments = [{"seed": s, "lr": 0.01, "loss": squared} for s in (0, 1)]
-    stack = stack_of(build, arguments, splits)
-    stack.train(100)
-    assert_as_alone(stack, [build] * len(arguments), arguments, splits)
+    assert_as_alone([{"seed": s, "lr": 0.01, "loss": squared} for s in (0, 1)], splits)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "shampoo"])
@@ -253,23 +246,20 @@ def test_a_member_that_diverges_is_frozen_and_touches_no_other(optimizer: str, s
     common = {"seed": 0, "optimizer": OPTIMIZERS[optimizer], "parametrization": "sp"}
     arguments = [common | {"lr": lr} for lr in (0.01, 1e30, 0.02)]
     relu = partial(build, activation="relu")
-    stack = stack_of(relu, arguments, splits, dtype=torch.float32)
-    stack.train(10)
+    stack = stack_of(relu, arguments, splits, train=10, dtype=torch.float32)
     diverged = stack.diverged()
     assert (diverged[0], diverged[2]) == (None, None)
     assert diverged[1] is not None
     stack.train(100)
     assert stack.diverged() == diverged
     assert all((w[1] == 0).all() for w in stack.weights.values())
-    without = stack_of(relu, [arguments[0], arguments[2]], splits, dtype=torch.float32)
-    without.train(100)
+    without = stack_of(relu, [arguments[0], arguments[2]], splits, train=100, dtype=torch.float32)
     assert torch.allclose(without.losses, stack.losses[:, ::2], rtol=1e-4)
 
 
 def test_a_stack_goes_on_from_its_state_and_from_that_of_some_members(splits: Splits) -> None:
     arguments = [a | {"optimizer": "adamw"} for a in members("adamw", (0, 1))]
-    whole = stack_of(build, arguments, splits)
-    whole.train(60)
+    whole = stack_of(build, arguments, splits, train=60)
     state = copy.deepcopy(whole.state_dict())
     whole.train(100)
     again = stack_of(build, arguments, splits)
@@ -285,11 +275,9 @@ def test_a_stack_goes_on_from_its_state_and_from_that_of_some_members(splits: Sp
 
 def test_on_a_cpu_large_members_have_torchs_fused_update(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = [a | {"optimizer": "adam"} for a in members("adam", (0,))]
-    eager = stack_of(build, arguments, splits)
-    eager.train(50)
+    eager = stack_of(build, arguments, splits, train=50)
     monkeypatch.setattr("mupl.optim.stacked.BLOCK", 1000)  # as if the 2048 entries of the first layer were many
-    fused = stack_of(build, arguments, splits)
-    fused.train(50)
+    fused = stack_of(build, arguments, splits, train=50)
     assert (fused.losses[:50] - eager.losses[:50]).abs().max() < 1e-12
     assert not torch.equal(fused.losses[:50], eager.losses[:50])
 
@@ -315,10 +303,8 @@ def test_what_a_stack_does_not_know_is_said(optimizer: Any, message: str) -> Non
 def test_a_captured_step_is_the_same(optimizer: str, splits: Splits) -> None:
     arguments = [a | {"optimizer": OPTIMIZERS[optimizer]} for a in members(optimizer)]
     clips = [0.1 if i % 2 else None for i in range(len(arguments))]
-    on_cpu = stack_of(build, arguments, splits, clip=clips)
-    on_cpu.train(100)
-    on_gpu = stack_of(build, arguments, splits, clip=clips, device="cuda")
-    on_gpu.train(100)
+    on_cpu = stack_of(build, arguments, splits, train=100, clip=clips)
+    on_gpu = stack_of(build, arguments, splits, train=100, clip=clips, device="cuda")
     assert on_gpu._graph is not None
     assert (on_gpu.losses.cpu() - on_cpu.losses).abs().max() < 1e-10
 

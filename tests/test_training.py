@@ -1,14 +1,14 @@
 """Models, schedules and the LightningModule."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
-import lightning
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning import Trainer
 from torch import nn
 
 from mupl.data import TensorData, digits
@@ -21,22 +21,19 @@ from mupl.parametrization.rules import get_parametrization
 from mupl.training.callbacks import LossRecord
 from mupl.training.module import TrainingModule
 from mupl.training.outcome import outcome
+from tests.resuming import trainer
 
 digits_mlp = partial(MLP, 64, 10)
+tiny_mlp = partial(MLP, 4, 2)
+digits_module = partial(TrainingModule, digits_mlp, 32, base_width=16)
 
 
-def quiet_trainer(folder: Path, **options: object) -> lightning.Trainer:
-    settings = {
-        "accelerator": "cpu",
-        "default_root_dir": folder,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "log_every_n_steps": 1,
-    }
-    return lightning.Trainer(**settings | options)  # type: ignore[arg-type]
+def fit(module: TrainingModule, *, batch_size: int = 64, **options: object) -> tuple[LossRecord, Trainer]:
+    """Train on the digits, with every step logged."""
+    record = LossRecord()
+    stock = trainer(**{"log_every_n_steps": 1, "callbacks": [record]} | options)
+    stock.fit(module, datamodule=TensorData(digits(), batch_size=batch_size, seed=module.seed))
+    return record, stock
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -62,14 +59,22 @@ def test_mlp_width_and_depth() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "key"),
-    [({"width": 0}, "width=0"), ({"width": []}, "width="), ({"width": 4, "depth": 0}, "depth=0"),
-     ({"width": 4, "activation": "selu"}, "model.activation=selu"),
-     ({"width": 4, "init_std": -1}, "model.init_std=-1")],
-)  # fmt: skip
-def test_a_bad_model_argument_is_named(options: dict, key: str) -> None:
+    ("make", "options", "key"),
+    [
+        (tiny_mlp, {"width": 0}, "width=0"),
+        (tiny_mlp, {"width": []}, "width="),
+        (tiny_mlp, {"width": 4, "depth": 0}, "depth=0"),
+        (tiny_mlp, {"width": 4, "activation": "selu"}, "model.activation=selu"),
+        (tiny_mlp, {"width": 4, "init_std": -1}, "model.init_std=-1"),
+        (Schedule, {"shape": "saw"}, "scheduler.shape=saw"),
+        (Schedule, {"warmup": 1.5}, "scheduler.warmup=1.5"),
+        (Schedule, {"shape": "linear", "warmup": 0.5, "decay": 0.6}, "scheduler.decay=0.6"),
+        (Schedule, {"shape": "inverse_sqrt"}, "scheduler.warmup=0"),
+    ],
+)
+def test_a_bad_argument_is_named(make: Callable[..., object], options: dict, key: str) -> None:
     with pytest.raises(ConfigError, match=key):
-        MLP(4, 2, **options)
+        make(**options)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -137,66 +142,44 @@ def test_a_schedule_keeps_the_ratios_between_groups() -> None:
         scheduler.step()
 
 
-@pytest.mark.parametrize(
-    ("options", "key"),
-    [({"shape": "saw"}, "scheduler.shape=saw"), ({"warmup": 1.5}, "scheduler.warmup=1.5"),
-     ({"shape": "linear", "warmup": 0.5, "decay": 0.6}, "scheduler.decay=0.6"),
-     ({"shape": "inverse_sqrt"}, "scheduler.warmup=0")],
-)  # fmt: skip
-def test_a_bad_schedule_is_named(options: dict, key: str) -> None:
-    with pytest.raises(ConfigError, match=key):
-        Schedule(**options)
-
-
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", partial(torch.optim.Adam, betas=(0.8, 0.99))])
 @pytest.mark.parametrize("parametrization", ["sp", get_parametrization("mup")])
-def test_the_module_trains_with_a_stock_trainer(tmp_path: Path, optimizer: object, parametrization: object) -> None:
-    module = TrainingModule(
-        digits_mlp, 32, base_width=16, parametrization=parametrization, optimizer=optimizer,
-        lr=0.3 if optimizer == "sgd" else 0.01, schedule=Schedule("cosine", warmup=0.1),
-    )  # fmt: skip
-    record = LossRecord()
-    trainer = quiet_trainer(tmp_path, max_steps=44, callbacks=[record])
-    trainer.fit(module, datamodule=TensorData(digits(), batch_size=64))
+def test_the_module_trains_with_a_stock_trainer(optimizer: object, parametrization: object) -> None:
+    lr = 0.3 if optimizer == "sgd" else 0.01
+    schedule = Schedule("cosine", warmup=0.1)
+    module = digits_module(parametrization=parametrization, optimizer=optimizer, lr=lr, schedule=schedule)
+    record, stock = fit(module, max_steps=44)
     assert record.steps == 44
     assert not record.diverged
     assert record.outcome({})["train_loss"] < 0.5 * record.losses[0]
-    assert trainer.callback_metrics["val_accuracy"] > 0.6
+    assert stock.callback_metrics["val_accuracy"] > 0.6
 
 
-def test_training_is_a_function_of_the_seed(tmp_path: Path) -> None:
+def test_training_is_a_function_of_the_seed() -> None:
     def losses(seed: int) -> torch.Tensor:
-        module = TrainingModule(digits_mlp, 32, base_width=16, lr=0.01, seed=seed)
-        record = LossRecord()
-        trainer = quiet_trainer(tmp_path, max_steps=5, callbacks=[record])
-        trainer.fit(module, datamodule=TensorData(digits(), batch_size=64, seed=seed))
-        return record.losses
+        return fit(digits_module(lr=0.01, seed=seed), max_steps=5)[0].losses
 
     assert torch.equal(losses(1), losses(1))
     assert not torch.equal(losses(1), losses(2))
 
 
-def test_double_precision_and_gradient_clipping(tmp_path: Path) -> None:
-    module = TrainingModule(digits_mlp, 32, base_width=16, lr=0.01, optimizer="sgd")
-    trainer = quiet_trainer(tmp_path, max_steps=3, precision="64-true", gradient_clip_val=1e-9)
+def test_double_precision_and_gradient_clipping() -> None:
+    module = digits_module(lr=0.01, optimizer="sgd")
     before = [p.detach().double().clone() for p in module.parameters()]
-    trainer.fit(module, datamodule=TensorData(digits(), batch_size=64))
+    fit(module, max_steps=3, precision="64-true", gradient_clip_val=1e-9)
     for old, new in zip(before, module.parameters(), strict=True):
         assert new.dtype is torch.float64
         assert (new - old).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("every", [1, 7])
-def test_a_diverging_run_stops_early_and_says_at_which_step(tmp_path: Path, every: int) -> None:
-    module = TrainingModule(digits_mlp, 32, base_width=16, lr=1e20, optimizer="sgd")
-    record = LossRecord()
-    trainer = quiet_trainer(tmp_path, max_steps=100, log_every_n_steps=every, callbacks=[record])
-    trainer.fit(module, datamodule=TensorData(digits(), batch_size=64))
+def test_a_diverging_run_stops_early_and_says_at_which_step(every: int) -> None:
+    record, stock = fit(digits_module(lr=1e20, optimizer="sgd"), max_steps=100, log_every_n_steps=every)
     assert record.diverged
     assert record.steps < every + 3
     assert record.losses[: record.steps].isfinite().all()
     assert not record.losses[record.steps].isfinite()
-    assert trainer.global_step <= 14
+    assert stock.global_step <= 14
     assert math.isnan(record.outcome({})["train_loss"])
 
 
@@ -206,14 +189,14 @@ def test_the_final_loss_is_the_mean_of_the_last_tenth() -> None:
 
 def test_an_unknown_optimizer_is_named_and_a_family_can_be_given() -> None:
     with pytest.raises(ConfigError, match="optimizer=lamb: must be one of sgd"):
-        TrainingModule(digits_mlp, 32, base_width=16, lr=0.1, optimizer="lamb")
+        digits_module(lr=0.1, optimizer="lamb")
     with pytest.raises(ConfigError, match="Adagrad: its family is not known"):
-        TrainingModule(digits_mlp, 32, base_width=16, lr=0.1, optimizer=torch.optim.Adagrad)
-    module = TrainingModule(digits_mlp, 32, base_width=16, lr=0.1, optimizer=torch.optim.Adagrad, family="adam")
+        digits_module(lr=0.1, optimizer=torch.optim.Adagrad)
+    module = digits_module(lr=0.1, optimizer=torch.optim.Adagrad, family="adam")
     assert module.scales["layers.1.weight"].lr == pytest.approx(0.05)
 
 
-def test_the_loss_of_an_update_is_the_mean_over_its_accumulated_batches(tmp_path: Path) -> None:
+def test_the_loss_of_an_update_is_the_mean_over_its_accumulated_batches() -> None:
     class Noted(TrainingModule):
         def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
             loss = super().training_step(batch, batch_idx)
@@ -221,11 +204,9 @@ def test_the_loss_of_an_update_is_the_mean_over_its_accumulated_batches(tmp_path
             return loss
 
     noted: list[float] = []
-    record = LossRecord()
     module = Noted(digits_mlp, 8, base_width=8, lr=0.01)
     # 5 batches an epoch: its third update has one
-    trainer = quiet_trainer(tmp_path, max_steps=6, accumulate_grad_batches=2, callbacks=[record])
-    trainer.fit(module, datamodule=TensorData(digits(), batch_size=287))
+    record, _ = fit(module, batch_size=287, max_steps=6, accumulate_grad_batches=2)
     assert record.steps == 6
     means = [sum(noted[i:j]) / (j - i) for i, j in ((0, 2), (2, 4), (4, 5), (5, 7), (7, 9), (9, 10))]
     assert record.losses.tolist() == pytest.approx(means)

@@ -30,8 +30,3 @@ class DirectionOptimizer(Optimizer, ABC):
             if weights := [w for w in group["params"] if w.grad is not None]:
                 self.update(group, weights)
         return loss
-
-
-def move(group: dict[str, Any], w: Tensor, direction: Tensor) -> None:
-    """`w <- w - lr (weight_decay w + direction)`, in place."""
-    w.mul_(1 - group["lr"] * group["weight_decay"]).sub_(direction, alpha=group["lr"])

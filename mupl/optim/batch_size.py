@@ -9,6 +9,7 @@ from functools import partial
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
+from mupl.optim.families import unwrapped
 
 RULES = ("none", "sqrt", "sde")
 
@@ -64,6 +65,5 @@ class BatchScaling:
             raise ConfigError(
                 f"batch_scaling=sde: betas would be {', '.join(f'{beta:g}' for beta in betas)}; the batch is too large"
             )
-        if isinstance(constructor, partial):  # not one around the other: the family is that of `func`
-            return partial(constructor.func, *constructor.args, **{**constructor.keywords, "betas": betas})
-        return partial(constructor, betas=betas)
+        inner, chosen = unwrapped(constructor)  # Hydra's partials stay one in the other, and hide the family
+        return partial(inner, **chosen | {"betas": betas})

@@ -5,12 +5,13 @@ Their directions are pure functions of tensors of any shape, so one call serves 
 
 import math
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from mupl.optim.base import DirectionOptimizer, move
+from mupl.optim.base import DirectionOptimizer
 
 Betas = tuple[float, float]
 Number = float | Tensor  # a tensor that broadcasts where members of a stack differ
@@ -40,59 +41,71 @@ def adam_atan2(
 
 
 class Elementwise(DirectionOptimizer):
-    """One tensor at a time; its state is the number of updates begun, `step`, and `buffers`, at first 0."""
+    """One tensor at a time; its state is the number of updates begun, `step`, and `buffers`, at first 0.
 
-    buffers: tuple[str, ...]
+    Attributes:
+        buffers: names of the tensors of its state.
+        direction: `(g, *buffers, **numbers) -> (u, *buffers)`, of the functions above; stacks use it too.
+    """
 
+    buffers: ClassVar[tuple[str, ...]]
+    direction: ClassVar[Callable[..., tuple[Tensor, ...]]]
+
+    @staticmethod
     @abstractmethod
-    def direction(self, group: dict[str, Any], g: Tensor, state: dict[str, Any]) -> Tensor:
-        """u for the gradient g; brings the buffers up to date."""
+    def numbers(options: Mapping[str, Any], k: int) -> dict[str, float]:
+        """What `direction` takes beside tensors, at update k = 0, 1, ... under a param group's options."""
 
     def update(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         for w in weights:
-            assert w.grad is not None
             state = self.state[w]
             if not state:
                 state.update({"step": 0} | {name: torch.zeros_like(w) for name in self.buffers})
-            state["step"] += 1
-            move(group, w, self.direction(group, w.grad, state))
+            numbers = self.numbers(group, state["step"])
+            u, *buffers = self.direction(w.grad, *(state[name] for name in self.buffers), **numbers)
+            state.update(zip(self.buffers, buffers, strict=True), step=state["step"] + 1)
+            w.mul_(1 - group["lr"] * group["weight_decay"]).sub_(u, alpha=group["lr"])
 
 
 class SignSGD(Elementwise):
     """Sign of the momentum; weight decay is decoupled. See `sign_momentum`."""
 
     buffers = ("momentum_buffer",)
+    direction = staticmethod(sign_momentum)
 
     def __init__(self, params: Any, lr: float = 1e-3, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
         super().__init__(params, lr, weight_decay, momentum=momentum)
 
-    def direction(self, group: dict[str, Any], g: Tensor, state: dict[str, Any]) -> Tensor:
-        u, state["momentum_buffer"] = sign_momentum(g, state["momentum_buffer"], group["momentum"])
-        return u
+    @staticmethod
+    def numbers(options: Mapping[str, Any], k: int) -> dict[str, float]:
+        return {"momentum": options["momentum"]}
 
 
 class Lion(Elementwise):
     """Sign of an interpolation of momentum and gradient; weight decay is decoupled. See `lion`."""
 
     buffers = ("exp_avg",)
+    direction = staticmethod(lion)
 
     def __init__(self, params: Any, lr: float = 1e-4, betas: Betas = (0.9, 0.99), weight_decay: float = 0.0) -> None:
         super().__init__(params, lr, weight_decay, betas=betas)
 
-    def direction(self, group: dict[str, Any], g: Tensor, state: dict[str, Any]) -> Tensor:
-        u, state["exp_avg"] = lion(g, state["exp_avg"], *group["betas"])
-        return u
+    @staticmethod
+    def numbers(options: Mapping[str, Any], k: int) -> dict[str, float]:
+        beta1, beta2 = options["betas"]
+        return {"beta1": beta1, "beta2": beta2}
 
 
 class AdamAtan2(Elementwise):
     """Adam with atan2 in the place of division and epsilon; weight decay is decoupled. See `adam_atan2`."""
 
     buffers = ("exp_avg", "exp_avg_sq")
+    direction = staticmethod(adam_atan2)
 
     def __init__(self, params: Any, lr: float = 1e-3, betas: Betas = (0.9, 0.999), weight_decay: float = 0.0) -> None:
         super().__init__(params, lr, weight_decay, betas=betas)
 
-    def direction(self, group: dict[str, Any], g: Tensor, state: dict[str, Any]) -> Tensor:
-        moments = adam_atan2(g, state["exp_avg"], state["exp_avg_sq"], state["step"], *group["betas"])
-        u, state["exp_avg"], state["exp_avg_sq"] = moments
-        return u
+    @staticmethod
+    def numbers(options: Mapping[str, Any], k: int) -> dict[str, float]:
+        beta1, beta2 = options["betas"]
+        return {"step": k + 1, "beta1": beta1, "beta2": beta2}

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from mupl.compiled import compiled
 from mupl.optim.schedules import Schedule
-from mupl.optim.stacked_rules import NotStackable, Numbers, StackedRule, Tensors, stackable
+from mupl.optim.stacked_rules import NotStackable, StackedRule, StepNumbers, Tensors, stackable
 from mupl.parametrization.rules import Scale
 
 BLOCK = 2**16  # entries of a tensor that a CPU updates at once: with their gradients and state they stay in its cache
@@ -60,8 +60,9 @@ class StackedOptimizer:
             }
             for state, x in states.items():
                 self.state.setdefault(state, {})[name] = x
-            table = _columns([rule.numbers(s[name]) for s in scales])
-            kept = {key: values for key, values in table.items() if key not in ("l2", "decay") or any(values)}
+            numbers = [rule.numbers(s[name]) for s in scales]
+            columns = {key: [of_member[key] for of_member in numbers] for key in numbers[0]}
+            kept = {key: values for key, values in columns.items() if key not in ("l2", "decay") or any(values)}
             rows = weight.shape if rule.dims is None else (*weight.shape[: rule.dims], -1)
             column = (len(scales), *[1] * (len(rows) - 1))
             self._tensors[name] = _Seen(
@@ -69,7 +70,6 @@ class StackedOptimizer:
                 weight.detach().view(rows),
                 {s: x.view(rows) if s in rule.state else x for s, x in states.items()},
                 {key: tensor(values).view(column) for key, values in kept.items()},
-                column,
             )
         self._clip = tensor([math.inf if c is None else c for c in clip]) if any(c is not None for c in clip) else None
         self._grad_scale = {name: tensor([s[name].mult * s[name].grad for s in scales]) for name in weights}
@@ -91,7 +91,7 @@ class StackedOptimizer:
         values = {rule: table.index_select(0, k)[0] for rule, (_, table) in self._by_step.items()}
         shared: dict[tuple[StackedRule, tuple[int, ...]], dict[str, Tensor]] = {}  # most tensors see the same views
         for name, seen in self._tensors.items():
-            rule, column = seen.rule, seen.column
+            rule, column = seen.rule, seen.numbers["lr"].shape
             if (rule, column) not in shared:
                 names, _ = self._by_step[rule]
                 shared[rule, column] = dict(zip(names, values[rule].view(-1, *column), strict=True))
@@ -140,7 +140,6 @@ class _Seen:
     weight: Tensor
     state: dict[str, Tensor]
     numbers: dict[str, Tensor]
-    column: tuple[int, ...]
 
 
 def _shared_rule(name: str, rules: Mapping[str, StackedRule], scales: Sequence[Mapping[str, Scale]]) -> StackedRule:
@@ -176,25 +175,19 @@ def _compiled(update: Callable[..., None]) -> Callable[..., None]:
     return compiled(update, dynamic=True)
 
 
-def _columns(rows: Sequence[Numbers]) -> dict[str, list[float]]:
-    return {name: [row[name] for row in rows] for name in rows[0]}
-
-
 def _by_step(
     options: Sequence[Mapping[str, Any]],
     schedules: Sequence[Schedule],
-    numbers: Callable[[Mapping[str, Any], int], Numbers],
+    numbers: StepNumbers,
     max_steps: int,
 ) -> tuple[tuple[str, ...], Tensor]:
     """Names of the numbers of a step, and their values (max_steps, names, S) in float64."""
-    columns: dict[str, list[list[float]]] = {}  # of each distinct member: members mostly share betas and schedule
-    names: tuple[str, ...] = ()
     keys = [repr((sorted(o.items()), s)) for o, s in zip(options, schedules, strict=True)]
-    for key, member_options, schedule in zip(keys, options, schedules, strict=True):
-        if key not in columns:
-            rows = [{"schedule": schedule.factor(k, max_steps), **numbers(member_options, k)} for k in range(max_steps)]
-            names = tuple(rows[0])
-            columns[key] = [list(row.values()) for row in rows]
-    distinct = torch.tensor(list(columns.values()), dtype=torch.float64)
-    index = {key: i for i, key in enumerate(columns)}
-    return names, distinct[[index[key] for key in keys]].permute(1, 2, 0)
+    distinct = dict(zip(keys, zip(options, schedules, strict=True), strict=True))  # members mostly share both
+    rows = [
+        [{"schedule": schedule.factor(k, max_steps), **numbers(of_member, k)} for k in range(max_steps)]
+        for of_member, schedule in distinct.values()
+    ]
+    values = torch.tensor([[list(row.values()) for row in of_member] for of_member in rows], dtype=torch.float64)
+    order = list(distinct)
+    return tuple(rows[0][0]), values[[order.index(key) for key in keys]].permute(1, 2, 0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adam import adam
 
-from mupl.optim.elementwise import adam_atan2, lion, sign_momentum
+from mupl.optim.elementwise import AdamAtan2, Elementwise, Lion, SignSGD
 from mupl.optim.families import qualified, unwrapped
 from mupl.optim.orthogonal import METHODS, accumulate
 from mupl.optim.preconditioned import Tensors, shampoo, shampoo_matrices, soap, soap_matrices
@@ -19,6 +19,8 @@ from mupl.parametrization.rules import Scale
 
 Numbers = dict[str, float]
 Flags = Mapping[str, Any]
+Direction = Callable[..., tuple[Tensor, ...]]
+StepNumbers = Callable[[Mapping[str, Any], int], Numbers]
 
 
 class NotStackable(Exception):
@@ -45,7 +47,7 @@ class StackedRule:
     state: tuple[str, ...]
     update: Callable[..., None]
     numbers: Callable[[Scale], Numbers]
-    step_numbers: Callable[[Mapping[str, Any], int], Numbers]
+    step_numbers: StepNumbers
     flags: tuple[str, ...] = ()
     fused: Callable[..., None] | None = None
     dims: int | None = 1
@@ -100,39 +102,14 @@ def _adam_fused(w: Tensor, g: Tensor, state: Tensors, value: Numbers) -> None:
     # contiguous: the kernel takes a gradient of other strides for one, silently
 
 
-def _lion(w: Tensor, g: Tensor, state: Tensors, n: Tensors) -> None:
-    direction, mean = lion(g, state["exp_avg"], n["beta1"], n["beta2"])
-    state["exp_avg"].copy_(mean)
-    _move(w, direction, n)
-
-
-def _sign_sgd(w: Tensor, g: Tensor, state: Tensors, n: Tensors) -> None:
-    direction, buffer = sign_momentum(g, state["momentum_buffer"], n["momentum"])
-    state["momentum_buffer"].copy_(buffer)
-    _move(w, direction, n)
-
-
-def _adam_atan2(w: Tensor, g: Tensor, state: Tensors, n: Tensors) -> None:
-    moments = adam_atan2(g, state["exp_avg"], state["exp_avg_sq"], n["k"] + 1, n["beta1"], n["beta2"])
-    state["exp_avg"].copy_(moments[1])
-    state["exp_avg_sq"].copy_(moments[2])
-    _move(w, moments[0], n)
-
-
-def _orthogonal(w: Tensor, g: Tensor, state: Tensors, n: Tensors, method: str, nesterov: bool) -> None:
-    x, buffer = accumulate(g, state["momentum_buffer"], n["momentum"], nesterov)
-    state["momentum_buffer"].copy_(buffer)
-    _move(w, METHODS[method](x), n)
-
-
-def _move(w: Tensor, direction: Tensor, n: Tensors) -> None:
-    _decay(w, n)
-    w.addcmul_(direction, -n["lr"] * n["schedule"])
-
-
 def _decay(w: Tensor, n: Tensors) -> None:
     if "decay" in n:
         w.mul_(1 - n["decay"] * n["schedule"])
+
+
+def _orthogonal(g: Tensor, m: Tensor, momentum: Tensor, method: str, nesterov: bool) -> tuple[Tensor, Tensor]:
+    x, m = accumulate(g, m, momentum, nesterov)
+    return METHODS[method](x), m
 
 
 # By the abc-symmetry, with c = mult * grad between the gradient of w and that of W = mult * w:
@@ -168,10 +145,6 @@ def _gradient_numbers(scale: Scale) -> Numbers:
     }
 
 
-def _betas(options: Mapping[str, Any], k: int) -> Numbers:
-    return {"k": k, "beta1": options["betas"][0], "beta2": options["betas"][1]}
-
-
 def _corrections(options: Mapping[str, Any], k: int) -> Numbers:
     beta1, beta2 = options["betas"]
     return {
@@ -183,8 +156,9 @@ def _corrections(options: Mapping[str, Any], k: int) -> Numbers:
     }
 
 
-def _momentum(options: Mapping[str, Any], k: int) -> Numbers:
-    return {"momentum": options["momentum"]}
+def _only(name: str) -> StepNumbers:
+    """An option as it is."""
+    return lambda options, k: {name: options[name]}
 
 
 def _soap_corrections(options: Mapping[str, Any], k: int) -> Numbers:
@@ -193,14 +167,29 @@ def _soap_corrections(options: Mapping[str, Any], k: int) -> Numbers:
     return {"1-beta1": n["1-beta1"], "1-beta2": n["1-beta2"], "correction": n["1/correction1"] / n["rsqrt_correction2"]}
 
 
-def _matrix_eps(options: Mapping[str, Any], k: int) -> Numbers:
-    return {"matrix_eps": options["matrix_eps"]}
+def _directed(direction: Direction, buffers: tuple[str, ...], numbers: StepNumbers, **more: Any) -> StackedRule:
+    """The rule of `u, *buffers = direction(G, *buffers, ...)`, where u does not depend on the scale of G."""
+    takes = tuple(inspect.signature(direction).parameters)
+
+    def update(w: Tensor, g: Tensor, state: Tensors, n: Tensors, **flags: Any) -> None:
+        own = {name: number for name, number in n.items() if name in takes}
+        u, *after = direction(g, *[state[name] for name in buffers], **own, **flags)
+        for name, buffer in zip(buffers, after, strict=True):
+            state[name].copy_(buffer)
+        _decay(w, n)
+        w.addcmul_(u, -n["lr"] * n["schedule"])
+
+    return StackedRule(buffers, update, _direction_numbers, numbers, **more)
+
+
+def _elementwise(optimizer: type[Elementwise], *options: str) -> Stackable:
+    return Stackable({"adam": _directed(optimizer.direction, optimizer.buffers, optimizer.numbers)}, options)
 
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _ADAMW = StackedRule(_MOMENTS, _adam, _adamw_numbers, _corrections, fused=_adam_fused)
-_ORTHOGONAL = StackedRule(
-    ("momentum_buffer",), _orthogonal, _direction_numbers, _momentum, ("method", "nesterov"), dims=2,
+_ORTHOGONAL = _directed(
+    _orthogonal, ("momentum_buffer",), _only("momentum"), flags=("method", "nesterov"), dims=2,
     on_host=lambda flags, k: flags["method"] == "svd",
 )  # fmt: skip
 _SOAP = StackedRule(
@@ -208,24 +197,23 @@ _SOAP = StackedRule(
     matrices=soap_matrices, on_host=lambda flags, k: k % flags["precondition_frequency"] == 0,
 )  # fmt: skip
 _SHAMPOO = StackedRule(
-    (), shampoo, _gradient_numbers, _matrix_eps, ("k", "preconditioning_compute_steps", "weight_decouple"), dims=None,
-    matrices=shampoo_matrices, on_host=lambda flags, k: (k + 1) % flags["preconditioning_compute_steps"] == 0,
+    (), shampoo, _gradient_numbers, _only("matrix_eps"), ("k", "preconditioning_compute_steps", "weight_decouple"),
+    dims=None, matrices=shampoo_matrices,
+    on_host=lambda flags, k: (k + 1) % flags["preconditioning_compute_steps"] == 0,
 )  # fmt: skip
 
 # By package and class, as a package may be missing; a new optimizer is one more entry
 OPTIMIZERS: dict[str, Stackable] = {
     "torch.SGD": Stackable(
-        {"sgd": StackedRule(("momentum_buffer",), _sgd, _sgd_numbers, _momentum, ("nesterov",))},
+        {"sgd": StackedRule(("momentum_buffer",), _sgd, _sgd_numbers, _only("momentum"), ("nesterov",))},
         ("momentum",),
         ("nesterov",),
     ),
     "torch.Adam": Stackable({"adam": replace(_ADAMW, numbers=_adam_numbers)}, ("betas",)),
     "torch.AdamW": Stackable({"adam": _ADAMW}, ("betas",)),
-    "mupl.Lion": Stackable({"adam": StackedRule(("exp_avg",), _lion, _direction_numbers, _betas)}, ("betas",)),
-    "mupl.SignSGD": Stackable(
-        {"adam": StackedRule(("momentum_buffer",), _sign_sgd, _direction_numbers, _momentum)}, ("momentum",)
-    ),
-    "mupl.AdamAtan2": Stackable({"adam": StackedRule(_MOMENTS, _adam_atan2, _direction_numbers, _betas)}, ("betas",)),
+    "mupl.Lion": _elementwise(Lion, "betas"),
+    "mupl.SignSGD": _elementwise(SignSGD, "momentum"),
+    "mupl.AdamAtan2": _elementwise(AdamAtan2, "betas"),
     "mupl.Orthogonal": Stackable(
         {"orthogonal": _ORTHOGONAL, "adam": _ADAMW}, ("momentum", "betas", "scale"), ("method", "nesterov", "roles")
     ),

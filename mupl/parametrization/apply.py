@@ -20,7 +20,12 @@ def apply(model: nn.Module, scales: Mapping[str, Scale], generator: torch.Genera
     parameter is then called `parametrizations.NAME.original`). Applying again replaces what was set before. A module on
     the meta device, which has no values, gets its multipliers only.
     """
-    set_multipliers(model, {name: (scale.mult, scale.grad) for name, scale in scales.items()})
+    factors = _factors(model)
+    for name, scale in scales.items():
+        if name in factors:
+            factors[name].value = scale.mult
+        else:
+            _set_multiplier(*owner(model, name), scale.mult, scale.grad)
     for name, w in parameters(model, scales).items():
         if not w.is_meta:
             with torch.no_grad():
@@ -33,33 +38,22 @@ def draw(scale: Scale, shape: Sequence[int], dtype: torch.dtype, generator: torc
     return scale.init(torch.empty(shape, dtype=dtype, device="cpu"), generator)
 
 
-def set_multipliers(model: nn.Module, multipliers: Mapping[str, tuple[float, float]]) -> None:
-    """Set (multiplier, gradient factor) of parameters by name, and the values of `Factor`s, which have no gradient."""
-    factors = _factors(model)
-    for name, (mult, grad) in multipliers.items():
-        if name in factors:
-            factors[name].value = mult
-            continue
-        path, _, leaf = name.rpartition(".")
-        module = model.get_submodule(path)
-        if isinstance(module, ScaledLinear):
-            module.set_scale(leaf, mult, grad)
-        else:
-            _set_multiplier(module, leaf, mult, grad)
-
-
-def original(module: nn.Module, leaf: str) -> nn.Parameter:
-    """The parameter `w` that the optimizer sees, whether or not a multiplier stands between it and the module."""
-    return module.get_parameter(
-        f"parametrizations.{leaf}.original" if parametrize.is_parametrized(module, leaf) else leaf
-    )
-
-
 def parameters(model: nn.Module, names: Mapping[str, object]) -> dict[str, nn.Parameter]:
     """The parameters `w` among `names`, by the names that they had before any multiplier was set."""
     factors = _factors(model)
-    split = {name: name.rpartition(".") for name in names if name not in factors}
-    return {name: original(model.get_submodule(path), leaf) for name, (path, _, leaf) in split.items()}
+    return {name: _original(*owner(model, name)) for name in names if name not in factors}
+
+
+def owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that has an attribute, such as a parameter, and the attribute's own name."""
+    path, _, leaf = name.rpartition(".")
+    return model.get_submodule(path), leaf
+
+
+def _original(module: nn.Module, leaf: str) -> nn.Parameter:
+    """The parameter `w` that the optimizer sees, whether or not a multiplier stands between it and the module."""
+    parametrized = parametrize.is_parametrized(module, leaf)
+    return module.get_parameter(f"parametrizations.{leaf}.original" if parametrized else leaf)
 
 
 def _factors(model: nn.Module) -> dict[str, Factor]:
@@ -80,6 +74,9 @@ class Multiplier(nn.Module):
 
 
 def _set_multiplier(module: nn.Module, leaf: str, mult: float, grad: float) -> None:
+    if isinstance(module, ScaledLinear):
+        module.set_scale(leaf, mult, grad)
+        return
     if parametrize.is_parametrized(module, leaf):
         parametrize.remove_parametrizations(module, leaf, leave_parametrized=False)
     if (mult, grad) != (1.0, 1.0):

@@ -95,15 +95,10 @@ class _Network:
         self.family, self._parametrization, self._in_depth = family, parametrization, along == "depth"
         self._readouts = [name for name, info in self.infos.items() if info.role is Role.OUTPUT]
         self._silent = bool(self._readouts) and all(_starts_at_zero(self.infos[name]) for name in self._readouts)
-        factors = [info for info in self.infos.values() if info.role in FACTORS]
-        self._tied = [
-            exponent(tied_rule(parametrization, self.infos, family).mult, replace(info, role=Role.OUTPUT), family)
-            for info in factors
-            if info.role is Role.TIED
-        ]
-        branches = [family.of(info) for info in factors if info.role is Role.RESIDUAL]
-        rules = [parametrization.rule(of_branch, Role.RESIDUAL) for of_branch in branches]
-        self._residual = max((exponent_in_depth(rule.mult) for rule in rules), default=0.0)
+        tied = [replace(info, role=Role.OUTPUT) for info in self.infos.values() if info.role is Role.TIED]
+        self._tied = [self._power(tied_rule(parametrization, self.infos, family).mult, info) for info in tied]
+        branches = [name for name, info in self.infos.items() if info.role is Role.RESIDUAL]
+        self._residual = max((self._cell(name, "mult") for name in branches), default=0.0)
 
     def weight(self, name: str, t: int) -> Expected:
         """W after t updates (as many as none if t < 0)."""
@@ -172,10 +167,13 @@ class _Network:
     def _cell(self, name: str, cell: str) -> float:
         """That of a cell of the tensor's rule."""
         info = self.infos[name]
-        monomial = getattr(self._parametrization.rule(self.family.of(info), info.role), cell)
+        return self._power(getattr(self._parametrization.rule(self.family.of(info), info.role), cell), info)
+
+    def _power(self, cell: Monomial, info: ParamInfo) -> float:
+        """Of depth, in the blocks, or of width in a cell."""
         if self._in_depth:
-            return exponent_in_depth(monomial) if info.in_block else 0.0
-        return exponent(monomial, info, self.family)
+            return float(cell.exponents.get("m_L", 0)) if info.in_block else 0.0
+        return exponent(cell, info, self.family)
 
 
 def exponent(cell: Monomial, info: ParamInfo, family: Family) -> float:
@@ -190,11 +188,6 @@ def exponent(cell: Monomial, info: ParamInfo, family: Family) -> float:
         "own": own_exponent(info, family),
     }
     return float(sum(power * powers.get(symbol, 0) for symbol, power in cell.exponents.items()))
-
-
-def exponent_in_depth(cell: Monomial) -> float:
-    """The power of depth in a cell, in the blocks."""
-    return float(cell.exponents.get("m_L", 0))
 
 
 def own_exponent(info: ParamInfo, family: Family) -> float:

@@ -52,19 +52,15 @@ class Monomial:
             position = match.end()
         return result
 
-    def __mul__(self, other: "Monomial | float") -> "Monomial":
-        other = other if isinstance(other, Monomial) else Monomial(other)
+    def __mul__(self, other: "Monomial") -> "Monomial":
         powers = {s: self.exponents.get(s, Fraction(0)) + other.exponents.get(s, Fraction(0)) for s in SYMBOLS}
         return Monomial(self.coefficient * other.coefficient, {s: p for s, p in powers.items() if p})
 
     def __pow__(self, power: int | Fraction) -> "Monomial":
         return Monomial(self.coefficient ** float(power), {s: p * power for s, p in self.exponents.items() if power})
 
-    def __truediv__(self, other: "Monomial | float") -> "Monomial":
-        return self * (other if isinstance(other, Monomial) else Monomial(other)) ** -1
-
-    def __rtruediv__(self, other: float) -> "Monomial":
-        return Monomial(other) / self
+    def __truediv__(self, other: "Monomial") -> "Monomial":
+        return self * other**-1
 
     def replace(self, old: str, new: str) -> "Monomial":
         """The cell with one symbol put for another."""

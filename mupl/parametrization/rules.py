@@ -48,9 +48,6 @@ class Parametrization:
 
     name: str
     rules: Mapping[str, Mapping[Role, Rule]]
-    title: str = ""
-    paper: str = ""
-    year: int | None = None
     overrides: Mapping[str, Mapping[str, str | float]] = field(default_factory=dict)
 
     def rule(self, family: str, role: Role) -> Rule:
@@ -73,19 +70,20 @@ class Scale:
     """The numbers of one tensor: `W = mult * w`, `w` drawn by `init`, and what its param group is told.
 
     `factor` is what the optimizer itself multiplies the tensor's updates by, beside lr, as its `family` there. Of a
-    `Factor`, `mult` is its value and the rest without meaning.
+    `Factor`, `mult` is its value and the rest, by default, without meaning.
     """
 
     mult: float
     init: Initializer
-    lr: float
-    eps: float
-    weight_decay: float
-    grad: float
     family: str
-    factor: float
+    lr: float = 0.0
+    eps: float = 0.0
+    weight_decay: float = 0.0
+    grad: float = 1.0
+    factor: float = 1.0
 
 
+@cache
 def parse_table(text: str) -> dict[str, dict[Role, Rule]]:
     """Rules by family and role from the text form that `mupl.parametrization.tables` describes.
 
@@ -106,12 +104,6 @@ def parse_table(text: str) -> dict[str, dict[Role, Rule]]:
     return rules
 
 
-@cache
-def _load(name: str) -> Parametrization:
-    title, paper, year, table = TABLES[name]
-    return Parametrization(name, parse_table(table), title, paper, year)
-
-
 def get_parametrization(
     name: str,
     overrides: Mapping[str, Mapping[str, str | float]] | None = None,
@@ -128,7 +120,8 @@ def get_parametrization(
     """
     if name not in TABLES:
         raise ConfigError(f"parametrization={name}: must be one of {', '.join(TABLES)}")
-    return _load(name).override({**lr_overrides(lr_adjustment_groups or {}), **(overrides or {})})
+    as_tabled = Parametrization(name, parse_table(TABLES[name]))
+    return as_tabled.override({**lr_overrides(lr_adjustment_groups or {}), **(overrides or {})})
 
 
 def scales(
@@ -166,16 +159,7 @@ def scales(
         symbols = info.symbols | {"alpha": alpha, "own": family.own(info)}
         value = {cell: getattr(rule, cell)(**symbols) for cell in CELLS}
         if info.role in FACTORS:
-            result[name] = Scale(
-                mult=info.init.mean * value["mult"],
-                init=info.init,
-                lr=0.0,
-                eps=0.0,
-                weight_decay=0.0,
-                grad=1.0,
-                family=own_family,
-                factor=1.0,
-            )
+            result[name] = Scale(info.init.mean * value["mult"], info.init, own_family)
             continue
         if not any("alpha" in getattr(rule, cell).exponents for cell in CELLS):
             value["lr"] *= alpha
@@ -190,11 +174,11 @@ def scales(
         result[name] = Scale(
             mult=value["mult"],
             init=info.init.scaled(value["init"]),
+            family=own_family,
             lr=lr * value["lr"],
             eps=eps * value["eps"],
             weight_decay=weight_decay * decay,
             grad=value["grad"],
-            family=own_family,
             factor=family.factor(own_family, info.fan_out, info.fan_in),
         )
     return result
@@ -225,12 +209,8 @@ def tied_rule(parametrization: Parametrization, infos: Mapping[str, ParamInfo], 
 
 def check_hyperparameters(lr: float, eps: float, weight_decay: float, weight_decay_mode: str) -> None:
     """Raises ConfigError, naming the key, unless lr > 0, eps >= 0, weight_decay >= 0 and the mode is known."""
-    for key, value, allowed in (
-        ("lr", lr, lr > 0),
-        ("eps", eps, eps >= 0),
-        ("weight_decay", weight_decay, weight_decay >= 0),
-    ):
-        if not (allowed and math.isfinite(value)):
+    for key, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
+        if not 0 <= value < math.inf or (key == "lr" and value == 0):
             raise ConfigError(f"{key}={value}: must be a finite number {'> 0' if key == 'lr' else '>= 0'}")
     if weight_decay_mode not in WEIGHT_DECAY_MODES:
         raise ConfigError(f"weight_decay_mode={weight_decay_mode}: must be one of {', '.join(WEIGHT_DECAY_MODES)}")

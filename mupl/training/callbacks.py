@@ -18,23 +18,18 @@ class LossRecord(Callback):
     The host looks at the losses only where Lightning logs (`log_every_n_steps`) and at the end, so that a step needs no
     synchronisation.
 
-    Attributes:
+    Attributes, from the start of a fit on:
         losses: (max_steps,) on the device; NaN where no step was made yet.
         steps: number of updates made; of a diverged run, the number whose loss was finite.
         diverged: whether a loss was not finite.
     """
 
-    def __init__(self) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.losses = torch.empty(0)
         self.steps = 0
         self.diverged = False
         self._batches: list[Tensor] = []  # losses since the last update
-        self._updates = 0  # Lightning's number of them at the last batch
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.losses = torch.empty(0)
-        self.steps, self.diverged, self._batches = 0, False, []
-        self._updates = trainer.global_step
+        self._updates = trainer.global_step  # Lightning's number of them at the last batch
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

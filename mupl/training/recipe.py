@@ -80,15 +80,12 @@ class Recipe:
         self.family = as_family(family) if family else family_of(self.optimizer_class)
         self.build = partial(build, width) if depth is None else partial(build, width, depth=depth)
         self.infos = describe(build, width, base_width, depth=depth, base_depth=base_depth, roles=roles, init=init)
-        self._tune(lr, eps, weight_decay, weight_decay_mode)
+        self._tune(lr=lr, eps=eps, weight_decay=weight_decay, weight_decay_mode=weight_decay_mode)
         self.model = apply(self.build(), self.scales, torch.Generator().manual_seed(seed))
 
-    def _tune(self, lr: float, eps: float, weight_decay: float, weight_decay_mode: str) -> None:
-        tuned: dict[str, Any] = {"lr": lr, "eps": eps, "weight_decay": weight_decay}
-        self.scales = scales(
-            self.infos, self.parametrization, self.family, **tuned, weight_decay_mode=weight_decay_mode
-        )
+    def _tune(self, *, lr: float, **others: Any) -> None:
         self.lr = lr
+        self.scales = scales(self.infos, self.parametrization, self.family, lr=lr, **others)
 
     def varied(self, seed: int, **tuned: Any) -> Self:
         """The same with another seed, lr, eps, weight_decay and weight_decay_mode; shares the model, which must hold no

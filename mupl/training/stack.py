@@ -17,7 +17,7 @@ from mupl.data.stacked import stacked_batches, validation_batches
 from mupl.data.text import Tokens
 from mupl.optim.stacked import StackedOptimizer
 from mupl.optim.stacked_rules import NotStackable
-from mupl.parametrization.apply import draw, parameters
+from mupl.parametrization.apply import draw, owner, parameters
 from mupl.stats.recorder import Recorder
 from mupl.training.recipe import Recipe, cross_entropy
 from mupl.unit_scaling import UnitEmbedding, UnitLinear, UnitResidual
@@ -51,6 +51,7 @@ class Stack:
     Attributes:
         weights: by name, (S, *shape).
         model: `x -> outputs (S, ...)` of x (G, ...), G being 1 or S or what the batches are.
+        per_epoch: steps in an epoch.
         k: number of updates done.
         losses: (max_steps, S), of each step; NaN where it was not made yet.
     """
@@ -84,6 +85,7 @@ class Stack:
         )
         seeds = [member.seed for member in self.members]
         self._batches = stacked_batches(splits, seeds, batch_size, self.device, share=not differing)
+        self.per_epoch = self._batches.per_epoch
         evaluated = EVALUATED_ON_CPU if self.device.type == "cpu" else EVALUATED
         self._validation = validation_batches(splits, evaluated // len(self.members), self.device)
         self.k, self._k = 0, torch.zeros(1, dtype=torch.int64, device=self.device)  # the latter for the device
@@ -102,11 +104,6 @@ class Stack:
             self._uncompiled = partial(torch.compiler.set_stance, "force_eager")
         for block in blocks:
             block.forward = compiled(block.forward, dynamic=False)
-
-    @property
-    def per_epoch(self) -> int:
-        """Steps in an epoch."""
-        return self._batches.per_epoch
 
     def train(
         self, until: int, interrupted: Callable[[], Any] = lambda: False, recorder: Recorder | None = None
@@ -214,14 +211,13 @@ class Stack:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that training goes on from, on its device."""
-        weights = {name: w.detach() for name, w in self.weights.items()}
-        buffers = self._buffers()
+        own_buffers = isinstance(self.model, _Mapped)  # members have buffers of their own
         return {
             "k": self.k,
             "losses": self.losses,
-            "weights": weights,
+            "weights": {name: w.detach() for name, w in self.weights.items()},
             "state": self.optimizer.state,
-            "buffers": buffers,
+            "buffers": dict(self.model.named_buffers()) if own_buffers else {},
         }
 
     def load_state_dict(self, state: dict[str, Any], members: Sequence[int] | None = None) -> None:
@@ -230,19 +226,12 @@ class Stack:
         self.k = state["k"]
         self._k.fill_(self.k)
         self.losses.copy_(state["losses"][:, chosen])
-        pairs: list[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]] = [
-            (self._buffers(), state["buffers"]),
-            (self.weights, state["weights"]),
-            *((mine, state["state"][name]) for name, mine in self.optimizer.state.items()),
-        ]
-        with torch.no_grad():
-            for mine, theirs in pairs:
-                for name, tensor in mine.items():
-                    tensor.copy_(theirs[name][chosen])
-
-    def _buffers(self) -> dict[str, Tensor]:
-        """Those that members have of their own."""
-        return dict(self.model.named_buffers()) if isinstance(self.model, _Mapped) else {}
+        own = self.state_dict()
+        pairs = [(own[key], state[key]) for key in ("weights", "buffers")]
+        pairs += [(tensors, state["state"][key]) for key, tensors in own["state"].items()]
+        for mine, theirs in pairs:
+            for name, tensor in mine.items():
+                tensor.copy_(theirs[name][chosen])
 
 
 def check_stackable(member: Recipe) -> None:
@@ -288,7 +277,7 @@ def _numbers(members: Sequence[Recipe]) -> dict[str, Any]:
 def _stacked(model: nn.Module, weights: dict[str, nn.Parameter], numbers: Mapping[str, Any]) -> nn.Module:
     """A module of outputs (S, ...), with the stacked weights and numbers in place of the model's."""
     for name, value in numbers.items():
-        module, leaf = _at(model, name)
+        module, leaf = owner(model, name)
         delattr(module, leaf)
         if isinstance(value, Tensor):
             module.register_buffer(leaf, value)
@@ -297,14 +286,8 @@ def _stacked(model: nn.Module, weights: dict[str, nn.Parameter], numbers: Mappin
     if not getattr(model, "member_axis", False):
         return _Mapped(model, weights, {name for name, value in numbers.items() if isinstance(value, Tensor)})
     for name, weight in weights.items():
-        setattr(*_at(model, name), weight)
+        setattr(*owner(model, name), weight)
     return model
-
-
-def _at(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that has an attribute, and the attribute's own name."""
-    path, _, leaf = name.rpartition(".")
-    return model.get_submodule(path), leaf
 
 
 class _Mapped(nn.Module):
