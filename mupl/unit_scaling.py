@@ -132,6 +132,11 @@ class UnitEmbedding(nn.Embedding):
         return embedding(tokens, self.weight)
 
 
+def scales_gradients(model: nn.Module) -> bool:
+    """Whether operations have backward multipliers of their own: then a weight's gradient is not that of the loss."""
+    return any(isinstance(module, UnitLinear | UnitEmbedding | UnitResidual) for module in model.modules())
+
+
 def _between(weight: float, low: float, high: float) -> float:
     """Logarithmic interpolation: low^(1 - weight) high^weight."""
     return low ** (1 - weight) * high**weight

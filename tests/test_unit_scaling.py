@@ -307,6 +307,14 @@ def test_what_unit_scaling_has_not_is_refused(key: str) -> None:
         unit_gpt(32, **{key: True})
 
 
+def test_of_sgd_no_exponents_are_told() -> None:
+    """As measured, hidden updates fall with width^-1.5 where the rules, with the loss' own gradients, say -3.5."""
+    module = partial(TrainingModule, unit_gpt, 64, base_width=32, parametrization="umup", lr=0.1)
+    assert module(optimizer="adam").expected_exponents(0)
+    with pytest.raises(ConfigError, match="unit-scaled operations give SGD gradients that are not those of the loss"):
+        module(optimizer="sgd").expected_exponents(0)
+
+
 @pytest.mark.filterwarnings("ignore:.*exists and is not empty")  # as mupl.training.run does, once a process
 @pytest.mark.parametrize(
     ("wrong", "code"),

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mupl.errors import ConfigError
 from mupl.optim.families import OptimizerLike, family_of, resolve
 from mupl.optim.groups import build_optimizer
 from mupl.optim.schedules import Schedule
@@ -18,6 +19,7 @@ from mupl.parametrization.exponents import Expected, expected_exponents
 from mupl.parametrization.family import Family, as_family
 from mupl.parametrization.rules import Parametrization, get_parametrization, scales
 from mupl.roles import Build, Width, describe
+from mupl.unit_scaling import scales_gradients
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -103,7 +105,15 @@ class Recipe:
         """What a coordinate check must see after t updates; see `mupl.parametrization.exponents`.
 
         Nothing is said of updates under weight decay that is part of the gradient (SGD's, Adam's).
+
+        Raises:
+            ConfigError: for unit-scaled operations under SGD, of whose gradients no exponents are known.
         """
+        if scales_gradients(self.model) and any(scale.family == "sgd" for scale in self.scales.values()):
+            raise ConfigError(
+                "callbacks.coordinates.predict: unit-scaled operations give SGD gradients that are not those of the "
+                "loss; say optimizer=adam or callbacks.coordinates.predict=false"
+            )
         expected = expected_exponents(self.infos, self.parametrization, self.family, t, decay, along)
         mixed = not decay and any(scale.weight_decay for scale in self.scales.values())
         return {key: value for key, value in expected.items() if not (mixed and key[0] == "update")}

@@ -20,7 +20,7 @@ from mupl.optim.stacked_rules import NotStackable
 from mupl.parametrization.apply import draw, owner, parameters
 from mupl.stats.recorder import Recorder
 from mupl.training.recipe import Recipe, cross_entropy
-from mupl.unit_scaling import UnitEmbedding, UnitLinear, UnitResidual
+from mupl.unit_scaling import scales_gradients
 
 EAGER_STEPS = 3  # before a CUDA graph is captured: libraries and compiled kernels have to be loaded
 COMPILED_STEPS = 300  # a shorter training takes less time than to compile it
@@ -239,7 +239,7 @@ def check_stackable(member: Recipe) -> None:
 
     Then a weight's gradient is not the effective weight's times its multiplier, of which a stack makes use.
     """
-    if any(isinstance(module, UnitLinear | UnitEmbedding | UnitResidual) for module in member.model.modules()):
+    if scales_gradients(member.model):
         raise NotStackable("model: unit-scaled operations have multipliers of gradients, which a stack does not know")
 
 
