@@ -155,15 +155,14 @@ def _apply(rule: StackedRule, w: Tensor, g: Tensor, state: Tensors, n: Tensors, 
     members = max(1, BLOCK // w[0].numel())
     if rule.dims == 1 and w.is_cuda:
         _compiled(rule.update)(w, g, state, n, **flags)
+    elif rule.dims == 1 and members == 1 and rule.fused:  # of a stack of one too
+        values = {name: number.flatten().tolist() for name, number in n.items()}
+        for i in range(len(w)):
+            own = {name: of_members[i] for name, of_members in values.items()}
+            rule.fused(w[i], g[i], {s: x[i] for s, x in state.items()}, own, **flags)
     elif rule.dims != 1 or members >= len(w):
         rule.update(w, g, state, n, **flags)
     else:
-        if members == 1 and rule.fused:
-            values = {name: number.flatten().tolist() for name, number in n.items()}
-            for i in range(len(w)):
-                own = {name: of_members[i] for name, of_members in values.items()}
-                rule.fused(w[i], g[i], {s: x[i] for s, x in state.items()}, own, **flags)
-            return
         for i in range(0, len(w), members):
             b = slice(i, i + members)
             rule.update(w[b], g[b], {s: x[b] for s, x in state.items()}, {s: x[b] for s, x in n.items()}, **flags)
