@@ -27,18 +27,27 @@ from timing import Step, Times, add_rows, alternate, new_table, show
 from torch import nn
 
 from mupl.models import MLP
+from mupl.nn.initialize import initialize_, parameters
 from mupl.optim.groups import build_optimizer
-from mupl.parametrization.apply import apply, parameters
-from mupl.parametrization.rules import get_parametrization, scales
+from mupl.parametrization.rules import get_parametrization, scale
 from mupl.roles import describe
 from mupl.stats.recorder import Recorder
 from mupl.stats.reductions import STATISTICS
 
-SECONDS = {128: 4.0, 256: 6.0, 512: 10.0, 1024: 20.0, 2048: 40.0}  # of measuring each block, by width
+SECONDS = {
+    128: 4.0,
+    256: 6.0,
+    512: 10.0,
+    1024: 20.0,
+    2048: 40.0,
+}  # of measuring each block, by width
 STEPS, BATCH, LR, BASE_WIDTH = 3, 64, 1e-3, 128
 X, Y = torch.randn(BATCH, 3 * 32 * 32), torch.randint(10, (BATCH,))
 L1: dict[str, Any] = {"kinds": ["output", "param", "update"]}
-NORMS = {"kinds": ["update"], "statistics": ["l1", *(name for name, s in STATISTICS.items() if s.of_matrices)]}
+NORMS = {
+    "kinds": ["update"],
+    "statistics": ["l1", *(name for name, s in STATISTICS.items() if s.of_matrices)],
+}
 RECORDED: dict[str, list[dict[str, Any]]] = {
     "bare": [],
     "outputs": [{"kinds": ["output"]}],
@@ -59,21 +68,36 @@ Build = Callable[[], tuple[nn.Module, dict, torch.optim.Optimizer]]
 
 def builder(width: int) -> Build:
     """Builds model, scales and optimizer anew; the roles are looked up once, as for all seeds of a width."""
-    numbers = scales(
-        describe(lambda w: MLP(3072, 10, w, depth=2), width, BASE_WIDTH), get_parametrization("mup"), "adam", lr=LR
+    numbers = scale(
+        describe(lambda w: MLP(3072, 10, w, depth=2), width, BASE_WIDTH),
+        get_parametrization("mup"),
+        "adam",
+        lr=LR,
     )
 
     def build() -> tuple[nn.Module, dict, torch.optim.Optimizer]:
-        model = apply(MLP(3072, 10, width, depth=2), numbers)
-        return model, numbers, build_optimizer(torch.optim.Adam, parameters(model, numbers), numbers)
+        model = initialize_(MLP(3072, 10, width, depth=2), numbers)
+        return (
+            model,
+            numbers,
+            build_optimizer(torch.optim.Adam, parameters(model, numbers), numbers),
+        )
 
     return build
 
 
-def train(model: nn.Module, numbers: dict, optimizer: torch.optim.Optimizer, recorded: list[dict[str, Any]]) -> None:
+def train(
+    model: nn.Module,
+    numbers: dict,
+    optimizer: torch.optim.Optimizer,
+    recorded: list[dict[str, Any]],
+) -> None:
     with ExitStack() as stack:
         steps = range(STEPS)
-        recorders = [stack.enter_context(Recorder(model, numbers, steps=steps, **options)) for options in recorded]
+        recorders = [
+            stack.enter_context(Recorder(model, numbers, steps=steps, **options))
+            for options in recorded
+        ]
         for _ in steps:
             for recorder in recorders:
                 recorder.begin_step()
@@ -94,7 +118,13 @@ def steps_of(build: Build, recorded: list[dict[str, Any]]) -> Step:
 
 
 def mup_model(width: int) -> nn.Module:
-    layers = nn.Linear(3072, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), MuReadout(width, 10)
+    layers = (
+        nn.Linear(3072, width),
+        nn.ReLU(),
+        nn.Linear(width, width),
+        nn.ReLU(),
+        MuReadout(width, 10),
+    )
     return set_base_shapes(nn.Sequential(*layers), None)
 
 
@@ -109,19 +139,29 @@ def measure(width: int) -> dict[str, Times]:
     """Seconds a run, by block and what is recorded."""
     build = builder(width)
     blocks: dict[str, dict[str, Callable[[], Step]]] = {
-        "check": {name: partial(partial, check, build, options) for name, options in RECORDED.items()},
+        "check": {
+            name: partial(partial, check, build, options) for name, options in RECORDED.items()
+        },
         "steps": {name: partial(steps_of, build, options) for name, options in RECORDED.items()},
-        "mup": {name: partial(partial, mup_check, width, options) for name, options in MUP_RECORDED.items()},
+        "mup": {
+            name: partial(partial, mup_check, width, options)
+            for name, options in MUP_RECORDED.items()
+        },
     }
-    makers = {f"{block}/{name}": maker for block, runs in blocks.items() for name, maker in runs.items()}
+    makers = {
+        f"{block}/{name}": maker for block, runs in blocks.items() for name, maker in runs.items()
+    }
     times = alternate(makers, SECONDS[width], builds=1)
-    return {block: {name: times[f"{block}/{name}"] for name in runs} for block, runs in blocks.items()}
+    return {
+        block: {name: times[f"{block}/{name}"] for name in runs} for block, runs in blocks.items()
+    }
 
 
 def total(by_width: list[Times]) -> Times:
     """Seconds a run of every width, round by round."""
     return {
-        name: [sum(parts) for parts in zip(*(times[name] for times in by_width), strict=False)] for name in by_width[0]
+        name: [sum(parts) for parts in zip(*(times[name] for times in by_width), strict=False)]
+        for name in by_width[0]
     }
 
 
@@ -131,7 +171,13 @@ def main() -> None:
     for block in ("check", "steps", "mup"):
         for width, times in measured.items():
             add_rows(table, f"{block}, w={width}", times[block], "bare")
-        add_rows(table, f"{block}, all widths", total([times[block] for times in measured.values()]), "bare", TARGETS)
+        add_rows(
+            table,
+            f"{block}, all widths",
+            total([times[block] for times in measured.values()]),
+            "bare",
+            TARGETS,
+        )
     show(table)
 
 

@@ -20,9 +20,9 @@ from timing import add_rows, alternate, new_table, show
 from torch import Tensor, nn
 
 from mupl.models import GPT
+from mupl.nn.initialize import parameters
 from mupl.optim.groups import param_groups
-from mupl.parametrization.apply import parameters
-from mupl.training.recipe import Recipe, cross_entropy
+from mupl.training.setup import Setup, cross_entropy
 
 PEAK = 989e12  # FLOP/s of products of bfloat16
 DEPTH, CONTEXT, VOCABULARY, D_HEAD, BASE_WIDTH = 12, 1024, 50304, 64, 256
@@ -35,11 +35,20 @@ class PlainBlock(nn.Module):
         super().__init__()
         self.heads = width // D_HEAD
         self.norm1, self.norm2 = nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)
-        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
-        self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+        self.qkv, self.out = (
+            nn.Linear(width, 3 * width, bias=False),
+            nn.Linear(width, width, bias=False),
+        )
+        self.up, self.down = (
+            nn.Linear(width, 4 * width, bias=False),
+            nn.Linear(4 * width, width, bias=False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in self.qkv(self.norm1(x)).chunk(3, -1))
+        q, k, v = (
+            y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for y in self.qkv(self.norm1(x)).chunk(3, -1)
+        )
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(y.transpose(1, 2).flatten(-2))
         return x + self.down(F.gelu(self.up(self.norm2(x))))
@@ -85,13 +94,22 @@ def plain(width: int, batch: int, sizes: dict[str, int], device: str) -> Callabl
     return training_step(model, model.parameters(), batch, sizes["context"], sizes["vocabulary"])
 
 
-def ours(parametrization: str, width: int, batch: int, sizes: dict[str, int], device: str) -> Callable[[], object]:
+def ours(
+    parametrization: str, width: int, batch: int, sizes: dict[str, int], device: str
+) -> Callable[[], object]:
     def build(width: int) -> nn.Module:
         return GPT(width=width, d_head=D_HEAD, positions="learned", **sizes)
 
-    recipe = Recipe(build, width, base_width=BASE_WIDTH, lr=1e-4, weight_decay=0.1, parametrization=parametrization)
-    model = recipe.model.to(device)
-    groups = param_groups(parameters(model, recipe.scales), recipe.scales)
+    setup = Setup(
+        build,
+        width,
+        base_width=BASE_WIDTH,
+        lr=1e-4,
+        weight_decay=0.1,
+        parametrization=parametrization,
+    )
+    model = setup.model.to(device)
+    groups = param_groups(parameters(model, setup.scales), setup.scales)
     return training_step(model, groups, batch, sizes["context"], sizes["vocabulary"])
 
 
@@ -99,7 +117,12 @@ def main(device: str = "cuda") -> None:
     sizes = {"depth": DEPTH, "context": CONTEXT, "vocabulary": VOCABULARY}
     batches, seconds, queue = BATCH, 15.0, 4
     if device == "cpu":
-        sizes, batches, seconds, queue = {"depth": 2, "context": 64, "vocabulary": 256}, {128: 4}, 2.0, 1
+        sizes, batches, seconds, queue = (
+            {"depth": 2, "context": 64, "vocabulary": 256},
+            {128: 4},
+            2.0,
+            1,
+        )
     table = new_table("Training steps of GPTs", device)
     for width, batch in batches.items():
         makers = {
@@ -118,7 +141,10 @@ def main(device: str = "cuda") -> None:
             seconds_a_step = statistics.median(values)
             mfu = f", MFU {flops / seconds_a_step / PEAK:.3f}" if device == "cuda" else ""
             target = f" (target {MFU_TARGET[width]})" if mfu and width in MFU_TARGET else ""
-            print(f"width {width}: {key}: {tokens / seconds_a_step:,.0f} tokens/s{mfu}{target}", flush=True)
+            print(
+                f"width {width}: {key}: {tokens / seconds_a_step:,.0f} tokens/s{mfu}{target}",
+                flush=True,
+            )
         if device == "cuda":
             torch.cuda.empty_cache()
     show(table)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from timing import add_rows, alternate, new_table, show
 from torch import Tensor, nn
 
-from mupl.parametrization.mulinear import MuLinear
+from mupl.nn.mulinear import MuLinear
 
 # Of measuring, by width, for each batch size; half as long for a layer alone
 SECONDS = {128: 5.0, 512: 6.0, 2048: 12.0}
@@ -47,7 +47,9 @@ LAYERS: dict[str, Callable[[int], nn.Linear]] = {
 
 def training_step(layer: Callable[[int], nn.Linear], width: int, batch: int) -> Callable[[], None]:
     model = nn.Sequential(layer(width), nn.ReLU(), layer(width), nn.ReLU(), layer(width))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0)  # the same work, and gradients that stay as they are
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=0
+    )  # the same work, and gradients that stay as they are
     x, target = torch.randn(batch, width), torch.randint(width, (batch,))
 
     def step() -> None:
@@ -77,7 +79,9 @@ def main() -> None:
         table = new_table(title)
         for width, seconds in SECONDS.items():
             for batch in BATCHES:
-                makers = {name: partial(make, layer, width, batch) for name, layer in LAYERS.items()}
+                makers = {
+                    name: partial(make, layer, width, batch) for name, layer in LAYERS.items()
+                }
                 times = alternate(makers, share * seconds)
                 add_rows(table, f"width {width}, batch {batch}", times, "nn.Linear", targets)
         show(table)

@@ -18,9 +18,9 @@ from torch import nn
 from torch.optim import AdamW, Muon
 
 from mupl.models import GPT
+from mupl.nn.initialize import parameters
 from mupl.optim.orthogonal import Orthogonal
-from mupl.parametrization.apply import parameters
-from mupl.training.recipe import Recipe, cross_entropy
+from mupl.training.setup import Setup, cross_entropy
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TARGET = 1.25  # of a training step under Muon over one under AdamW
@@ -28,11 +28,11 @@ STEPS = 4 if DEVICE == "cuda" else 1  # before the host waits for the device
 LR = 1e-4
 
 
-def optimizer_steps(muon: Recipe) -> dict[str, Step]:
-    """By the optimizer's name its step on the recipe's model."""
+def optimizer_steps(muon: Setup) -> dict[str, Step]:
+    """By the optimizer's name its step on the setup's model."""
     by_name = parameters(muon.model, muon.scales)
-    hidden = [w for name, w in by_name.items() if muon.scales[name].family == "orthogonal"]
-    rest = [w for name, w in by_name.items() if muon.scales[name].family != "orthogonal"]
+    hidden = [w for name, w in by_name.items() if muon.scales[name].update_kind == "orthogonal"]
+    rest = [w for name, w in by_name.items() if muon.scales[name].update_kind != "orthogonal"]
     of_hidden, of_rest = Muon(hidden, lr=LR), AdamW(rest, lr=LR, fused=True)
 
     def torch_muon() -> None:
@@ -46,7 +46,9 @@ def optimizer_steps(muon: Recipe) -> dict[str, Step]:
     }
 
 
-def backward(model: nn.Module, tokens: torch.Tensor, compiled: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def backward(
+    model: nn.Module, tokens: torch.Tensor, compiled: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
     model.zero_grad()
     with torch.autocast(DEVICE, torch.bfloat16):
         loss = cross_entropy(compiled(tokens[:, :-1]), tokens[:, 1:])
@@ -59,23 +61,44 @@ def together(*steps: Step) -> Callable[[], Step]:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sizes = {"depth": 12, "width": 768, "heads": 12, "context": 1024, "batch": 32, "vocabulary": 50304}
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    sizes = {
+        "depth": 12,
+        "width": 768,
+        "heads": 12,
+        "context": 1024,
+        "batch": 32,
+        "vocabulary": 50304,
+    }
     for name, default in sizes.items():
         arguments.add_argument(f"--{name}", type=int, default=default)
-    arguments.add_argument("--seconds", type=float, default=30.0, help="of measuring, of each half of the table")
+    arguments.add_argument(
+        "--seconds", type=float, default=30.0, help="of measuring, of each half of the table"
+    )
     given = arguments.parse_args()
 
     torch.set_float32_matmul_precision("high")
-    build = partial(GPT, given.vocabulary, given.context, depth=given.depth, d_head=given.width // given.heads)
-    muon = Recipe(build, given.width, base_width=given.width // 2, lr=LR, optimizer=partial(Orthogonal, fused=True))
+    build = partial(
+        GPT, given.vocabulary, given.context, depth=given.depth, d_head=given.width // given.heads
+    )
+    muon = Setup(
+        build,
+        given.width,
+        base_width=given.width // 2,
+        lr=LR,
+        optimizer=partial(Orthogonal, fused=True),
+    )
     model = muon.model.to(DEVICE)
     tokens = torch.randint(given.vocabulary, (given.batch, given.context + 1), device=DEVICE)
     steps = optimizer_steps(muon)
     both = partial(backward, model, tokens, torch.compile(model))
 
     table = new_table(f"{given.depth} layers, width {given.width}", DEVICE)
-    training = {"none": together(both)} | {name: together(both, step) for name, step in steps.items()}
+    training = {"none": together(both)} | {
+        name: together(both, step) for name, step in steps.items()
+    }
     alone = {name: together(step) for name, step in steps.items()}
     for label, makers, targets in (
         (f"{given.batch} x {given.context} tokens", training, {"Muon": TARGET}),

@@ -18,7 +18,12 @@ from torch.optim._muon import DEFAULT_A, DEFAULT_B, DEFAULT_C, EPS, _zeropower_v
 from mupl.optim.orthogonal import METHODS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SECONDS = {256: 12.0, 512: 20.0, 1024: 40.0, 2048: 80.0}  # of measuring, by size; an eighth of it on a GPU
+SECONDS = {
+    256: 12.0,
+    512: 20.0,
+    1024: 40.0,
+    2048: 80.0,
+}  # of measuring, by size; an eighth of it on a GPU
 COUNT = 6 if DEVICE == "cuda" else 2  # matrices
 BASELINE = "muon, batched"
 

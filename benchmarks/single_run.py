@@ -39,7 +39,9 @@ warnings.filterwarnings("ignore", module="lightning")
 def network(width: int) -> nn.Sequential:
     """What `MLP` computes in SP, of stock layers."""
     sizes = [PIXELS] + [width] * DEPTH
-    hidden = [m for n_in, n_out in itertools.pairwise(sizes) for m in (nn.Linear(n_in, n_out), nn.ReLU())]
+    hidden = [
+        m for n_in, n_out in itertools.pairwise(sizes) for m in (nn.Linear(n_in, n_out), nn.ReLU())
+    ]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, CLASSES))
 
 
@@ -89,7 +91,12 @@ def plain_loop(width: int, splits: Splits, steps: int, end_step: Callable[[], No
 
 
 def fit(
-    module: LightningModule, folder: str, log_every: int, splits: Splits, steps: int, end_step: Callable[[], None]
+    module: LightningModule,
+    folder: str,
+    log_every: int,
+    splits: Splits,
+    steps: int,
+    end_step: Callable[[], None],
 ) -> None:
     """As conf/trainer/cpu.yaml and conf/logger/csv.yaml have it, without validation; ours with train.py's callback."""
     record = [LossRecord()] if isinstance(module, TrainingModule) else []
@@ -113,18 +120,30 @@ def fit(
 def training_module(parametrization: str, width: int, lr: float = LR) -> TrainingModule:
     """At four times its base width."""
     return TrainingModule(
-        lambda w: MLP(PIXELS, CLASSES, w, DEPTH), width, base_width=width // 4, lr=lr, parametrization=parametrization
+        lambda w: MLP(PIXELS, CLASSES, w, DEPTH),
+        width,
+        base_width=width // 4,
+        lr=lr,
+        parametrization=parametrization,
     )
 
 
 def compare_runs(
-    modules: Mapping[str, LightningModule], rounds: int, window: int, loops: Mapping[str, Callable[..., None]]
+    modules: Mapping[str, LightningModule],
+    rounds: int,
+    window: int,
+    loops: Mapping[str, Callable[..., None]],
 ) -> Times:
     """Runs of modules, each of which logs once in a window, and other loops, of (images, steps, `end_step`)."""
     run = images(1, 28, EXAMPLES), (rounds + 1) * window
     with tempfile.TemporaryDirectory() as folder:
-        fits = {name: partial(fit, module, f"{folder}/{name}", window) for name, module in modules.items()}
-        return take_turns({name: partial(turn, *run) for name, turn in {**loops, **fits}.items()}, window)
+        fits = {
+            name: partial(fit, module, f"{folder}/{name}", window)
+            for name, module in modules.items()
+        }
+        return take_turns(
+            {name: partial(turn, *run) for name, turn in {**loops, **fits}.items()}, window
+        )
 
 
 def parametrized_step(name: str, width: int) -> Callable[[], None]:
@@ -144,7 +163,10 @@ def parametrized_step(name: str, width: int) -> Callable[[], None]:
 
 def main() -> None:
     table = new_table("A step of a run")
-    for width, rounds, window, baseline in ((256, 25, 50, "minimal LightningModule"), (2048, 16, 5, "plain loop")):
+    for width, rounds, window, baseline in (
+        (256, 25, 50, "minimal LightningModule"),
+        (2048, 16, 5, "plain loop"),
+    ):
         modules = {
             "minimal LightningModule": Minimal(width),
             "minimal, logs each step": MinimalLogging(width),

@@ -19,8 +19,8 @@ from timing import Step, add_rows, alternate, new_table, print_speed_up, show
 
 from mupl.data import Splits, TensorLoader
 from mupl.models import MLP
-from mupl.training.recipe import Recipe
-from mupl.training.stack import Stack
+from mupl.stacked.stack import Stack
+from mupl.training.setup import Setup
 
 STEPS = 10_000  # more than are timed
 CUDA = {64: (192, 250), 256: (192, 80), 1024: (64, 16), 4096: (13, 2.5)}  # width: members, target
@@ -82,10 +82,12 @@ def graph(splits: Splits, width: int, batch: int, device: str) -> Callable[[], o
     return captured.replay
 
 
-def stacked(splits: Splits, width: int, batch: int, device: str, members: int) -> Callable[[], object]:
+def stacked(
+    splits: Splits, width: int, batch: int, device: str, members: int
+) -> Callable[[], object]:
     with torch.device("meta"):
-        recipes = [
-            Recipe(
+        setups = [
+            Setup(
                 partial(MLP, splits.in_features, 10, depth=2),
                 width,
                 base_width=32,
@@ -95,7 +97,7 @@ def stacked(splits: Splits, width: int, batch: int, device: str, members: int) -
             )
             for i in range(members)
         ]
-    stack = Stack(recipes, splits, batch_size=batch, max_steps=STEPS, device=device)
+    stack = Stack(setups, splits, batch_size=batch, max_steps=STEPS, device=device)
     stack.train(5)
     return lambda: stack.train(stack.k + 1)
 
@@ -121,7 +123,9 @@ def main(device: str) -> None:
         splits, batch, sizes = images(3, 32), 128, CUDA
     else:
         splits, batch, sizes = images(1, 28, 20_000), 64, CPU
-    table = new_table(f"Training steps, {'TF32, ' if device == 'cuda' else ''}batch {batch}", device)
+    table = new_table(
+        f"Training steps, {'TF32, ' if device == 'cuda' else ''}batch {batch}", device
+    )
     for width, (members, target) in sizes.items():
         run = splits, width, batch, device
         makers: dict[str, Callable[[], Step]] = {"plain": partial(plain, *run)}

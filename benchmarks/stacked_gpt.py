@@ -13,8 +13,8 @@ from timing import add_rows, alternate, new_table, print_speed_up, show
 
 from mupl.data.text import Tokens
 from mupl.models import GPT
-from mupl.training.recipe import Recipe, cross_entropy
-from mupl.training.stack import Stack
+from mupl.stacked.stack import Stack
+from mupl.training.setup import Setup, cross_entropy
 
 MEMBERS, CONTEXT, BATCH, VOCABULARY = 36, 256, 32, 256
 TARGETS = {64: 20, 128: 12, 256: 5}  # width: target
@@ -44,12 +44,20 @@ def stacked(width: int) -> Callable[[], object]:
     generator = torch.Generator().manual_seed(0)
     text = torch.randint(VOCABULARY, (1_000_000,), generator=generator).to(torch.uint8)
     with torch.device("meta"):
-        recipes = [
-            Recipe(build, width, base_width=64, lr=1e-4 * (1 + i), parametrization="mup" if i % 2 else "sp")
+        setups = [
+            Setup(
+                build,
+                width,
+                base_width=64,
+                lr=1e-4 * (1 + i),
+                parametrization="mup" if i % 2 else "sp",
+            )
             for i in range(MEMBERS)
         ]
     tokens = Tokens(text, text[:10_000], VOCABULARY, CONTEXT)
-    stack = Stack(recipes, tokens, batch_size=BATCH, max_steps=10_000, device="cuda", autocast=torch.bfloat16)
+    stack = Stack(
+        setups, tokens, batch_size=BATCH, max_steps=10_000, device="cuda", autocast=torch.bfloat16
+    )
     stack.train(5)
     return lambda: stack.train(stack.k + 1)
 

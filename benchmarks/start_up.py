@@ -48,7 +48,9 @@ def main() -> None:
         for name, program in PROGRAMS.items():
             times[name].append(seconds(program))
     table = new_table("Start of a process")
-    add_rows(table, "start", times, "import torch, lightning", {"and compose the config": 1.3}, unit="s")
+    add_rows(
+        table, "start", times, "import torch, lightning", {"and compose the config": 1.3}, unit="s"
+    )
     show(table)
 
 

@@ -34,7 +34,14 @@ PROGRAMS = {
 
 def seconds(arguments: list[str], data: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "train.py", "-m", *arguments, f"data.root={data}", f"hydra.sweep.dir={folder}"]
+        command = [
+            sys.executable,
+            "train.py",
+            "-m",
+            *arguments,
+            f"data.root={data}",
+            f"hydra.sweep.dir={folder}",
+        ]
         started = time.perf_counter()
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=os.environ)
         return time.perf_counter() - started
@@ -47,10 +54,14 @@ def main() -> None:
         for name, arguments in PROGRAMS.items():
             times[name].append(seconds(arguments, data))
     for name, values in times.items():
-        print(f"{name}: median {statistics.median(values):.2f} s of {', '.join(f'{v:.2f}' for v in sorted(values))}")
+        print(
+            f"{name}: median {statistics.median(values):.2f} s of {', '.join(f'{v:.2f}' for v in sorted(values))}"
+        )
     rounds = list(zip(*times.values(), strict=True))
     whole = statistics.median(basic / stacked for basic, stacked, _, _ in rounds)
-    without = statistics.median((basic - start) / (stacked - begin) for basic, stacked, start, begin in rounds)
+    without = statistics.median(
+        (basic - start) / (stacked - begin) for basic, stacked, start, begin in rounds
+    )
     print(f"basic over stacked: {whole:.2f} (target 5), without start-up {without:.2f} (target 14)")
 
 

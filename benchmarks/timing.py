@@ -18,17 +18,23 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-with contextlib.suppress(OSError, AttributeError):  # glibc's numbers of M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+with contextlib.suppress(
+    OSError, AttributeError
+):  # glibc's numbers of M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
     for option, value in ((-8, 1), (-3, 1 << 25), (-1, (1 << 31) - 1)):
         ctypes.CDLL(None).mallopt(option, value)
 
 BLOCK = 0.005  # seconds
 
 Step = Callable[[], object]
-Times = dict[str, list[float]]  # contestant -> seconds a step, one entry a round; entry r of all is of one moment
+Times = dict[
+    str, list[float]
+]  # contestant -> seconds a step, one entry a round; entry r of all is of one moment
 
 
-def alternate(makers: Mapping[str, Callable[[], Step]], seconds: float, builds: int = 4, queue: int = 1) -> Times:
+def alternate(
+    makers: Mapping[str, Callable[[], Step]], seconds: float, builds: int = 4, queue: int = 1
+) -> Times:
     """Build a step of each and time blocks of them in turn, in an order drawn anew each round, for about `seconds`.
 
     All are built anew `builds` times: where its tensors come to lie makes one and the same step faster or slower by
@@ -89,14 +95,19 @@ def take_turns(runs: Mapping[str, Callable[[Callable[[], None]], None]], window:
                 mine.acquire()
                 following.release()
 
-    threads = [threading.Thread(target=compete, args=(i,), name=name) for i, name in enumerate(names)]
+    threads = [
+        threading.Thread(target=compete, args=(i,), name=name) for i, name in enumerate(names)
+    ]
     for thread in threads:
         thread.start()
     turns[0].release()
     for thread in threads:
         thread.join()
     rounds = range(1, min(map(len, laps.values())) // window)
-    return {name: [sum(lap[r * window : (r + 1) * window]) / window for r in rounds] for name, lap in laps.items()}
+    return {
+        name: [sum(lap[r * window : (r + 1) * window]) / window for r in rounds]
+        for name, lap in laps.items()
+    }
 
 
 def ratios(times: Times, name: str, baseline: str) -> list[float]:
@@ -115,7 +126,9 @@ def new_table(title: str, device: str = "cpu") -> Table:
     """A table for `add_rows`."""
     gpu = f"{torch.cuda.get_device_name()}, " if device == "cuda" else ""
     machine = f"{gpu}torch {torch.__version__}, {torch.get_num_threads()} threads; ratios are to the row without one"
-    table = Table(title=f"{title}\n{machine}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        title=f"{title}\n{machine}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     table.add_column("what")
     for column in ("rounds", "time", "quartiles", "ratio", "95 % of median", "quartiles", "target"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -123,13 +136,23 @@ def new_table(title: str, device: str = "cpu") -> Table:
 
 
 def add_rows(
-    table: Table, label: str, times: Times, baseline: str, targets: Mapping[str, float] | None = None, unit: str = "ms"
+    table: Table,
+    label: str,
+    times: Times,
+    baseline: str,
+    targets: Mapping[str, float] | None = None,
+    unit: str = "ms",
 ) -> None:
     """One row a contestant: its median time a step, and the median of its paired ratios to the baseline."""
     factor = {"s": 1, "ms": 1e3, "us": 1e6}[unit]
     for name, values in times.items():
         low, middle, high = (factor * q for q in statistics.quantiles(values, n=4))
-        row = [f"{label}: {name}", str(len(values)), f"{middle:.4g} {unit}", f"{low:.4g} to {high:.4g}"]
+        row = [
+            f"{label}: {name}",
+            str(len(values)),
+            f"{middle:.4g} {unit}",
+            f"{low:.4g} to {high:.4g}",
+        ]
         if name != baseline:
             paired = ratios(times, name, baseline)
             low, middle, high = statistics.quantiles(paired, n=4)
@@ -142,9 +165,16 @@ def add_rows(
 
 def print_speed_up(times: Times, width: int, members: int, target: float) -> None:
     """Models x steps a second of "stack", which trains all members, over those of the others, which train one."""
-    faster = {name: members * statistics.median(ratios(times, name, "stack")) for name in times if name != "stack"}
+    faster = {
+        name: members * statistics.median(ratios(times, name, "stack"))
+        for name in times
+        if name != "stack"
+    }
     over = ", ".join(f"{value:.2f} over {name}" for name, value in faster.items())
-    print(f"width {width}: models x steps a second of the stack: {over} (target over plain {target})", flush=True)
+    print(
+        f"width {width}: models x steps a second of the stack: {over} (target over plain {target})",
+        flush=True,
+    )
 
 
 def show(table: Table) -> None:

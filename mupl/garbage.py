@@ -20,5 +20,7 @@ def no_garbage() -> Iterator[None]:
 @atexit.register
 def _leave_to_the_system() -> None:
     """When the process ends, look for none among all that it has imported."""
-    if "triton" not in sys.modules:  # whose bindings (nanobind) would name everything that is left as a leak
+    if (
+        "triton" not in sys.modules
+    ):  # whose bindings (nanobind) would name everything that is left as a leak
         gc.freeze()

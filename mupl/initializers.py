@@ -44,7 +44,13 @@ class Initializer:
 
     def scaled(self, factor: float) -> "Initializer":
         """The initializer of `factor * tensor`, for factor > 0."""
-        return replace(self, mean=self.mean * factor, std=self.std * factor, a=self.a * factor, b=self.b * factor)
+        return replace(
+            self,
+            mean=self.mean * factor,
+            std=self.std * factor,
+            a=self.a * factor,
+            b=self.b * factor,
+        )
 
     @torch.no_grad()
     def __call__(self, tensor: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -55,7 +61,9 @@ class Initializer:
             bound = math.sqrt(3) * self.std
             return tensor.uniform_(self.mean - bound, self.mean + bound, generator=generator)
         if self.name == "truncated_normal":
-            return nn.init.trunc_normal_(tensor, self.mean, self.std, self.a, self.b, generator=generator)
+            return nn.init.trunc_normal_(
+                tensor, self.mean, self.std, self.a, self.b, generator=generator
+            )
         return tensor.normal_(self.mean, self.std, generator=generator)
 
 
@@ -86,7 +94,9 @@ def scale_initializers_by_dimension(
     return [initializer.scaled(width_scale * depth_scale) for initializer in initializers]
 
 
-def built_with_initializers(build: Callable[[], nn.Module]) -> tuple[nn.Module, dict[str, Initializer | None]]:
+def built_with_initializers(
+    build: Callable[[], nn.Module],
+) -> tuple[nn.Module, dict[str, Initializer | None]]:
     """Build a module and note exactly what each parameter was drawn from, by watching the calls that fill it.
 
     Nothing is estimated from samples. Understood are normal, uniform, truncated normal (as `nn.init.trunc_normal_`
@@ -110,8 +120,14 @@ class _Unfilled(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         return False  # of `__torch_dispatch__`, to which end torch would import its compiler too
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        return args[0] if func.overloadpacket.__name__ in ("normal_", "uniform_") else func(*args, **(kwargs or {}))
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        return (
+            args[0]
+            if func.overloadpacket.__name__ in ("normal_", "uniform_")
+            else func(*args, **(kwargs or {}))
+        )
 
 
 class _Watch(TorchDispatchMode):
@@ -120,7 +136,9 @@ class _Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self._found: dict[int, Initializer | None] = {}
-        self._alive: list[Tensor] = []  # a storage's address is its key: none may be freed and used again
+        self._alive: list[
+            Tensor
+        ] = []  # a storage's address is its key: none may be freed and used again
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -129,7 +147,9 @@ class _Watch(TorchDispatchMode):
     def initializer(self, tensor: Tensor) -> Initializer | None:
         return self._found.get(tensor.untyped_storage()._cdata)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
         op = func.overloadpacket.__name__.rstrip("_")
         if op in ("lt", "gt"):
@@ -145,7 +165,9 @@ class _Watch(TorchDispatchMode):
         """A normal compared with a bound is being drawn again where it lies outside: a truncated normal."""
         found = self.initializer(tensor)
         if found and found.name in ("normal", "truncated_normal"):
-            self._found[tensor.untyped_storage()._cdata] = replace(found, name="truncated_normal", **cutoff)
+            self._found[tensor.untyped_storage()._cdata] = replace(
+                found, name="truncated_normal", **cutoff
+            )
 
     def _after(self, op: str, args: tuple) -> Initializer | None:
         numbers = [a for a in args if isinstance(a, int | float)]
@@ -164,7 +186,9 @@ class _Watch(TorchDispatchMode):
             case "fill" | "full" | "full_like" if numbers:
                 return Initializer("constant", float(numbers[-1]))
             case "erfinv" if first and first.name == "uniform":
-                return Initializer("truncated_normal", 0.0, math.sqrt(0.5))  # erfinv(U(-1, 1)) ~ N(0, 1/2)
+                return Initializer(
+                    "truncated_normal", 0.0, math.sqrt(0.5)
+                )  # erfinv(U(-1, 1)) ~ N(0, 1/2)
             case "mul" if first and numbers:
                 return first.scaled(numbers[0])
             case "div" if first and numbers:

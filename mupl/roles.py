@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from mupl.errors import ConfigError
-from mupl.factors import Factor
 from mupl.initializers import Initializer, built_with_initializers, create_initializer, on_meta
 from mupl.names import block_pattern
+from mupl.nn.multipliers import Multiplier
 
 T = TypeVar("T")
 Width = int | Sequence[int]
@@ -29,13 +29,13 @@ class Role(StrEnum):
     HIDDEN = "hidden"  # fan_in and fan_out
     OUTPUT = "output"  # fan_in only
     SCALAR = "scalar"  # none
-    # of numbers, not tensors: `mupl.factors.Factor`
+    # of numbers, not tensors: `mupl.nn.multipliers.Multiplier`
     ATTENTION = "attention"
     RESIDUAL = "residual"
     TIED = "tied"
 
 
-FACTORS = (Role.ATTENTION, Role.RESIDUAL, Role.TIED)
+MULTIPLIERS = (Role.ATTENTION, Role.RESIDUAL, Role.TIED)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ParamInfo:
     """One tensor as the rules see it; `m_in = fan_in / base fan_in`, likewise `m_out`; `init` is that at the base.
 
     `m_L = depth / base depth` of what is in the blocks, else 1. `shape_role` is what its shapes say; it differs from
-    `role` where a user's override contradicts them. `out_first`: stored (out, in, *receptive field). A `Factor` is
+    `role` where a user's override contradicts them. `out_first`: stored (out, in, *receptive field). A `Multiplier` is
     described likewise: a map of `fan_in` to 1 with a constant `init`.
     """
 
@@ -62,7 +62,7 @@ class ParamInfo:
 
     @property
     def symbols(self) -> dict[str, float]:
-        """The values of `mupl.parametrization.monomial.SYMBOLS` but alpha."""
+        """The values of `mupl.parametrization.cells.SYMBOLS` but alpha."""
         vector = len(self.shape) < 2
         return {
             "m_in": self.m_in,
@@ -76,8 +76,22 @@ class ParamInfo:
 
 
 # Modules whose weight of two or more dimensions is stored (out, in, *receptive field), or the other way round.
-_OUT_IN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
-_IN_OUT = (nn.Embedding, nn.EmbeddingBag, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_OUT_IN = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.MultiheadAttention,
+)
+_IN_OUT = (
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
 
 
 def describe(
@@ -92,7 +106,7 @@ def describe(
 ) -> dict[str, ParamInfo]:
     """Role, fans, width multipliers and base initializer of every parameter of `build(width)`, by parameter name.
 
-    Then those of every `Factor`, by module name.
+    Then those of every `Multiplier`, by module name.
 
     The model is built at the base width (small, on the CPU, watched to learn what each tensor is drawn from) and,
     on the meta device, at twice the base width and at `width`. A dimension grows with width if it differs between
@@ -120,24 +134,40 @@ def describe(
         wider_model, model = (_on_meta(build, w) for w in (_twice(base_width), width))
     base, wider, target = (dict(m.named_parameters()) for m in (base_model, wider_model, model))
     given_roles = _by_name("roles", {g: _parse_role(r) for g, r in (roles or {}).items()}, target)
-    given_inits = _by_name("init", {g: create_initializer(spec) for g, spec in (init or {}).items()}, target)
+    given_inits = _by_name(
+        "init", {g: create_initializer(spec) for g, spec in (init or {}).items()}, target
+    )
 
     result = {}
     for name, parameter in target.items():
-        if not (name in base and name in wider and base[name].dim() == wider[name].dim() == parameter.dim()):
-            raise ConfigError(f"parameter {name!r} is not the same tensor at every width: keep names and ranks fixed")
+        if not (
+            name in base
+            and name in wider
+            and base[name].dim() == wider[name].dim() == parameter.dim()
+        ):
+            raise ConfigError(
+                f"parameter {name!r} is not the same tensor at every width: keep names and ranks fixed"
+            )
         grows = [a != b for a, b in zip(base[name].shape, wider[name].shape, strict=True)]
         role, owner = given_roles.get(name), model.get_submodule(name.rpartition(".")[0])
         in_dims, out_dims = _fans(name, parameter.shape, grows, role, owner)
-        by_shape = _role(grows, in_dims, out_dims) if len(grows) > 1 else _role(grows, [], range(len(grows)))
+        by_shape = (
+            _role(grows, in_dims, out_dims)
+            if len(grows) > 1
+            else _role(grows, [], range(len(grows)))
+        )
         base_init = given_inits.get(name, own_init[name])
         if base_init is None:
             raise ConfigError(
                 f"parameter {name!r} is initialised in a way that is not understood: say how it is drawn at the base "
                 f"width, e.g. init={{'{name}': {{name: normal, std: 0.02}}}}"
             )
-        fan_in, fan_out = (math.prod(parameter.shape[d] for d in dims) for dims in (in_dims, out_dims))
-        base_in, base_out = (math.prod(base[name].shape[d] for d in dims) for dims in (in_dims, out_dims))
+        fan_in, fan_out = (
+            math.prod(parameter.shape[d] for d in dims) for dims in (in_dims, out_dims)
+        )
+        base_in, base_out = (
+            math.prod(base[name].shape[d] for d in dims) for dims in (in_dims, out_dims)
+        )
         result[name] = ParamInfo(
             role=role or by_shape,
             shape_role=by_shape,
@@ -154,8 +184,13 @@ def describe(
     if base_depth is None:
         return result
     if depth is None or min(depth, base_depth) < 1:
-        raise ConfigError(f"base_depth={base_depth}: must be a whole number >= 1, beside a depth >= 1 (depth={depth})")
-    one, two = (Counter(map(block_pattern, _names(_on_meta(partial(in_depth, depth=d), base_width)))) for d in (1, 2))
+        raise ConfigError(
+            f"base_depth={base_depth}: must be a whole number >= 1, beside a depth >= 1 (depth={depth})"
+        )
+    one, two = (
+        Counter(map(block_pattern, _names(_on_meta(partial(in_depth, depth=d), base_width))))
+        for d in (1, 2)
+    )
     return {
         name: replace(info, m_L=depth / base_depth, in_block=True)
         if two[block_pattern(name)] > one[block_pattern(name)]
@@ -165,7 +200,10 @@ def describe(
 
 
 def _describe_factors(base: nn.Module, wider: nn.Module, target: nn.Module) -> dict[str, ParamInfo]:
-    by_name = [{n: m for n, m in model.named_modules() if isinstance(m, Factor)} for model in (base, wider, target)]
+    by_name = [
+        {n: m for n, m in model.named_modules() if isinstance(m, Multiplier)}
+        for model in (base, wider, target)
+    ]
     result = {}
     for name, factor in by_name[2].items():
         own, grows = by_name[0][name], by_name[0][name].fan_in != by_name[1][name].fan_in
@@ -200,7 +238,10 @@ def _fans(
     dims = list(range(len(shape)))
     growing = [d for d in dims if grows[d]]
     if len(dims) < 2:
-        return (dims if role in (Role.HIDDEN, Role.OUTPUT) else [], [] if role is Role.OUTPUT else dims)
+        return (
+            dims if role in (Role.HIDDEN, Role.OUTPUT) else [],
+            [] if role is Role.OUTPUT else dims,
+        )
     if isinstance(owner, _IN_OUT):
         return [0, *dims[2:]], [1]
     if isinstance(owner, _OUT_IN) or role is Role.HIDDEN:
@@ -217,7 +258,7 @@ def _fans(
 
 
 def _parse_role(role: str) -> Role:
-    if role not in (of_tensors := [r for r in Role if r not in FACTORS]):
+    if role not in (of_tensors := [r for r in Role if r not in MULTIPLIERS]):
         raise ConfigError(f"roles={role}: must be one of {', '.join(of_tensors)}")
     return Role(role)
 
@@ -231,7 +272,9 @@ def match_glob(glob: str, names: Mapping[str, Any], key: str) -> list[str]:
     """The names that the glob matches; raises ConfigError, naming `key`, if there is none."""
     matches = [name for name in names if fnmatchcase(name, glob)]
     if not matches:
-        raise ConfigError(f"{key}: {glob!r} matches no parameter; the parameters are {', '.join(names)}")
+        raise ConfigError(
+            f"{key}: {glob!r} matches no parameter; the parameters are {', '.join(names)}"
+        )
     return matches
 
 

@@ -16,7 +16,9 @@ REPORTS = ("hyperparameter_transfer", "coordinate_check", "ablation", "update_no
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sweep", type=Path, help="the sweep's folder")
     parser.add_argument("--report", choices=REPORTS, default="hyperparameter_transfer")
     parser.add_argument("--metric", choices=("val_loss", "train_loss"), default="val_loss")

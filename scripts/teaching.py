@@ -18,9 +18,9 @@ from torch import nn
 
 from mupl.analysis.coordinates import slope
 from mupl.figures.coordinates import side_by_side
+from mupl.nn.initialize import initialize_, parameters
 from mupl.optim.groups import param_groups
-from mupl.parametrization.apply import apply, parameters
-from mupl.parametrization.rules import get_parametrization, scales
+from mupl.parametrization.rules import get_parametrization, scale
 from mupl.roles import describe
 from mupl.stats.recorder import Recorder
 from mupl.sweep.report import save
@@ -44,8 +44,10 @@ def build(n: int) -> nn.Module:
 
 def train(n: int, parametrization: str, seed: int = 0, updates: int = 2) -> pd.DataFrame:
     """Rows of a recorder, of the loss (f - Y)^2 / 2, at t = 0, .., updates."""
-    numbers = scales(describe(build, n, base_width=1), get_parametrization(parametrization), "sgd", lr=LR)
-    model = apply(build(n), numbers, torch.Generator().manual_seed(seed))
+    numbers = scale(
+        describe(build, n, base_width=1), get_parametrization(parametrization), "sgd", lr=LR
+    )
+    model = initialize_(build(n), numbers, torch.Generator().manual_seed(seed))
     optimizer = torch.optim.SGD(param_groups(parameters(model, numbers), numbers))
     x = torch.full((1, 1), X)
     with Recorder(model, numbers, kinds=("output", "change")) as recorder:
@@ -66,20 +68,32 @@ def slopes(rows: pd.DataFrame) -> list[dict[str, object]]:
         for t in sorted(set(rows["t"])):
             chosen = rows[(rows["kind"] == kind) & (rows["name"] == name) & (rows["t"] == t)]
             if len(chosen):
-                by = {p: one.groupby("width")["value"].median() for p, one in chosen.groupby("parametrization")}
-                exponents = {p: round(slope(v.index.to_series(), v), 2) + 0.0 for p, v in by.items()}
+                by = {
+                    p: one.groupby("width")["value"].median()
+                    for p, one in chosen.groupby("parametrization")
+                }
+                exponents = {
+                    p: round(slope(v.index.to_series(), v), 2) + 0.0 for p, v in by.items()
+                }
                 found.append({"mean |.| of": label, "updates": t, **exponents})
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--widths", type=int, nargs="+", default=[2**k for k in range(2, 21, 2)])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("outputs/teaching"))
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    runs = [train(n, p, s) for p in ("sp", "mup") for n in arguments.widths for s in range(arguments.seeds)]
+    runs = [
+        train(n, p, s)
+        for p in ("sp", "mup")
+        for n in arguments.widths
+        for s in range(arguments.seeds)
+    ]
     rows = pd.concat(runs, ignore_index=True)
     rows.to_csv(arguments.folder / "teaching.csv", index=False)
     save(side_by_side(rows, PANELS), arguments.folder / "teaching.png")

@@ -24,7 +24,14 @@ Done = subprocess.CompletedProcess[str]
 
 
 def train(*arguments: str) -> Done:
-    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, check=False, env=environment())
+    return subprocess.run(
+        command(*arguments),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
 
 
 def command(*arguments: str) -> list[str]:
@@ -34,7 +41,7 @@ def command(*arguments: str) -> list[str]:
 def environment() -> dict[str, str]:
     # one thread, as the tensors are tiny and another worker has the other core; the plugin of this checkout, wherever
     # the package is installed from
-    paths = [str(ROOT), str(ROOT / "mupl/sweep/plugin"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), str(ROOT / "mupl/stacked/plugin"), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mupl.models import MLP
+from mupl.nn.initialize import initialize_
 from mupl.optim.orthogonal import Orthogonal
-from mupl.parametrization.apply import apply
 from mupl.parametrization.rules import Parametrization, Scale
 from mupl.training.coord_check import default_dtype
-from mupl.training.recipe import Recipe
+from mupl.training.setup import Setup
 
 BASE = 8
 SGD = partial(torch.optim.SGD, momentum=0.9)
@@ -29,7 +29,12 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
 }
 # every matrix, and left as it is by the optimizer, so that every rule counts
 MATRICES = partial(Orthogonal, method="svd", scale="none", roles=("input", "hidden", "output"))
-OPTIMIZERS = {"sgd": SGD, "adamw": torch.optim.AdamW, "shampoo_svd": MATRICES, "soap": pytorch_optimizer.SOAP}
+OPTIMIZERS = {
+    "sgd": SGD,
+    "adamw": torch.optim.AdamW,
+    "shampoo_svd": MATRICES,
+    "soap": pytorch_optimizer.SOAP,
+}
 
 
 def build_mlp(width: Any, **options: Any) -> nn.Module:
@@ -56,14 +61,14 @@ def prepare(
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """A model in a parametrization with its optimizer; `edit` may spoil the scales."""
     with default_dtype(torch.float64):
-        recipe = Recipe(
+        setup = Setup(
             build, width, base_width=base_width, parametrization=parametrization,
             optimizer=OPTIMIZERS.get(optimizer, optimizer), init={"*bias": {"name": "normal", "std": 0.1}},
             **HYPERPARAMETERS[optimizer] | hyperparameters,
         )  # fmt: skip
-        recipe.scales = edit(recipe.scales)
-        apply(recipe.model, recipe.scales, torch.Generator().manual_seed(seed))
-        return recipe.model, recipe.build_optimizer()
+        setup.scales = edit(setup.scales)
+        initialize_(setup.model, setup.scales, torch.Generator().manual_seed(seed))
+        return setup.model, setup.build_optimizer()
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> Tensor:
@@ -79,6 +84,11 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> Ten
 
 
 def trajectory(
-    parametrization: str | Parametrization, optimizer: str, width: Any, *, steps: int = 50, **options: Any
+    parametrization: str | Parametrization,
+    optimizer: str,
+    width: Any,
+    *,
+    steps: int = 50,
+    **options: Any,
 ) -> Tensor:
     return train(*prepare(parametrization, optimizer, width, **options), steps)

@@ -10,15 +10,21 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from mupl.analysis.coordinates import failures_by_series
-from mupl.jobs import write_result
+from mupl.identity import write_result
 from mupl.models import GPT
-from mupl.parametrization.rules import Scale, get_parametrization, scales
+from mupl.parametrization.rules import Scale, get_parametrization, scale
 from mupl.roles import describe
 from mupl.sweep.report import ablation
 from mupl.training.cli import register_parametrizations
 from tests.commands import ROOT, train
 
-STAGES = ["ablation/0_sp", "ablation/1_init", "ablation/2_hidden_lr", "ablation/3_output_mult", "mup"]
+STAGES = [
+    "ablation/0_sp",
+    "ablation/1_init",
+    "ablation/2_hidden_lr",
+    "ablation/3_output_mult",
+    "mup",
+]
 INFOS = describe(partial(GPT, 11, 8, depth=2, d_head=None, heads=2), 64, 16)
 
 
@@ -26,12 +32,12 @@ def numbers(stage: str) -> dict[str, Scale]:
     register_parametrizations()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", [f"parametrization={stage}"])
-    return scales(INFOS, instantiate(config.parametrization), "adam", lr=0.1)
+    return scale(INFOS, instantiate(config.parametrization), "adam", lr=0.1)
 
 
 def test_each_stage_has_one_cell_more_of_mup() -> None:
     tables = [numbers(stage) for stage in STAGES]
-    assert tables[-1] == scales(INFOS, get_parametrization("mup"), "adam", lr=0.1)
+    assert tables[-1] == scale(INFOS, get_parametrization("mup"), "adam", lr=0.1)
     expected = [
         ("init", "mlp.up.weight"), ("lr", "mlp.up.weight"), ("mult", "readout.weight"), ("mult", "attention.scale"),
     ]  # fmt: skip
@@ -63,13 +69,23 @@ def rows(power: dict[str, float], parametrization: str) -> list[dict[str, Any]]:
 def test_the_report_says_what_each_stage_fails_at_and_exits_by_the_last(
     of_mup: dict, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    powers = {STAGES[0]: {"blocks.1.mlp_residual": 0.5, "readout": -0.25}, STAGES[3]: {"readout": 1.0}, "mup": of_mup}
+    powers = {
+        STAGES[0]: {"blocks.1.mlp_residual": 0.5, "readout": -0.25},
+        STAGES[3]: {"readout": 1.0},
+        "mup": of_mup,
+    }
     for name, power in powers.items():
         for key, job in pd.DataFrame(rows(power, name)).groupby(["width", "seed"]):
             folder = tmp_path / f"{name.replace('/', '-')}_{key}"
             folder.mkdir()
             job.drop(columns="parametrization").to_csv(folder / "coordinates.csv", index=False)
-            identity = {"width": key[0], "seed": key[1], "lr": 0.1, "parametrization": name, "optimizer": "adam"}
+            identity = {
+                "width": key[0],
+                "seed": key[1],
+                "lr": 0.1,
+                "parametrization": name,
+                "optimizer": "adam",
+            }
             outcomes = {"status": "completed", "steps": 3, "train_loss": 1.0, "seconds": 0.1}
             write_result(folder, {"job": folder.name, **identity, **outcomes})
     assert ablation(tmp_path) == code
@@ -98,7 +114,11 @@ def test_the_experiment_shows_what_each_rule_cures(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     table = pd.read_csv(tmp_path / "coord_check.csv")
     assert {"blocks.0.attention.logits", "blocks.1.attention.logits"} <= set(table["name"])
-    lines = {line.split()[1]: line.split()[2:] for line in done.stdout.splitlines() if line.startswith(" output  ")}
+    lines = {
+        line.split()[1]: line.split()[2:]
+        for line in done.stdout.splitlines()
+        if line.startswith(" output  ")
+    }
     assert len(lines["readout"]) == 3  # cured by the output multiplier
     assert len(lines["blocks.*.mlp_residual"]) >= 2  # by the learning rate of hidden matrices
     assert lines["blocks.*.attention.scale"][-1] in ("-0.48", "-0.49", "-0.50")  # by 1/d attention

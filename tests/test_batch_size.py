@@ -12,8 +12,8 @@ from torch import nn
 
 from mupl.errors import ConfigError
 from mupl.optim.batch_size import BatchScaling
-from mupl.training.build import batch_scaling, build
-from mupl.training.recipe import Recipe
+from mupl.training.config import batch_scaling, build
+from mupl.training.setup import Setup
 
 CONF = str(Path(__file__).parents[1] / "conf")
 BASE = {"lr": 0.1, "eps": 1e-6, "weight_decay": 0.2}
@@ -52,7 +52,9 @@ def test_time_decay_and_memory_end_where_those_of_the_base_end(m_B: float, m_D: 
     scaling = BatchScaling("sde", m_B, m_D)
     values, steps = scaling.values(**BASE), m_D / m_B
     assert values["lr"] ** 2 * steps == pytest.approx(BASE["lr"] ** 2)
-    assert values["lr"] * values["weight_decay"] * steps == pytest.approx(BASE["lr"] * BASE["weight_decay"])
+    assert values["lr"] * values["weight_decay"] * steps == pytest.approx(
+        BASE["lr"] * BASE["weight_decay"]
+    )
     assert (1 - betas(scaling)[0]) * steps == pytest.approx(0.1)
 
 
@@ -81,9 +83,14 @@ def test_it_acts_on_a_run() -> None:
     ]
     with initialize_config_dir(CONF, version_base="1.3"):
         cfg = compose(
-            "train", [*overrides, "parametrization=absolute/groups", "parametrization.lr_adjustment_groups={}"]
+            "train",
+            [
+                *overrides,
+                "parametrization=absolute/groups",
+                "parametrization.lr_adjustment_groups={}",
+            ],
         )
     assert batch_scaling(cfg) == BatchScaling("sde", m_B=4.0, m_D=2.0)
-    module = build(Recipe, cfg, {"in_features": 4, "out_features": 2})
+    module = build(Setup, cfg, {"in_features": 4, "out_features": 2})
     assert module.scales["readout.bias"].lr == pytest.approx(0.1 * math.sqrt(2))
     assert module.build_optimizer().param_groups[0]["betas"] == pytest.approx((0.8, 0.998))

@@ -31,8 +31,14 @@ OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "lion": ("lion", ADAM_TYPE),
     "sign_sgd": ("sign_sgd", ADAM_TYPE),
     "adam_atan2": ("adam_atan2", ADAM_TYPE),
-    "soap": (partial(pytorch_optimizer.SOAP, weight_decay=0.0), ADAM_TYPE | {"zero_readout": False, "steps": 4}),
-    "shampoo": (partial(pytorch_optimizer.Shampoo, matrix_eps=1e-12), ADAM_TYPE | {"lr": 0.1, "seeds": range(2)}),
+    "soap": (
+        partial(pytorch_optimizer.SOAP, weight_decay=0.0),
+        ADAM_TYPE | {"zero_readout": False, "steps": 4},
+    ),
+    "shampoo": (
+        partial(pytorch_optimizer.Shampoo, matrix_eps=1e-12),
+        ADAM_TYPE | {"lr": 0.1, "seeds": range(2)},
+    ),
     "shampoo_svd": ("shampoo_svd", ADAM_TYPE | {"lr": 0.1}),
     "muon": ("muon", ADAM_TYPE | {"lr": 0.1}),
     "muon_keller": (partial(Orthogonal, scale="keller"), ADAM_TYPE | {"lr": 0.1}),
@@ -66,18 +72,24 @@ def small_batches() -> Batches:
     return first(digits(), 16)
 
 
-def check(batches: Batches, optimizer: str, parametrization: Any = "mup", **options: Any) -> pd.DataFrame:
+def check(
+    batches: Batches, optimizer: str, parametrization: Any = "mup", **options: Any
+) -> pd.DataFrame:
     """The verdict on an MLP with two hidden layers; an option of the model or of the training module replaces ours."""
     constructor, tuned = (COMMON | OTHERS)[optimizer]
     defaults = {"widths": WIDTHS, "base_width": 128, "steps": 3, "zero_readout": True, "bias": True}
     arguments = defaults | tuned | options
-    model = {key: arguments.pop(key) for key in ("input_mult", "output_mult", "zero_readout", "bias")}
+    model = {
+        key: arguments.pop(key) for key in ("input_mult", "output_mult", "zero_readout", "bias")
+    }
     steps = batches[: arguments.pop("steps")]
 
     def build(width: int) -> nn.Module:
         return MLP(steps[0][0][0].numel(), 10, width, depth=2, **model)
 
-    rows = coord_check(build, batches=steps, parametrization=parametrization, optimizer=constructor, **arguments)
+    rows = coord_check(
+        build, batches=steps, parametrization=parametrization, optimizer=constructor, **arguments
+    )
     return verdict(rows)
 
 
@@ -93,20 +105,31 @@ def assert_passes(table: pd.DataFrame) -> None:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
     ("optimizer", "parametrization"),
-    [(o, p) for o in COMMON for p in ("mup", "mulinear", "cerebras", "mup_table3") if (o, p) != ("sgd", "cerebras")],
+    [
+        (o, p)
+        for o in COMMON
+        for p in ("mup", "mulinear", "cerebras", "mup_table3")
+        if (o, p) != ("sgd", "cerebras")
+    ],
 )
 def test_mup_passes(batches: Batches, optimizer: str, parametrization: str, bias: bool) -> None:
     options = {"lr": 0.02} if optimizer == "sgd" else {}
     table = check(batches, optimizer, parametrization, bias=bias, **options)
     assert_passes(table)
-    assert len(table) == 3 * (3 * (4 if optimizer == "adamw" else 3) + 3 * bias * (3 if optimizer == "adamw" else 2))
+    assert len(table) == 3 * (
+        3 * (4 if optimizer == "adamw" else 3) + 3 * bias * (3 if optimizer == "adamw" else 2)
+    )
 
 
 @pytest.mark.parametrize("optimizer", COMMON)
-def test_sp_fails_and_the_hidden_and_output_layers_are_named(batches: Batches, optimizer: str) -> None:
+def test_sp_fails_and_the_hidden_and_output_layers_are_named(
+    batches: Batches, optimizer: str
+) -> None:
     table = check(batches, optimizer, "sp")
     step = "gradient_update" if optimizer == "adamw" else "update"
-    assert {("output", "readout"), (step, "layers.1.weight"), (step, "readout.weight")} <= failures(table)
+    assert {("output", "readout"), (step, "layers.1.weight"), (step, "readout.weight")} <= failures(
+        table
+    )
     failed = table[~table["passed"] & (table["kind"] == "output")]
     assert failed["t"].min() == 1
     assert "layers.0" not in set(failed["name"])
@@ -163,15 +186,21 @@ def test_the_table_of_statistics_does_not_depend_on_the_formulation(batches: Bat
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_optimizers_pass_under_mup_and_fail_under_sp_where_they_must(name: str, small_batches: Batches) -> None:
+def test_other_optimizers_pass_under_mup_and_fail_under_sp_where_they_must(
+    name: str, small_batches: Batches
+) -> None:
     assert_passes(check(small_batches, name, widths=WIDTHS[:3]))
     sp = failures(check(small_batches, name, "sp", widths=WIDTHS[:3]))
     assert SP_FAILS[name] <= sp
     assert HIDDEN not in sp - SP_FAILS[name]
 
 
-@pytest.mark.parametrize("mistake", [{"layers.1.weight": {"lr": "m_in^1/2"}}, {"readout.weight": {"mult": 1}}])
-def test_a_mistake_under_muon_is_caught_and_the_tensor_named(mistake: dict, small_batches: Batches) -> None:
+@pytest.mark.parametrize(
+    "mistake", [{"layers.1.weight": {"lr": "m_in^1/2"}}, {"readout.weight": {"mult": 1}}]
+)
+def test_a_mistake_under_muon_is_caught_and_the_tensor_named(
+    mistake: dict, small_batches: Batches
+) -> None:
     table = check(small_batches, "muon", get_parametrization("mup", mistake), widths=WIDTHS[:3])
     found = failures(table)
     assert ("update", *mistake) in found
@@ -179,7 +208,9 @@ def test_a_mistake_under_muon_is_caught_and_the_tensor_named(mistake: dict, smal
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in OTHERS if name != "shampoo"])  # which takes an SVD of every side
+@pytest.mark.parametrize(
+    "name", [name for name in OTHERS if name != "shampoo"]
+)  # which takes an SVD of every side
 def test_other_optimizers_pass_on_cifar_up_to_width_2048(real_data: Path, name: str) -> None:
     cifar = first(image_folder(real_data / "cifar10"), 16)
     assert_passes(check(cifar, name, widths=TO_2048, seeds=range(3)))
@@ -194,4 +225,6 @@ def test_mup_passes_on_cifar_up_to_width_2048(real_data: Path, optimizer: str, b
     assert_passes(check(cifar, optimizer, "mulinear", bias=bias, widths=TO_2048))
     sp = check(cifar, optimizer, "sp", bias=bias, widths=TO_2048)
     step = "gradient_update" if optimizer == "adamw" else "update"
-    assert {("output", "readout"), (step, "layers.1.weight"), (step, "readout.weight")} <= failures(sp)
+    assert {("output", "readout"), (step, "layers.1.weight"), (step, "readout.weight")} <= failures(
+        sp
+    )

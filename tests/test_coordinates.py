@@ -14,17 +14,19 @@ from mupl.analysis.norms import correlations, update_norms
 from mupl.errors import ConfigError
 from mupl.figures.coordinates import PANELS, coordinate_check
 from mupl.models import MLP
-from mupl.optim.families import family_of
-from mupl.optim.orthogonal import FACTORS, Orthogonal
-from mupl.parametrization.exponents import ZERO, Expected, expected_exponents, own_exponent
-from mupl.parametrization.family import Family, as_family
+from mupl.optim.orthogonal import SHAPE_FACTORS, Orthogonal
+from mupl.optim.registry import optimizer_rules
+from mupl.parametrization.exponents import ZERO, Expected, expected_exponents, shape_factor_exponent
 from mupl.parametrization.rules import get_parametrization
+from mupl.parametrization.update_kinds import OptimizerRules, as_optimizer_rules
 from mupl.roles import ParamInfo, describe
 
 WIDTHS = (128, 256, 512, 1024)
 
 
-def rows(power: float, *, low: float = 0.0, high: float = 0.0, zero: bool = False, scale: float = 1.0) -> pd.DataFrame:
+def rows(
+    power: float, *, low: float = 0.0, high: float = 0.0, zero: bool = False, scale: float = 1.0
+) -> pd.DataFrame:
     """value = scale * width^power, times a factor a seed and a little of the seed in the slope."""
     table = [
         {
@@ -66,7 +68,9 @@ def test_the_interval_is_students() -> None:
         (0.0, {"scale": 0.0}, False),
     ],
 )
-def test_a_verdict_is_whether_the_slope_lies_where_it_must(power: float, expected: dict, passed: bool) -> None:
+def test_a_verdict_is_whether_the_slope_lies_where_it_must(
+    power: float, expected: dict, passed: bool
+) -> None:
     table = verdict(rows(power, **expected))
     (row,) = table.to_dict("records")
     assert row["passed"] is passed
@@ -74,15 +78,27 @@ def test_a_verdict_is_whether_the_slope_lies_where_it_must(power: float, expecte
         assert row["slope"] == pytest.approx(power)
         assert row["ci_low"] < power < row["ci_high"]
     summary = as_json(table)
-    assert (summary["passed"], summary["checked"], summary["failures"]) == (passed, 1, int(not passed))
+    assert (summary["passed"], summary["checked"], summary["failures"]) == (
+        passed,
+        1,
+        int(not passed),
+    )
 
 
 def test_each_tensor_kind_step_and_series_has_a_verdict_of_its_own() -> None:
-    parts = [rows(0.0), rows(0.5).assign(name="readout"), rows(0.0).assign(t=2), rows(1.0).assign(parametrization="sp")]
+    parts = [
+        rows(0.0),
+        rows(0.5).assign(name="readout"),
+        rows(0.0).assign(t=2),
+        rows(1.0).assign(parametrization="sp"),
+    ]
     table = verdict(pd.concat(parts))
     failed = table[~table["passed"]]
     assert len(table) == 4
-    assert set(zip(failed["parametrization"], failed["name"], strict=True)) == {("mup", "readout"), ("sp", "layers.1")}
+    assert set(zip(failed["parametrization"], failed["name"], strict=True)) == {
+        ("mup", "readout"),
+        ("sp", "layers.1"),
+    }
 
 
 def test_one_width_is_no_check_and_rows_without_prediction_are_not_judged() -> None:
@@ -92,16 +108,18 @@ def test_one_width_is_no_check_and_rows_without_prediction_are_not_judged() -> N
     assert len(verdict(pd.concat([rows(0.0), silent]))) == 1
 
 
-MUP, MUON = get_parametrization("mup"), family_of(Orthogonal)
-FAMILIES = {"sgd": "sgd", "adam": "adam", "orthogonal": "orthogonal", "muon": MUON}
+MUP, MUON = get_parametrization("mup"), optimizer_rules(Orthogonal)
+UPDATE_KINDS = {"sgd": "sgd", "adam": "adam", "orthogonal": "orthogonal", "muon": MUON}
 
 
 def described(zero_readout: bool = False, **options: Any) -> dict[str, ParamInfo]:
     return describe(lambda w: MLP(6, 3, w, zero_readout=zero_readout), 32, 16, **options)
 
 
-def expected(parametrization: str, family: str | Family, zero_readout: bool = True) -> dict:
-    return by_step(described(zero_readout), get_parametrization(parametrization), family)
+def expected(
+    parametrization: str, update_kind: str | OptimizerRules, zero_readout: bool = True
+) -> dict:
+    return by_step(described(zero_readout), get_parametrization(parametrization), update_kind)
 
 
 def by_step(*arguments: Any) -> dict:
@@ -115,13 +133,19 @@ def by_step(*arguments: Any) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("name", "family"),
-    [(n, f) for n in ("mup", "mup_table3", "mup_table9", "unit_init", "mean_field") for f in FAMILIES]
+    ("name", "update_kind"),
+    [
+        (n, f)
+        for n in ("mup", "mup_table3", "mup_table9", "unit_init", "mean_field")
+        for f in UPDATE_KINDS
+    ]
     + [("mulinear", "sgd"), ("mulinear", "adam")],
 )
-def test_every_formulation_of_mup_predicts_the_published_exponents(name: str, family: str) -> None:
+def test_every_formulation_of_mup_predicts_the_published_exponents(
+    name: str, update_kind: str
+) -> None:
     """PARAMETRIZATIONS: outputs 0; input W, dW, biases 0, 0; hidden -1/2, -1; output -1, -1."""
-    found = expected(name, FAMILIES[family], zero_readout=False)
+    found = expected(name, UPDATE_KINDS[update_kind], zero_readout=False)
     for t in (0, 1, 2):
         for tensor, w, dw in (
             ("layers.0.weight", 0, 0), ("layers.1.weight", -0.5, -1), ("readout.weight", -1, -1),
@@ -136,9 +160,9 @@ def test_every_formulation_of_mup_predicts_the_published_exponents(name: str, fa
     assert found["output", "readout", 1] == Expected(-0.5, 0)
 
 
-@pytest.mark.parametrize("family", ["sgd", "adam"])
-def test_no_gradient_passes_a_zero_readout_at_first(family: str) -> None:
-    found = expected("mup", family)
+@pytest.mark.parametrize("update_kind", ["sgd", "adam"])
+def test_no_gradient_passes_a_zero_readout_at_first(update_kind: str) -> None:
+    found = expected("mup", update_kind)
     assert found["update", "layers.1.weight", 0] == ZERO
     assert found["update", "layers.0.bias", 0] == ZERO
     assert found["update", "readout.weight", 0] == Expected(-1, -1)
@@ -150,39 +174,61 @@ def test_no_gradient_passes_a_zero_readout_at_first(family: str) -> None:
     assert found["decay", "layers.1.weight", 0] == Expected(-0.5, -0.5)
 
 
-@pytest.mark.parametrize(("name", "family"), [("sp", "sgd"), ("sp", "adam"), ("ntk", "adam")])
-def test_no_parametrization_may_have_updates_that_make_outputs_grow(name: str, family: str) -> None:
-    found = expected(name, family)
+@pytest.mark.parametrize(("name", "update_kind"), [("sp", "sgd"), ("sp", "adam"), ("ntk", "adam")])
+def test_no_parametrization_may_have_updates_that_make_outputs_grow(
+    name: str, update_kind: str
+) -> None:
+    found = expected(name, update_kind)
     for tensor in ("layers.1.weight", "readout.weight"):
         assert found["update", tensor, 1] == Expected(-1, -1)
     assert found["output", "layers.1", 1] == Expected(0, 0)
     assert found["param", "layers.1.weight", 0] == Expected(-0.5, -0.5)
 
 
-@pytest.mark.parametrize("family", ["sgd", "adam"])
-def test_sp_with_per_layer_learning_rates_predicts_updates_like_those_of_mup(family: str) -> None:
-    found = expected("sp_full_align", family, zero_readout=False)
+@pytest.mark.parametrize("update_kind", ["sgd", "adam"])
+def test_sp_with_per_layer_learning_rates_predicts_updates_like_those_of_mup(
+    update_kind: str,
+) -> None:
+    found = expected("sp_full_align", update_kind, zero_readout=False)
     for tensor, power in (("layers.0.weight", 0), ("layers.1.weight", -1), ("readout.weight", -1)):
         assert found["update", tensor, 1] == Expected(power, power)
 
 
-@pytest.mark.parametrize("scale", FACTORS)
+@pytest.mark.parametrize("scale", SHAPE_FACTORS)
 def test_sp_with_orthogonal_updates_predicts_what_the_optimizer_makes_of_shapes(scale: str) -> None:
     """Of a square matrix, that is; the readout, under Adam, fails as ever."""
-    family = family_of(partial(Orthogonal, scale=scale))
-    found, infos = expected("sp", family), described()
-    assert found["update", "layers.1.weight", 1] == found["update", "readout.weight", 1] == Expected(-1, -1)
-    assert own_exponent(infos["layers.1.weight"], family) == (0.5 if scale == "match_rms_adamw" else 0)
-    every = family_of(partial(Orthogonal, scale=scale, roles=("input", "output")))
-    ends = [own_exponent(infos[name], every) for name in ("layers.0.weight", "readout.weight")]
-    assert ends == {"spectral": [0.5, -0.5], "keller": [0.5, 0], "match_rms_adamw": [0.5, 0.5], "none": [0, 0]}[scale]
+    update_kind = optimizer_rules(partial(Orthogonal, scale=scale))
+    found, infos = expected("sp", update_kind), described()
+    assert (
+        found["update", "layers.1.weight", 1]
+        == found["update", "readout.weight", 1]
+        == Expected(-1, -1)
+    )
+    assert shape_factor_exponent(infos["layers.1.weight"], update_kind) == (
+        0.5 if scale == "match_rms_adamw" else 0
+    )
+    every = optimizer_rules(partial(Orthogonal, scale=scale, roles=("input", "output")))
+    ends = [
+        shape_factor_exponent(infos[name], every) for name in ("layers.0.weight", "readout.weight")
+    ]
+    assert (
+        ends
+        == {
+            "spectral": [0.5, -0.5],
+            "keller": [0.5, 0],
+            "match_rms_adamw": [0.5, 0.5],
+            "none": [0, 0],
+        }[scale]
+    )
 
 
 def test_an_optimizer_that_starts_late_is_expected_to() -> None:
     infos = described()
-    early, late = (replace(as_family("adam"), idle=idle) for idle in (0, 1))
+    early, late = (replace(as_optimizer_rules("adam"), idle_steps=idle) for idle in (0, 1))
     for t in (0, 1, 2):
-        assert expected_exponents(infos, MUP, late, t + 1) == expected_exponents(infos, MUP, early, t)
+        assert expected_exponents(infos, MUP, late, t + 1) == expected_exponents(
+            infos, MUP, early, t
+        )
     start = expected_exponents(infos, MUP, late, 0)
     assert start["update", "readout.weight"] == start["update", "readout.bias"] == ZERO
     assert start["param", "layers.1.weight"] == Expected(-0.5, -0.5)
@@ -191,8 +237,10 @@ def test_an_optimizer_that_starts_late_is_expected_to() -> None:
 def test_neither_overrides_nor_given_roles_change_what_must_be_seen() -> None:
     infos = described(roles={"layers.1.bias": "hidden", "readout.weight": "hidden"})
     parametrization = get_parametrization("mup", {"layers.1.weight": {"lr": 1}})
-    for family in ("adam", MUON):
-        assert by_step(infos, parametrization, family) == by_step(described(), MUP, family)
+    for update_kind in ("adam", MUON):
+        assert by_step(infos, parametrization, update_kind) == by_step(
+            described(), MUP, update_kind
+        )
 
 
 def test_the_figure_has_a_row_a_kind_and_a_column_a_step() -> None:
@@ -212,9 +260,17 @@ def test_norms_and_their_correlations_are_those_of_the_rows() -> None:
     for layer, size in enumerate((1.0, 4.0, 2.0)):
         values = {"frobenius": size, "spectral": 1 / size, "rms_to_rms": size**2}
         table += [
-            {"kind": "update", "name": f"layers.{layer}.weight", "statistic": s, "value": v} for s, v in values.items()
+            {"kind": "update", "name": f"layers.{layer}.weight", "statistic": s, "value": v}
+            for s, v in values.items()
         ]
-        table.append({"kind": "output_update", "name": f"layers.{layer}", "statistic": "rms", "value": 3 * size})
+        table.append(
+            {
+                "kind": "output_update",
+                "name": f"layers.{layer}",
+                "statistic": "rms",
+                "value": 3 * size,
+            }
+        )
     norms = update_norms(pd.DataFrame(table).assign(t=0, parametrization="sp"))
     assert norms["activation_change"].tolist() == [3, 12, 6]
     found = correlations(norms, by="parametrization").set_index("parametrization").loc["sp"]

@@ -17,7 +17,16 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from mupl.data import Splits, TensorData, TensorLoader, digits, epoch_order, image_folder, mnist, sources
+from mupl.data import (
+    Splits,
+    TensorData,
+    TensorLoader,
+    digits,
+    epoch_order,
+    image_folder,
+    mnist,
+    sources,
+)
 from mupl.errors import ConfigError
 from tests.resuming import Recorder, trainer, whole_and_resumed
 
@@ -26,7 +35,10 @@ CLASSES = ("ant", "bee", "cow")
 
 
 def write_images(
-    folder: Path, per_class: int = 4, size: tuple[int, int] = (6, 5), classes: tuple[str, ...] = CLASSES
+    folder: Path,
+    per_class: int = 4,
+    size: tuple[int, int] = (6, 5),
+    classes: tuple[str, ...] = CLASSES,
 ) -> Path:
     """A folder of random PNGs, one sub-folder a class; size is (width, height)."""
     rng = np.random.default_rng(0)
@@ -45,7 +57,9 @@ def write_idx(folder: Path) -> Path:
     for prefix, n in (("train", 20), ("t10k", 10)):
         labels = bytes(i % 10 for i in range(n))
         pixels = bytes((7 * i) % 256 for i in range(n * 28 * 28))
-        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, n, 28, 28) + pixels)
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(
+            struct.pack(">4i", 0x803, n, 28, 28) + pixels
+        )
         (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, n) + labels)
     return folder
 
@@ -55,9 +69,14 @@ def write_cifar_batches(folder: Path) -> Path:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
-        batch = {"data": rng.integers(0, 256, (10, 3072), dtype=np.uint8), "labels": list(range(10))}
+        batch = {
+            "data": rng.integers(0, 256, (10, 3072), dtype=np.uint8),
+            "labels": list(range(10)),
+        }
         (folder / name).write_bytes(pickle.dumps(batch))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [str(i) for i in range(10)]}))
+    (folder / "batches.meta").write_bytes(
+        pickle.dumps({"label_names": [str(i) for i in range(10)]})
+    )
     return folder
 
 
@@ -71,7 +90,9 @@ def forget_loaded_folders() -> Iterator[None]:
 @pytest.fixture
 def no_md5(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchvision takes only the true CIFAR-10 files; let it take ours."""
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5=None: os.path.exists(path))
+    monkeypatch.setattr(
+        "torchvision.datasets.cifar.check_integrity", lambda path, md5=None: os.path.exists(path)
+    )
 
 
 def build(source: str, root: Path) -> Splits:
@@ -106,10 +127,15 @@ def test_every_configured_source(source: str, tmp_path: Path) -> None:
     assert splits.train_x.shape == (num_train, *image)
     assert splits.val_x.shape == (num_val, *image)
     assert splits.train_x.is_contiguous()
-    assert splits.model_args == {"in_features": splits.train_x[0].numel(), "out_features": num_classes}
+    assert splits.model_args == {
+        "in_features": splits.train_x[0].numel(),
+        "out_features": num_classes,
+    }
     assert set(splits.train_y.tolist()) <= set(range(num_classes))
 
-    x = torch.cat([x for x, _ in TensorLoader(splits.train_x, splits.train_y, 7, splits.mean, splits.std)])
+    x = torch.cat(
+        [x for x, _ in TensorLoader(splits.train_x, splits.train_y, 7, splits.mean, splits.std)]
+    )
     torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(image[0]), atol=2e-6, rtol=0)
     torch.testing.assert_close(x.std((0, 2, 3), correction=0), torch.ones(image[0]))
 
@@ -119,7 +145,9 @@ def test_real_mnist(real_data: Path) -> None:
     assert splits.train_x.shape == (60000, 1, 28, 28)
     assert splits.val_x.shape == (10000, 1, 28, 28)
     assert splits.train_y[:5].tolist() == [5, 0, 4, 1, 9]
-    torch.testing.assert_close(splits.mean, torch.tensor([0.1307]).double(), atol=5e-5, rtol=0)  # as widely published
+    torch.testing.assert_close(
+        splits.mean, torch.tensor([0.1307]).double(), atol=5e-5, rtol=0
+    )  # as widely published
     torch.testing.assert_close(splits.std, torch.tensor([0.3081]).double(), atol=5e-5, rtol=0)
     assert mnist(str(real_data)) is splits  # loaded once
 
@@ -153,9 +181,13 @@ def uint8_splits(num_train: int = 50, num_val: int = 7) -> Splits:
     return Splits(x[:num_train], y[:num_train], x[num_train:], y[num_train:], num_classes=5)
 
 
-def train_loader(batch_size: int = 10, seed: int = 0, dtype: torch.dtype = torch.float32) -> TensorLoader:
+def train_loader(
+    batch_size: int = 10, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> TensorLoader:
     splits = uint8_splits()
-    return TensorLoader(splits.train_x, splits.train_y, batch_size, splits.mean, splits.std, seed, dtype)
+    return TensorLoader(
+        splits.train_x, splits.train_y, batch_size, splits.mean, splits.std, seed, dtype
+    )
 
 
 def indices(loader: TensorLoader) -> Tensor:
@@ -187,7 +219,9 @@ def test_constant_channel_becomes_zero() -> None:
 def test_batches_are_normalised_examples(dtype: torch.dtype) -> None:
     splits = uint8_splits()
     order = epoch_order(50, seed=1, epoch=0)
-    expected = (splits.train_x.double() / 255 - splits.mean[:, None, None]) / splits.std[:, None, None]
+    expected = (splits.train_x.double() / 255 - splits.mean[:, None, None]) / splits.std[
+        :, None, None
+    ]
     for i, (x, y) in enumerate(train_loader(8, seed=1, dtype=dtype)):
         rows = order[8 * i : 8 * i + 8]
         torch.testing.assert_close(
@@ -248,10 +282,14 @@ def recorder() -> Recorder:
     return Recorder(lambda x: index_of(train_loader(), x).tolist())
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("64-true", torch.float64)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("32-true", torch.float32), ("64-true", torch.float64)]
+)
 def test_lightning_sees_the_orders_of_its_epochs(precision: Any, dtype: torch.dtype) -> None:
     module = recorder()
-    trainer(max_epochs=3, precision=precision).fit(module, TensorData(uint8_splits(), batch_size=10, seed=4))
+    trainer(max_epochs=3, precision=precision).fit(
+        module, TensorData(uint8_splits(), batch_size=10, seed=4)
+    )
     expected = torch.stack([epoch_order(50, 4, epoch).view(5, 10) for epoch in range(3)])
     assert module.seen == expected.flatten(0, 1).tolist()
     assert module.seen_dtype == dtype
@@ -271,7 +309,9 @@ def test_data_without_a_trainer() -> None:
     data.setup()
     assert len(data.train_dataloader()) == 5
     assert [len(y) for _, y in data.val_dataloader()] == [7]
-    assert [len(y) for _, y in TensorData(uint8_splits(), 10, eval_batch_size=4).val_dataloader()] == [4, 3]
+    assert [
+        len(y) for _, y in TensorData(uint8_splits(), 10, eval_batch_size=4).val_dataloader()
+    ] == [4, 3]
 
 
 @pytest.mark.parametrize(
@@ -293,7 +333,10 @@ def test_wrong_batch_sizes(sizes: dict[str, int], message: str) -> None:
         ({"train_x": torch.zeros(4, 1, 2, 2)}, "train_x must be uint8"),
         ({"val_y": torch.zeros(4, dtype=torch.int32)}, "val_y must be int64"),
         ({"train_y": torch.zeros(3).long()}, "train_x has 4 images but train_y has 3 labels"),
-        ({"val_x": torch.zeros(0, 1, 2, 2).byte(), "val_y": torch.zeros(0).long()}, "val split has no examples"),
+        (
+            {"val_x": torch.zeros(0, 1, 2, 2).byte(), "val_y": torch.zeros(0).long()},
+            "val split has no examples",
+        ),
         ({"val_y": torch.tensor([0, 1, 2, 3])}, r"val_y has labels 0\.\.3, outside 0\.\.2"),
         ({"val_x": torch.zeros(4, 3, 2, 2).byte()}, "different shapes"),
     ],
@@ -410,7 +453,9 @@ def test_image_folder_without_cache_writes_nothing(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.iterdir() if path.is_file()]
 
 
-def test_image_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_folder_that_cannot_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_images(tmp_path)
 
     def refuse(path: Path, mode: str) -> None:  # what a read-only root does to anyone but root
@@ -451,8 +496,18 @@ def nothing(root: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "make", "kwargs", "message"),
     [
-        ("mnist", nothing, {}, "data.root={root}: no MNIST files there; give the folder that holds MNIST/raw"),
-        ("fashion_mnist", nothing, {}, "data.root={root}: no FashionMNIST files there; give the folder that holds Fas"),
+        (
+            "mnist",
+            nothing,
+            {},
+            "data.root={root}: no MNIST files there; give the folder that holds MNIST/raw",
+        ),
+        (
+            "fashion_mnist",
+            nothing,
+            {},
+            "data.root={root}: no FashionMNIST files there; give the folder that holds Fas",
+        ),
         (
             "cifar10",
             nothing,
@@ -460,13 +515,38 @@ def nothing(root: Path) -> None:
             "data.root={root}: no CIFAR10 files there; give the folder that holds cifar-10-batches-py",
         ),
         ("image_folder", nothing, {}, "data.root={root}: no images there"),
-        ("image_folder", mixed_sizes, {}, "bee/2.png is 7x5 but the images before it are 6x5; set data.image_size"),
+        (
+            "image_folder",
+            mixed_sizes,
+            {},
+            "bee/2.png is 7x5 but the images before it are 6x5; set data.image_size",
+        ),
         ("image_folder", broken_image, {}, "data.root={root}: cannot decode bee/2.png"),
-        ("image_folder", other_classes, {}, "train and val must have the same classes; not in both: cow, dog"),
+        (
+            "image_folder",
+            other_classes,
+            {},
+            "train and val must have the same classes; not in both: cow, dog",
+        ),
         ("image_folder", one_class, {}, "data.root={root}: one class only (train)"),
-        ("image_folder", write_images, {"image_size": 0}, "data.image_size=0: must be at least 1 pixel"),
-        ("image_folder", write_images, {"val_fraction": 1.0}, "data.val_fraction=1.0: must be between 0 and 1"),
-        ("image_folder", write_images, {"val_fraction": 0.01}, "data.val_fraction=0.01: leaves one split"),
+        (
+            "image_folder",
+            write_images,
+            {"image_size": 0},
+            "data.image_size=0: must be at least 1 pixel",
+        ),
+        (
+            "image_folder",
+            write_images,
+            {"val_fraction": 1.0},
+            "data.val_fraction=1.0: must be between 0 and 1",
+        ),
+        (
+            "image_folder",
+            write_images,
+            {"val_fraction": 0.01},
+            "data.val_fraction=0.01: leaves one split",
+        ),
     ],
 )
 def test_errors_are_one_line(
@@ -483,5 +563,7 @@ def test_failed_download_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise OSError("no route to host")
 
     monkeypatch.setattr("torchvision.datasets.MNIST.download", fail)
-    with pytest.raises(ConfigError, match=r"^data.download=true: could not get MNIST into .* \(no route to host\)$"):
+    with pytest.raises(
+        ConfigError, match=r"^data.download=true: could not get MNIST into .* \(no route to host\)$"
+    ):
         mnist(tmp_path, download=True)

@@ -9,7 +9,7 @@ import torch
 from loop import BASE, HYPERPARAMETERS, OPTIMIZERS, batches, build_mlp, prepare, train, trajectory
 from torch import Tensor, nn
 
-from mupl.parametrization.mulinear import MuLinear
+from mupl.nn.mulinear import MuLinear
 from mupl.parametrization.rules import Scale, get_parametrization
 from mupl.parametrization.symmetry import shift
 from mupl.parametrization.tables import TABLES
@@ -42,7 +42,9 @@ CASES = [(p, o) for o in ("sgd", "adamw") for p in MUP] + [("cerebras", "adamw")
 
 @pytest.mark.parametrize("multiplier", [3, 4])
 @pytest.mark.parametrize(("name", "optimizer"), CASES)
-def test_formulations_of_mup_follow_one_trajectory(name: str, optimizer: str, multiplier: int) -> None:
+def test_formulations_of_mup_follow_one_trajectory(
+    name: str, optimizer: str, multiplier: int
+) -> None:
     width = BASE * multiplier
     reference = trajectory("mup", optimizer, width)
     assert reference[-1] < 0.9 * reference[0]  # it trains
@@ -54,7 +56,9 @@ NEW = ["lion", "sign_sgd", "adam_atan2", "shampoo_svd"]
 
 @pytest.mark.parametrize("name", ["mup_table3", "mup_table9", "unit_init", "mean_field"])
 @pytest.mark.parametrize("optimizer", NEW)
-def test_formulations_of_mup_follow_one_trajectory_under_other_optimizers(name: str, optimizer: str) -> None:
+def test_formulations_of_mup_follow_one_trajectory_under_other_optimizers(
+    name: str, optimizer: str
+) -> None:
     reference = trajectory("mup", optimizer, 3 * BASE)
     assert reference[-1] < 0.9 * reference[0]
     close(trajectory(name, optimizer, 3 * BASE), reference, atol=1e-10)
@@ -70,7 +74,9 @@ def test_formulations_of_mup_follow_one_trajectory_under_soap(name: str) -> None
 
 
 def test_mulinear_equals_cerebras_to_the_last_bit_at_a_power_of_two() -> None:
-    assert torch.equal(trajectory("mulinear", "adamw", 4 * BASE), trajectory("cerebras", "adamw", 4 * BASE))
+    assert torch.equal(
+        trajectory("mulinear", "adamw", 4 * BASE), trajectory("cerebras", "adamw", 4 * BASE)
+    )
 
 
 # of each formulation tensors whose eps, weight decay and lr it scales
@@ -83,8 +89,16 @@ SCALED = {
     "mean_field": ("layers.1.weight", "layers.1.weight", "layers.1.weight"),
 }
 FIELDS = ("eps", "weight_decay", "lr")
-CONTROLS = [(name, "adamw", *pair) for name, tensors in SCALED.items() for pair in zip(FIELDS, tensors, strict=True)]
-CONTROLS += [("mup_table3", o, field, "readout.weight") for o in (*NEW, "soap") for field in ("lr", "weight_decay")]
+CONTROLS = [
+    (name, "adamw", *pair)
+    for name, tensors in SCALED.items()
+    for pair in zip(FIELDS, tensors, strict=True)
+]
+CONTROLS += [
+    ("mup_table3", o, field, "readout.weight")
+    for o in (*NEW, "soap")
+    for field in ("lr", "weight_decay")
+]
 GRADED = ("layers.0.weight", "layers.1.weight", "layers.1.bias", "readout.weight")
 CONTROLS += [("mulinear", "adamw", "grad", tensor) for tensor in GRADED]
 
@@ -105,8 +119,12 @@ ONE_FAMILY = (("cerebras", "sgd"), ("umup_output_scale", "adamw"))  # which thes
 ALL = [(name, o) for name in TABLES for o in ("sgd", "adamw") if (name, o) not in ONE_FAMILY]
 
 
-@pytest.mark.parametrize(("name", "optimizer"), [case for case in ALL if not case[0].startswith("umup")])
-def test_at_the_base_width_every_parametrization_is_the_standard_one(name: str, optimizer: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "optimizer"), [case for case in ALL if not case[0].startswith("umup")]
+)
+def test_at_the_base_width_every_parametrization_is_the_standard_one(
+    name: str, optimizer: str
+) -> None:
     reference = trajectory("sp", optimizer, BASE)
     close(trajectory(name, optimizer, BASE), reference)
 
@@ -116,13 +134,18 @@ def test_the_sp_class_leaves_mup_away_from_the_base_width(name: str) -> None:
     assert apart(trajectory(name, "adamw", 4 * BASE), trajectory("mup", "adamw", 4 * BASE)) > 1e-3
 
 
-THETA = {Role.INPUT: "3*m_out^1/3", Role.HIDDEN: "m_in^-1/2*sigma", Role.OUTPUT: 0.3, Role.SCALAR: 2}
+THETA = {
+    Role.INPUT: "3*m_out^1/3",
+    Role.HIDDEN: "m_in^-1/2*sigma",
+    Role.OUTPUT: 0.3,
+    Role.SCALAR: 2,
+}
 
 
 @pytest.mark.parametrize(("name", "optimizer"), ALL)
 def test_a_shift_by_any_theta_changes_no_trajectory(name: str, optimizer: str) -> None:
-    family = "sgd" if optimizer == "sgd" else "adam"
-    moved = shift(get_parametrization(name), THETA, (family,))
+    update_kind = "sgd" if optimizer == "sgd" else "adam"
+    moved = shift(get_parametrization(name), THETA, (update_kind,))
     reference = trajectory(name, optimizer, 3 * BASE)
     close(trajectory(moved, optimizer, 3 * BASE), reference)
 
@@ -130,7 +153,9 @@ def test_a_shift_by_any_theta_changes_no_trajectory(name: str, optimizer: str) -
 @pytest.mark.parametrize("optimizer", [*NEW, "soap"])
 def test_a_shift_by_any_theta_changes_no_trajectory_under_other_optimizers(optimizer: str) -> None:
     exact = {Role.INPUT: "2*m_out", Role.HIDDEN: "m_in^-1/2", Role.OUTPUT: 0.25, Role.SCALAR: 8}
-    moved = shift(get_parametrization("mup"), exact if optimizer == "soap" else THETA, ("adam", "orthogonal"))
+    moved = shift(
+        get_parametrization("mup"), exact if optimizer == "soap" else THETA, ("adam", "orthogonal")
+    )
     reference = trajectory("mup", optimizer, 4 * BASE)
     close(trajectory(moved, optimizer, 4 * BASE), reference, atol=1e-10)
 
@@ -144,20 +169,24 @@ def test_a_shift_by_any_theta_changes_no_trajectory_under_other_optimizers(optim
         ("mean_field", {Role.HIDDEN: "m_in^-1/2"}),
     ],
 )
-@pytest.mark.parametrize("family", ["sgd", "adam", "orthogonal"])
-def test_the_literal_tables_are_shifts_of_table_8(name: str, theta: dict[Role, str], family: str) -> None:
-    moved = shift(get_parametrization("mup"), theta, (family,))
+@pytest.mark.parametrize("update_kind", ["sgd", "adam", "orthogonal"])
+def test_the_literal_tables_are_shifts_of_table_8(
+    name: str, theta: dict[Role, str], update_kind: str
+) -> None:
+    moved = shift(get_parametrization("mup"), theta, (update_kind,))
     for role in Role:
-        assert moved.rule(family, role) == get_parametrization(name).rule(family, role), role
+        assert moved.rule(update_kind, role) == get_parametrization(name).rule(update_kind, role), (
+            role
+        )
 
 
-@pytest.mark.parametrize("family", ["sgd", "adam"])
-def test_mulinear_layers_alone_with_one_group_are_the_mulinear_table(family: str) -> None:
-    optimizer = "sgd" if family == "sgd" else "adamw"
+@pytest.mark.parametrize("update_kind", ["sgd", "adam"])
+def test_mulinear_layers_alone_with_one_group_are_the_mulinear_table(update_kind: str) -> None:
+    optimizer = "sgd" if update_kind == "sgd" else "adamw"
     width = 3 * BASE
     model, _ = prepare("mulinear", optimizer, width)
 
-    options = {"base_width": BASE, "family": family}
+    options = {"base_width": BASE, "update_kind": update_kind}
     hidden = [MuLinear(width, width, role="hidden", **options) for _ in range(2)]
     readout = MuLinear(width, 3, role="output", **options)
     net = Tanh([MuLinear(6, width, role="input", **options), *hidden], readout).double()
@@ -170,15 +199,18 @@ def test_mulinear_layers_alone_with_one_group_are_the_mulinear_table(family: str
     close(train(net, stock, 30), trajectory("mup", optimizer, width, steps=30))
 
 
-@pytest.mark.parametrize(("family", "power"), [("sgd", 1.0), ("adam", 0.5)])
-def test_lr_scale_of_mulinear_is_a_learning_rate_of_its_own(family: str, power: float) -> None:
-    optimizer = "sgd" if family == "sgd" else "adamw"
+@pytest.mark.parametrize(("update_kind", "power"), [("sgd", 1.0), ("adam", 0.5)])
+def test_lr_scale_of_mulinear_is_a_learning_rate_of_its_own(update_kind: str, power: float) -> None:
+    optimizer = "sgd" if update_kind == "sgd" else "adamw"
     alpha = 4.0
     scaled = get_parametrization("mulinear", {"layers.1.weight": {"lr_scale": alpha}})
-    cell = {"sgd": "m_out/m_in", "adam": "1/m_in"}[family]
+    cell = {"sgd": "m_out/m_in", "adam": "1/m_in"}[update_kind]
     by_group = get_parametrization("mup", {"layers.1.weight": {"lr": f"{alpha**power}*{cell}"}})
-    plain = {"weight_decay": 0.0} | ({"eps": 0.0} if family == "adam" else {})
-    close(trajectory(scaled, optimizer, 2 * BASE, **plain), trajectory(by_group, optimizer, 2 * BASE, **plain))
+    plain = {"weight_decay": 0.0} | ({"eps": 0.0} if update_kind == "adam" else {})
+    close(
+        trajectory(scaled, optimizer, 2 * BASE, **plain),
+        trajectory(by_group, optimizer, 2 * BASE, **plain),
+    )
 
 
 def test_a_foreign_module_follows_the_same_trajectory() -> None:
@@ -189,7 +221,9 @@ def test_a_foreign_module_follows_the_same_trajectory() -> None:
         return net
 
     for name in MUP:
-        ours, theirs = (trajectory(name, "adamw", 3 * BASE, build=build) for build in (build_mlp, plain))
+        ours, theirs = (
+            trajectory(name, "adamw", 3 * BASE, build=build) for build in (build_mlp, plain)
+        )
         close(theirs, ours)
 
 
@@ -209,7 +243,9 @@ def test_parity_with_the_mup_package(optimizer: str) -> None:
     def net_of(width: int) -> nn.Module:
         return Tanh([nn.Linear(n, width) for n in (6, width, width)], mup.MuReadout(width, 3))
 
-    net = mup.set_base_shapes(net_of(width), net_of(BASE), delta=net_of(2 * BASE), rescale_params=False).double()
+    net = mup.set_base_shapes(
+        net_of(width), net_of(BASE), delta=net_of(2 * BASE), rescale_params=False
+    ).double()
     assert net.readout.width_mult() == multiplier
     net.load_state_dict(ours.state_dict())
     if optimizer == "sgd":

@@ -16,17 +16,19 @@ from omegaconf import DictConfig
 
 from mupl.analysis.transfer import HYPERPARAMETERS, SIZES, optima, swept_hyperparameter, swept_size
 from mupl.figures.transfer import hyperparameter_transfer
-from mupl.sweep.compose import SweepConfigLoader
-from mupl.training.build import build
+from mupl.stacked.compose import SweepConfigLoader
 from mupl.training.check import check
 from mupl.training.cli import register_parametrizations
-from mupl.training.recipe import Recipe
+from mupl.training.config import build
+from mupl.training.setup import Setup
 from tests.commands import IGNORED, ROOT, Done, train_here
 
 pytestmark = IGNORED
 
 EXPERIMENTS = sorted(file.stem for file in (ROOT / "conf/experiment").glob("*.yaml"))
-HYPERPARAMETER = {x.split(".")[-1]: x for x in ("lr", "model.output_mult", "model.init_std", "scheduler")}
+HYPERPARAMETER = {
+    x.split(".")[-1]: x for x in ("lr", "model.output_mult", "model.init_std", "scheduler")
+}
 ALONG = dict(zip(("width", "depth", "batch_size", "context", "steps"), SIZES, strict=True))
 
 Compose = Callable[..., tuple[dict[str, list[str]], list[DictConfig]]]
@@ -43,7 +45,9 @@ def compose() -> Iterator[Compose]:
             master = loader.load_configuration("train", list(task), run_mode=RunMode.MULTIRUN)
             texts = [f"{key}={values}" for key, values in master.hydra.sweeper.params.items()]
             grid = {
-                o.key_or_group: list(o.sweep_string_iterator()) if o.is_sweep_override() else [o.get_value_string()]
+                o.key_or_group: list(o.sweep_string_iterator())
+                if o.is_sweep_override()
+                else [o.get_value_string()]
                 for o in OverridesParser.create().parse_overrides(texts)
             }
             ends = ([f"{key}={values[i]}" for key, values in grid.items()] for i in (0, -1))
@@ -58,7 +62,7 @@ def test_every_experiment_composes(name: str, compose: Compose) -> None:
         check(job)
         if job.model._target_ == "mupl.models.GPT":
             with torch.device("meta"):
-                build(Recipe, job, {"vocabulary": 65, "context": job.data.context})
+                build(Setup, job, {"vocabulary": 65, "context": job.data.context})
 
 
 def planted(grid: dict[str, list[str]], x: str) -> pd.DataFrame:
@@ -73,9 +77,11 @@ def planted(grid: dict[str, list[str]], x: str) -> pd.DataFrame:
 
 @pytest.mark.parametrize("along", ALONG)
 @pytest.mark.parametrize("name", HYPERPARAMETER)
-def test_every_hyperparameter_is_swept_along_every_size(name: str, along: str, compose: Compose) -> None:
+def test_every_hyperparameter_is_swept_along_every_size(
+    name: str, along: str, compose: Compose
+) -> None:
     x, size = HYPERPARAMETER[name], ALONG[along]
-    grid, _ = compose(f"experiment={name}_transfer_text", f"along={along}")
+    grid, _ = compose(f"experiment={name}_transfer_text", f"size={along}")
     assert set(grid) == {"parametrization", "seed", x, size}
     results = planted(grid, x)
     assert (swept_hyperparameter(results), swept_size(results)) == (x, size)
@@ -85,10 +91,14 @@ def test_every_hyperparameter_is_swept_along_every_size(name: str, along: str, c
     assert found["regret"].tolist() == pytest.approx([0] * len(found))
 
 
-@pytest.mark.parametrize(("name", "along"), [("lr", "depth"), ("output_mult", "batch_size"), ("scheduler", "width")])
-def test_the_figure_has_a_panel_a_parametrization_and_a_curve_a_size(name: str, along: str, compose: Compose) -> None:
+@pytest.mark.parametrize(
+    ("name", "along"), [("lr", "depth"), ("output_mult", "batch_size"), ("scheduler", "width")]
+)
+def test_the_figure_has_a_panel_a_parametrization_and_a_curve_a_size(
+    name: str, along: str, compose: Compose
+) -> None:
     x, size = HYPERPARAMETER[name], ALONG[along]
-    grid, _ = compose(f"experiment={name}_transfer_text", f"along={along}")
+    grid, _ = compose(f"experiment={name}_transfer_text", f"size={along}")
     figure = hyperparameter_transfer(planted(grid, x), size=size, x=x)
     assert [axis.get_title() for axis in figure.axes] == grid["parametrization"]
     assert {axis.get_xlabel() for axis in figure.axes} == {HYPERPARAMETERS[x]}
@@ -101,10 +111,20 @@ def test_the_figure_has_a_panel_a_parametrization_and_a_curve_a_size(name: str, 
 TINY = ["trainer=cpu", "width=8", "base_width=8", "model.d_head=4", "data.context=8", "batch_size=2", "max_steps=2",
         "seed=0"]  # fmt: skip
 SWEEPS = {
-    "lr": ["along=depth", "depth=1,2", "parametrization=mup,completep", "lr=0.01,0.1"],
-    "output_mult": ["along=context", "data.context=4,8", "model.output_mult=1,2", "model.post_norm=true,false"],
-    "init_std": ["along=steps", "max_steps=2,3", "parametrization=sp", "model.init_std=1,2"],
-    "scheduler": ["along=batch_size", "batch_size=2,4", "parametrization=sp", "scheduler=step,linear"],
+    "lr": ["size=depth", "depth=1,2", "parametrization=mup,completep", "lr=0.01,0.1"],
+    "output_mult": [
+        "size=context",
+        "data.context=4,8",
+        "model.output_mult=1,2",
+        "model.post_norm=true,false",
+    ],
+    "init_std": ["size=steps", "max_steps=2,3", "parametrization=sp", "model.init_std=1,2"],
+    "scheduler": [
+        "size=batch_size",
+        "batch_size=2,4",
+        "parametrization=sp",
+        "scheduler=step,linear",
+    ],
 }
 
 
@@ -124,7 +144,9 @@ def sweep(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Do
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_a_sweep_of_transfer_ends_with_its_figure(name: str, sweep: Callable[..., Done], tmp_path: Path) -> None:
+def test_a_sweep_of_transfer_ends_with_its_figure(
+    name: str, sweep: Callable[..., Done], tmp_path: Path
+) -> None:
     done = sweep(f"{name}_transfer_text", *SWEEPS[name])
     assert "one by one" not in done.stdout
     assert (tmp_path / "sweep" / f"{name}_transfer.png").exists()
@@ -134,7 +156,10 @@ def test_a_sweep_of_transfer_ends_with_its_figure(name: str, sweep: Callable[...
 
 @pytest.mark.parametrize(
     ("experiment", "second", "expected"),
-    [("umup", "umup/gpt", 0.1 * 16**-0.5), ("embedding_lr", "mup/embedding_sqrt", 0.1 * (16 / 8) ** -0.5)],
+    [
+        ("umup", "umup/gpt", 0.1 * 16**-0.5),
+        ("embedding_lr", "mup/embedding_sqrt", 0.1 * (16 / 8) ** -0.5),
+    ],
 )
 def test_variants_of_mup_differ_in_the_embedding_s_learning_rate(
     experiment: str, second: str, expected: float, sweep: Callable[..., Done], tmp_path: Path

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from mupl.analysis.coordinates import verdict
 from mupl.errors import ConfigError
 from mupl.models import GPT
-from mupl.optim.families import family_of, resolve
-from mupl.parametrization.apply import apply, parameters
+from mupl.nn.initialize import initialize_, parameters
+from mupl.optim.registry import optimizer_rules, resolve
 from mupl.parametrization.exponents import Expected, expected_exponents
-from mupl.parametrization.rules import get_parametrization, scales
+from mupl.parametrization.rules import get_parametrization, scale
 from mupl.parametrization.tables import TABLES
 from mupl.roles import Role, describe
 from mupl.training.coord_check import coord_check, default_dtype
@@ -38,7 +38,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "grouped": {"group_size": 2},
     "larger heads": {"d_head": None, "heads": 2},
     "no gains": {"norm_gain": False},
-    "multipliers": {"input_mult": 2.0, "attention_mult": 0.5, "residual_mult": 0.7, "output_mult": 3.0},
+    "multipliers": {
+        "input_mult": 2.0,
+        "attention_mult": 0.5,
+        "residual_mult": 0.7,
+        "output_mult": 3.0,
+    },
 }
 
 
@@ -62,7 +67,9 @@ def rotate(x: Tensor) -> Tensor:
     """Rotary positions by complex numbers: (.., T, d)."""
     half = x.shape[-1] // 2
     angle = torch.arange(T)[:, None] * 10_000.0 ** (-torch.arange(half) / half)
-    turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angle), angle)
+    turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(
+        torch.ones_like(angle), angle
+    )
     return torch.cat([turned.real, turned.imag], -1)
 
 
@@ -79,8 +86,15 @@ def test_it_computes_its_formula(activation: str, group: int, post_norm: bool) -
 
     def attention(x: Tensor) -> Tensor:
         q = block.attention.query(x).view(T, 4, 4).transpose(0, 1)
-        k, v = block.attention.key_value(x).view(T, 2, 4 // group, 4).permute(1, 2, 0, 3).repeat_interleave(group, 1)
-        return block.attention.out(attend(rotate(q), rotate(k), v, 0.5 / 2).transpose(0, 1).reshape(T, 16))
+        k, v = (
+            block.attention.key_value(x)
+            .view(T, 2, 4 // group, 4)
+            .permute(1, 2, 0, 3)
+            .repeat_interleave(group, 1)
+        )
+        return block.attention.out(
+            attend(rotate(q), rotate(k), v, 0.5 / 2).transpose(0, 1).reshape(T, 16)
+        )
 
     def mlp(x: Tensor) -> Tensor:
         h = block.mlp.up(x)
@@ -112,7 +126,9 @@ def test_generate_continues_past_the_context_and_is_reproducible() -> None:
     assert greedy.shape == (2, 15)
     for t in range(3, 15):
         assert torch.equal(greedy[:, t], model(greedy[:, max(0, t - T) : t])[:, -1].argmax(-1))
-    first, second = (model.generate(tokens(3), 20, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    first, second = (
+        model.generate(tokens(3), 20, generator=torch.Generator().manual_seed(1)) for _ in range(2)
+    )
     assert torch.equal(first, second)
     assert first.shape == (23,)
 
@@ -143,9 +159,13 @@ def test_a_bad_argument_is_named(options: dict, message: str) -> None:
         small(16, **options)
 
 
-def losses(parametrization: str, optimizer: str, width: int, steps: int = 12, **options: Any) -> Tensor:
+def losses(
+    parametrization: str, optimizer: str, width: int, steps: int = 12, **options: Any
+) -> Tensor:
     """Trajectory on sequences that count up by one or by two."""
-    tuned: dict[str, Any] = {"lr": 0.02, "eps": 1e-3, "weight_decay": 0.1} if optimizer == "adamw" else {"lr": 0.1}
+    tuned: dict[str, Any] = (
+        {"lr": 0.02, "eps": 1e-3, "weight_decay": 0.1} if optimizer == "adamw" else {"lr": 0.1}
+    )
     build = partial(small, **options)
     module = TrainingModule(
         build, width, base_width=BASE, parametrization=parametrization, optimizer=optimizer, **tuned
@@ -179,32 +199,54 @@ def test_formulations_of_mup_follow_one_trajectory(variant: str, optimizer: str)
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_at_the_base_width_every_parametrization_is_the_standard_one(optimizer: str, tied: bool) -> None:
+def test_at_the_base_width_every_parametrization_is_the_standard_one(
+    optimizer: str, tied: bool
+) -> None:
     reference = losses("sp", optimizer, BASE, steps=6, tied=tied)
     for name in TABLES:
         if name.startswith("umup"):  # absolute
             continue
-        if not (tied and name in ("mup_table3", "sp_full_align")) and (name, optimizer) != ("cerebras", "sgd"):
-            torch.testing.assert_close(losses(name, optimizer, BASE, steps=6, tied=tied), reference, atol=1e-10, rtol=0)
+        if not (tied and name in ("mup_table3", "sp_full_align")) and (name, optimizer) != (
+            "cerebras",
+            "sgd",
+        ):
+            torch.testing.assert_close(
+                losses(name, optimizer, BASE, steps=6, tied=tied), reference, atol=1e-10, rtol=0
+            )
 
 
-@pytest.mark.parametrize("family", ["sgd", "adam"])
-def test_tied_embeddings_need_equal_rows_of_embedding_and_readout(family: str) -> None:
+@pytest.mark.parametrize("update_kind", ["sgd", "adam"])
+def test_tied_embeddings_need_equal_rows_of_embedding_and_readout(update_kind: str) -> None:
     infos = describe(partial(small, tied=True), 32, BASE)
     assert "readout.weight" not in infos
-    expected = {"mup": 1 / 4, "mup_table9": 1 / 4, "unit_init": 1 / 4, "mulinear": 1 / 4, "sp": 1 / 2, "ntk": 1 / 2}
+    expected = {
+        "mup": 1 / 4,
+        "mup_table9": 1 / 4,
+        "unit_init": 1 / 4,
+        "mulinear": 1 / 4,
+        "sp": 1 / 2,
+        "ntk": 1 / 2,
+    }
     for name, factor in expected.items():
-        numbers = scales(infos, get_parametrization(name), family, lr=0.1)
+        numbers = scale(infos, get_parametrization(name), update_kind, lr=0.1)
         assert numbers["readout"].mult == pytest.approx(factor * BASE**-0.5), name
     for name in ("mup_table3", "sp_full_align"):
-        with pytest.raises(ConfigError, match=rf"model.tied=true: parametrization={name} gives the lr of an embedding"):
-            scales(infos, get_parametrization(name), family, lr=0.1)
+        with pytest.raises(
+            ConfigError,
+            match=rf"model.tied=true: parametrization={name} gives the lr of an embedding",
+        ):
+            scale(infos, get_parametrization(name), update_kind, lr=0.1)
 
 
 def test_a_tied_readout_has_the_rows_of_its_embeddings_family() -> None:
     infos = describe(partial(small, tied=True), 32, BASE)
-    numbers = scales(infos, get_parametrization("mup_table9"), family_of(resolve("muon")), lr=0.1)
-    assert [numbers[n].family for n in ("embedding.weight", "blocks.0.mlp.up.weight")] == ["adam", "orthogonal"]
+    numbers = scale(
+        infos, get_parametrization("mup_table9"), optimizer_rules(resolve("muon")), lr=0.1
+    )
+    assert [numbers[n].update_kind for n in ("embedding.weight", "blocks.0.mlp.up.weight")] == [
+        "adam",
+        "orthogonal",
+    ]
     assert numbers["readout"].mult == pytest.approx(BASE**-0.5 / 4)
 
 
@@ -213,21 +255,28 @@ def test_a_tied_readout_has_the_rows_of_its_embeddings_family() -> None:
     [({"d_head": 4}, "sp", 1 / 2), ({"d_head": 4}, "mup", 1 / 2), ({"d_head": None, "heads": 2}, "sp", 1 / 4),
      ({"d_head": None, "heads": 2}, "mup", 1 / 8)],
 )  # fmt: skip
-def test_attention_scale_by_the_way_in_which_attention_grows(heads: dict, name: str, factor: float) -> None:
+def test_attention_scale_by_the_way_in_which_attention_grows(
+    heads: dict, name: str, factor: float
+) -> None:
     """Base: d_head = 4; at width 32, eight heads of 4 or two heads of 16."""
     build = partial(small, **heads)
-    numbers = scales(describe(build, 32, BASE), get_parametrization(name), "adam", lr=0.1)
+    numbers = scale(describe(build, 32, BASE), get_parametrization(name), "adam", lr=0.1)
     assert numbers["blocks.1.attention.scale"].mult == pytest.approx(factor)
-    model = apply(build(32), numbers)
+    model = initialize_(build(32), numbers)
     assert model.blocks[1].attention.scale.value == pytest.approx(factor)
     assert set(parameters(model, numbers)) == {name for name, _ in build(32).named_parameters()}
 
 
 def test_roles() -> None:
     infos = describe(partial(small, bias=True, positions="learned", qk_norm=True), 32, BASE)
-    roles = {name.removeprefix("blocks.0."): info.role for name, info in infos.items() if "blocks.1" not in name}
+    roles = {
+        name.removeprefix("blocks.0."): info.role
+        for name, info in infos.items()
+        if "blocks.1" not in name
+    }
     assert {n for n, r in roles.items() if r is Role.HIDDEN} == {
-        f"{n}.weight" for n in ("attention.query", "attention.key_value", "attention.out", "mlp.up", "mlp.down")
+        f"{n}.weight"
+        for n in ("attention.query", "attention.key_value", "attention.out", "mlp.up", "mlp.down")
     }
     assert [n for n, r in roles.items() if r is Role.OUTPUT] == ["readout.weight"]
     assert {n for n, r in roles.items() if r is Role.SCALAR} == {
@@ -236,21 +285,31 @@ def test_roles() -> None:
     assert {"embedding.weight", "positions.weight", "attention_norm.weight", "mlp.up.bias"} <= {
         n for n, r in roles.items() if r is Role.INPUT
     }
-    assert [roles[n] for n in ("attention.scale", "mlp_residual")] == [Role.ATTENTION, Role.RESIDUAL]
+    assert [roles[n] for n in ("attention.scale", "mlp_residual")] == [
+        Role.ATTENTION,
+        Role.RESIDUAL,
+    ]
 
 
 def test_a_factor_has_no_role_to_give_a_tensor() -> None:
-    with pytest.raises(ConfigError, match="roles=tied: must be one of input, hidden, output, scalar"):
+    with pytest.raises(
+        ConfigError, match="roles=tied: must be one of input, hidden, output, scalar"
+    ):
         describe(small, 16, BASE, roles={"embedding.weight": "tied"})
 
 
-def check(along: str = "width", parametrization: Any = "mup", **options: Any) -> set[tuple[str, str]]:
+def check(
+    along: str = "width", parametrization: Any = "mup", **options: Any
+) -> set[tuple[str, str]]:
     """(kind, name) of what fails: widths 64 to 512 with 2 blocks, or width 32 with 4 to 32 blocks (base 2).
 
     Few tokens, so that what an update adds to the logits for its own tokens exceeds the noise of the others.
     """
     generator = torch.Generator().manual_seed(0)
-    start, stride = torch.randint(8, (2, 1), generator=generator), torch.randint(1, 4, (2, 1), generator=generator)
+    start, stride = (
+        torch.randint(8, (2, 1), generator=generator),
+        torch.randint(1, 4, (2, 1), generator=generator),
+    )
     ids = (start + stride * torch.arange(9)) % 8
     sizes: dict[str, Any] = {"widths": (64, 128, 256, 512), "base_width": 64}
     if along == "depth":
@@ -291,7 +350,11 @@ def test_the_coordinate_check_in_width_passes_under_mup(variant: str) -> None:
 
 def test_the_coordinate_check_in_width_fails_under_sp() -> None:
     failed = check(parametrization="sp", zero_readout=True)
-    assert {("output", "readout"), ("output", "blocks.1.mlp_residual"), ("update", "blocks.0.mlp.up.weight")} <= failed
+    assert {
+        ("output", "readout"),
+        ("output", "blocks.1.mlp_residual"),
+        ("update", "blocks.0.mlp.up.weight"),
+    } <= failed
 
 
 def test_attention_by_the_root_of_a_growing_head_is_caught() -> None:
@@ -301,7 +364,9 @@ def test_attention_by_the_root_of_a_growing_head_is_caught() -> None:
     }
 
 
-@pytest.mark.parametrize(("heads", "low"), [({"d_head": 4}, 0.0), ({"d_head": None, "heads": 2}, -0.5)])
+@pytest.mark.parametrize(
+    ("heads", "low"), [({"d_head": 4}, 0.0), ({"d_head": None, "heads": 2}, -0.5)]
+)
 def test_attention_logits_must_not_grow_and_are_independent_at_the_start_where_heads_grow(
     heads: dict, low: float
 ) -> None:
@@ -334,11 +399,15 @@ def test_an_untreated_tied_readout_is_caught() -> None:
 
 
 @pytest.mark.parametrize(("name", "residual_mult"), [("depth_mup", 1), ("completep", 0.5)])
-def test_the_coordinate_check_in_depth_passes_with_rules_in_depth(name: str, residual_mult: float) -> None:
+def test_the_coordinate_check_in_depth_passes_with_rules_in_depth(
+    name: str, residual_mult: float
+) -> None:
     assert check("depth", name, residual_mult=residual_mult) == set()
 
 
-def test_the_coordinate_check_in_depth_fails_under_mup_and_without_the_residual_multiplier() -> None:
+def test_the_coordinate_check_in_depth_fails_under_mup_and_without_the_residual_multiplier() -> (
+    None
+):
     stream = {("output", "blocks.*.attention_residual"), ("output", "blocks.*.mlp_residual")}
     assert stream | {("update", "blocks.*.mlp.up.weight")} <= check("depth", "mup")
     assert stream <= check("depth", get_parametrization("completep", {"*_residual": {"mult": 1}}))
@@ -349,7 +418,7 @@ def test_the_groups_in_depth_are_those_of_the_published_table(alpha: float) -> N
     """CompleteP (Dey et al. 2025), table 1: AdamW, m_N = 4 in width and m_L = 3 in depth."""
     infos = describe(partial(GPT, V, T, d_head=4, bias=True), 32, BASE, depth=6, base_depth=2)
     table = get_parametrization("depth_mup" if alpha == 0.5 else "completep")
-    numbers = scales(infos, table, "adam", lr=0.1, eps=1e-6, weight_decay=0.3)
+    numbers = scale(infos, table, "adam", lr=0.1, eps=1e-6, weight_decay=0.3)
     m, m_L = 4, 3
     inside = (0.1 * m_L ** (alpha - 1), 1e-6 / m * m_L**-alpha)
     expected = {
@@ -358,18 +427,28 @@ def test_the_groups_in_depth_are_those_of_the_published_table(alpha: float) -> N
         "readout.weight": (0.1, 1e-6 / m, 0.3),
     }
     for block in range(6):
-        for layer in ("attention.query", "attention.key_value", "attention.out", "mlp.up", "mlp.down"):
+        for layer in (
+            "attention.query",
+            "attention.key_value",
+            "attention.out",
+            "mlp.up",
+            "mlp.down",
+        ):
             expected[f"blocks.{block}.{layer}.weight"] = (inside[0] / m, inside[1], 0.3 * m)
             expected[f"blocks.{block}.{layer}.bias"] = (*inside, 0.3)
         for norm in ("attention_norm", "mlp_norm"):
-            expected |= {f"blocks.{block}.{norm}.{leaf}": (*inside, 0.3) for leaf in ("weight", "bias")}
+            expected |= {
+                f"blocks.{block}.{norm}.{leaf}": (*inside, 0.3) for leaf in ("weight", "bias")
+            }
     for name, values in expected.items():
         found = numbers[name]
         assert (found.lr, found.eps, found.weight_decay) == pytest.approx(values), name
     assert numbers["blocks.5.mlp_residual"].mult == pytest.approx(m_L**-alpha)
     assert numbers["readout.weight"].mult == pytest.approx(1 / m)
     norm_bias = 1
-    assert len(expected) + norm_bias == sum(info.role not in ("attention", "residual") for info in infos.values())
+    assert len(expected) + norm_bias == sum(
+        info.role not in ("attention", "residual") for info in infos.values()
+    )
 
 
 @pytest.mark.slow
@@ -379,7 +458,9 @@ def test_the_experiment_in_depth_ends_with_a_verdict(name: str, code: int, tmp_p
                  f"hydra.sweep.dir={tmp_path}")  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     assert failed(tmp_path)[name] >= (
-        {("output", "blocks.*.mlp_residual"), ("update", "blocks.*.mlp.up.weight")} if code else set()
+        {("output", "blocks.*.mlp_residual"), ("update", "blocks.*.mlp.up.weight")}
+        if code
+        else set()
     )
 
 
@@ -411,11 +492,17 @@ def failed(sweep_dir: Path) -> dict[str, set[tuple[str, str]]]:
     rows = json.loads((sweep_dir / "verdict.json").read_text())["rows"]
     names = [row.get("parametrization", "") for row in rows]
     return {
-        name: {(r["kind"], r["name"]) for r in rows if r.get("parametrization", "") == name and not r["passed"]}
+        name: {
+            (r["kind"], r["name"])
+            for r in rows
+            if r.get("parametrization", "") == name and not r["passed"]
+        }
         for name in names
     }
 
 
 def test_a_base_depth_needs_a_depth() -> None:
-    with pytest.raises(ConfigError, match="base_depth=2: must be a whole number >= 1, beside a depth"):
+    with pytest.raises(
+        ConfigError, match="base_depth=2: must be a whole number >= 1, beside a depth"
+    ):
         describe(small, 16, BASE, base_depth=2)

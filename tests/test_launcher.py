@@ -17,7 +17,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mupl.training.stack import Stack
+from mupl.stacked.stack import Stack
 from tests.commands import IGNORED, ROOT, SMALL, Done, command, environment, train_here
 from tests.commands import train as run_command
 
@@ -41,7 +41,9 @@ def sweep(train: Train) -> Train:
     """A multirun in a folder, under a launcher, that ends with its table."""
 
     def start(folder: Path, launcher: str, *arguments: str) -> Done:
-        return train("-m", f"hydra/launcher={launcher}", TABLE_ONLY, *arguments, f"hydra.sweep.dir={folder}")
+        return train(
+            "-m", f"hydra/launcher={launcher}", TABLE_ONLY, *arguments, f"hydra.sweep.dir={folder}"
+        )
 
     return start
 
@@ -71,13 +73,19 @@ def assert_same(basic: Path, other: Path) -> None:
         files = {file.relative_to(basic) for file in (basic / job).rglob("*")}
         assert files == {file.relative_to(other) for file in (other / job).rglob("*")}
         for file in ("config.yaml", "overrides.yaml"):
-            assert (basic / job / ".hydra" / file).read_text() == (other / job / ".hydra" / file).read_text()
-        assert hydra_config(basic / job / ".hydra/hydra.yaml") == hydra_config(other / job / ".hydra/hydra.yaml")
+            assert (basic / job / ".hydra" / file).read_text() == (
+                other / job / ".hydra" / file
+            ).read_text()
+        assert hydra_config(basic / job / ".hydra/hydra.yaml") == hydra_config(
+            other / job / ".hydra/hydra.yaml"
+        )
         table = "parametrization.csv"
         if (basic / job / table).exists():  # not of a job that failed
             assert (basic / job / table).read_text() == (other / job / table).read_text()
             for file in (basic / job).rglob("metrics.csv"):
-                metrics, others = (pd.read_csv(path) for path in (file, other / file.relative_to(basic)))
+                metrics, others = (
+                    pd.read_csv(path) for path in (file, other / file.relative_to(basic))
+                )
                 # the basic launcher takes accuracies in float32
                 pd.testing.assert_frame_equal(metrics, others, rtol=1e-6)
     exact = [c for c in results(basic) if c != "val_accuracy"]
@@ -113,7 +121,9 @@ SWEEPS: dict[str, tuple[list[str], int]] = {
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_a_sweep_leaves_what_the_basic_launcher_leaves(name: str, sweep: Train, tmp_path: Path) -> None:
+def test_a_sweep_leaves_what_the_basic_launcher_leaves(
+    name: str, sweep: Train, tmp_path: Path
+) -> None:
     overrides, stacks = SWEEPS[name]
     for launcher in ("basic", "stacked"):
         done = sweep(tmp_path / launcher, launcher, *EXACT, *overrides)
@@ -166,7 +176,9 @@ def test_the_same_command_again_trains_nothing_and_a_larger_one_what_is_new(
     (folder,) = tmp_path.glob("multirun/digits-*")
     before, table = written(folder), (folder / "results.csv").read_text()
     (folder / "results.csv").unlink()
-    again = train(*arguments, "width=8", f"hydra/launcher={second}", "logger={}", "metric=train_loss")
+    again = train(
+        *arguments, "width=8", f"hydra/launcher={second}", "logger={}", "metric=train_loss"
+    )
     assert "2 of 2 jobs were done before" in again.stdout
     assert "stack 1" not in again.stdout
     assert written(folder) == before
@@ -179,18 +191,30 @@ def test_the_same_command_again_trains_nothing_and_a_larger_one_what_is_new(
 
 
 @pytest.mark.parametrize("launcher", ["basic", "stacked"])
-def test_failed_jobs_or_all_run_again_on_request(launcher: str, sweep: Train, tmp_path: Path) -> None:
+def test_failed_jobs_or_all_run_again_on_request(
+    launcher: str, sweep: Train, tmp_path: Path
+) -> None:
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
     (tmp_path / "broken" / "broken").touch()
     folder = tmp_path / "sweep"
     roots = f"data.root={tmp_path}/whole,{tmp_path}/broken"
-    arguments = [folder, launcher, *SMALL, "width=8", "seed=0,1", "data._target_=tests.models.digits_of", roots]
+    arguments = [
+        folder,
+        launcher,
+        *SMALL,
+        "width=8",
+        "seed=0,1",
+        "data._target_=tests.models.digits_of",
+        roots,
+    ]
     done = sweep(*arguments)
     assert done.returncode == 1
     assert "2 completed, 2 failed" in done.stdout
     failed = results(folder).query("status == 'failed'")
-    assert set(failed["error"]) == {"InstantiationException: " + failed["error"].iloc[0].partition(": ")[2]}
+    assert set(failed["error"]) == {
+        "InstantiationException: " + failed["error"].iloc[0].partition(": ")[2]
+    }
     before = written(folder)
     (tmp_path / "broken" / "broken").unlink()
     assert "4 of 4 jobs were done before" in sweep(*arguments).stdout
@@ -198,7 +222,9 @@ def test_failed_jobs_or_all_run_again_on_request(launcher: str, sweep: Train, tm
     again = sweep(*arguments, "rerun=failed")
     assert again.returncode == 0
     assert "2 of 4 jobs were done before" in again.stdout
-    assert {job for job, when in written(folder).items() if when != before[job]} == set(failed["folder"])
+    assert {job for job, when in written(folder).items() if when != before[job]} == set(
+        failed["folder"]
+    )
     table = results(folder)
     assert "were done before" not in sweep(*arguments, "rerun=all").stdout
     assert all(when > before[job] for job, when in written(folder).items())
@@ -206,14 +232,19 @@ def test_failed_jobs_or_all_run_again_on_request(launcher: str, sweep: Train, tm
 
 
 @pytest.mark.parametrize("launcher", ["basic", "stacked"])
-def test_a_wrong_word_for_what_to_run_again_is_one_clear_line(launcher: str, sweep: Train, tmp_path: Path) -> None:
+def test_a_wrong_word_for_what_to_run_again_is_one_clear_line(
+    launcher: str, sweep: Train, tmp_path: Path
+) -> None:
     done = sweep(tmp_path, launcher, *SMALL, "width=8,16", "rerun=some")
     assert done.returncode == 1
     assert done.stderr == "error: rerun=some: must be one of missing, failed, all\n"
 
 
 def test_a_wrong_option_of_the_launcher_is_one_clear_line(sweep: Train, tmp_path: Path) -> None:
-    for option, words in (("through=carrier", "must be null or of submitit_local"), ("max_members=0", "whole number")):
+    for option, words in (
+        ("through=carrier", "must be null or of submitit_local"),
+        ("max_members=0", "whole number"),
+    ):
         done = sweep(tmp_path, "stacked", *SMALL, "width=8,16", f"hydra.launcher.{option}")
         assert done.stderr.startswith(f"error: hydra.launcher.{option}: must be "), done.stderr
         assert words in done.stderr
@@ -222,13 +253,29 @@ def test_a_wrong_option_of_the_launcher_is_one_clear_line(sweep: Train, tmp_path
 
 @pytest.mark.parametrize(
     ("number", "at", "callbacks"),
-    [(signal.SIGINT, 33, "none"), (signal.SIGTERM, 70, "none"), (signal.SIGTERM, 70, "coordinates")],
+    [
+        (signal.SIGINT, 33, "none"),
+        (signal.SIGTERM, 70, "none"),
+        (signal.SIGTERM, 70, "coordinates"),
+    ],
 )
 def test_a_sweep_that_is_interrupted_goes_on_where_it_was(
-    number: signal.Signals, at: int, callbacks: str, sweep: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals,
+    at: int,
+    callbacks: str,
+    sweep: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     grid = ["width=8,16", "lr=0.01,1e30", "seed=0,1", "optimizer=sgd"]
-    arguments = ["stacked", *EXACT, *grid, "max_steps=50", "trainer.val_check_interval=20", f"callbacks={callbacks}"]
+    arguments = [
+        "stacked",
+        *EXACT,
+        *grid,
+        "max_steps=50",
+        "trainer.val_check_interval=20",
+        f"callbacks={callbacks}",
+    ]
     steps = []
     step = Stack._step
 
@@ -246,7 +293,9 @@ def test_a_sweep_that_is_interrupted_goes_on_where_it_was(
     assert done.stderr.startswith(f"{title}: {number.name} at step {k} of 50: it")
     assert done.stderr.endswith("the same command goes on from here\n")
     states = list(tmp_path.glob("interrupted/states/*"))
-    assert {str(file) in done.stderr for file in states if file.suffix == ".pt"} == ({True} if states else set())
+    assert {str(file) in done.stderr for file in states if file.suffix == ".pt"} == (
+        {True} if states else set()
+    )
     done = sweep(tmp_path / "interrupted", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert steps[at] == (k if states else 0)
@@ -255,7 +304,10 @@ def test_a_sweep_that_is_interrupted_goes_on_where_it_was(
     sweep(tmp_path / "whole", *arguments)
     assert results(tmp_path / "whole").equals(results(tmp_path / "interrupted"))
     for file in tmp_path.glob("whole/*/*.csv"):
-        assert file.read_text() == (tmp_path / "interrupted" / file.relative_to(tmp_path / "whole")).read_text()
+        assert (
+            file.read_text()
+            == (tmp_path / "interrupted" / file.relative_to(tmp_path / "whole")).read_text()
+        )
 
 
 def test_a_process_that_is_interrupted_says_so_and_ends(tmp_path: Path) -> None:
@@ -270,7 +322,9 @@ def test_a_process_that_is_interrupted_says_so_and_ends(tmp_path: Path) -> None:
     out, err = process.communicate()
     assert process.returncode == 130, err
     assert out == "stack 1 of 1: 2 jobs, 200000 steps\n"
-    assert re.fullmatch(r"stack 1 of 1: SIGINT at step \d+ of 200000: its state is in .*[.]pt; the same .*\n", err)
+    assert re.fullmatch(
+        r"stack 1 of 1: SIGINT at step \d+ of 200000: its state is in .*[.]pt; the same .*\n", err
+    )
 
 
 @pytest.fixture
@@ -282,7 +336,10 @@ def python_handles_sigint() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("python_handles_sigint")
-@pytest.mark.parametrize("moment", ["mupl.sweep.plan.shape_key", "mupl.sweep.job.build", "mupl.sweep.files.outcome"])
+@pytest.mark.parametrize(
+    "moment",
+    ["mupl.stacked.plan.shape_key", "mupl.stacked.member.build", "mupl.stacked.output.outcome"],
+)
 def test_an_interrupt_while_nothing_is_trained_is_one_line_too(
     moment: str, sweep: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,10 +353,12 @@ def test_an_interrupt_while_nothing_is_trained_is_one_line_too(
             return function(*arguments, **options)
 
         patch.setattr(moment, interrupted)
-        patch.setattr("mupl.sweep.job._RECIPES", {})
+        patch.setattr("mupl.stacked.member._SETUPS", {})
         done = sweep(*arguments)
     assert done.returncode == 130
-    assert re.fullmatch("(interrupted|stack 1 of 1: SIGINT at its end): .*\n", done.stderr), done.stderr
+    assert re.fullmatch("(interrupted|stack 1 of 1: SIGINT at its end): .*\n", done.stderr), (
+        done.stderr
+    )
     assert sweep(*arguments).returncode == 0
     assert (results(tmp_path)["status"] == "completed").all()
 
@@ -307,8 +366,19 @@ def test_an_interrupt_while_nothing_is_trained_is_one_line_too(
 @SLOW
 def test_a_sweep_that_is_killed_twenty_times_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
     chance = random.Random(0)
-    grid = ["width=8,16,32", "lr=0.01,0.02,0.04,0.08,1e30", "seed=0,1", "parametrization=sp,mup", "optimizer=sgd"]
-    options = ["max_steps=10000", "trainer=cpu", "hydra.launcher.save_every=0", "hydra/launcher=stacked"]
+    grid = [
+        "width=8,16,32",
+        "lr=0.01,0.02,0.04,0.08,1e30",
+        "seed=0,1",
+        "parametrization=sp,mup",
+        "optimizer=sgd",
+    ]
+    options = [
+        "max_steps=10000",
+        "trainer=cpu",
+        "hydra.launcher.save_every=0",
+        "hydra/launcher=stacked",
+    ]
 
     def start(folder: Path) -> "subprocess.Popen[bytes]":
         arguments = command("-m", *grid, *options, f"hydra.sweep.dir={folder}")
@@ -332,7 +402,13 @@ def test_a_sweep_that_is_killed_twenty_times_ends_as_if_nothing_had_been(tmp_pat
     assert results(tmp_path / "whole").equals(results(tmp_path / "killed"))
 
 
-GOOD = {"lr": "0.01", "width": "8", "batch_size": "32", "data": "tests.models.digits_of", "betas": "[0.9,0.99]"}
+GOOD = {
+    "lr": "0.01",
+    "width": "8",
+    "batch_size": "32",
+    "data": "tests.models.digits_of",
+    "betas": "[0.9,0.99]",
+}
 BAD = [
     # what is wrong, and what its row's error says
     ({"lr": "fast"}, "ConfigError: lr=fast: must be a finite number"),
@@ -343,12 +419,18 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("launchers", [["stacked"], pytest.param(["stacked", "basic"], marks=SLOW)], ids="-".join)
+@pytest.mark.parametrize(
+    "launchers", [["stacked"], pytest.param(["stacked", "basic"], marks=SLOW)], ids="-".join
+)
 def test_ten_bad_jobs_among_fifty_leave_forty_good_rows_and_say_what_was_wrong(
     launchers: list[str], sweep: Train, tmp_path: Path
 ) -> None:
-    cases = [GOOD | {"lr": f"{0.001 * (i + 1):.3f}"} for i in range(20)] + [GOOD | change for change, _ in BAD]
-    texts = ["{" + ",".join(f"{key}:{value}" for key, value in case.items()) + "}" for case in cases]
+    cases = [GOOD | {"lr": f"{0.001 * (i + 1):.3f}"} for i in range(20)] + [
+        GOOD | change for change, _ in BAD
+    ]
+    texts = [
+        "{" + ",".join(f"{key}:{value}" for key, value in case.items()) + "}" for case in cases
+    ]
     keys = [f"{key}=${{case.{key}}}" for key in ("lr", "width", "batch_size")]
     keys += ["data._target_=${case.data}", "optimizer.betas=${case.betas}"]
     arguments = [*SMALL[1:], "max_steps=5", "seed=0,1", *keys, f"+case={','.join(texts)}"]
@@ -363,7 +445,9 @@ def test_ten_bad_jobs_among_fifty_leave_forty_good_rows_and_say_what_was_wrong(
             ((key, value),) = change.items()
             rows = tables[-1][tables[-1]["case"].str.contains(f"'{key}': '?{re.escape(value)}")]
             assert rows["status"].tolist() == ["failed" if error else "diverged"] * 2
-            assert error is None or rows["error"].str.contains(error, regex=False).all(), rows["error"].tolist()
+            assert error is None or rows["error"].str.contains(error, regex=False).all(), rows[
+                "error"
+            ].tolist()
         for job in tables[-1]["folder"]:
             assert (tmp_path / launcher / job / ".hydra" / "config.yaml").exists()
     for table in tables[1:]:
@@ -385,7 +469,8 @@ OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 
 
 
 @pytest.mark.parametrize(
-    "error", [OUT_OF_MEMORY, MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+    "error",
+    [OUT_OF_MEMORY, MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
 )
 def test_out_of_memory_halves_a_stack_and_all_results_are_there(
     error: Exception, sweep: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -395,10 +480,14 @@ def test_out_of_memory_halves_a_stack_and_all_results_are_there(
     monkeypatch.setattr(Stack, "_step", raise_above(3, error))
     done = sweep(tmp_path / "halved", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    said = [f"stack 1 of 1: out of memory with {n} members: going on with halves" for n in (9, 4, 5)]
+    said = [
+        f"stack 1 of 1: out of memory with {n} members: going on with halves" for n in (9, 4, 5)
+    ]
     assert [line for line in done.stdout.splitlines() if "out of memory" in line] == said
     assert ONE_BY_ONE not in done.stdout
-    pd.testing.assert_frame_equal(results(tmp_path / "whole"), results(tmp_path / "halved"), rtol=1e-9)
+    pd.testing.assert_frame_equal(
+        results(tmp_path / "whole"), results(tmp_path / "halved"), rtol=1e-9
+    )
 
 
 def test_a_job_that_is_out_of_memory_alone_is_a_failed_row(
@@ -409,7 +498,12 @@ def test_a_job_that_is_out_of_memory_alone_is_a_failed_row(
     assert done.returncode == 1
     assert ONE_BY_ONE not in done.stdout
     table = results(tmp_path).set_index("seed")
-    assert table["status"].to_dict() == {0: "completed", 1: "completed", 2: "completed", 13: "failed"}
+    assert table["status"].to_dict() == {
+        0: "completed",
+        1: "completed",
+        2: "completed",
+        13: "failed",
+    }
     assert table.loc[13, "error"] == f"OutOfMemoryError: {OUT_OF_MEMORY}"
 
 
@@ -423,28 +517,46 @@ def test_jobs_of_a_stack_that_fails_run_alone_with_a_line_saying_why(
     assert (results(tmp_path)["status"] == "completed").all()
 
 
-def test_a_sweep_is_split_by_memory_and_by_the_number_of_members(sweep: Train, tmp_path: Path) -> None:
+def test_a_sweep_is_split_by_memory_and_by_the_number_of_members(
+    sweep: Train, tmp_path: Path
+) -> None:
     grid = [*EXACT, "width=8", "lr=0.01,0.02", "seed=0,1,2"]
-    for folder, option, stacks in (("members", "max_members=2", 3), ("memory", "memory_gb=1e-9", 6), ("whole", "", 1)):
-        done = sweep(tmp_path / folder, "stacked", *grid, *([f"hydra.launcher.{option}"] if option else []))
+    for folder, option, stacks in (
+        ("members", "max_members=2", 3),
+        ("memory", "memory_gb=1e-9", 6),
+        ("whole", "", 1),
+    ):
+        done = sweep(
+            tmp_path / folder, "stacked", *grid, *([f"hydra.launcher.{option}"] if option else [])
+        )
         assert f"stack {stacks} of {stacks}" in done.stdout
     for folder in ("members", "memory"):
-        pd.testing.assert_frame_equal(results(tmp_path / folder), results(tmp_path / "whole"), rtol=1e-9)
+        pd.testing.assert_frame_equal(
+            results(tmp_path / folder), results(tmp_path / "whole"), rtol=1e-9
+        )
 
 
-def test_a_coordinate_check_is_one_stack_a_width_and_gives_the_same_verdict(train: Train, tmp_path: Path) -> None:
+def test_a_coordinate_check_is_one_stack_a_width_and_gives_the_same_verdict(
+    train: Train, tmp_path: Path
+) -> None:
     grid = ["experiment=coord_check", "trainer=cpu", "width=32,64,128", "base_width=32", "seed=0,1",
             "parametrization=sp,mulinear", "optimizer=adam"]  # fmt: skip
     codes = []
     for launcher in ("basic", "stacked"):
-        done = train("-m", *grid, f"hydra/launcher={launcher}", f"hydra.sweep.dir={tmp_path / launcher}")
+        done = train(
+            "-m", *grid, f"hydra/launcher={launcher}", f"hydra.sweep.dir={tmp_path / launcher}"
+        )
         codes.append(done.returncode)
     assert codes == [1, 1], done.stderr  # sp fails
     assert "stack 3 of 3: 4 jobs" in done.stdout
     assert ONE_BY_ONE not in done.stdout
-    rows, others = (pd.read_csv(tmp_path / launcher / "coord_check.csv") for launcher in ("basic", "stacked"))
+    rows, others = (
+        pd.read_csv(tmp_path / launcher / "coord_check.csv") for launcher in ("basic", "stacked")
+    )
     pd.testing.assert_frame_equal(rows, others, rtol=1e-5, atol=1e-9)
-    verdict, other = (json.loads((tmp_path / x / "verdict.json").read_text()) for x in ("basic", "stacked"))
+    verdict, other = (
+        json.loads((tmp_path / x / "verdict.json").read_text()) for x in ("basic", "stacked")
+    )
     assert [row["passed"] for row in verdict["rows"]] == [row["passed"] for row in other["rows"]]
 
 
@@ -468,12 +580,28 @@ def test_trials_of_optuna_are_stacked(train: Train, tmp_path: Path) -> None:
     assert [f"[{i}/?] lr=" in done.stdout for i in range(1, 9)] == [True] * 8
 
 
-SUBMITIT = ("stacked", "hydra.launcher.through=submitit_local", "+hydra.launcher.resources.timeout_min=5")
+SUBMITIT = (
+    "stacked",
+    "hydra.launcher.through=submitit_local",
+    "+hydra.launcher.resources.timeout_min=5",
+)
 PLUGINS = [
     # what it needs, the extra that brings it, the launcher and its options
-    pytest.param("hydra_plugins.hydra_joblib_launcher", "joblib", ("joblib", "hydra.launcher.n_jobs=2"), marks=SLOW),
-    pytest.param("hydra_plugins.hydra_submitit_launcher", "submitit", ("submitit_local",), marks=SLOW),
-    pytest.param("hydra_plugins.hydra_ray_launcher", "ray", ("ray", "+hydra.launcher.ray.init.num_cpus=2"), marks=SLOW),
+    pytest.param(
+        "hydra_plugins.hydra_joblib_launcher",
+        "joblib",
+        ("joblib", "hydra.launcher.n_jobs=2"),
+        marks=SLOW,
+    ),
+    pytest.param(
+        "hydra_plugins.hydra_submitit_launcher", "submitit", ("submitit_local",), marks=SLOW
+    ),
+    pytest.param(
+        "hydra_plugins.hydra_ray_launcher",
+        "ray",
+        ("ray", "+hydra.launcher.ray.init.num_cpus=2"),
+        marks=SLOW,
+    ),
     pytest.param("submitit", "submitit", SUBMITIT, marks=SLOW),
     pytest.param("ray", "ray", ("stacked", "hydra.launcher.through=ray"), marks=SLOW),
 ]
@@ -498,23 +626,46 @@ def test_jobs_may_be_sent_elsewhere_and_go_on_with_a_sweep_that_was_begun_here(
     assert launcher[0] != "stacked" or "stack 1 of 1: 2 jobs" in done.stdout
     if launcher[0] in ("stacked", "joblib"):  # whose workers print here
         assert sorted(re.findall(r"^\[\d/6\]", done.stdout, re.MULTILINE)) == ["[3/6]", "[6/6]"]
-    pd.testing.assert_frame_equal(results(tmp_path / "here"), results(tmp_path / "there"), rtol=1e-6)
-    assert {job: when for job, when in written(tmp_path / "there").items() if job in before} == before
+    pd.testing.assert_frame_equal(
+        results(tmp_path / "here"), results(tmp_path / "there"), rtol=1e-6
+    )
+    assert {
+        job: when for job, when in written(tmp_path / "there").items() if job in before
+    } == before
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")
 def test_an_interrupt_ends_the_tasks_that_were_sent_elsewhere(tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="pip install mupl[submitit]")
-    arguments = [*SMALL, "max_steps=200000", "width=8", "lr=0.01,0.02", f"hydra.sweep.dir={tmp_path}"]
-    launcher = [f"hydra/launcher={SUBMITIT[0]}", *SUBMITIT[1:], "hydra.launcher.save_every=0.1", TABLE_ONLY]
+    arguments = [
+        *SMALL,
+        "max_steps=200000",
+        "width=8",
+        "lr=0.01,0.02",
+        f"hydra.sweep.dir={tmp_path}",
+    ]
+    launcher = [
+        f"hydra/launcher={SUBMITIT[0]}",
+        *SUBMITIT[1:],
+        "hydra.launcher.save_every=0.1",
+        TABLE_ONLY,
+    ]
     process = subprocess.Popen(
-        command("-m", *launcher, *arguments), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True
+        command("-m", *launcher, *arguments),
+        cwd=ROOT,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 60
 
     def processes() -> list[Path]:
-        found = [file for file in Path("/proc").glob("[0-9]*/cmdline") if int(file.parent.name) != process.pid]
+        found = [
+            file
+            for file in Path("/proc").glob("[0-9]*/cmdline")
+            if int(file.parent.name) != process.pid
+        ]
         return [file for file in found if str(tmp_path).encode() in _read(file)]
 
     while not list(tmp_path.glob("states/*.json")):
@@ -538,7 +689,9 @@ def _read(file: Path) -> bytes:
         return b""
 
 
-def test_a_result_of_another_job_in_the_same_folder_is_not_taken_for_its_own(sweep: Train, tmp_path: Path) -> None:
+def test_a_result_of_another_job_in_the_same_folder_is_not_taken_for_its_own(
+    sweep: Train, tmp_path: Path
+) -> None:
     numbered = [*SMALL, "hydra.sweep.subdir=${hydra.job.num}", "width=8"]
     for launcher in ("stacked", "basic"):
         for lr in (0.001, 0.002):

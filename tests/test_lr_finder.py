@@ -20,7 +20,9 @@ from tests.resuming import trainer
 
 
 def module(lr: float = 0.01, optimizer: str = "muon", **options: object) -> TrainingModule:
-    return TrainingModule(partial(MLP, 64, 10), 64, base_width=16, lr=lr, optimizer=optimizer, **options)
+    return TrainingModule(
+        partial(MLP, 64, 10), 64, base_width=16, lr=lr, optimizer=optimizer, **options
+    )
 
 
 def data() -> TensorData:
@@ -28,10 +30,14 @@ def data() -> TensorData:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_what_is_found_trains_well_and_the_module_stays_as_it_was(tmp_path: Path, optimizer: str) -> None:
+def test_what_is_found_trains_well_and_the_module_stays_as_it_was(
+    tmp_path: Path, optimizer: str
+) -> None:
     tuned = module(optimizer=optimizer)
     before = {key: value.clone() for key, value in tuned.state_dict().items()}
-    search = find_lr(tuned, data(), low=1e-5, high=10, steps=60, default_root_dir=tmp_path, accelerator="cpu")
+    search = find_lr(
+        tuned, data(), low=1e-5, high=10, steps=60, default_root_dir=tmp_path, accelerator="cpu"
+    )
     assert all(torch.equal(value, before[key]) for key, value in tuned.state_dict().items())
     assert type(tuned.schedule).__name__ == "Schedule"
     assert search.lrs[0] == 1e-5

@@ -19,13 +19,13 @@ from torch.optim import Optimizer
 from mupl.errors import ConfigError
 from mupl.models import MLP
 from mupl.optim.elementwise import Lion, adam_atan2, lion, sign_momentum
-from mupl.optim.families import OPTIMIZERS, family_of
 from mupl.optim.groups import build_optimizer
-from mupl.optim.orthogonal import FACTORS, METHODS, Orthogonal, accumulate
+from mupl.optim.orthogonal import METHODS, SHAPE_FACTORS, Orthogonal, accumulate
+from mupl.optim.registry import OPTIMIZERS, optimizer_rules
 from mupl.parametrization.rules import Scale
 from mupl.roles import describe
 from mupl.training.module import TrainingModule
-from mupl.training.recipe import Recipe
+from mupl.training.setup import Setup
 
 SHAPES = [(512, 2048), (2048, 512), (64, 64), (10, 784), (64, 32, 3, 3)]
 CONFIGS = Path(__file__).parents[1] / "conf" / "optimizer"
@@ -42,7 +42,7 @@ def with_singular_values(s: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def matrices(*weights: Tensor) -> list[dict[str, Any]]:
-    return [{"params": list(weights), "family": "orthogonal"}]
+    return [{"params": list(weights), "update_kind": "orthogonal"}]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -51,8 +51,12 @@ def test_svd_makes_all_singular_values_one(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(s, torch.ones_like(s), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("method", "low", "high"), [("muon", 0.68, 1.21), ("accurate", 1 - 1e-5, 1 + 1e-5)])
-def test_newton_schulz_keeps_singular_values_in_its_band(method: str, low: float, high: float) -> None:
+@pytest.mark.parametrize(
+    ("method", "low", "high"), [("muon", 0.68, 1.21), ("accurate", 1 - 1e-5, 1 + 1e-5)]
+)
+def test_newton_schulz_keeps_singular_values_in_its_band(
+    method: str, low: float, high: float
+) -> None:
     """Of those that are at least 0.002 of the Frobenius norm; bfloat16 rounds by up to 0.4 %."""
     s = torch.logspace(-2, 0, 64, dtype=torch.float64)
     x = with_singular_values(s, 64, 96)
@@ -63,7 +67,9 @@ def test_newton_schulz_keeps_singular_values_in_its_band(method: str, low: float
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_orthogonal_updates_depend_on_neither_scale_nor_company_nor_orientation(method: str) -> None:
+def test_orthogonal_updates_depend_on_neither_scale_nor_company_nor_orientation(
+    method: str,
+) -> None:
     x = with_singular_values(torch.linspace(0.1, 1, 24), 24, 40).float()
     u = METHODS[method](x)
     close = partial(torch.testing.assert_close, atol=2e-2 if method == "muon" else 1e-5, rtol=0)
@@ -86,13 +92,17 @@ def test_directions_that_a_momentum_has_not_are_given_none(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["svd", "muon"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_under_spectral_scaling_the_rms_to_rms_norm_of_an_update_is_lr(shape: tuple[int, ...], method: str) -> None:
+def test_under_spectral_scaling_the_rms_to_rms_norm_of_an_update_is_lr(
+    shape: tuple[int, ...], method: str
+) -> None:
     lr = 0.03
     w = nn.Parameter(torch.zeros(shape))
     w.grad = gaussian(*shape)
     Orthogonal(matrices(w), lr=lr, method=method).step()
     change = w.detach().flatten(1)
-    rms_to_rms = torch.linalg.matrix_norm(change, ord=2).item() * math.sqrt(change.shape[1] / change.shape[0])
+    rms_to_rms = torch.linalg.matrix_norm(change, ord=2).item() * math.sqrt(
+        change.shape[1] / change.shape[0]
+    )
     assert rms_to_rms == pytest.approx(lr, rel=1e-4 if method == "svd" else 0.25)
 
 
@@ -101,7 +111,9 @@ def test_under_spectral_scaling_the_rms_to_rms_norm_of_an_update_is_lr(shape: tu
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_parity_with_torch_muon(scale: str, theirs: str, nesterov: bool) -> None:
     shapes = [(64, 64), (96, 32), (64, 64), (32, 96), (96, 32)]
-    ours, reference = ([nn.Parameter(gaussian(*s, seed=i)) for i, s in enumerate(shapes)] for _ in range(2))
+    ours, reference = (
+        [nn.Parameter(gaussian(*s, seed=i)) for i, s in enumerate(shapes)] for _ in range(2)
+    )
     common = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.9, "nesterov": nesterov}
     try:
         muon = torch.optim.Muon(reference, adjust_lr_fn=theirs, **common)
@@ -151,7 +163,9 @@ def test_parity_of_param_groups_with_the_library_as_it_stands(library: type[Opti
 
     def ours(params: Any) -> Optimizer:
         named = {str(i): p for i, p in enumerate(params)}
-        fixed = Scale(mult=1, init=None, eps=1e-8, grad=1, family="adam", factor=1, **common)  # type: ignore[arg-type]
+        fixed = Scale(
+            mult=1, init=None, eps=1e-8, grad=1, update_kind="adam", shape_factor=1, **common
+        )  # type: ignore[arg-type]
         return build_optimizer(library, named, dict.fromkeys(named, fixed))
 
     torch.testing.assert_close(follow(ours), follow(partial(library, **common)), atol=1e-12, rtol=0)
@@ -162,9 +176,13 @@ def test_the_other_tensors_follow_torch_adamw() -> None:
     spectator = nn.Parameter(torch.ones(2, 2))
 
     def ours(params: Any) -> Optimizer:
-        return Orthogonal([{"params": params, "family": "adam"}, *matrices(spectator)], **options)
+        return Orthogonal(
+            [{"params": params, "update_kind": "adam"}, *matrices(spectator)], **options
+        )
 
-    torch.testing.assert_close(follow(ours), follow(partial(torch.optim.AdamW, **options)), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        follow(ours), follow(partial(torch.optim.AdamW, **options)), atol=1e-12, rtol=0
+    )
 
 
 def test_entrywise_directions_are_their_formulas() -> None:
@@ -192,7 +210,9 @@ def test_directions_take_a_leading_member_axis() -> None:
         (partial(adam_atan2, step=3, beta1=0.9, beta2=0.99), (g, m, v.square())),
         *((lambda x, f=f: (f(x),), (g,)) for f in (METHODS["svd"], METHODS["accurate"])),
     ):  # fmt: skip
-        for whole, *parts in zip(rule(*arguments), *(rule(*(a[s] for a in arguments)) for s in range(3)), strict=True):
+        for whole, *parts in zip(
+            rule(*arguments), *(rule(*(a[s] for a in arguments)) for s in range(3)), strict=True
+        ):
             torch.testing.assert_close(whole, torch.stack(parts), atol=1e-5, rtol=0)
 
 
@@ -203,9 +223,18 @@ def net(width: int) -> nn.Module:
     )  # fmt: skip
 
 
-def prepared(optimizer: Any, build: Any = net, width: int = 16, name: str = "mup", **options: Any) -> tuple:
-    recipe = Recipe(build, width, base_width=8, parametrization=name, optimizer=optimizer, **{"lr": 0.01} | options)
-    return recipe.model, recipe.build_optimizer(), recipe.scales
+def prepared(
+    optimizer: Any, build: Any = net, width: int = 16, name: str = "mup", **options: Any
+) -> tuple:
+    setup = Setup(
+        build,
+        width,
+        base_width=8,
+        parametrization=name,
+        optimizer=optimizer,
+        **{"lr": 0.01} | options,
+    )
+    return setup.model, setup.build_optimizer(), setup.scales
 
 
 def train(model: nn.Module, optimizer: Optimizer, steps: int) -> None:
@@ -218,22 +247,38 @@ def train(model: nn.Module, optimizer: Optimizer, steps: int) -> None:
 
 def test_hidden_matrices_are_orthogonal_and_all_else_is_adam() -> None:
     _, optimizer, numbers = prepared("muon")
-    found = {name for name, scale in numbers.items() if scale.family == "orthogonal"}
-    assert found == {"2.weight"}  # not the first and last layer, biases, gains, nor what is stored (in, out)
-    assert numbers["2.weight"].factor == pytest.approx(math.sqrt(32 / (16 * 9)))  # the receptive field counts as fan_in
-    by_name = {n: group["family"] for group in optimizer.param_groups for n in group["param_names"]}
-    assert by_name == {name: scale.family for name, scale in numbers.items()}
+    found = {name for name, scale in numbers.items() if scale.update_kind == "orthogonal"}
+    assert found == {
+        "2.weight"
+    }  # not the first and last layer, biases, gains, nor what is stored (in, out)
+    assert numbers["2.weight"].shape_factor == pytest.approx(
+        math.sqrt(32 / (16 * 9))
+    )  # the receptive field counts as fan_in
+    by_name = {
+        n: group["update_kind"] for group in optimizer.param_groups for n in group["param_names"]
+    }
+    assert by_name == {name: scale.update_kind for name, scale in numbers.items()}
     _, _, every = prepared(partial(Orthogonal, roles=("input", "hidden", "output")))
-    assert {n for n, s in every.items() if s.family == "orthogonal"} == {"0.weight", "2.weight", "7.weight"}
+    assert {n for n, s in every.items() if s.update_kind == "orthogonal"} == {
+        "0.weight",
+        "2.weight",
+        "7.weight",
+    }
 
 
 def test_a_square_transposed_convolution_is_no_matrix_as_it_is_stored() -> None:
     def build(width: int) -> nn.Module:
-        layers = nn.Conv2d(3, width, 3), nn.ConvTranspose2d(width, width, 3), nn.Conv2d(width, width, 3)
+        layers = (
+            nn.Conv2d(3, width, 3),
+            nn.ConvTranspose2d(width, width, 3),
+            nn.Conv2d(width, width, 3),
+        )
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(36 * width, 10))
 
     _, _, numbers = prepared("muon", build)
-    assert {name for name, scale in numbers.items() if scale.family == "orthogonal"} == {"2.weight"}
+    assert {name for name, scale in numbers.items() if scale.update_kind == "orthogonal"} == {
+        "2.weight"
+    }
 
 
 @pytest.mark.parametrize("optimizer", NEW)
@@ -280,16 +325,19 @@ def test_a_bad_argument_is_named_before_training(options: dict, message: str) ->
 
 def test_a_model_without_matrices_of_these_roles_is_an_error() -> None:
     with pytest.raises(
-        ConfigError, match=r"roles=hidden: the model has no such matrix, so everything would go to Adam"
+        ConfigError,
+        match=r"roles=hidden: the model has no such matrix, so everything would go to Adam",
     ):
         prepared("muon", build=lambda w: MLP(4, 2, w, depth=1))
-    with pytest.raises(ConfigError, match="each param group must say family"):
+    with pytest.raises(ConfigError, match="each param group must say update_kind"):
         Orthogonal([nn.Parameter(torch.ones(2, 2))])
 
 
-@pytest.mark.parametrize("scale", FACTORS)
+@pytest.mark.parametrize("scale", SHAPE_FACTORS)
 @pytest.mark.parametrize("name", ["mup", "mup_table3", "mup_table9", "unit_init", "mean_field"])
-def test_under_mup_the_rms_to_rms_norm_of_updates_does_not_change_with_width(name: str, scale: str) -> None:
+def test_under_mup_the_rms_to_rms_norm_of_updates_does_not_change_with_width(
+    name: str, scale: str
+) -> None:
     """Whatever the optimizer makes of shapes; at the base width it is left as it is."""
     optimizer = partial(Orthogonal, scale=scale, roles=("input", "hidden", "output"))
 
@@ -297,8 +345,8 @@ def test_under_mup_the_rms_to_rms_norm_of_updates_does_not_change_with_width(nam
         _, _, numbers = prepared(optimizer, lambda w: MLP(6, 3, [w, 2 * w, w]), width, name)
         infos = describe(lambda w: MLP(6, 3, [w, 2 * w, w]), width, 8)
         return {
-            n: s.mult * s.lr * s.factor * math.sqrt(infos[n].fan_in / infos[n].fan_out)
-            for n, s in numbers.items() if s.family == "orthogonal"
+            n: s.mult * s.lr * s.shape_factor * math.sqrt(infos[n].fan_in / infos[n].fan_out)
+            for n, s in numbers.items() if s.update_kind == "orthogonal"
         }  # fmt: skip
 
     base = norms(8, "sp")
@@ -321,7 +369,9 @@ def test_loading_a_state_that_would_undo_hyperparameters_is_an_error(key: str) -
     assert optimizer.state_dict()["param_groups"] == mine
 
 
-@pytest.mark.parametrize("name", [str(f.relative_to(CONFIGS).with_suffix("")) for f in CONFIGS.glob("**/*.yaml")])
+@pytest.mark.parametrize(
+    "name", [str(f.relative_to(CONFIGS).with_suffix("")) for f in CONFIGS.glob("**/*.yaml")]
+)
 def test_every_config_of_an_optimizer_trains(name: str) -> None:
     with initialize_config_dir(str(CONFIGS.parent), version_base="1.3"):
         cfg = compose("train", [f"optimizer={name}", "~parametrization"])
@@ -330,12 +380,16 @@ def test_every_config_of_an_optimizer_trains(name: str) -> None:
     before = model(x).square().mean().item()
     train(model, optimizer, 5)
     assert model(x).square().mean() < before
-    assert {scale.family for scale in numbers.values()} <= {"sgd", "adam", "orthogonal"}
+    assert {scale.update_kind for scale in numbers.values()} <= {"sgd", "adam", "orthogonal"}
 
 
-@pytest.mark.parametrize("name", ["mulinear", "cerebras", "sp_full_align", "depth_mup", "completep", "umup"])
+@pytest.mark.parametrize(
+    "name", ["mulinear", "cerebras", "sp_full_align", "depth_mup", "completep", "umup"]
+)
 def test_a_parametrization_without_rules_for_matrices_is_named(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"parametrization={name} has no rules for the optimizer family 'orthogonal'"):
+    with pytest.raises(
+        ConfigError, match=f"parametrization={name} has no rules for the update kind 'orthogonal'"
+    ):
         prepared("muon", name=name)
 
 
@@ -346,5 +400,7 @@ def test_a_module_with_a_routed_optimizer_can_be_pickled() -> None:
 
 def test_every_named_optimizer_has_a_family() -> None:
     for constructor in OPTIMIZERS.values():
-        family_of(constructor)
-    assert [family_of(o).idle for o in (pytorch_optimizer.SOAP, pytorch_optimizer.Shampoo)] == [1, 0]
+        optimizer_rules(constructor)
+    assert [
+        optimizer_rules(o).idle_steps for o in (pytorch_optimizer.SOAP, pytorch_optimizer.Shampoo)
+    ] == [1, 0]

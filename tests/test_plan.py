@@ -10,12 +10,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mupl.jobs import job_id, own
-from mupl.optim.stacked import NotStackable
-from mupl.sweep.compose import SweepConfigLoader
+from mupl.identity import job_id, own
+from mupl.stacked.compose import SweepConfigLoader
+from mupl.stacked.optimizer import NotStackable
+from mupl.stacked.options import Options
+from mupl.stacked.plan import member_bytes, shape_key, split
 from mupl.sweep.identity import sweep_id
-from mupl.sweep.options import Options
-from mupl.sweep.plan import member_bytes, shape_key, split
 from mupl.training.cli import register_parametrizations
 from tests.commands import ROOT
 
@@ -39,7 +39,7 @@ def resolved(*overrides: str) -> DictConfig:
     return plain
 
 
-UNTOLD = [
+IGNORED_KEYS = [
     "logger=tensorboard", "logger={}", "logger.csv.name=x", "metric=train_loss", "rerun=all", "hydra/launcher=stacked",
     "hydra.sweep.dir=/elsewhere", "hydra.sweep.subdir=x", "hydra.run.dir=/elsewhere", "hydra.job.name=x", "width=128",
 ]  # fmt: skip
@@ -54,25 +54,39 @@ TOLD = [
 
 def test_a_job_is_known_by_what_it_trains() -> None:
     same = job_id(config())
-    assert [job_id(config(*(o,))) == same for o in UNTOLD] == [True] * len(UNTOLD)
+    assert [job_id(config(*(o,))) == same for o in IGNORED_KEYS] == [True] * len(IGNORED_KEYS)
     ids = [job_id(config(o)) for o in TOLD]
     assert len({same, *ids}) == 1 + len(TOLD)
-    assert job_id(config("callbacks=coordinates", "hydra.sweep.dir=/a")) == ids[TOLD.index("callbacks=coordinates")]
+    assert (
+        job_id(config("callbacks=coordinates", "hydra.sweep.dir=/a"))
+        == ids[TOLD.index("callbacks=coordinates")]
+    )
 
 
 def test_a_sweep_is_known_by_what_it_does_not_sweep() -> None:
     def name(*overrides: str) -> str:
         loader = GlobalHydra.instance().config_loader()
-        return sweep_id(loader.load_configuration("train", list(overrides), run_mode=RunMode.MULTIRUN))
+        return sweep_id(
+            loader.load_configuration("train", list(overrides), run_mode=RunMode.MULTIRUN)
+        )
 
     first = name("width=8,16", "lr=0.1,0.2")
-    for other in (["width=8,16,32", "lr=0.1,0.2"], ["width=8", "lr=0.1,0.3", "seed=0,1"], ["lr=1,2", "logger={}"]):
+    for other in (
+        ["width=8,16,32", "lr=0.1,0.2"],
+        ["width=8", "lr=0.1,0.3", "seed=0,1"],
+        ["lr=1,2", "logger={}"],
+    ):
         assert name(*other) == first
-    others = [name("lr=0.1"), name("width=8,16"), name("lr=0.1,0.2", "depth=2"), name("lr=1,2", "data=mnist")]
+    others = [
+        name("lr=0.1"),
+        name("width=8,16"),
+        name("lr=0.1,0.2", "depth=2"),
+        name("lr=1,2", "data=mnist"),
+    ]
     assert len({first, *others}) == 5
     assert first.startswith("digits-")
     assert name("lr=1,2", "experiment=lr_transfer").startswith("lr_transfer-")
-    assert name("experiment=lr_transfer_text", "along=depth").startswith("lr_transfer_text_depth-")
+    assert name("experiment=lr_transfer_text", "size=depth").startswith("lr_transfer_text_depth-")
 
 
 JOBS = [
@@ -85,8 +99,21 @@ JOBS = [
     ["~scheduler.warmup", "~logger", "lr=0.2"],
     ["callbacks=coordinates", "callbacks.coordinates.steps=[1,2]", "+extra.deep.key=${lr}"],
     ["hydra.job.name=x", "hydra.sweep.subdir=a", "hydra.job_logging.root.level=WARN", "lr=3"],
-    ["+note='a: b, 1e3'", "+nothing=null", "+deep={a:[1,${lr}],b:'${width}'}", "eps=${lr}", "~model.init_std"],
-    ["+on=true", "model.bias=null", "optimizer.betas=[0.5,0.6]", "data.root='with space'", "+x.y=[]", "+text='12'"],
+    [
+        "+note='a: b, 1e3'",
+        "+nothing=null",
+        "+deep={a:[1,${lr}],b:'${width}'}",
+        "eps=${lr}",
+        "~model.init_std",
+    ],
+    [
+        "+on=true",
+        "model.bias=null",
+        "optimizer.betas=[0.5,0.6]",
+        "data.root='with space'",
+        "+x.y=[]",
+        "+text='12'",
+    ],
     ["parametrization=absolute/groups", "logger=wandb", "logger.wandb.offline=false"],
 ]
 
@@ -99,15 +126,23 @@ def test_a_job_has_the_config_that_hydra_composes(overrides: list[str]) -> None:
         run_mode=RunMode.MULTIRUN,
     )  # fmt: skip
     fast = SweepConfigLoader(loader)
-    overrides = ["width=64", *overrides] if not any(o.startswith("width") for o in overrides) else overrides
-    fast.load_sweep_config(master, [*overrides, "eps=1"])  # of a job like it, which must leave no trace
+    overrides = (
+        ["width=64", *overrides] if not any(o.startswith("width") for o in overrides) else overrides
+    )
+    fast.load_sweep_config(
+        master, [*overrides, "eps=1"]
+    )  # of a job like it, which must leave no trace
     expected, found = (each.load_sweep_config(master, overrides) for each in (loader, fast))
-    assert OmegaConf.to_container(found, resolve=False) == OmegaConf.to_container(expected, resolve=False)
+    assert OmegaConf.to_container(found, resolve=False) == OmegaConf.to_container(
+        expected, resolve=False
+    )
     assert found._metadata.flags == expected._metadata.flags
     assert list(found) == list(expected)
 
 
-@pytest.mark.parametrize("override", ["wdith=3", "+lr=1", "parametrization=mupp", "~nothing", "lr=1,2,x=3", "lr="])
+@pytest.mark.parametrize(
+    "override", ["wdith=3", "+lr=1", "parametrization=mupp", "~nothing", "lr=1,2,x=3", "lr="]
+)
 def test_bad_overrides_of_a_job_are_the_errors_that_they_are_for_hydra(override: str) -> None:
     loader = GlobalHydra.instance().config_loader()
     master = loader.load_configuration("train", [], run_mode=RunMode.MULTIRUN)
@@ -154,7 +189,10 @@ def test_members_of_a_stack_must_agree_in_shapes_and_settings(override: str) -> 
         ("+trainer.limit_val_batches=3", "trainer.limit_val_batches=3"),
         ("+trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_algorithm=value"),
         ("callbacks=lr_monitor", "callbacks.lr_monitor: a stack does not know lightning"),
-        ("optimizer._target_=torch.optim.Adagrad", "optimizer Adagrad: a stack knows SGD, Adam, AdamW"),
+        (
+            "optimizer._target_=torch.optim.Adagrad",
+            "optimizer Adagrad: a stack knows SGD, Adam, AdamW",
+        ),
     ],
 )
 def test_why_a_job_cannot_be_stacked_is_said(override: str, reason: str) -> None:
@@ -164,7 +202,13 @@ def test_why_a_job_cannot_be_stacked_is_said(override: str, reason: str) -> None
 
 def test_stacks_are_within_the_limit_and_keep_seeds_together() -> None:
     members = [(seed, lr) for lr in range(5) for seed in range(3)]
-    for limit, sizes in ((100, [15]), (10, [10, 5]), (5, [5, 5, 5]), (4, [2, 3, 2, 3, 2, 3]), (1, [1] * 15)):
+    for limit, sizes in (
+        (100, [15]),
+        (10, [10, 5]),
+        (5, [5, 5, 5]),
+        (4, [2, 3, 2, 3, 2, 3]),
+        (1, [1] * 15),
+    ):
         stacks = split(members, limit, seed=lambda member: member[0])
         assert [len(stack) for stack in stacks] == sizes
         assert sorted(member for stack in stacks for member in stack) == sorted(members)
@@ -175,9 +219,13 @@ def test_stacks_are_within_the_limit_and_keep_seeds_together() -> None:
 def test_the_memory_of_a_member_is_that_of_its_tensors_and_outputs() -> None:
     shapes = [(16, 64), (16,), (10, 16), (10,)]
     parameters = 16 * 64 + 16 + 10 * 16 + 10
-    assert member_bytes(shapes, states=2, positions=32, itemsize=4) == 4 * (4 * parameters + 4 * 32 * 26)
+    assert member_bytes(shapes, states=2, positions=32, itemsize=4) == 4 * (
+        4 * parameters + 4 * 32 * 26
+    )
 
 
 def test_a_launcher_has_the_options_that_its_config_has() -> None:
     defaults = config("hydra/launcher=stacked").hydra.launcher
-    assert Options(**{key: value for key, value in defaults.items() if key != "_target_"}) == Options()
+    assert (
+        Options(**{key: value for key, value in defaults.items() if key != "_target_"}) == Options()
+    )

@@ -57,12 +57,17 @@ def test_the_process_ends_with_a_sweep_that_is_killed() -> None:
     text = f"from mupl.sweep.reporter import Reporter; r = Reporter({__name__!r} + '.says')\n"
     text += "print(r._process.pid, flush=True); import time; time.sleep(60)"
     command = [sys.executable, "-c", text]
-    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as sweep:
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True
+    ) as sweep:
         assert sweep.stdout is not None
         reporter = int(sweep.stdout.readline())
         os.kill(reporter, 0)  # it is there
         sweep.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 30
-    while Path(f"/proc/{reporter}").exists() and "\nState:\tZ" not in Path(f"/proc/{reporter}/status").read_text():
+    while (
+        Path(f"/proc/{reporter}").exists()
+        and "\nState:\tZ" not in Path(f"/proc/{reporter}/status").read_text()
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -71,7 +71,12 @@ def test_roles_do_not_need_the_width_to_differ_from_the_base() -> None:
 
 def test_heterogeneous_widths_with_absolute_rules() -> None:
     infos = describe(lambda w: MLP(7, 3, w), [8, 16, 64], base_width=1)
-    assert [(i.m_in, i.m_out) for n, i in infos.items() if n.endswith("weight")] == [(1, 8), (8, 16), (16, 64), (64, 1)]
+    assert [(i.m_in, i.m_out) for n, i in infos.items() if n.endswith("weight")] == [
+        (1, 8),
+        (8, 16),
+        (16, 64),
+        (64, 1),
+    ]
 
 
 class Positions(nn.Module):
@@ -96,7 +101,9 @@ def test_every_role_can_be_given_to_a_tensor_that_shapes_cannot_classify(role: s
 
 
 def test_an_unknown_role_is_named() -> None:
-    with pytest.raises(ConfigError, match="roles=inptu: must be one of input, hidden, output, scalar"):
+    with pytest.raises(
+        ConfigError, match="roles=inptu: must be one of input, hidden, output, scalar"
+    ):
         describe(Positions, 8, 4, roles={"positions": "inptu"})
 
 
@@ -124,7 +131,9 @@ def test_a_model_whose_tensors_change_with_width_is_refused() -> None:
             super().__init__()
             self.layers = nn.ModuleList(nn.Linear(3, 3) for _ in range(width))
 
-    with pytest.raises(ConfigError, match=r"'layers\.4\.weight' is not the same tensor at every width"):
+    with pytest.raises(
+        ConfigError, match=r"'layers\.4\.weight' is not the same tensor at every width"
+    ):
         describe(Grows, 8, 4)
 
 
@@ -133,7 +142,10 @@ def fill_truncated(weight: torch.Tensor) -> None:
 
 
 FILLS = {
-    "kaiming_uniform": (lambda w: nn.init.kaiming_uniform_(w, a=math.sqrt(5)), Initializer("uniform", 0.0, 48**-0.5)),
+    "kaiming_uniform": (
+        lambda w: nn.init.kaiming_uniform_(w, a=math.sqrt(5)),
+        Initializer("uniform", 0.0, 48**-0.5),
+    ),
     "xavier_normal": (nn.init.xavier_normal_, Initializer("normal", 0.0, 0.25)),
     "data_normal": (lambda w: w.data.normal_(mean=0.0, std=0.02), Initializer("normal", 0.0, 0.02)),
     "scaled": (lambda w: w.data.normal_().mul_(0.3).div_(3), Initializer("normal", 0.0, 0.1)),
@@ -171,7 +183,9 @@ def test_an_unknown_initialisation_is_an_error_until_it_is_said() -> None:
         nn.init.orthogonal_(layer.weight)
         return layer
 
-    with pytest.raises(ConfigError, match="'weight' is initialised in a way that is not understood"):
+    with pytest.raises(
+        ConfigError, match="'weight' is initialised in a way that is not understood"
+    ):
         describe(build, 8, 4)
     info = describe(build, 8, 4, init={"weight": {"name": "normal", "std": 0.5}})["weight"]
     assert info.init == Initializer("normal", 0.0, 0.5)
@@ -197,11 +211,15 @@ def test_describing_leaves_the_random_state_alone() -> None:
 def test_a_scaled_initializer_draws_scaled_tensors(spec: dict) -> None:
     initializer = create_initializer(spec)
     (scaled,) = scale_initializers_by_dimension([initializer], width_scale=0.5, depth_scale=0.25)
-    draws = [i(torch.empty(200, 200), torch.Generator().manual_seed(0)) for i in (initializer, scaled)]
+    draws = [
+        i(torch.empty(200, 200), torch.Generator().manual_seed(0)) for i in (initializer, scaled)
+    ]
     torch.testing.assert_close(draws[1], draws[0] / 8)
     if spec["name"] == "truncated_normal":
         assert draws[0].abs().max() <= 0.8
-        assert draws[0].std() == pytest.approx(0.4 * 0.8796, rel=0.01)  # the std of a normal cut at two sigma
+        assert draws[0].std() == pytest.approx(
+            0.4 * 0.8796, rel=0.01
+        )  # the std of a normal cut at two sigma
     elif spec["name"] != "constant":
         assert draws[0].std() == pytest.approx(0.4, rel=0.01)
 

@@ -12,11 +12,18 @@ from torch import nn
 from mupl.errors import ConfigError
 from mupl.initializers import Initializer
 from mupl.models import MLP
+from mupl.nn.initialize import initialize_, parameters
 from mupl.optim.groups import param_groups
-from mupl.parametrization.apply import apply, parameters
-from mupl.parametrization.monomial import SYMBOLS, Monomial
+from mupl.parametrization.cells import SYMBOLS, Monomial
 from mupl.parametrization.report import rule_rows, scale_rows
-from mupl.parametrization.rules import CELLS, WEIGHT_DECAY_MODES, Scale, get_parametrization, parse_table, scales
+from mupl.parametrization.rules import (
+    CELLS,
+    WEIGHT_DECAY_MODES,
+    Scale,
+    get_parametrization,
+    parse_table,
+    scale,
+)
 from mupl.parametrization.tables import TABLES
 from mupl.roles import Role, describe
 from mupl.terminal import rich_table
@@ -27,10 +34,14 @@ def build(width: int) -> nn.Module:
 
 
 def numbers_of(
-    name: str = "mup", family: str = "adam", width: int = 32, overrides: dict | None = None, **tuned: Any
+    name: str = "mup",
+    update_kind: str = "adam",
+    width: int = 32,
+    overrides: dict | None = None,
+    **tuned: Any,
 ) -> dict[str, Scale]:
     parametrization = get_parametrization(name, overrides)
-    return scales(describe(build, width, 8), parametrization, family, **{"lr": 0.1} | tuned)
+    return scale(describe(build, width, 8), parametrization, update_kind, **{"lr": 0.1} | tuned)
 
 
 @pytest.mark.parametrize(
@@ -70,11 +81,11 @@ def test_monomials_are_an_exact_group() -> None:
 @pytest.mark.parametrize("name", TABLES)
 def test_every_cell_of_every_table_is_one_at_the_base_width(name: str) -> None:
     parametrization = get_parametrization(name)
-    for family, by_role in parametrization.rules.items():
+    for update_kind, by_role in parametrization.rules.items():
         for role, rule in by_role.items():
             for cell in CELLS:
                 symbols = dict.fromkeys(SYMBOLS, 1.0)
-                assert getattr(rule, cell)(**symbols) == 1, (family, role, cell)
+                assert getattr(rule, cell)(**symbols) == 1, (update_kind, role, cell)
 
 
 def test_a_table_with_an_unknown_column_or_role_is_an_error() -> None:
@@ -96,14 +107,18 @@ def test_the_numbers_of_table_8_under_adam() -> None:
     }
     for name, (role, shape, *values) in expected.items():
         assert (rows[name]["role"], rows[name]["shape"]) == (role, shape)
-        assert [rows[name][k] for k in ("mult", "init_std", "lr", "eps", "wd")] == pytest.approx(values), name
+        assert [rows[name][k] for k in ("mult", "init_std", "lr", "eps", "wd")] == pytest.approx(
+            values
+        ), name
 
 
 @pytest.mark.parametrize("mode", WEIGHT_DECAY_MODES)
 def test_weight_decay_modes(mode: str) -> None:
     steps = []
     for lr, width in ((0.1, 8), (0.1, 32), (0.4, 32)):
-        scale = numbers_of(width=width, lr=lr, weight_decay=0.5, weight_decay_mode=mode)["layers.1.weight"]
+        scale = numbers_of(width=width, lr=lr, weight_decay=0.5, weight_decay_mode=mode)[
+            "layers.1.weight"
+        ]
         steps.append(scale.lr * scale.weight_decay)
     expected = {
         "coupled": [0.05, 0.05 / 4, 0.2 / 4],
@@ -137,8 +152,8 @@ def test_overrides_replace_cells_by_glob_and_the_later_one_wins() -> None:
         ({"weight_decay_mode": "both"}, "weight_decay_mode=both"),
         ({"name": "mupp"}, "parametrization=mupp: must be one of sp, ntk"),
         (
-            {"name": "cerebras", "family": "sgd"},
-            "cerebras has no rules for the optimizer family 'sgd'; it supports adam",
+            {"name": "cerebras", "update_kind": "sgd"},
+            "cerebras has no rules for the update kind 'sgd'; it supports adam",
         ),
     ],
 )
@@ -153,7 +168,7 @@ def test_lr_adjustment_groups_set_the_learning_rate_and_decouple_weight_decay() 
         "first": {"param_filter": "layers.0.*"},
     }
     parametrization = get_parametrization("cerebras", lr_adjustment_groups=groups)
-    numbers = scales(describe(build, 32, 8), parametrization, "adam", lr=0.1, weight_decay=0.2)
+    numbers = scale(describe(build, 32, 8), parametrization, "adam", lr=0.1, weight_decay=0.2)
     assert numbers["layers.1.weight"].lr == pytest.approx(0.1 / 8)
     assert numbers["layers.2.weight"].weight_decay == pytest.approx(0.2 * 8)
     assert numbers["layers.0.bias"].lr == pytest.approx(0.1)  # 1/m_in, and a bias has m_in = 1
@@ -165,26 +180,34 @@ def test_lr_adjustment_groups_set_the_learning_rate_and_decouple_weight_decay() 
 def test_effective_weights_have_the_std_of_the_table() -> None:
     for name in (name for name in TABLES if not name.startswith("umup")):
         infos = describe(lambda w: MLP(64, 10, w), 512, 64)
-        numbers = scales(infos, get_parametrization(name), "adam", lr=0.1)
-        model = apply(MLP(64, 10, 512), numbers, torch.Generator().manual_seed(0))
+        numbers = scale(infos, get_parametrization(name), "adam", lr=0.1)
+        model = initialize_(MLP(64, 10, 512), numbers, torch.Generator().manual_seed(0))
         for tensor, w in parameters(model, numbers).items():
             if tensor.endswith("weight"):
                 expected = numbers[tensor].init.std
                 assert w.std().item() == pytest.approx(expected, rel=0.05), (name, tensor)
         # W = mult * w: the hidden std is 1/sqrt(fan_in) in every table, the readout's is that of SP or of muP
-        hidden, readout = (numbers[n].mult * numbers[n].init.std for n in ("layers.1.weight", "readout.weight"))
+        hidden, readout = (
+            numbers[n].mult * numbers[n].init.std for n in ("layers.1.weight", "readout.weight")
+        )
         assert hidden == pytest.approx(512**-0.5)
-        assert readout == pytest.approx(512**-0.5 if name in ("sp", "ntk", "sp_full_align") else 64**-0.5 / 8)
+        assert readout == pytest.approx(
+            512**-0.5 if name in ("sp", "ntk", "sp_full_align") else 64**-0.5 / 8
+        )
 
 
 def test_applying_twice_is_applying_once() -> None:
     model = nn.Sequential(nn.Linear(6, 32), nn.Linear(32, 3))
     names = {"0.weight", "0.bias", "1.weight", "1.bias"}
     infos = describe(lambda w: nn.Sequential(nn.Linear(6, w), nn.Linear(w, 3)), 32, 8)
-    first, second = (scales(infos, get_parametrization(p), "adam", lr=0.1) for p in ("unit_init", "mup"))
-    apply(model, first, torch.Generator().manual_seed(0))
-    apply(model, second, torch.Generator().manual_seed(0))
-    once = apply(nn.Sequential(nn.Linear(6, 32), nn.Linear(32, 3)), second, torch.Generator().manual_seed(0))
+    first, second = (
+        scale(infos, get_parametrization(p), "adam", lr=0.1) for p in ("unit_init", "mup")
+    )
+    initialize_(model, first, torch.Generator().manual_seed(0))
+    initialize_(model, second, torch.Generator().manual_seed(0))
+    once = initialize_(
+        nn.Sequential(nn.Linear(6, 32), nn.Linear(32, 3)), second, torch.Generator().manual_seed(0)
+    )
     x = torch.randn(4, 6)
     assert torch.equal(model(x), once(x))
     assert set(parameters(model, second)) == names
@@ -227,6 +250,8 @@ def test_a_constant_tensor_keeps_its_effective_value_under_a_multiplier() -> Non
 
     infos = describe(norm, 32, 8)
     assert infos["1.weight"].init == Initializer("constant", 1.0)
-    for name in (name for name in TABLES if name != "umup_output_scale"):  # it has no rules for Adam
-        model = apply(norm(32), scales(infos, get_parametrization(name), "adam", lr=0.1))
+    for name in (
+        name for name in TABLES if name != "umup_output_scale"
+    ):  # it has no rules for Adam
+        model = initialize_(norm(32), scale(infos, get_parametrization(name), "adam", lr=0.1))
         torch.testing.assert_close(model[1].weight, torch.ones(32))

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from mupl.analysis.transfer import best, curves
 from mupl.errors import ConfigError
 from mupl.figures.transfer import hyperparameter_transfer
-from mupl.jobs import write_result
+from mupl.identity import write_result
 from mupl.sweep.callback import swept_keys
 from mupl.sweep.results import collect
 from tests.commands import ROOT, SMALL, Done, train
@@ -38,7 +38,18 @@ def test_a_single_run_leaves_its_config_table_metrics_and_result(tmp_path: Path)
     config = OmegaConf.load(tmp_path / ".hydra" / "config.yaml")
     assert (config.width, config.lr, config.parametrization.name) == (16, 0.01, "mup")
     table = pd.read_csv(tmp_path / "parametrization.csv", index_col="name")
-    assert list(table.columns) == ["role", "shape", "family", "mult", "init_std", "lr", "factor", "eps", "wd", "grad"]
+    assert list(table.columns) == [
+        "role",
+        "shape",
+        "update_kind",
+        "mult",
+        "init_std",
+        "lr",
+        "shape_factor",
+        "eps",
+        "wd",
+        "grad",
+    ]
     assert table.loc["layers.1.weight", ["role", "lr"]].tolist() == ["hidden", 0.005]
     metrics = pd.read_csv(tmp_path / "metrics.csv")
     assert metrics["train_loss"].count() == 2
@@ -62,7 +73,11 @@ def test_a_sweep_ends_with_one_tidy_table(sweep: Swept) -> None:
     completed = table[table["status"] == "completed"]
     assert completed[["train_loss", "val_loss", "val_accuracy"]].notna().all(axis=None)
     assert table.loc[table["status"] == "diverged", "val_loss"].isna().all()
-    assert (table.loc[table["status"] == "failed", "error"].str.contains("lr=-1: must be a finite number > 0")).all()
+    assert (
+        table.loc[table["status"] == "failed", "error"].str.contains(
+            "lr=-1: must be a finite number > 0"
+        )
+    ).all()
     for job in table["folder"]:
         assert (folder / str(job) / ".hydra" / "config.yaml").exists()
 
@@ -84,7 +99,7 @@ BAD_INPUT = {
     "base_width=0": "base_width=0: must be a whole number >= 1",
     "lr=-0.1": "lr=-0.1: must be a finite number > 0",
     "data=mnist data.root=/nowhere": "data.root=/nowhere: no MNIST files there",
-    "parametrization=cerebras optimizer=sgd": "cerebras has no rules for the optimizer family 'sgd'",
+    "parametrization=cerebras optimizer=sgd": "cerebras has no rules for the update kind 'sgd'",
     "optimizer=muon depth=1": "optimizer.roles=hidden: the model has no such matrix",
     "width=wide": "width=wide: must be a whole number >= 1",
     "model._target_=tests.models.Unclassifiable": "'positions' of shape (3, 8)",
@@ -98,7 +113,11 @@ BAD_INPUT = {
 
 @pytest.mark.parametrize("arguments", BAD_INPUT)
 def test_bad_input_is_one_clear_line_before_any_training(arguments: str, tmp_path: Path) -> None:
-    done = train(*arguments.split(), "width=8" if "width=" not in arguments else "lr=0.1", f"hydra.run.dir={tmp_path}")
+    done = train(
+        *arguments.split(),
+        "width=8" if "width=" not in arguments else "lr=0.1",
+        f"hydra.run.dir={tmp_path}",
+    )
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, done.stderr
@@ -126,8 +145,17 @@ def test_wandb_is_offline_unless_asked(tmp_path: Path) -> None:
 
 
 def test_swept_keys_are_those_of_the_command_line_over_those_of_the_config() -> None:
-    task = ["lr=1,2,3,4,5", "seed=range(0,3)", "max_steps=4", "+model.init_std=choice(1,2)", "width=[8,16]"]
-    config = {"sweeper": {"params": {"batch_size": "8,16", "lr": "1,2,3"}}, "overrides": {"task": task}}
+    task = [
+        "lr=1,2,3,4,5",
+        "seed=range(0,3)",
+        "max_steps=4",
+        "+model.init_std=choice(1,2)",
+        "width=[8,16]",
+    ]
+    config = {
+        "sweeper": {"params": {"batch_size": "8,16", "lr": "1,2,3"}},
+        "overrides": {"task": task},
+    }
     found = swept_keys(OmegaConf.create({"hydra": config}))
     assert found == {"batch_size": 2, "lr": 5, "seed": 3, "model.init_std": 2}
 
@@ -168,15 +196,23 @@ def test_other_swept_keys_make_curves_of_their_own() -> None:
 
 
 def test_the_figure_draws_what_the_table_says() -> None:
-    figure = hyperparameter_transfer(pd.concat([fake_results(), fake_results().assign(parametrization="sp")]))
+    figure = hyperparameter_transfer(
+        pd.concat([fake_results(), fake_results().assign(parametrization="sp")])
+    )
     assert [axis.get_title() for axis in figure.axes] == ["mup", "sp"]
     axis = figure.axes[0]
     lines = [line.get_xydata() for line in axis.lines if len(line.get_xydata())]
     np.testing.assert_allclose(lines[0], [[0.1, 2.05], [1, 1.05], [10, 2.05]])
-    np.testing.assert_allclose(lines[1], [[0.1, 1.05], [1, 2.05]])  # the lr that diverged is left out
+    np.testing.assert_allclose(
+        lines[1], [[0.1, 1.05], [1, 2.05]]
+    )  # the lr that diverged is left out
     stars = axis.collections[-1].get_offsets()
     np.testing.assert_allclose(np.asarray(stars), [[1, 1.05], [0.1, 1.05]])
-    assert (axis.get_xscale(), axis.get_xlabel(), axis.get_ylabel()) == ("log", "learning rate", "val loss")
+    assert (axis.get_xscale(), axis.get_xlabel(), axis.get_ylabel()) == (
+        "log",
+        "learning rate",
+        "val loss",
+    )
     with pytest.raises(ValueError, match="no completed run"):
         hyperparameter_transfer(fake_results().assign(status="diverged"))
 
@@ -186,7 +222,10 @@ def test_results_are_rebuilt_from_the_folders_in_the_order_of_jobs(tmp_path: Pat
         collect(tmp_path)
     for job in (10, 9, 0):
         (tmp_path / str(job)).mkdir()
-        write_result(tmp_path / str(job), {"width": job, "status": "completed", "val_loss": math.nan, "steps": 3})
+        write_result(
+            tmp_path / str(job),
+            {"width": job, "status": "completed", "val_loss": math.nan, "steps": 3},
+        )
     table = collect(tmp_path)
     assert table["width"].tolist() == [0, 9, 10]
     assert table["val_loss"].isna().all()
@@ -217,7 +256,9 @@ def test_the_demo_on_digits_shows_transfer(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_on_mnist_one_lr_serves_every_width_under_mup_and_not_under_sp(real_data: Path, tmp_path: Path) -> None:
+def test_on_mnist_one_lr_serves_every_width_under_mup_and_not_under_sp(
+    real_data: Path, tmp_path: Path
+) -> None:
     """3 hidden layers of sigmoid units, batch 64, 100 steps, Adam, widths 4 to 256."""
     losses = losses_by_lr("lr_transfer_mnist", tmp_path, f"data.root={real_data}")
     assert_transfer(losses)
@@ -237,9 +278,18 @@ def test_a_coordinate_check_ends_with_a_verdict_and_an_exit_code(
     verdict = json.loads((tmp_path / "verdict.json").read_text())
     assert verdict["passed"] is (code == 0)
     assert verdict["checked"] == len(verdict["rows"]) == 45
-    assert {"kind", "name", "t", "slope", "ci_low", "ci_high", "low", "high", "zero", "passed"} <= set(
-        verdict["rows"][0]
-    )
+    assert {
+        "kind",
+        "name",
+        "t",
+        "slope",
+        "ci_low",
+        "ci_high",
+        "low",
+        "high",
+        "zero",
+        "passed",
+    } <= set(verdict["rows"][0])
     failed = {(row["kind"], row["name"]) for row in verdict["rows"] if not row["passed"]}
     assert failed >= ({("output", "readout"), ("update", "layers.1.weight")} if code else set())
     assert ("layers.1.weight" in done.stdout) is bool(code)  # the printed table of the failures
@@ -248,15 +298,25 @@ def test_a_coordinate_check_ends_with_a_verdict_and_an_exit_code(
     assert (tmp_path / "coord_check.png").stat().st_size > 10_000
 
 
-def test_a_coordinate_check_of_one_width_says_what_it_needs_and_keeps_what_was_measured(tmp_path: Path) -> None:
-    done = train("-m", "experiment=coord_check", "width=128", "seed=0", f"hydra.sweep.dir={tmp_path}")
+def test_a_coordinate_check_of_one_width_says_what_it_needs_and_keeps_what_was_measured(
+    tmp_path: Path,
+) -> None:
+    done = train(
+        "-m", "experiment=coord_check", "width=128", "seed=0", f"hydra.sweep.dir={tmp_path}"
+    )
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("error: width: a coordinate check needs at least two")
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .startswith("error: width: a coordinate check needs at least two")
+    )
     assert len(pd.read_csv(tmp_path / "coord_check.csv")) > 0
 
 
 def test_update_norms_of_heterogeneous_widths(real_data: Path, tmp_path: Path) -> None:
-    done = train("-m", "experiment=update_norms", f"data.root={real_data}", f"hydra.sweep.dir={tmp_path}")
+    done = train(
+        "-m", "experiment=update_norms", f"data.root={real_data}", f"hydra.sweep.dir={tmp_path}"
+    )
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "update_norms.csv")
     assert table.groupby("parametrization").size().to_dict() == {
@@ -265,18 +325,34 @@ def test_update_norms_of_heterogeneous_widths(real_data: Path, tmp_path: Path) -
     spread = table.groupby("parametrization")[["frobenius", "rms_to_rms"]].agg(
         lambda column: column.max() / column.min()
     )
-    assert spread.loc["absolute/groups", "rms_to_rms"] < 5 < spread.loc["absolute/groups", "frobenius"]
-    groups, multipliers = (table[table["parametrization"] == f"absolute/{v}"] for v in ("groups", "multipliers"))
-    np.testing.assert_allclose(multipliers["rms_to_rms"], groups["rms_to_rms"], rtol=0.1)  # the same effect
-    assert set(pd.read_csv(tmp_path / "correlations.csv")["parametrization"]) == {*table["parametrization"], "all"}
+    assert (
+        spread.loc["absolute/groups", "rms_to_rms"] < 5 < spread.loc["absolute/groups", "frobenius"]
+    )
+    groups, multipliers = (
+        table[table["parametrization"] == f"absolute/{v}"] for v in ("groups", "multipliers")
+    )
+    np.testing.assert_allclose(
+        multipliers["rms_to_rms"], groups["rms_to_rms"], rtol=0.1
+    )  # the same effect
+    assert set(pd.read_csv(tmp_path / "correlations.csv")["parametrization"]) == {
+        *table["parametrization"],
+        "all",
+    }
     assert (tmp_path / "update_norms.png").exists()
 
 
 def test_update_norms_of_simplified_shampoo(real_data: Path, tmp_path: Path) -> None:
-    done = train("-m", "experiment=update_norms_shampoo", f"data.root={real_data}", f"hydra.sweep.dir={tmp_path}")
+    done = train(
+        "-m",
+        "experiment=update_norms_shampoo",
+        f"data.root={real_data}",
+        f"hydra.sweep.dir={tmp_path}",
+    )
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "update_norms.csv")
-    plain, rescaled = (table[table["optimizer"] == f"shampoo_svd/{variant}"] for variant in ("all", "rescaled"))
+    plain, rescaled = (
+        table[table["optimizer"] == f"shampoo_svd/{variant}"] for variant in ("all", "rescaled")
+    )
     assert len(plain) == len(rescaled) == 9
     np.testing.assert_allclose(plain["spectral"], 0.01, rtol=1e-4)
     np.testing.assert_allclose(rescaled["rms_to_rms"], 0.01, rtol=1e-4)
@@ -290,5 +366,7 @@ def test_a_report_can_be_made_again_from_the_folders(sweep: Swept) -> None:
     before = (folder / "results.csv").read_text()
     (folder / "results.csv").unlink()
     command = [sys.executable, "scripts/report.py", str(folder)]
-    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 1  # jobs had failed
+    assert (
+        subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 1
+    )  # jobs had failed
     assert (folder / "results.csv").read_text() == before

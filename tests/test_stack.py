@@ -11,22 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mupl.compiled import compiled
 from mupl.data import Splits, TensorData, digits
 from mupl.models import MLP
+from mupl.nn.initialize import parameters
 from mupl.optim.elementwise import AdamAtan2, Lion, SignSGD
-from mupl.optim.families import family_of
 from mupl.optim.groups import build_optimizer
 from mupl.optim.orthogonal import Orthogonal
+from mupl.optim.registry import optimizer_rules
 from mupl.optim.schedules import Schedule
-from mupl.optim.stacked import StackedOptimizer
-from mupl.optim.stacked_rules import NotStackable, stackable
-from mupl.parametrization.apply import parameters
 from mupl.parametrization.rules import Scale, get_parametrization
 from mupl.parametrization.tables import TABLES
+from mupl.stacked.compiled import compiled
+from mupl.stacked.optimizer import StackedOptimizer
+from mupl.stacked.rules import NotStackable, stackable
+from mupl.stacked.stack import Stack
 from mupl.training.callbacks import LossRecord
 from mupl.training.module import TrainingModule
-from mupl.training.stack import Stack
 from tests.resuming import trainer
 
 OPTIMIZERS: dict[str, Any] = {
@@ -40,9 +40,14 @@ OPTIMIZERS: dict[str, Any] = {
     "shampoo_svd": partial(Orthogonal, method="svd", nesterov=False),
     "muon": partial(Orthogonal, method="accurate", scale="keller", momentum=0.9, eps=1e-4),
     "shampoo": partial(
-        pytorch_optimizer.Shampoo, matrix_eps=1e-4, weight_decouple=True, preconditioning_compute_steps=4
+        pytorch_optimizer.Shampoo,
+        matrix_eps=1e-4,
+        weight_decouple=True,
+        preconditioning_compute_steps=4,
     ),
-    "shampoo_coupled": partial(pytorch_optimizer.Shampoo, matrix_eps=1e-2, preconditioning_compute_steps=3),
+    "shampoo_coupled": partial(
+        pytorch_optimizer.Shampoo, matrix_eps=1e-2, preconditioning_compute_steps=3
+    ),
     "soap": pytorch_optimizer.SOAP,
 }
 LR = dict.fromkeys(OPTIMIZERS, 0.01)
@@ -56,7 +61,11 @@ def build(width: Any, **options: Any) -> nn.Module:
 def conv_net(width: int) -> nn.Module:
     """A foreign module, with a buffer that training changes."""
     return nn.Sequential(
-        nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.Linear(36 * width, 10)
+        nn.Conv2d(1, width, 3),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(36 * width, 10),
     )
 
 
@@ -72,16 +81,18 @@ def splits() -> Splits:
 
 def largest_pixel() -> Splits:
     """Which of ten pixels is the largest."""
-    x = torch.randint(256, (1100, 1, 2, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    x = torch.randint(
+        256, (1100, 1, 2, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     y = x.flatten(1).int().argmax(1)
     return Splits(x[:1000], y[:1000], x[1000:], y[1000:], 10)
 
 
 def members(optimizer: str, seeds: tuple[int, ...] = (0, 1)) -> list[dict[str, Any]]:
     """Every parametrization with rules for the optimizer, and for each seed other hyperparameters."""
-    families = {"sgd": "sgd", "nesterov": "sgd", "muon": "orthogonal"}
-    family = "orthogonal" if "shampoo" in optimizer else families.get(optimizer, "adam")
-    names = [name for name in TABLES if {family, "*"} & set(get_parametrization(name).rules)]
+    update_kinds = {"sgd": "sgd", "nesterov": "sgd", "muon": "orthogonal"}
+    update_kind = "orthogonal" if "shampoo" in optimizer else update_kinds.get(optimizer, "adam")
+    names = [name for name in TABLES if {update_kind, "*"} & set(get_parametrization(name).rules)]
     return [
         {
             "parametrization": name,
@@ -101,17 +112,25 @@ def module_of(build: Any, arguments: dict[str, Any]) -> TrainingModule:
     return TrainingModule(**{"build": build, "width": 32, "base_width": 8} | arguments)
 
 
-def stack_of(build: Any, arguments: list[dict[str, Any]], splits: Splits, train: int = 0, **options: Any) -> Stack:
+def stack_of(
+    build: Any, arguments: list[dict[str, Any]], splits: Splits, train: int = 0, **options: Any
+) -> Stack:
     """After `train` updates."""
     with torch.device("meta"):
         modules = [module_of(build, a) for a in arguments]
-    stack = Stack(modules, splits, **{"batch_size": 32, "max_steps": 100, "dtype": torch.float64} | options)
+    stack = Stack(
+        modules, splits, **{"batch_size": 32, "max_steps": 100, "dtype": torch.float64} | options
+    )
     stack.train(train)
     return stack
 
 
 def alone(
-    build: Any, arguments: dict[str, Any], splits: Splits, clip: float | None = None, steps: int = 100
+    build: Any,
+    arguments: dict[str, Any],
+    splits: Splits,
+    clip: float | None = None,
+    steps: int = 100,
 ) -> tuple[TrainingModule, LossRecord, lightning.Trainer]:
     module, record = module_of(build, arguments), LossRecord()
     used = trainer(
@@ -122,10 +141,15 @@ def alone(
     return module, record, used
 
 
-def distances(stack: Stack, i: int, module: TrainingModule, record: LossRecord) -> tuple[float, float]:
+def distances(
+    stack: Stack, i: int, module: TrainingModule, record: LossRecord
+) -> tuple[float, float]:
     """Largest difference of a loss and of a final effective weight."""
     weights = parameters(module.model, module.scales)
-    apart = [(w * module.scales[n].mult - stack.weights[n][i]).abs().max().item() for n, w in weights.items()]
+    apart = [
+        (w * module.scales[n].mult - stack.weights[n][i]).abs().max().item()
+        for n, w in weights.items()
+    ]
     return (record.losses - stack.losses[:, i]).abs().max().item(), max(apart)
 
 
@@ -152,7 +176,9 @@ def test_members_follow_the_trajectories_that_they_have_alone(
         module, record, used = alone(net, arguments[i], splits, clips[i])
         assert max(distances(stack, i, module, record)) < 1e-10, arguments[i]
         for name in ("val_loss", "val_accuracy"):
-            assert validation[name][i] == pytest.approx(used.callback_metrics[name].item(), abs=1e-6), name
+            assert validation[name][i] == pytest.approx(
+                used.callback_metrics[name].item(), abs=1e-6
+            ), name
 
 
 @pytest.mark.parametrize(
@@ -168,12 +194,22 @@ def test_preconditioners_of_tensors_of_any_shape_are_the_librarys(optimizer: Any
     shapes = {"matrix": (6, 4), "vector": (5,), "convolution": (4, 3, 2, 2), "one side": (9, 3)}
     generator = torch.Generator().manual_seed(0)
     every = [
-        {n: torch.randint(-8, 9, (2, *s), generator=generator).double() / 8 for n, s in shapes.items()}
+        {
+            n: torch.randint(-8, 9, (2, *s), generator=generator).double() / 8
+            for n, s in shapes.items()
+        }
         for _ in range(40)
     ]
     weights = {n: nn.Parameter(torch.ones(2, *s, dtype=torch.float64)) for n, s in shapes.items()}
-    family = family_of(optimizer).of(None)
-    tuned = {"init": None, "lr": 0.01, "eps": 1e-4, "weight_decay": 0.1, "family": family, "factor": 1.0}
+    update_kind = optimizer_rules(optimizer).kind_of(None)
+    tuned = {
+        "init": None,
+        "lr": 0.01,
+        "eps": 1e-4,
+        "weight_decay": 0.1,
+        "update_kind": update_kind,
+        "shape_factor": 1.0,
+    }
     scales = [Scale(mult=m, grad=grad, **tuned) for m, grad in ((0.75, 1.0), (2.0, 0.5))]
     stacked_too = StackedOptimizer(weights, [dict.fromkeys(shapes, s) for s in scales], 2 * [optimizer],
                                    2 * [Schedule()], 2 * [None], len(every))  # fmt: skip
@@ -181,7 +217,10 @@ def test_preconditioners_of_tensors_of_any_shape_are_the_librarys(optimizer: Any
         for k, gradients in enumerate(every):
             stacked_too.step(gradients, torch.tensor([k]), k)
     for i, scale in enumerate(scales):
-        own = {n: nn.Parameter(torch.ones(s, dtype=torch.float64) / scale.mult) for n, s in shapes.items()}
+        own = {
+            n: nn.Parameter(torch.ones(s, dtype=torch.float64) / scale.mult)
+            for n, s in shapes.items()
+        }
         stepper = build_optimizer(optimizer, own, dict.fromkeys(shapes, scale))
         for gradients in every:
             for n, w in own.items():
@@ -207,17 +246,29 @@ def test_in_float32_the_first_losses_are_equal(splits: Splits) -> None:
     for i, a in enumerate(arguments):
         module = module_of(build, a)
         x, y = next(iter(TensorData(splits, 32, seed=a["seed"]).train_dataloader()))
-        assert stack.losses[0, i].item() == pytest.approx(module.loss(module.model(x), y).item(), rel=1e-6)
+        assert stack.losses[0, i].item() == pytest.approx(
+            module.loss(module.model(x), y).item(), rel=1e-6
+        )
 
 
 @pytest.mark.parametrize("seeds", [(0, 1, 2), (0, 0, 1), (5, 5)])
 def test_seeds_may_be_shared_or_not(seeds: tuple[int, ...], splits: Splits) -> None:
-    assert_as_alone([{"seed": s, "lr": 0.01 * (i + 1), "optimizer": "adam"} for i, s in enumerate(seeds)], splits)
+    assert_as_alone(
+        [{"seed": s, "lr": 0.01 * (i + 1), "optimizer": "adam"} for i, s in enumerate(seeds)],
+        splits,
+    )
 
 
 def test_a_foreign_module_is_mapped_with_its_buffers_and_multipliers(splits: Splits) -> None:
     arguments = [
-        {"parametrization": name, "seed": seed, "lr": 0.01, "eps": 1e-4, "optimizer": "adamw", "weight_decay": 0.1}
+        {
+            "parametrization": name,
+            "seed": seed,
+            "lr": 0.01,
+            "eps": 1e-4,
+            "optimizer": "adamw",
+            "weight_decay": 0.1,
+        }
         for seed in (0, 1)
         for name in ("sp", "mup", "mulinear")
     ]
@@ -230,8 +281,13 @@ def test_a_foreign_module_is_mapped_with_its_buffers_and_multipliers(splits: Spl
 
 
 def test_members_may_differ_in_multipliers_of_the_model(splits: Splits) -> None:
-    options = [{"input_mult": 0.5, "output_mult": 1.0}, {"input_mult": 1.0, "output_mult": 4.0, "zero_readout": True}]
-    assert_as_alone([{"build": partial(build, **o), "lr": 0.01, "seed": 3} for o in options], splits)
+    options = [
+        {"input_mult": 0.5, "output_mult": 1.0},
+        {"input_mult": 1.0, "output_mult": 4.0, "zero_readout": True},
+    ]
+    assert_as_alone(
+        [{"build": partial(build, **o), "lr": 0.01, "seed": 3} for o in options], splits
+    )
 
 
 def test_any_loss_will_do(splits: Splits) -> None:
@@ -242,7 +298,9 @@ def test_any_loss_will_do(splits: Splits) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "shampoo"])
-def test_a_member_that_diverges_is_frozen_and_touches_no_other(optimizer: str, splits: Splits) -> None:
+def test_a_member_that_diverges_is_frozen_and_touches_no_other(
+    optimizer: str, splits: Splits
+) -> None:
     common = {"seed": 0, "optimizer": OPTIMIZERS[optimizer], "parametrization": "sp"}
     arguments = [common | {"lr": lr} for lr in (0.01, 1e30, 0.02)]
     relu = partial(build, activation="relu")
@@ -273,10 +331,14 @@ def test_a_stack_goes_on_from_its_state_and_from_that_of_some_members(splits: Sp
     assert (part.losses - whole.losses[:, some]).abs().max() < 1e-12
 
 
-def test_on_a_cpu_large_members_have_torchs_fused_update(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cpu_large_members_have_torchs_fused_update(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = [a | {"optimizer": "adam"} for a in members("adam", (0,))]
     eager = stack_of(build, arguments, splits, train=50)
-    monkeypatch.setattr("mupl.optim.stacked.BLOCK", 1000)  # as if the 2048 entries of the first layer were many
+    monkeypatch.setattr(
+        "mupl.stacked.optimizer.BLOCK", 1000
+    )  # as if the 2048 entries of the first layer were many
     fused = stack_of(build, arguments, splits, train=50)
     assert (fused.losses[:50] - eager.losses[:50]).abs().max() < 1e-12
     assert not torch.equal(fused.losses[:50], eager.losses[:50])
@@ -288,8 +350,14 @@ def test_on_a_cpu_large_members_have_torchs_fused_update(splits: Splits, monkeyp
         (torch.optim.Adagrad, "optimizer Adagrad: a stack knows SGD, Adam, AdamW"),
         (partial(torch.optim.Adam, amsgrad=True), "optimizer.amsgrad=True: a stack knows betas"),
         (partial(torch.optim.SGD, momentum=0.9, dampening=0.1), "optimizer.dampening=0.1"),
-        (partial(pytorch_optimizer.SOAP, merge_dims=True), "optimizer.merge_dims=True: a stack knows betas, precond"),
-        (partial(pytorch_optimizer.Shampoo, momentum=0.9), "optimizer.momentum=0.9: a stack knows matrix_eps, precond"),
+        (
+            partial(pytorch_optimizer.SOAP, merge_dims=True),
+            "optimizer.merge_dims=True: a stack knows betas, precond",
+        ),
+        (
+            partial(pytorch_optimizer.Shampoo, momentum=0.9),
+            "optimizer.momentum=0.9: a stack knows matrix_eps, precond",
+        ),
         (partial(pytorch_optimizer.SOAP, typo=1), "optimizer.typo=1"),
     ],
 )

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from mupl.data import TextData, Tokens
 from mupl.models import GPT
-from mupl.optim.stacked_rules import NotStackable
-from mupl.parametrization.apply import parameters
+from mupl.nn.initialize import parameters
+from mupl.stacked.rules import NotStackable
+from mupl.stacked.stack import Stack
 from mupl.stats.recorder import Recorder
 from mupl.training.module import TrainingModule
-from mupl.training.stack import Stack
 
 V, T, BATCH, STEPS = 11, 8, 4, 12
 WIDTH, BASE, DEPTH, BASE_DEPTH = 16, 8, 2, 1
@@ -51,7 +51,13 @@ def members(optimizer: str) -> list[dict[str, Any]]:
     names = ["sp", "mup", "completep", "depth_mup", "unit_init", "mulinear"]
     tuned = {"lr": 0.05} if optimizer == "sgd" else {"lr": 0.01, "eps": 1e-4, "weight_decay": 0.1}
     return [
-        {**tuned, "parametrization": name, "optimizer": optimizer, "seed": seed, "lr": tuned["lr"] * (1 + i % 3)}
+        {
+            **tuned,
+            "parametrization": name,
+            "optimizer": optimizer,
+            "seed": seed,
+            "lr": tuned["lr"] * (1 + i % 3),
+        }
         for seed in (0, 1)
         for i, name in enumerate(names)
     ]
@@ -59,7 +65,9 @@ def members(optimizer: str) -> list[dict[str, Any]]:
 
 def module(arguments: dict[str, Any], model: type[GPT], options: dict[str, Any]) -> TrainingModule:
     build = partial(model, V, T, **{"d_head": 4} | options)
-    return TrainingModule(build, WIDTH, base_width=BASE, depth=DEPTH, base_depth=BASE_DEPTH, **arguments)
+    return TrainingModule(
+        build, WIDTH, base_width=BASE, depth=DEPTH, base_depth=BASE_DEPTH, **arguments
+    )
 
 
 def stack_of(
@@ -71,10 +79,14 @@ def stack_of(
 ) -> Stack:
     with torch.device("meta"):
         modules = [module(a, model, o) for a, o in zip(arguments, options, strict=True)]
-    return Stack(modules, tokens, batch_size=BATCH, max_steps=STEPS, dtype=torch.float64, device=device)
+    return Stack(
+        modules, tokens, batch_size=BATCH, max_steps=STEPS, dtype=torch.float64, device=device
+    )
 
 
-def alone(arguments: dict[str, Any], tokens: Tokens, options: dict[str, Any]) -> tuple[TrainingModule, Tensor, Tensor]:
+def alone(
+    arguments: dict[str, Any], tokens: Tokens, options: dict[str, Any]
+) -> tuple[TrainingModule, Tensor, Tensor]:
     """The module after training, its losses, and its validation loss."""
     trained = module(arguments, GPT, options).double()
     optimizer = trained.build_optimizer()
@@ -92,7 +104,9 @@ def alone(arguments: dict[str, Any], tokens: Tokens, options: dict[str, Any]) ->
     return trained, torch.stack(losses), torch.as_tensor(validation)
 
 
-def compare(stack: Stack, arguments: list[dict[str, Any]], tokens: Tokens, options: list[dict[str, Any]]) -> None:
+def compare(
+    stack: Stack, arguments: list[dict[str, Any]], tokens: Tokens, options: list[dict[str, Any]]
+) -> None:
     stack.train(STEPS)
     validation = stack.evaluate()
     for i, (a, o) in enumerate(zip(arguments, options, strict=True)):
@@ -100,14 +114,18 @@ def compare(stack: Stack, arguments: list[dict[str, Any]], tokens: Tokens, optio
         torch.testing.assert_close(stack.losses[:, i], losses, atol=1e-9, rtol=0, msg=str(a))
         for name, w in parameters(trained.model, trained.scales).items():
             effective = w.detach() * trained.scales[name].mult
-            torch.testing.assert_close(stack.weights[name][i].detach(), effective, atol=1e-9, rtol=0, msg=name)
+            torch.testing.assert_close(
+                stack.weights[name][i].detach(), effective, atol=1e-9, rtol=0, msg=name
+            )
         assert validation["val_loss"][i] == pytest.approx(loss.item(), abs=1e-9)
         assert losses[-1] != losses[0]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_members_follow_the_trajectories_that_they_have_alone(variant: str, optimizer: str, tokens: Tokens) -> None:
+def test_members_follow_the_trajectories_that_they_have_alone(
+    variant: str, optimizer: str, tokens: Tokens
+) -> None:
     arguments = members(optimizer)
     options = [VARIANTS[variant]] * len(arguments)
     compare(stack_of(arguments, tokens, options), arguments, tokens, options)
@@ -124,13 +142,21 @@ def test_a_loss_under_autocast_is_as_fine_as_that_of_a_run_alone(tokens: Tokens)
     with torch.autocast("cpu", torch.bfloat16):
         alone = trained.loss(trained(x), target)
     assert alone.dtype == torch.float32
-    assert stack.losses[0].item() == pytest.approx(alone.item(), rel=1e-4)  # three digits would be 4e-3
+    assert stack.losses[0].item() == pytest.approx(
+        alone.item(), rel=1e-4
+    )  # three digits would be 4e-3
 
 
 def test_members_may_differ_in_every_multiplier_of_the_model(tokens: Tokens) -> None:
     options = [
         {},
-        {"input_mult": 0.5, "attention_mult": 2.0, "activation_mult": 3.0, "residual_mult": 0.3, "output_mult": 4.0},
+        {
+            "input_mult": 0.5,
+            "attention_mult": 2.0,
+            "activation_mult": 3.0,
+            "residual_mult": 0.3,
+            "output_mult": 4.0,
+        },
         {"init_std": 0.5, "embedding_std": 0.1, "zero_readout": True},
     ]
     arguments: list[dict[str, Any]] = [{"lr": 0.01, "eps": 1e-4, "seed": 3}] * 3
@@ -138,7 +164,9 @@ def test_members_may_differ_in_every_multiplier_of_the_model(tokens: Tokens) -> 
 
 
 def test_members_of_one_parametrization_share_batches_and_plain_numbers(tokens: Tokens) -> None:
-    arguments: list[dict[str, Any]] = [{"lr": 0.01 * (1 + i), "eps": 1e-4, "seed": i // 2} for i in range(4)]
+    arguments: list[dict[str, Any]] = [
+        {"lr": 0.01 * (1 + i), "eps": 1e-4, "seed": i // 2} for i in range(4)
+    ]
     options: list[dict[str, Any]] = [{}] * 4
     stack = stack_of(arguments, tokens, options)
     assert isinstance(stack.model.get_submodule("blocks.0.mlp_residual").value, float)
@@ -155,7 +183,10 @@ def test_a_model_without_a_member_axis_is_mapped_with_its_factors(tokens: Tokens
 
 @pytest.mark.parametrize(
     ("variant", "modules"),
-    [("learned positions and biases", None), ("rmsnorm, swiglu, grouped heads that grow", ["*.logits"])],
+    [
+        ("learned positions and biases", None),
+        ("rmsnorm, swiglu, grouped heads that grow", ["*.logits"]),
+    ],
 )
 def test_a_recorder_sees_in_a_stack_what_it_sees_in_each_member(
     variant: str, modules: list[str] | None, tokens: Tokens
@@ -164,13 +195,19 @@ def test_a_recorder_sees_in_a_stack_what_it_sees_in_each_member(
     options = [VARIANTS[variant]] * 3
     stack = stack_of(arguments, tokens, options)
     kinds = ("output", "param", "output_change")
-    with Recorder(stack.model, members=[{}] * 3, steps=[0, 2], kinds=kinds, modules=modules) as recorder:
+    with Recorder(
+        stack.model, members=[{}] * 3, steps=[0, 2], kinds=kinds, modules=modules
+    ) as recorder:
         stack.train(3, recorder=recorder)
     for i, a in enumerate(arguments):
         trained = module(a, GPT, options[i]).double()
         optimizer = trained.build_optimizer()
-        with Recorder(trained.model, trained.scales, steps=[0, 2], kinds=kinds, modules=modules) as own:
-            for _, (x, target) in zip(range(3), TextData(tokens, BATCH, a["seed"]).train_dataloader(), strict=False):
+        with Recorder(
+            trained.model, trained.scales, steps=[0, 2], kinds=kinds, modules=modules
+        ) as own:
+            for _, (x, target) in zip(
+                range(3), TextData(tokens, BATCH, a["seed"]).train_dataloader(), strict=False
+            ):
                 own.probe = x if own.probe is None else own.probe
                 own.begin_step()
                 optimizer.zero_grad()
@@ -185,7 +222,11 @@ def test_a_recorder_sees_in_a_stack_what_it_sees_in_each_member(
 
 def test_unit_scaled_operations_are_refused(tokens: Tokens) -> None:
     with pytest.raises(NotStackable, match="unit-scaled operations have multipliers of gradients"):
-        stack_of([{"lr": 0.1, "parametrization": "umup"}], tokens, [{"unit_scaling": True, "norm_gain": False}])
+        stack_of(
+            [{"lr": 0.1, "parametrization": "umup"}],
+            tokens,
+            [{"unit_scaling": True, "norm_gain": False}],
+        )
 
 
 @pytest.mark.slow
@@ -207,7 +248,7 @@ def test_compiled_blocks_are_the_same_and_compiled_once_for_all(tokens: Tokens) 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 def test_a_captured_step_is_the_same(tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mupl.training.stack.COMPILED_STEPS", 0)
+    monkeypatch.setattr("mupl.stacked.stack.COMPILED_STEPS", 0)
     arguments = members("adamw")
     options = [VARIANTS["learned positions and biases"]] * len(arguments)
     on_cpu = stack_of(arguments, tokens, options)

@@ -20,18 +20,26 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mupl.data import TensorData, digits
 from mupl.errors import ConfigError
 from mupl.models import MLP
-from mupl.parametrization.apply import parameters
+from mupl.nn.initialize import parameters
 from mupl.parametrization.rules import Parametrization, Scale, get_parametrization
 from mupl.stats.callback import CoordinateStats
 from mupl.stats.recorder import KINDS, Recorder
-from mupl.stats.reductions import STATISTICS, Measured, measure, spectral_norm
+from mupl.stats.reductions import STATISTICS, TensorReductions, measure, spectral_norm
 from mupl.training.coord_check import default_dtype
 from mupl.training.module import TrainingModule
-from mupl.training.recipe import Recipe
+from mupl.training.setup import Setup
 from tests import resuming
 from tests.loop import batches
 
-FORMULATIONS = ("mup", "mup_table3", "mup_table9", "unit_init", "mulinear", "cerebras", "mean_field")
+FORMULATIONS = (
+    "mup",
+    "mup_table3",
+    "mup_table9",
+    "unit_init",
+    "mulinear",
+    "cerebras",
+    "mean_field",
+)
 FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
     "l1": lambda x: x.abs().mean(),
     "rms": lambda x: x.square().mean().sqrt(),
@@ -39,7 +47,9 @@ FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda x: x.mean(),
     "frobenius": lambda x: torch.linalg.matrix_norm(x.flatten(1)),
     "spectral": lambda x: torch.linalg.matrix_norm(x.flatten(1), ord=2),
-    "rms_to_rms": lambda x: torch.linalg.matrix_norm(x.flatten(1), ord=2) * math.sqrt(x[0].numel() / len(x)),
+    "rms_to_rms": lambda x: (
+        torch.linalg.matrix_norm(x.flatten(1), ord=2) * math.sqrt(x[0].numel() / len(x))
+    ),
     "stable_rank": lambda x: x.square().sum() / torch.linalg.matrix_norm(x.flatten(1), ord=2) ** 2,
 }
 MATRIX_STATISTICS = [name for name, statistic in STATISTICS.items() if statistic.of_matrices]
@@ -50,52 +60,63 @@ MATRIX_STATISTICS = [name for name, statistic in STATISTICS.items() if statistic
 
 @pytest.mark.parametrize("name", STATISTICS)
 @pytest.mark.parametrize("shape", [(7,), (5, 9), (400, 500), (3, 4, 2, 2)])
-def test_a_statistic_is_its_formula_and_scales_as_it_says(name: str, shape: tuple[int, ...]) -> None:
+def test_a_statistic_is_its_formula_and_scales_as_it_says(
+    name: str, shape: tuple[int, ...]
+) -> None:
     x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.3
     x[0] += 100.0  # a gap below the largest singular value, so that a Krylov space is exact too
-    found, of_multiple = (measure(Measured(c * x), [name]) for c in (1, -3))
+    found, of_multiple = (measure(TensorReductions(c * x), [name]) for c in (1, -3))
     if STATISTICS[name].of_matrices and len(shape) == 1:
         assert found == {}
         return
     torch.testing.assert_close(found[name], FORMULAS[name](x), rtol=1e-10, atol=0)
-    torch.testing.assert_close(of_multiple[name], found[name] * STATISTICS[name].scale(-3), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        of_multiple[name], found[name] * STATISTICS[name].scale(-3), rtol=1e-10, atol=0
+    )
 
 
 def test_members_of_a_stack_are_measured_one_by_one() -> None:
-    stack = torch.randn(3, 190, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    together = measure(Measured(stack, members=1), STATISTICS)
+    stack = torch.randn(
+        3, 190, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    together = measure(TensorReductions(stack, members=1), STATISTICS)
     for i, x in enumerate(stack):
-        for name, value in measure(Measured(x), STATISTICS).items():
+        for name, value in measure(TensorReductions(x), STATISTICS).items():
             torch.testing.assert_close(together[name][i], value, rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("size", [5, 300])
 def test_a_zero_matrix_gives_zeros(size: int) -> None:
-    assert {name: float(v) for name, v in measure(Measured(torch.zeros(size, size)), STATISTICS).items()} == (
-        dict.fromkeys(STATISTICS, 0.0)
-    )
+    assert {
+        name: float(v)
+        for name, v in measure(TensorReductions(torch.zeros(size, size)), STATISTICS).items()
+    } == (dict.fromkeys(STATISTICS, 0.0))
 
 
 def test_equal_numbers_have_their_mean_in_float32() -> None:
     """As in Adam's first update; adding 4 million of them one by one is wrong by 2 %."""
     x = torch.full((2048, 2048), 1e-3)
     for name in ("l1", "rms", "mean"):
-        assert float(measure(Measured(x), [name])[name]) == pytest.approx(1e-3, rel=1e-4)
+        assert float(measure(TensorReductions(x), [name])[name]) == pytest.approx(1e-3, rel=1e-4)
 
 
 def test_half_precision_is_measured_in_float32() -> None:
     x = torch.full((300, 300), 300.0, dtype=torch.float16)  # its squares overflow
-    assert float(measure(Measured(x), ["rms"])["rms"]) == pytest.approx(300, rel=1e-4)
+    assert float(measure(TensorReductions(x), ["rms"])["rms"]) == pytest.approx(300, rel=1e-4)
 
 
 # --- the spectral norm ----------------------------------------------------------------------------------------------
 
 
 def relative_error(x: Tensor, **options: Any) -> float:
-    return abs(float(spectral_norm(x, **options)) / float(torch.linalg.matrix_norm(x.double(), ord=2)) - 1)
+    return abs(
+        float(spectral_norm(x, **options)) / float(torch.linalg.matrix_norm(x.double(), ord=2)) - 1
+    )
 
 
-@pytest.mark.parametrize("shape", [(512, 2048), (2048, 512), (10, 784), (64, 64), (300, 300), (129, 3072), (7, 1)])
+@pytest.mark.parametrize(
+    "shape", [(512, 2048), (2048, 512), (10, 784), (64, 64), (300, 300), (129, 3072), (7, 1)]
+)
 def test_the_spectral_norm_of_gaussian_matrices(shape: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(sum(shape))
     assert max(relative_error(torch.randn(shape, generator=generator)) for _ in range(2)) < 1e-3
@@ -123,14 +144,23 @@ def test_the_spectral_norm_of_updates_gradients_and_changes(lr: float, digit_bat
         optimizer.step()
         if t in (0, 1, 5, 19):
             after = w.detach()
-            for kind, matrix in (("update", after - before), ("grad", w.grad), ("change", after - first)):
+            for kind, matrix in (
+                ("update", after - before),
+                ("grad", w.grad),
+                ("change", after - first),
+            ):
                 assert relative_error(matrix, iterations=KINDS[kind]) < 1e-3, (t, kind)
             assert relative_error(after) < 1e-3
 
 
 def test_too_few_iterations_are_noticed() -> None:
     """Negative control of the accuracy tests."""
-    assert relative_error(torch.randn(512, 2048, generator=torch.Generator().manual_seed(0)), iterations=5) > 1e-3
+    assert (
+        relative_error(
+            torch.randn(512, 2048, generator=torch.Generator().manual_seed(0)), iterations=5
+        )
+        > 1e-3
+    )
 
 
 @pytest.mark.parametrize("rank", [1, 5])
@@ -160,19 +190,26 @@ def test_stored_precision_settings_do_not_matter_and_stay() -> None:
 
 def test_an_orthogonal_update_has_singular_values_1() -> None:
     x = torch.linalg.qr(torch.randn(300, 150, dtype=torch.float64))[0].mT  # fan_out 150, fan_in 300
-    found = {name: float(value) for name, value in measure(Measured(x), MATRIX_STATISTICS).items()}
+    found = {
+        name: float(value)
+        for name, value in measure(TensorReductions(x), MATRIX_STATISTICS).items()
+    }
     assert found == pytest.approx(
         {"frobenius": math.sqrt(150), "spectral": 1, "rms_to_rms": math.sqrt(2), "stable_rank": 150}
     )
 
 
-def test_the_spectral_norm_of_an_adam_update_grows_like_sqrt_fan_in_fan_out(digit_batches: list) -> None:
+def test_the_spectral_norm_of_an_adam_update_grows_like_sqrt_fan_in_fan_out(
+    digit_batches: list,
+) -> None:
     x, y = digit_batches[0]
     sizes, norms = [], []
     for width in (64, 128, 256, 512):
         torch.manual_seed(0)
         model = MLP(64, 10, [width, 2 * width], depth=2)
-        with Recorder(model, kinds=["update"], statistics=["spectral"], parameters=["layers.1.weight"]) as recorder:
+        with Recorder(
+            model, kinds=["update"], statistics=["spectral"], parameters=["layers.1.weight"]
+        ) as recorder:
             train(model, torch.optim.Adam(model.parameters(), 1e-3), [(x, y)], recorder)
         sizes.append(math.sqrt(width * 2 * width))
         norms.append(recorder.rows[0]["value"])
@@ -184,7 +221,10 @@ def test_the_spectral_norm_of_an_adam_update_grows_like_sqrt_fan_in_fan_out(digi
 
 
 def train(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batches: Sequence[tuple[Tensor, Tensor]], recorder: Recorder
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    recorder: Recorder,
 ) -> None:
     for x, y in batches:
         recorder.begin_step()
@@ -215,12 +255,16 @@ def built(
     """At four times the base width, where no formulation is trivial, with eps and weight decay that matter."""
     tuned = {"lr": 0.02, "eps": 1e-3, "weight_decay": 0.1}
     with default_dtype(torch.float64):
-        recipe = Recipe(build, 32, base_width=8, parametrization=parametrization, optimizer=optimizer, **tuned)
-    return recipe.model, recipe.scales, recipe.build_optimizer()
+        setup = Setup(
+            build, 32, base_width=8, parametrization=parametrization, optimizer=optimizer, **tuned
+        )
+    return setup.model, setup.scales, setup.build_optimizer()
 
 
 def recorded(
-    parametrization: str | Parametrization, build: Callable[[int], nn.Module] = small_mlp, **options: Any
+    parametrization: str | Parametrization,
+    build: Callable[[int], nn.Module] = small_mlp,
+    **options: Any,
 ) -> pd.DataFrame:
     model, numbers, optimizer = built(parametrization, build=build)
     options = {"kinds": KINDS, "statistics": STATISTICS, "probe": batches(3)[2][0]} | options
@@ -234,7 +278,11 @@ def largest_difference(a: pd.DataFrame, b: pd.DataFrame) -> float:
     keys = ["t", "kind", "name"]
     assert a[[*keys, "statistic"]].equals(b[[*keys, "statistic"]])
     l1 = a[a["statistic"] == "l1"].set_index(keys)["value"]
-    size = a["value"].abs().where(a["statistic"] != "mean", l1.loc[pd.MultiIndex.from_frame(a[keys])].to_numpy())
+    size = (
+        a["value"]
+        .abs()
+        .where(a["statistic"] != "mean", l1.loc[pd.MultiIndex.from_frame(a[keys])].to_numpy())
+    )
     return float(((a["value"] - b["value"]).abs() / size).max())
 
 
@@ -258,7 +306,9 @@ def test_every_formulation_of_mup_gives_the_same_table(name: str, mup_table: pd.
         ("*.bias", {"wd": 0}),
     ],
 )
-def test_another_parametrization_gives_another_table(glob: str, cells: dict, mup_table: pd.DataFrame) -> None:
+def test_another_parametrization_gives_another_table(
+    glob: str, cells: dict, mup_table: pd.DataFrame
+) -> None:
     """Negative control of the test above."""
     other = get_parametrization("mup").override({glob: cells})
     assert largest_difference(mup_table, recorded(other)) > 1e-6
@@ -311,7 +361,7 @@ def test_values_are_those_of_a_plain_network_with_the_effective_weights(name: st
         (t, kind, n, s): float(v)
         for (t, kind), tensors in expected.items()
         for n, x in tensors.items()
-        for s, v in measure(Measured(x), STATISTICS).items()
+        for s, v in measure(TensorReductions(x), STATISTICS).items()
     }
     assert found == pytest.approx(wanted, rel=1e-8, abs=1e-12)
 
@@ -330,13 +380,21 @@ def test_the_default_is_l1_of_outputs_weights_and_updates() -> None:
 
 
 def test_chosen_rows_are_those_of_a_full_record(mup_table: pd.DataFrame) -> None:
-    options = {"kinds": ["update", "output_update", "grad"], "statistics": ["spectral", "l1"], "steps": [1, 2]}
+    options = {
+        "kinds": ["update", "output_update", "grad"],
+        "statistics": ["spectral", "l1"],
+        "steps": [1, 2],
+    }
     table = recorded("mup", parameters=["*.1.weight"], modules=["read*"], **options)
     keys = ["t", "kind", "name", "statistic"]
     values = mup_table.set_index(keys)["value"]
     assert set(table["name"]) == {"layers.1.weight", "readout"}
-    assert set(zip(table["t"], table["kind"], strict=True)) == {(t, kind) for t in (1, 2) for kind in options["kinds"]}
-    assert table["value"].to_numpy() == pytest.approx(values.loc[pd.MultiIndex.from_frame(table[keys])].to_numpy())
+    assert set(zip(table["t"], table["kind"], strict=True)) == {
+        (t, kind) for t in (1, 2) for kind in options["kinds"]
+    }
+    assert table["value"].to_numpy() == pytest.approx(
+        values.loc[pd.MultiIndex.from_frame(table[keys])].to_numpy()
+    )
     assert set(recorded("mup", kinds=["param"], steps=2)["t"]) == {0, 2}
 
 
@@ -347,7 +405,9 @@ def test_of_a_module_called_twice_the_last_call_counts() -> None:
     layer(torch.ones(2, 4))
     last = layer(torch.full((2, 4), 3.0))
     recorder.end_step()
-    assert [row["value"] for row in recorder.rows] == pytest.approx([float(last.detach().abs().mean())])
+    assert [row["value"] for row in recorder.rows] == pytest.approx(
+        [float(last.detach().abs().mean())]
+    )
 
 
 class Calls(TorchDispatchMode):
@@ -357,7 +417,9 @@ class Calls(TorchDispatchMode):
         super().__init__()
         self.names: list[str] = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         self.names.append(func.overloadpacket.__name__)
         return func(*args, **(kwargs or {}))
 
@@ -366,7 +428,9 @@ def test_a_step_that_is_not_recorded_costs_nothing() -> None:
     operators = []
     for steps in ([], [0, 9]):
         model, numbers, optimizer = built("mup")
-        recorder = Recorder(model, numbers, kinds=["output", "param", "update", "grad"], steps=steps)
+        recorder = Recorder(
+            model, numbers, kinds=["output", "param", "update", "grad"], steps=steps
+        )
         train(model, optimizer, batches(2), recorder)
         with Calls() as calls:
             train(model, optimizer, batches(1), recorder)
@@ -406,7 +470,10 @@ def test_closing_removes_the_hooks() -> None:
     [
         ({"kinds": ["outputs"]}, r"recorder\.kinds=outputs: must be of output, param"),
         ({"statistics": ["l3"]}, r"recorder\.statistics=l3: must be of l1, rms"),
-        ({"parameters": ["head.*"]}, r"recorder\.parameters: 'head\.\*' matches none of layers\.0\.weight"),
+        (
+            {"parameters": ["head.*"]},
+            r"recorder\.parameters: 'head\.\*' matches none of layers\.0\.weight",
+        ),
         ({"modules": ["head"]}, r"recorder\.modules: 'head' matches none of"),
         ({"steps": 0}, r"recorder\.steps=0"),
     ],
@@ -447,12 +514,16 @@ def digits_data() -> TensorData:
 
 
 def digits_module() -> TrainingModule:
-    return TrainingModule(lambda w: MLP(64, 10, w, depth=1), 32, base_width=16, lr=0.01, parametrization="mulinear")
+    return TrainingModule(
+        lambda w: MLP(64, 10, w, depth=1), 32, base_width=16, lr=0.01, parametrization="mulinear"
+    )
 
 
 def trainer(callback: CoordinateStats, folder: Path, **options: Any) -> Trainer:
     limits = {"max_steps": 4, "limit_val_batches": 0, "log_every_n_steps": 1} | options
-    return resuming.trainer(logger=CSVLogger(folder, name="", version=""), callbacks=[callback], **limits)
+    return resuming.trainer(
+        logger=CSVLogger(folder, name="", version=""), callbacks=[callback], **limits
+    )
 
 
 def test_the_callback_logs_and_writes_what_a_plain_loop_records(tmp_path: Path) -> None:
@@ -472,14 +543,18 @@ def test_the_callback_logs_and_writes_what_a_plain_loop_records(tmp_path: Path) 
 
     metrics = pd.read_csv(tmp_path / "metrics.csv")
     logged = metrics.set_index("step")["output/layers.0/l1"].dropna()
-    expected = table.query("kind == 'output' and name == 'layers.0' and statistic == 'l1'").set_index("t")["value"]
+    expected = table.query(
+        "kind == 'output' and name == 'layers.0' and statistic == 'l1'"
+    ).set_index("t")["value"]
     assert logged.to_dict() == pytest.approx(expected.to_dict())
     assert "update/readout.weight/spectral" in metrics.columns
 
 
 def test_an_update_of_accumulated_gradients_is_one_step(tmp_path: Path) -> None:
     callback = CoordinateStats(folder=tmp_path / "here", file="rows.parquet")
-    trainer(callback, tmp_path, max_steps=2, accumulate_grad_batches=3).fit(digits_module(), datamodule=digits_data())
+    trainer(callback, tmp_path, max_steps=2, accumulate_grad_batches=3).fit(
+        digits_module(), datamodule=digits_data()
+    )
     table = pd.read_parquet(tmp_path / "here" / "rows.parquet")
     assert sorted(set(table.loc[table["kind"] == "update", "t"])) == [0, 1]
     assert not table.duplicated(["t", "kind", "name", "statistic"]).any()
@@ -508,7 +583,9 @@ def test_the_parts_of_an_update_are_those_of_the_lr_that_made_it() -> None:
     optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, weight_decay=0.5)
     before = layer.weight.detach().clone()
     kinds = ("update", "gradient_update", "decay")
-    with Recorder(layer, kinds=kinds, statistics=("l1",), parameters=("weight",), optimizer=optimizer) as recorder:
+    with Recorder(
+        layer, kinds=kinds, statistics=("l1",), parameters=("weight",), optimizer=optimizer
+    ) as recorder:
         recorder.begin_step()
         for parameter in layer.parameters():
             parameter.grad = torch.zeros_like(parameter)  # so the whole update is weight decay

@@ -11,44 +11,76 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mupl"
 
-# part -> the parts that it may not import, at any level of nesting
-FORBIDDEN = {
-    "errors": {"*"},
-    "layers": {"*"},
-    "factors": {"roles", "parametrization", "models", "optim", "data", "stats", "training", "sweep"},
-    "unit_scaling": {"roles", "parametrization", "models", "optim", "data", "stats", "training", "sweep"},
-    "initializers": {"roles", "parametrization", "models", "optim", "data", "stats", "training", "sweep"},
-    "roles": {"parametrization", "models", "optim", "data", "stats", "training", "sweep"},
-    "parametrization": {"models", "optim", "data", "stats", "training", "sweep", "analysis", "figures"},
-    "models": {"parametrization", "optim", "data", "stats", "training", "sweep", "analysis", "figures"},
-    "data": {"parametrization", "models", "optim", "stats", "training", "sweep", "analysis", "figures"},
-    "optim": {"models", "data", "stats", "training", "sweep", "analysis", "figures"},
-    "jobs": {"roles", "parametrization", "models", "optim", "data", "stats", "training", "sweep", "analysis", "torch"},
-    "stats": {"models", "data", "training", "sweep", "analysis", "figures"},
-    "training": {"sweep", "figures"},
-    "analysis": {"models", "data", "training", "sweep", "figures", "torch"},
-    "figures": {"models", "data", "optim", "training", "torch", "lightning"},
+# Each part imports only parts before it, so that a reader can start anywhere and look up, never down.
+ORDER = [
+    "errors",
+    "names",
+    "files",
+    "terminal",
+    "initializers",
+    "roles",
+    "parametrization",
+    "nn",
+    "optim",
+    "models",
+    "data",
+    "analysis",
+    "figures",
+    "stats",
+    "identity",
+    "training",
+    "sweep",
+    "report",
+    "stacked",
+    "cli",
+]
+# What a part does not need although it comes later: the theory knows no modules' code, tables and figures no tensors.
+ALSO_FORBIDDEN = {
+    "parametrization": {"torch"},
+    "nn": {"optim"},
+    "models": {"parametrization", "optim"},
+    "data": {"roles", "parametrization", "nn", "optim", "models"},
+    "analysis": {"torch", "lightning", "nn", "optim", "models", "data"},
+    "figures": {"torch", "lightning", "nn", "optim", "models", "data"},
+    "stats": {"models", "data", "analysis", "figures"},
+    "training": {"figures"},
 }
 
 
 def imports(file: Path) -> set[str]:
-    """First names that a file imports, with `mupl.` taken off; `errors` is everybody's."""
+    """First names that a file imports, with `mupl.` taken off."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
-        names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        found |= {name.removeprefix("mupl.").split(".")[0] for name in names if name != "mupl.errors"}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules = (
+                [f"mupl.{alias.name}" for alias in node.names]
+                if node.module == "mupl"
+                else [node.module]
+            )
+        elif isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {module.removeprefix("mupl.").split(".")[0] for module in modules}
     return found
 
 
-@pytest.mark.parametrize("part", FORBIDDEN)
+def files_of(part: str) -> list[Path]:
+    module = PACKAGE / f"{part}.py"
+    return [module] if module.exists() else sorted((PACKAGE / part).rglob("*.py"))
+
+
+@pytest.mark.parametrize("part", ORDER)
 def test_imports_point_one_way(part: str) -> None:
-    files = [PACKAGE / f"{part}.py"] if (PACKAGE / f"{part}.py").exists() else sorted((PACKAGE / part).glob("**/*.py"))
-    assert files
-    parts = {path.stem for path in PACKAGE.iterdir()}
-    for file in files:
-        banned = parts if FORBIDDEN[part] == {"*"} else FORBIDDEN[part]
+    later = set(ORDER[ORDER.index(part) + 1 :])
+    banned = later | ALSO_FORBIDDEN.get(part, set())
+    for file in files_of(part):
         assert not imports(file) & banned, file
+
+
+def test_every_part_has_its_place_in_the_order() -> None:
+    parts = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("_")}
+    assert parts == set(ORDER)
 
 
 def printed(code: str) -> str:
@@ -73,9 +105,9 @@ def test_composing_a_config_imports_no_training_and_a_run_no_plots() -> None:
 
 def test_a_sweep_in_stacks_imports_what_it_needs_only() -> None:
     code = (
-        "import sys, mupl.data, mupl.models, mupl.sweep.launcher, mupl.training.recipe as recipe;"
+        "import sys, mupl.data, mupl.models, mupl.stacked.launcher, mupl.training.setup as setup;"
         "from mupl.initializers import on_meta;"
-        "on_meta().__enter__(); recipe.Recipe(lambda w: mupl.models.MLP(4, 2, w), 8, base_width=4, lr=0.1);"
+        "on_meta().__enter__(); setup.Setup(lambda w: mupl.models.MLP(4, 2, w), 8, base_width=4, lr=0.1);"
         "heavy = {'lightning', 'torchvision', 'torch._dynamo', 'pandas', 'matplotlib', 'sklearn', 'scipy'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
@@ -87,11 +119,27 @@ def test_a_wheel_holds_the_launcher_where_hydra_finds_it(tmp_path: Path) -> None
     shutil.copytree(PACKAGE, source / "mupl", ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "README.md"):
         shutil.copy(PACKAGE.parent / file, source)
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", tmp_path]
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "-w",
+        tmp_path,
+    ]
     subprocess.run([*build, source], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     files = zipfile.ZipFile(wheel).namelist()
-    assert [file for file in files if "hydra_plugins" in file] == ["hydra_plugins/mupl_stacked/__init__.py"]
-    code = {str(file.relative_to(PACKAGE.parent)) for file in PACKAGE.rglob("*.py") if "plugin" not in file.parts}
+    assert [file for file in files if "hydra_plugins" in file] == [
+        "hydra_plugins/mupl_stacked/__init__.py"
+    ]
+    code = {
+        str(file.relative_to(PACKAGE.parent))
+        for file in PACKAGE.rglob("*.py")
+        if "plugin" not in file.parts
+    }
     assert {file for file in files if file.startswith("mupl/")} >= code
     assert len(files) == len(set(files))

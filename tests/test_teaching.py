@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from mupl.parametrization.apply import apply
-from mupl.parametrization.rules import get_parametrization, scales
+from mupl.nn.initialize import initialize_
+from mupl.parametrization.rules import get_parametrization, scale
 from mupl.roles import describe
 from mupl.training.coord_check import default_dtype
 
@@ -21,8 +21,8 @@ RATES = {"sp": lambda n: (1, 1), "mup": lambda n: (n, 1 / n)}  # learning rates 
 
 def by_formula(n: int, name: str, seed: int) -> list[float]:
     """f at t = 0, 1, 2 from f, |U|^2 and |V|^2 alone: with e = f - Y, U -= LR_U e V and V -= LR_V e U."""
-    numbers = scales(describe(build, n, 1), get_parametrization(name), "sgd", lr=LR)
-    model = apply(build(n), numbers, torch.Generator().manual_seed(seed))
+    numbers = scale(describe(build, n, 1), get_parametrization(name), "sgd", lr=LR)
+    model = initialize_(build(n), numbers, torch.Generator().manual_seed(seed))
     u, v = (layer.weight.detach().flatten() for layer in model)  # with their multipliers
     f, uu, vv = float(u @ v), float(u @ u), float(v @ v)
     rate_u, rate_v = (LR * factor for factor in RATES[name](n))
@@ -49,7 +49,9 @@ def test_two_updates_follow_the_formula(n: int, name: str) -> None:
 
 def test_formulations_of_mup_are_one_network() -> None:
     with default_dtype(torch.float64):
-        reference, *others = (train(256, name)["value"] for name in ("mup", "mup_table3", "mup_table9", "mulinear"))
+        reference, *others = (
+            train(256, name)["value"] for name in ("mup", "mup_table3", "mup_table9", "mulinear")
+        )
     for other in others:
         pd.testing.assert_series_equal(other, reference, rtol=1e-9)
 
@@ -57,20 +59,35 @@ def test_formulations_of_mup_are_one_network() -> None:
 def test_what_blows_up_with_width_and_what_does_not() -> None:
     widths = [2**k for k in range(6, 17, 2)]
     rows = pd.concat([train(n, p, s) for p in ("sp", "mup") for n in widths for s in range(5)])
-    found = {(row["mean |.| of"], row["updates"]): (row["sp"], row["mup"]) for row in teaching["slopes"](rows)}
+    found = {
+        (row["mean |.| of"], row["updates"]): (row["sp"], row["mup"])
+        for row in teaching["slopes"](rows)
+    }
     expected = {
         ("|f|", 1): (1, 0), ("|f|", 2): (3, 0), ("change of U and Ux", 1): (-0.5, 0),
         ("change of U and Ux", 2): (1, 0), ("change of V", 1): (0, -1), ("change of V", 2): (1, -1),
     }  # fmt: skip
     for key, (sp, mup) in expected.items():
-        assert found[key][0] == pytest.approx(sp, abs=0.4), key  # with the noise of f(1) - Y at the start
+        assert found[key][0] == pytest.approx(sp, abs=0.4), (
+            key
+        )  # with the noise of f(1) - Y at the start
         assert found[key][1] == pytest.approx(mup, abs=0.05), key
 
 
 def test_the_script_ends_with_a_table_and_a_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["teaching.py", "--widths", "4", "64", "1024", "--seeds", "2", "--folder", str(tmp_path)]
+    arguments = [
+        "teaching.py",
+        "--widths",
+        "4",
+        "64",
+        "1024",
+        "--seeds",
+        "2",
+        "--folder",
+        str(tmp_path),
+    ]
     monkeypatch.setattr(sys, "argv", arguments)
     runpy.run_path(str(SCRIPT), run_name="__main__")
     assert "change of U and Ux" in capsys.readouterr().out

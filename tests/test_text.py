@@ -18,7 +18,9 @@ from tests.resuming import Recorder, whole_and_resumed
 
 def counting(train: int = 500, val: int = 120, context: int = 8) -> Tokens:
     """Tokens that are their own position."""
-    return Tokens(torch.arange(train, dtype=torch.int32), torch.arange(val, dtype=torch.int32), train, context)
+    return Tokens(
+        torch.arange(train, dtype=torch.int32), torch.arange(val, dtype=torch.int32), train, context
+    )
 
 
 def test_the_standard_library_is_split_by_file() -> None:
@@ -88,7 +90,9 @@ def test_crops_are_a_function_of_seed_and_step() -> None:
     torch.manual_seed(0)
     first = [crop_starts(1000, 4, seed, step).tolist() for seed in (0, 1) for step in range(3)]
     torch.manual_seed(1)
-    assert [crop_starts(1000, 4, seed, step).tolist() for seed in (0, 1) for step in range(3)] == first
+    assert [
+        crop_starts(1000, 4, seed, step).tolist() for seed in (0, 1) for step in range(3)
+    ] == first
     assert len({tuple(starts) for starts in first}) == 6
     every = crop_starts(3, 1000, 0, 0)
     assert sorted(set(every.tolist())) == [0, 1, 2, 3]  # the last crop too
@@ -124,7 +128,10 @@ def test_a_resumed_run_sees_the_crops_left(steps: int, tmp_path: Path) -> None:
         ({"file": "/nowhere.txt"}, "data.file=/nowhere.txt: must be a text file in UTF-8"),
         ({"level": "word"}, "data.level=word: must be one of byte, character"),
         ({"val_fraction": 1.0}, "data.val_fraction=1.0: must be between"),
-        ({"file": __file__, "context": 10**6}, "data.context=1000000: must be at least 1 and below"),
+        (
+            {"file": __file__, "context": 10**6},
+            "data.context=1000000: must be at least 1 and below",
+        ),
         ({"file": __file__, "context": 0}, "data.context=0: must be"),
     ],
 )
@@ -144,7 +151,9 @@ def test_bad_token_files_are_one_clear_error(tmp_path: Path) -> None:
         read_tokens(tmp_path, 10)
     for name in ("train.bin", "val.bin"):
         np.arange(100, dtype=np.uint16).tofile(tmp_path / name)
-    with pytest.raises(ConfigError, match=r"data.vocabulary=50: must be above 99, a token in train.bin"):
+    with pytest.raises(
+        ConfigError, match=r"data.vocabulary=50: must be above 99, a token in train.bin"
+    ):
         read_tokens(tmp_path, 50, context=8)
 
 
@@ -167,4 +176,6 @@ def test_a_gpt_trains_on_text_through_the_command_line(tmp_path: Path) -> None:
 def test_a_model_for_other_data_is_one_clear_line(tmp_path: Path) -> None:
     done = train("model=gpt", "data=digits", f"hydra.run.dir={tmp_path}")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: model=mupl.models.GPT: takes no in_features and out_features")
+    assert done.stderr.startswith(
+        "error: model=mupl.models.GPT: takes no in_features and out_features"
+    )

@@ -21,7 +21,7 @@ from mupl.analysis.transfer import (
     swept_size,
     transfer,
 )
-from mupl.jobs import write_result
+from mupl.identity import write_result
 from mupl.sweep.report import hyperparameter_transfer
 
 WIDTHS = (64, 128, 256, 512, 1024)
@@ -57,7 +57,9 @@ def test_the_optimum_is_that_of_the_parabola_not_of_the_grid() -> None:
     assert np.log2(table["lr"]).tolist() == pytest.approx([-8.3 - 0.5 * k for k in range(5)])
     assert table["curvature"].tolist() == pytest.approx([0.1] * 5)
     half = 4.303 * 0.1 / 3**0.5  # Student's t of three seeds
-    assert np.log2(table["lr_low"]).tolist() == pytest.approx([-8.3 - 0.5 * k - half for k in range(5)], rel=1e-3)
+    assert np.log2(table["lr_low"]).tolist() == pytest.approx(
+        [-8.3 - 0.5 * k - half for k in range(5)], rel=1e-3
+    )
     assert not table["at_edge"].any()
 
 
@@ -65,7 +67,9 @@ def test_regret_is_what_the_smallest_width_s_optimum_costs() -> None:
     assert optima(sweep())["regret"].tolist() == pytest.approx([0] * 5, abs=1e-12)
     near = optima(sweep(drift=-0.25))["regret"].tolist()
     assert near == pytest.approx([0.05 * (0.25 * k) ** 2 for k in range(5)])
-    far = optima(sweep(drift=-1.0))["regret"].tolist()  # beyond one grid step, by linear interpolation
+    far = optima(sweep(drift=-1.0))[
+        "regret"
+    ].tolist()  # beyond one grid step, by linear interpolation
     for k in range(2, 5):
         assert 0.05 * k**2 <= far[k] < 0.05 * k**2 + 0.05 / 4
 
@@ -79,7 +83,9 @@ def test_drift_in_octaves_per_doubling_with_its_interval() -> None:
 
 
 def test_the_fit_error_is_the_distance_from_the_scaling_law() -> None:
-    shifts = dict(zip(WIDTHS, (0.3, -0.3, 0.0, -0.3, 0.3), strict=True))  # orthogonal to lines but for its mean
+    shifts = dict(
+        zip(WIDTHS, (0.3, -0.3, 0.0, -0.3, 0.3), strict=True)
+    )  # orthogonal to lines but for its mean
     parts = [sweep(optimum=-8 + shift, widths=[width]) for width, shift in shifts.items()]
     (row,) = transfer(pd.concat(parts)).to_dict("records")
     assert row["drift"] == pytest.approx(0, abs=1e-9)
@@ -92,7 +98,9 @@ def test_robustness_is_the_power_of_size_in_the_curvature(bend: float) -> None:
 
 
 def test_the_asymptotic_penalty_is_over_the_best_parametrization() -> None:
-    table = transfer(pd.concat([sweep(), sweep(asymptote=1.2, parametrization="sp")])).set_index("parametrization")
+    table = transfer(pd.concat([sweep(), sweep(asymptote=1.2, parametrization="sp")])).set_index(
+        "parametrization"
+    )
     assert table["asymptotic_loss"].to_dict() == pytest.approx({"mup": 1.0, "sp": 1.2}, abs=2e-3)
     assert table["asymptotic_penalty"].to_dict() == pytest.approx({"mup": 0.0, "sp": 0.2}, abs=2e-3)
     assert math.isnan(asymptote(np.array([1.0, 2.0, 4.0]), np.array([3.0, 2.0, 1.0])))
@@ -121,7 +129,9 @@ def test_other_sizes_and_series() -> None:
     assert swept_size(sweep(widths=[64])) is None
     assert swept_size(sweep().assign(width=lambda t: t["width"].map(lambda w: f"[{w}, 8]"))) is None
     both = pd.concat([sweep().assign(depth=2), sweep(drift=1.0).assign(depth=4)])
-    assert transfer(both).set_index("depth")["drift"].to_dict() == pytest.approx({2: 0, 4: 1}, abs=1e-9)
+    assert transfer(both).set_index("depth")["drift"].to_dict() == pytest.approx(
+        {2: 0, 4: 1}, abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("x", [x for x in HYPERPARAMETERS if x not in ("lr", "scheduler")])
@@ -130,7 +140,9 @@ def test_other_hyperparameters_have_the_numbers_that_the_learning_rate_has(x: st
     assert swept_hyperparameter(other) == x
     of_lr, of_x = transfer(sweep(drift=-0.5, bend=-0.5)), transfer(other, x=x)
     pd.testing.assert_frame_equal(of_x[of_lr.columns], of_lr)
-    assert np.log2(optima(other, x=x)[x]).tolist() == pytest.approx([-8.3 - 0.5 * k for k in range(5)])
+    assert np.log2(optima(other, x=x)[x]).tolist() == pytest.approx(
+        [-8.3 - 0.5 * k for k in range(5)]
+    )
     both = pd.concat([other, sweep(drift=1.0).assign(**{x: 1.0})])
     assert swept_hyperparameter(both) == "lr"
 
@@ -146,7 +158,9 @@ def test_a_choice_has_a_regret_and_neither_drift_nor_edges() -> None:
     assert swept_hyperparameter(table) == "scheduler"
     found = optima(table, x="scheduler")
     assert (
-        found["scheduler"].tolist() == best(table, x="scheduler")["scheduler"].tolist() == 2 * ["constant"] + ["cosine"]
+        found["scheduler"].tolist()
+        == best(table, x="scheduler")["scheduler"].tolist()
+        == 2 * ["constant"] + ["cosine"]
     )
     assert found["regret"].tolist() == pytest.approx([0, 0, 0.2])
     assert not found["at_edge"].any()
@@ -174,6 +188,8 @@ def test_a_sweep_ends_with_the_table_and_its_json(tmp_path: Path, capsys: Any) -
     assert "transfer of the learning rate along width" in printed
     assert "warning: mup: the optimum lies at the edge of the grid at width 512, 1024" in printed
     saved = json.loads((tmp_path / "transfer.json").read_text())
-    assert saved == as_json(optima(pd.DataFrame(rows)), transfer(pd.DataFrame(rows)), "val_loss", "width")
+    assert saved == as_json(
+        optima(pd.DataFrame(rows)), transfer(pd.DataFrame(rows)), "val_loss", "width"
+    )
     assert (len(saved["optima"]), len(saved["transfer"])) == (5, 1)
     assert saved["optima"][4]["curvature"] is None

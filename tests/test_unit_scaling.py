@@ -17,18 +17,18 @@ from loop import SGD, batches
 from torch import Tensor, nn
 from unit_scaling.core.functional import transformer_residual_scaling_rule
 
-from mupl import unit_scaling
 from mupl.errors import ConfigError
-from mupl.layers import scaled
 from mupl.models import GPT
 from mupl.models.gpt import MLP, Attention
+from mupl.nn import unit_scaling
+from mupl.nn.initialize import initialize_, parameters
+from mupl.nn.layers import scaled
+from mupl.nn.unit_scaling import UnitLinear
 from mupl.optim.groups import build_optimizer
-from mupl.parametrization.apply import apply, parameters
-from mupl.parametrization.rules import Parametrization, get_parametrization, scales
+from mupl.parametrization.rules import Parametrization, get_parametrization, scale
 from mupl.roles import describe
 from mupl.training.coord_check import default_dtype
 from mupl.training.module import TrainingModule
-from mupl.unit_scaling import UnitLinear
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,9 @@ def test_linear_layers_and_readouts(bias: bool) -> None:
     same(call(unit_scaling.linear, 8**-0.5, 8**-0.5), call(U.linear), *tensors)
     same(call(unit_scaling.linear, 8**-0.5, 6**-0.5), call(U.linear, None), *tensors)
     same(call(unit_scaling.linear, 1 / 8, 6**-0.5), call(U.linear_readout), *tensors)
-    same(call(unit_scaling.linear, 1 / 8, 1 / 8), call(U.linear_readout, "to_output_scale"), *tensors)
+    same(
+        call(unit_scaling.linear, 1 / 8, 1 / 8), call(U.linear_readout, "to_output_scale"), *tensors
+    )
 
 
 def test_embedding() -> None:
@@ -71,9 +73,15 @@ def test_embedding() -> None:
 @pytest.mark.parametrize("mult", [0.1, 1.0, 4.0])
 def test_activations(mult: float) -> None:
     x, gate = torch.randn(2, 50)
-    same(lambda x: unit_scaling.gelu_scale(mult) * F.gelu(mult * x) / mult, partial(U.gelu, mult=mult), x)
+    same(
+        lambda x: unit_scaling.gelu_scale(mult) * F.gelu(mult * x) / mult,
+        partial(U.gelu, mult=mult),
+        x,
+    )
     s = unit_scaling.silu_glu_scale(mult)
-    same(lambda x, gate: s * x * F.silu(mult * gate) / mult, partial(U.silu_glu, mult=mult), x, gate)
+    same(
+        lambda x, gate: s * x * F.silu(mult * gate) / mult, partial(U.silu_glu, mult=mult), x, gate
+    )
 
 
 @pytest.mark.parametrize("mult", [0.5, 1.0, 8.0])
@@ -100,7 +108,11 @@ def test_residual(tau: float) -> None:
 def test_cross_entropy() -> None:
     target = torch.randint(9, (20,))
     logits = torch.randn(20, 9)
-    same(lambda x: unit_scaling.cross_entropy(x, target), lambda x: U.cross_entropy(x, target), logits)
+    same(
+        lambda x: unit_scaling.cross_entropy(x, target),
+        lambda x: U.cross_entropy(x, target),
+        logits,
+    )
     batched = unit_scaling.cross_entropy(logits.view(4, 5, 9), target.view(4, 5))
     torch.testing.assert_close(batched, F.cross_entropy(logits, target))
 
@@ -109,7 +121,9 @@ def test_cross_entropy() -> None:
 def test_shares_of_residual_branches(mults: tuple[float, float]) -> None:
     theirs = transformer_residual_scaling_rule(*mults)
     for index in range(8):
-        assert unit_scaling.residual_tau(index, 8, *mults) == pytest.approx(theirs(index, 8), rel=1e-6)
+        assert unit_scaling.residual_tau(index, 8, *mults) == pytest.approx(
+            theirs(index, 8), rel=1e-6
+        )
 
 
 V, T = 64, 16
@@ -121,26 +135,30 @@ def test_groups_are_those_of_the_package(optimizer: str) -> None:
     """Of a GPT of depth 3, tagged as the package's own layers tag theirs."""
     infos = describe(unit_gpt, 64, 32, depth=3, base_depth=1)
     name = "umup_output_scale" if " " in optimizer else "umup"
-    numbers = scales(
+    numbers = scale(
         infos, get_parametrization(name), "sgd" if "SGD" in optimizer else "adam", lr=0.3, weight_decay=2e-3,
         weight_decay_mode="independent",
     )  # fmt: skip
     tagged = {}
     for tensor, p in unit_gpt(64, depth=3).named_parameters():
-        tagged[tensor] = reference.Parameter(p.detach(), "output" if "readout" in tensor else "weight")
+        tagged[tensor] = reference.Parameter(
+            p.detach(), "output" if "readout" in tensor else "weight"
+        )
         tagged[tensor].mup_scaling_depth = 3 if "blocks" in tensor else None
     constructor = getattr(reference.optim, optimizer.split()[0])
     options = {"readout_constraint": "to_output_scale"} if " " in optimizer else {}
     theirs = constructor(tagged.values(), lr=0.3, weight_decay=2e-3, **options)
     for tensor, group in zip(tagged, theirs.param_groups, strict=True):
         assert numbers[tensor].lr == pytest.approx(group["lr"], rel=1e-6), tensor
-        assert numbers[tensor].weight_decay == pytest.approx(group["weight_decay"], rel=1e-6), tensor
+        assert numbers[tensor].weight_decay == pytest.approx(group["weight_decay"], rel=1e-6), (
+            tensor
+        )
 
 
 @pytest.mark.parametrize(("name", "factor"), [("umup", 1.0), ("umup_output_scale", 64.0)])
 def test_vectors_have_the_groups_of_the_package(name: str, factor: float) -> None:
     infos = describe(lambda w: nn.Sequential(nn.Linear(4, w), nn.LayerNorm(w)), 64, 32)
-    numbers = scales(infos, get_parametrization(name), "sgd", lr=0.3)
+    numbers = scale(infos, get_parametrization(name), "sgd", lr=0.3)
     for tensor in ("0.bias", "1.weight", "1.bias"):
         assert numbers[tensor].lr == pytest.approx(0.3 * factor)
         assert numbers[tensor].mult == 1
@@ -153,13 +171,21 @@ def rms(x: Tensor) -> float:
 def rms_at_start(depth: int, amplified: bool = True, **options: Any) -> dict[str, float]:
     """RMS by "KIND NAME" of parameters, what modules return, and the gradients of both."""
     module = TrainingModule(
-        partial(unit_gpt, **options), 128, base_width=32, depth=depth, base_depth=1, parametrization="umup", lr=0.1
+        partial(unit_gpt, **options),
+        128,
+        base_width=32,
+        depth=depth,
+        base_depth=1,
+        parametrization="umup",
+        lr=0.1,
     )
     if not amplified:
         for layer in module.model.modules():
             if isinstance(layer, Attention | MLP):
                 layer.amplify(1.0)
-    found: dict[str, float] = {f"param {name}": rms(p) for name, p in module.model.named_parameters()}
+    found: dict[str, float] = {
+        f"param {name}": rms(p) for name, p in module.model.named_parameters()
+    }
 
     def look(name: str, layer: nn.Module, args: Any, output: Tensor) -> None:
         found[f"output {name}"] = rms(output)
@@ -205,7 +231,9 @@ def test_amplified_gradients_are_those_of_their_own_weights_only() -> None:
     for name, value in amplified.items():
         if not name.endswith(("key_value", "key_value.weight")):
             part = next((p for p in expected if p in name and name.startswith("gradient")), None)
-            assert value == pytest.approx(plain[name] * expected.get(part or "", 1.0), rel=1e-9), name
+            assert value == pytest.approx(plain[name] * expected.get(part or "", 1.0), rel=1e-9), (
+                name
+            )
 
 
 def test_the_inputs_of_an_amplified_linear_layer_have_the_gradients_of_the_loss() -> None:
@@ -221,7 +249,9 @@ def test_the_inputs_of_an_amplified_linear_layer_have_the_gradients_of_the_loss(
     torch.testing.assert_close(w_amplified, factors[:, None] * w_plain)
 
 
-@pytest.mark.parametrize(("length", "d_head", "mult"), [(16, 32, 1.0), (64, 64, 1.0), (64, 32, 0.5)])
+@pytest.mark.parametrize(
+    ("length", "d_head", "mult"), [(16, 32, 1.0), (64, 64, 1.0), (64, 32, 0.5)]
+)
 def test_gradients_of_queries_and_keys_of_independent_tokens_have_the_derived_size(
     length: int, d_head: int, mult: float
 ) -> None:
@@ -281,11 +311,13 @@ def test_sgd_of_u_mup_is_that_of_mup_with_constants_by_layer(width: int) -> None
         "readout.weight": f"{delta}*m_in",
     }
     mup = get_parametrization("mup", {n: {"lr": c} for n, c in constants.items()})
-    mup = mup.override({"readout.weight": {"lr": constants["readout.weight"], "mult": f"{base**-0.5}/m_in"}})
+    mup = mup.override(
+        {"readout.weight": {"lr": constants["readout.weight"], "mult": f"{base**-0.5}/m_in"}}
+    )
 
     def losses(build: Any, parametrization: Parametrization, loss: Any) -> Tensor:
-        numbers = scales(describe(build, width, base), parametrization, "sgd", lr=lr)
-        model = apply(build(width), numbers, torch.Generator().manual_seed(0))
+        numbers = scale(describe(build, width, base), parametrization, "sgd", lr=lr)
+        model = initialize_(build(width), numbers, torch.Generator().manual_seed(0))
         optimizer = build_optimizer(SGD, parameters(model, numbers), numbers)
         found = []
         for x, target in batches(30, n):
@@ -311,21 +343,32 @@ def test_of_sgd_no_exponents_are_told() -> None:
     """As measured, hidden updates fall with width^-1.5 where the rules, with the loss' own gradients, say -3.5."""
     module = partial(TrainingModule, unit_gpt, 64, base_width=32, parametrization="umup", lr=0.1)
     assert module(optimizer="adam").expected_exponents(0)
-    with pytest.raises(ConfigError, match="unit-scaled operations give SGD gradients that are not those of the loss"):
+    with pytest.raises(
+        ConfigError,
+        match="unit-scaled operations give SGD gradients that are not those of the loss",
+    ):
         module(optimizer="sgd").expected_exponents(0)
 
 
-@pytest.mark.filterwarnings("ignore:.*exists and is not empty")  # as mupl.training.run does, once a process
+@pytest.mark.filterwarnings(
+    "ignore:.*exists and is not empty"
+)  # as mupl.training.run does, once a process
 @pytest.mark.parametrize(
     ("wrong", "code"),
-    [([], 0), (["+parametrization.overrides={blocks.0.mlp.up.weight:{init:0.1}}"], 1), (["data=text"], 1)],
+    [
+        ([], 0),
+        (["+parametrization.overrides={blocks.0.mlp.up.weight:{init:0.1}}"], 1),
+        (["data=text"], 1),
+    ],
 )
 def test_the_experiment_names_the_tensors_that_have_not_unit_scale(
     wrong: list[str], code: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     torch.set_default_dtype(torch.float32)
     sizes = ["width=64", "depth=2", "model.activation=gelu", "trainer=cpu", "data.context=16"]
-    done = train_here(capfd, "-m", "experiment=unit_scale", *sizes, *wrong, f"hydra.sweep.dir={tmp_path}")
+    done = train_here(
+        capfd, "-m", "experiment=unit_scale", *sizes, *wrong, f"hydra.sweep.dir={tmp_path}"
+    )
     assert done.returncode == code, done.stdout + done.stderr
     assert (tmp_path / "unit_scale.csv").exists(), done.stdout + done.stderr
     table = pd.read_csv(tmp_path / "unit_scale.csv")

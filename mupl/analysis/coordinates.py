@@ -44,7 +44,10 @@ def verdict(
     Raises:
         ConfigError: if there are fewer than two widths.
     """
-    judged = rows[(rows["statistic"] == statistic) & (rows["low"].notna() | rows["zero"].fillna(False).astype(bool))]
+    judged = rows[
+        (rows["statistic"] == statistic)
+        & (rows["low"].notna() | rows["zero"].fillna(False).astype(bool))
+    ]
     if judged[along].nunique() < 2:
         raise ConfigError(f"{along}: a coordinate check needs at least two, such as powers of two")
     keys = [*series_keys(rows, along), "kind", "name", "t"]
@@ -56,7 +59,14 @@ def verdict(
         inside = low - tolerance <= slopes.mean() <= high + tolerance  # False for NaN
         passed = (group["value"] == 0).all() if zero else inside
         ci_low, ci_high = interval(slopes)
-        row = {"slope": slopes.mean(), "ci_low": ci_low, "ci_high": ci_high, "low": low, "high": high, "zero": zero}
+        row = {
+            "slope": slopes.mean(),
+            "ci_low": ci_low,
+            "ci_high": ci_high,
+            "low": low,
+            "high": high,
+            "zero": zero,
+        }
         results.append(dict(zip(keys, key, strict=True)) | row | {"passed": bool(passed)})
     return pd.DataFrame(results)
 
@@ -66,10 +76,19 @@ def failures_by_series(table: pd.DataFrame, series: str = "parametrization") -> 
     slope that is farthest from where it must lie ("" where all pass)."""
     failed = table.assign(name=table["name"].map(block_pattern))[~table["passed"]]
     distance = (failed["slope"] - failed["high"]).combine(failed["low"] - failed["slope"], max)
-    failed = failed.assign(distance=distance.fillna(np.inf)).sort_values("distance", ascending=False)
-    worst = failed.drop_duplicates([series, "kind", "name"]).assign(slope=lambda t: t["slope"].map("{:+.2f}".format))
+    failed = failed.assign(distance=distance.fillna(np.inf)).sort_values(
+        "distance", ascending=False
+    )
+    worst = failed.drop_duplicates([series, "kind", "name"]).assign(
+        slope=lambda t: t["slope"].map("{:+.2f}".format)
+    )
     cells = worst.pivot(index=["kind", "name"], columns=series, values="slope")
-    return cells.reindex(columns=list(dict.fromkeys(table[series]))).astype(object).fillna("").reset_index()
+    return (
+        cells.reindex(columns=list(dict.fromkeys(table[series])))
+        .astype(object)
+        .fillna("")
+        .reset_index()
+    )
 
 
 def slope(size: pd.Series, value: pd.Series) -> float:
@@ -83,7 +102,9 @@ def interval(slopes: np.ndarray) -> tuple[float, float]:
     """The 95 % t-interval of the mean; NaN for fewer than two values."""
     if len(slopes) < 2:
         return float("nan"), float("nan")
-    from scipy.special import stdtrit  # the quantile of Student's t; not imported where there is one seed
+    from scipy.special import (
+        stdtrit,
+    )  # the quantile of Student's t; not imported where there is one seed
 
     half = stdtrit(len(slopes) - 1, 0.975) * slopes.std(ddof=1) / np.sqrt(len(slopes))
     return slopes.mean() - half, slopes.mean() + half

@@ -30,6 +30,11 @@ def update_norms(rows: pd.DataFrame) -> pd.DataFrame:
 def correlations(table: pd.DataFrame, by: str) -> pd.DataFrame:
     """Pearson correlation over layers of log(norm) with log(activation change): a row a value of `by`, and `all`."""
     logs = table[[*NORMS, "activation_change"]].apply(np.log)
-    groups = {str(key): logs.loc[index] for key, index in table.groupby(by, sort=False).groups.items()} | {"all": logs}
-    rows = [{by: key, **group[list(NORMS)].corrwith(group["activation_change"])} for key, group in groups.items()]
+    groups = {
+        str(key): logs.loc[index] for key, index in table.groupby(by, sort=False).groups.items()
+    } | {"all": logs}
+    rows = [
+        {by: key, **group[list(NORMS)].corrwith(group["activation_change"])}
+        for key, group in groups.items()
+    ]
     return pd.DataFrame(rows)

@@ -71,7 +71,10 @@ def swept_hyperparameter(results: pd.DataFrame) -> str:
 def swept_size(results: pd.DataFrame) -> str | None:
     """The first of `SIZES` that has two or more values, all numbers; None if there is none."""
     swept = (size for size in SIZES if size in results and results[size].nunique() > 1)
-    return next((size for size in swept if pd.to_numeric(results[size], errors="coerce").notna().all()), None)
+    return next(
+        (size for size in swept if pd.to_numeric(results[size], errors="coerce").notna().all()),
+        None,
+    )
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,9 @@ class Optimum:
         a, b, c = np.polyfit(u[best - 1 : best + 2] - u[best], y[best - 1 : best + 2], 2)
         if a <= 0:  # three equal losses
             return replace(at_best, curvature=0.0)
-        return cls(float(2 ** (u[best] - b / (2 * a))), float(c - b**2 / (4 * a)), float(2 * a), at_edge)
+        return cls(
+            float(2 ** (u[best] - b / (2 * a))), float(c - b**2 / (4 * a)), float(2 * a), at_edge
+        )
 
     def regret(self, at: float | str, x: pd.Series, loss: pd.Series) -> float:
         """Loss at the value `at` over that of the optimum: along the parabola, or from one grid point to the next where
@@ -113,14 +118,18 @@ class Optimum:
             return float(dict(zip(x, y, strict=True)).get(at, np.nan) - self.loss)
         octaves = np.log2(at / self.x)
         u = np.log2(x.to_numpy(float))
-        if self.curvature > 0 and abs(octaves) <= np.diff(u).min() * (1 + 1e-6):  # a grid point, but for rounding
+        if self.curvature > 0 and abs(octaves) <= np.diff(u).min() * (
+            1 + 1e-6
+        ):  # a grid point, but for rounding
             return float(self.curvature / 2 * octaves**2)
         with np.errstate(invalid="ignore"):  # between a finite loss and an infinite one
             there = np.interp(np.log2(at), u, y)
         return float("inf") if np.isnan(there) else float(there - self.loss)
 
 
-def optima(results: pd.DataFrame, metric: str = "val_loss", size: str = "width", x: str = "lr") -> pd.DataFrame:
+def optima(
+    results: pd.DataFrame, metric: str = "val_loss", size: str = "width", x: str = "lr"
+) -> pd.DataFrame:
     """The optimal x of each curve and what using that of the smallest size costs there.
 
     Columns: the series keys, that of x (of the mean over seeds; see `Optimum`), of numbers the same with `_low` and
@@ -131,9 +140,9 @@ def optima(results: pd.DataFrame, metric: str = "val_loss", size: str = "width",
     keys = series_keys(results, x)
     others = [key for key in keys if key != size]
     rows = []
-    for _, series in table[np.isfinite(table.groupby(keys, dropna=False)["mean"].transform("min"))].groupby(
-        others, sort=False, dropna=False
-    ):
+    for _, series in table[
+        np.isfinite(table.groupby(keys, dropna=False)["mean"].transform("min"))
+    ].groupby(others, sort=False, dropna=False):
         smallest: Optimum | None = None
         for _, curve in series.groupby(size):
             optimum = Optimum.of(curve[x], curve["mean"])
@@ -144,7 +153,9 @@ def optima(results: pd.DataFrame, metric: str = "val_loss", size: str = "width",
                 each = _by_seed(results.merge(curve[keys].head(1)), metric, x)
                 low, high = interval(np.log2(np.array([seed.x for seed in each.values()], float)))
                 row |= {f"{x}_low": 2**low, f"{x}_high": 2**high}
-            rows.append(row | found | {"regret": optimum.regret(smallest.x, curve[x], curve["mean"])})
+            rows.append(
+                row | found | {"regret": optimum.regret(smallest.x, curve[x], curve["mean"])}
+            )
     return pd.DataFrame(rows)
 
 
@@ -184,10 +195,15 @@ def transfer(
         row = {
             "worst_regret": series["regret"].max(),
             "edges": ", ".join(f"{value:g}" for value in series.loc[series["at_edge"], size]),
-            "asymptotic_loss": asymptote(series[size].to_numpy(float), series["loss"].to_numpy(float)),
+            "asymptotic_loss": asymptote(
+                series[size].to_numpy(float), series["loss"].to_numpy(float)
+            ),
         }
         if is_numeric_dtype(table[x]):
-            row = _law(series, size, x, _drifts(results.merge(series[keys].head(1)), metric, size, x)) | row
+            row = (
+                _law(series, size, x, _drifts(results.merge(series[keys].head(1)), metric, size, x))
+                | row
+            )
         rows.append(dict(zip(keys, key, strict=True)) | row)
     transfers = pd.DataFrame(rows)
     if len(transfers):
@@ -202,7 +218,11 @@ def _law(series: pd.DataFrame, size: str, x: str, drifts: np.ndarray) -> dict[st
     u, v = np.log2(series[size].astype(float)), np.log2(series[x])
     line = np.polyfit(u, v, 1)
     curved = series["curvature"] > 0
-    forgiving = np.polyfit(u[curved], np.log2(series.loc[curved, "curvature"]), 1)[0] if curved.sum() > 1 else np.nan
+    forgiving = (
+        np.polyfit(u[curved], np.log2(series.loc[curved, "curvature"]), 1)[0]
+        if curved.sum() > 1
+        else np.nan
+    )
     return {
         "drift": line[0],
         **dict(zip(("drift_low", "drift_high"), interval(drifts), strict=True)),
@@ -223,9 +243,17 @@ def asymptote(size: np.ndarray, loss: np.ndarray) -> float:
     return min(fits)[1]
 
 
-def as_json(optima: pd.DataFrame, transfer: pd.DataFrame, metric: str, size: str, x: str = "lr") -> dict[str, Any]:
+def as_json(
+    optima: pd.DataFrame, transfer: pd.DataFrame, metric: str, size: str, x: str = "lr"
+) -> dict[str, Any]:
     """The two tables as plain data (NaN and infinity as null)."""
-    return {"metric": metric, "size": size, "x": x, "optima": records(optima), "transfer": records(transfer)}
+    return {
+        "metric": metric,
+        "size": size,
+        "x": x,
+        "optima": records(optima),
+        "transfer": records(transfer),
+    }
 
 
 def _by_seed(results: pd.DataFrame, metric: str, x: str) -> dict[Any, Optimum]:
@@ -241,7 +269,10 @@ def _by_seed(results: pd.DataFrame, metric: str, x: str) -> dict[Any, Optimum]:
 def _drifts(results: pd.DataFrame, metric: str, size: str, x: str) -> np.ndarray:
     """The drift by each seed's own optima."""
     optimal = pd.DataFrame(
-        {value: {s: o.x for s, o in _by_seed(runs, metric, x).items()} for value, runs in results.groupby(size)}
+        {
+            value: {s: o.x for s, o in _by_seed(runs, metric, x).items()}
+            for value, runs in results.groupby(size)
+        }
     )
     return np.array(
         [

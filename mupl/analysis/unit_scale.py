@@ -19,4 +19,8 @@ def verdict(rows: pd.DataFrame) -> pd.DataFrame:
     is_logits = (table["kind"] == "output") & (table["name"] == "readout")
     expected = np.where(is_logits, table["width"] ** -0.5, 1.0)
     passed: pd.Series = (table["rms"] / expected).between(*BAND)
-    return table.drop(columns=["statistic", "t"]).assign(expected=expected, passed=passed).reset_index(drop=True)
+    return (
+        table.drop(columns=["statistic", "t"])
+        .assign(expected=expected, passed=passed)
+        .reset_index(drop=True)
+    )

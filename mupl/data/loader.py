@@ -22,7 +22,9 @@ def epoch_order(num_examples: int, seed: int, epoch: int) -> Tensor:
 class Normalise:
     """x (..., C, H, W) uint8 -> (x / 255 - mean) / std of `dtype`, for mean and std (C,)."""
 
-    def __init__(self, mean: Tensor, std: Tensor, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, mean: Tensor, std: Tensor, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
         self.dtype = dtype
         self._scale = (1 / (255 * std)).to(device, dtype)[:, None, None]
         self._shift = (-mean / std).to(device, dtype)[:, None, None]
@@ -74,7 +76,11 @@ class TensorLoader:
         # look whether it works, and sets the epoch only after it made the first iterator.
         epoch, first = self._next_epoch, self._first_batch
         self._next_epoch, self._first_batch = epoch + 1, 0
-        order = None if self.seed is None else epoch_order(len(self.x), self.seed, epoch).to(self.x.device)
+        order = (
+            None
+            if self.seed is None
+            else epoch_order(len(self.x), self.seed, epoch).to(self.x.device)
+        )
         for batch in range(first, len(self)):
             rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
             if order is None:

@@ -10,12 +10,16 @@ from mupl.data.splits import Splits
 from mupl.data.text import VAL_CROPS, CropLoader, Tokens
 from mupl.errors import ConfigError
 
-MAX_EVAL_BATCH = 4096  # examples; bounds the activations of an evaluation that was given no batch size
+MAX_EVAL_BATCH = (
+    4096  # examples; bounds the activations of an evaluation that was given no batch size
+)
 
 
 def data_module(splits: Splits | Tokens, **options: Any) -> LightningDataModule:
     """The data module for a source's splits; options: batch_size, seed."""
-    return TextData(splits, **options) if isinstance(splits, Tokens) else TensorData(splits, **options)
+    return (
+        TextData(splits, **options) if isinstance(splits, Tokens) else TensorData(splits, **options)
+    )
 
 
 class InMemoryData(LightningDataModule):
@@ -33,7 +37,9 @@ class InMemoryData(LightningDataModule):
         self.splits, self.batch_size, self.seed = splits, batch_size, seed
 
     def setup(self, stage: str | None = None) -> None:
-        if self.trainer is not None and self.trainer.world_size > 1:  # Lightning shards a torch DataLoader only
+        if (
+            self.trainer is not None and self.trainer.world_size > 1
+        ):  # Lightning shards a torch DataLoader only
             raise ConfigError(
                 f"trainer.devices={self.trainer.world_size}: every process would see the same batches; use 1"
             )
@@ -55,7 +61,9 @@ class TensorData(InMemoryData):
 
     splits: Splits
 
-    def __init__(self, splits: Splits, batch_size: int, seed: int = 0, eval_batch_size: int | None = None) -> None:
+    def __init__(
+        self, splits: Splits, batch_size: int, seed: int = 0, eval_batch_size: int | None = None
+    ) -> None:
         super().__init__(splits, batch_size, seed)
         if batch_size > len(splits.train_x):
             raise ConfigError(
@@ -64,7 +72,9 @@ class TensorData(InMemoryData):
         if eval_batch_size is None:
             eval_batch_size = min(len(splits.val_x), MAX_EVAL_BATCH)
         if eval_batch_size < 1:
-            raise ConfigError(f"eval_batch_size={eval_batch_size}: must be at least 1, or null for the whole split")
+            raise ConfigError(
+                f"eval_batch_size={eval_batch_size}: must be at least 1, or null for the whole split"
+            )
         self.eval_batch_size = eval_batch_size
 
     def val_dataloader(self) -> TensorLoader:
@@ -76,7 +86,9 @@ class TextData(InMemoryData):
 
     splits: Tokens
 
-    def __init__(self, splits: Tokens, batch_size: int, seed: int = 0, val_crops: int = VAL_CROPS) -> None:
+    def __init__(
+        self, splits: Tokens, batch_size: int, seed: int = 0, val_crops: int = VAL_CROPS
+    ) -> None:
         super().__init__(splits, batch_size, seed)
         if val_crops < 1:
             raise ConfigError(f"val_crops={val_crops}: must be at least 1")

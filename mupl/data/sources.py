@@ -21,8 +21,15 @@ from torch import Tensor
 from mupl.data.splits import Splits
 from mupl.errors import ConfigError
 
-SPLIT_SEED = 0  # of every split that we make; not the run's seed, so that all runs see the same examples
-IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+SPLIT_SEED = (
+    0  # of every split that we make; not the run's seed, so that all runs see the same examples
+)
+IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 MAX_THREADS = 8  # to decode with; more of them wait for the GIL (images of 32 pixels already gain nothing from two)
 
 
@@ -35,7 +42,9 @@ def digits(root: str | Path | None = None) -> Splits:
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    x = torch.from_numpy(data.images * (255 / 16)).round().to(torch.uint8).unsqueeze(1)  # 0..16 to 0..255
+    x = (
+        torch.from_numpy(data.images * (255 / 16)).round().to(torch.uint8).unsqueeze(1)
+    )  # 0..16 to 0..255
     return _split(x, torch.from_numpy(data.target).long(), num_classes=10, val_fraction=0.2)
 
 
@@ -79,16 +88,22 @@ def _absolute(root: str | Path) -> Path:
 def _torchvision(name: str, root: Path, download: bool, files: str) -> Splits:
     """The data set of class `name` of torchvision.datasets with its own train and test split, of 10 classes."""
     try:
-        if "MNIST" in name and not download:  # torchvision's import takes longer than the training of a small sweep
+        if (
+            "MNIST" in name and not download
+        ):  # torchvision's import takes longer than the training of a small sweep
             train_x, train_y, val_x, val_y = (_read_idx(root / files / file) for file in IDX_FILES)
             return Splits(train_x, train_y, val_x, val_y, num_classes=10)
         import torchvision.datasets
 
         dataset_class = getattr(torchvision.datasets, name)
-        train, test = (dataset_class(root, train=train, download=download) for train in (True, False))
+        train, test = (
+            dataset_class(root, train=train, download=download) for train in (True, False)
+        )
     except (RuntimeError, OSError) as error:
         if download:
-            raise ConfigError(f"data.download=true: could not get {name} into {root} ({_first_line(error)})") from error
+            raise ConfigError(
+                f"data.download=true: could not get {name} into {root} ({_first_line(error)})"
+            ) from error
         raise ConfigError(
             f"data.root={root}: no {name} files there; give the folder that holds {files}, or data.download=true"
         ) from error
@@ -150,7 +165,9 @@ def _listing(root: Path, folder: Path) -> Any:
 
     try:
         return ImageFolder(folder)
-    except OSError as error:  # FileNotFoundError of torchvision's own, or a folder that cannot be read
+    except (
+        OSError
+    ) as error:  # FileNotFoundError of torchvision's own, or a folder that cannot be read
         raise ConfigError(
             f"data.root={root}: no images there ({_first_line(error)}); give a folder of one folder of images a class"
         ) from error
@@ -168,14 +185,20 @@ def _cached_images(root: Path, paths: list[str], image_size: int | None) -> Tens
     except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError):
         pass  # absent, or not a file of ours: made anew
     decoded = _decode(root, paths, image_size)
-    partial = root / f".{file.name}.{uuid.uuid4().hex}"  # renamed when complete, so nobody reads half a file
+    partial = (
+        root / f".{file.name}.{uuid.uuid4().hex}"
+    )  # renamed when complete, so nobody reads half a file
     try:
         with partial.open("wb") as stream:
             torch.save({"fingerprint": fingerprint, "images": decoded}, stream)
         os.replace(partial, file)
     except (OSError, RuntimeError) as error:
-        warnings.warn(f"no cache of the decoded images in {root}: {_first_line(error)}", stacklevel=2)
-        with contextlib.suppress(OSError):  # a read-only file system refuses even to remove what is not there
+        warnings.warn(
+            f"no cache of the decoded images in {root}: {_first_line(error)}", stacklevel=2
+        )
+        with contextlib.suppress(
+            OSError
+        ):  # a read-only file system refuses even to remove what is not there
             partial.unlink()
     return decoded
 
@@ -185,7 +208,9 @@ def _fingerprint(root: Path, paths: list[str]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         status = os.stat(path)
-        digest.update(f"{path[len(str(root)) :]}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(
+            f"{path[len(str(root)) :]}\0{status.st_size}\0{status.st_mtime_ns}\n".encode()
+        )
     return digest.hexdigest()
 
 
@@ -224,9 +249,14 @@ def _decode(root: Path, paths: list[str], image_size: int | None) -> Tensor:
         return len(chunk)
 
     threads = min(os.cpu_count() or 1, MAX_THREADS)
-    with Progress(console=Console(stderr=True), transient=True) as progress, ThreadPoolExecutor(threads) as pool:
+    with (
+        Progress(console=Console(stderr=True), transient=True) as progress,
+        ThreadPoolExecutor(threads) as pool,
+    ):
         task = progress.add_task("decoding images", total=len(paths))
-        for count in pool.map(fill, range(0, len(paths), 256)):  # in order, so the first bad image is the one named
+        for count in pool.map(
+            fill, range(0, len(paths), 256)
+        ):  # in order, so the first bad image is the one named
             progress.advance(task, count)
     return torch.from_numpy(decoded)
 
@@ -236,7 +266,9 @@ def _split(x: Tensor, y: Tensor, num_classes: int, val_fraction: float) -> Split
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(SPLIT_SEED))
     num_val = round(val_fraction * len(x))
     if not 0 < num_val < len(x):
-        raise ConfigError(f"data.val_fraction={val_fraction}: leaves one split of {len(x)} images empty")
+        raise ConfigError(
+            f"data.val_fraction={val_fraction}: leaves one split of {len(x)} images empty"
+        )
     train, val = order[:-num_val], order[-num_val:]
     return Splits(x[train], y[train], x[val], y[val], num_classes)
 

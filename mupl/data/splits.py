@@ -27,7 +27,9 @@ class Splits:
     def __post_init__(self) -> None:
         for split, x, y in (("train", self.train_x, self.train_y), ("val", self.val_x, self.val_y)):
             if x.dtype != torch.uint8 or x.ndim != 4:
-                raise ValueError(f"{split}_x must be uint8 (N, C, H, W), not {x.dtype} {tuple(x.shape)}")
+                raise ValueError(
+                    f"{split}_x must be uint8 (N, C, H, W), not {x.dtype} {tuple(x.shape)}"
+                )
             if y.dtype != torch.int64 or y.ndim != 1:
                 raise ValueError(f"{split}_y must be int64 (N,), not {y.dtype} {tuple(y.shape)}")
             if len(x) != len(y):
@@ -47,17 +49,23 @@ class Splits:
 
     def train_batches(self, batch_size: int, seed: int, device: torch.device) -> TensorLoader:
         """Shuffled by `seed`; an incomplete last batch is dropped."""
-        return TensorLoader(self.train_x.to(device), self.train_y.to(device), batch_size, self.mean, self.std, seed)
+        return TensorLoader(
+            self.train_x.to(device), self.train_y.to(device), batch_size, self.mean, self.std, seed
+        )
 
     def val_batches(self, batch_size: int, device: torch.device) -> TensorLoader:
         """In order, every example once."""
-        return TensorLoader(self.val_x.to(device), self.val_y.to(device), batch_size, self.mean, self.std)
+        return TensorLoader(
+            self.val_x.to(device), self.val_y.to(device), batch_size, self.mean, self.std
+        )
 
     @functools.cached_property
     def _pixel_counts(self) -> Tensor:
         """How often each of the 256 values occurs in each channel of train_x: (C, 256) int64."""
         counts = torch.zeros(self.train_x.shape[1], 256, dtype=torch.int64)
-        for chunk in torch.split(self.train_x, 4096):  # bounds the copy that flattening a channel makes
+        for chunk in torch.split(
+            self.train_x, 4096
+        ):  # bounds the copy that flattening a channel makes
             for channel, pixels in enumerate(chunk.unbind(1)):
                 counts[channel] += torch.bincount(pixels.flatten(), minlength=256).cpu()
         return counts
@@ -74,7 +82,9 @@ class Splits:
         values = torch.arange(256, dtype=torch.float64) / 255
         squares = (values - self.mean[:, None]).square()
         variance = (self._pixel_counts * squares).sum(1) / self._pixel_counts.sum(1)
-        constant = (self._pixel_counts > 0).sum(1) == 1  # its variance may be 0 up to round-off only
+        constant = (self._pixel_counts > 0).sum(
+            1
+        ) == 1  # its variance may be 0 up to round-off only
         return variance.sqrt().masked_fill(constant, 1.0)
 
     @property

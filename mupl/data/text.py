@@ -14,7 +14,9 @@ from torch import Tensor
 from mupl.data.loader import seeded
 from mupl.errors import ConfigError
 
-TokenArray = Tensor | np.ndarray  # (N,) of any integer type; an array may be mapped from a file and stays on the host
+TokenArray = (
+    Tensor | np.ndarray
+)  # (N,) of any integer type; an array may be mapped from a file and stays on the host
 LEVELS = ("byte", "character")
 VAL_CROPS = 256
 
@@ -39,7 +41,9 @@ class Tokens:
         """Random crops by `seed`."""
         return CropLoader(self.train, self.context, batch_size, device, seed)
 
-    def val_batches(self, batch_size: int, device: torch.device, crops: int = VAL_CROPS) -> "CropLoader":
+    def val_batches(
+        self, batch_size: int, device: torch.device, crops: int = VAL_CROPS
+    ) -> "CropLoader":
         """The same crops each time."""
         return CropLoader(self.val, self.context, batch_size, device, None, crops)
 
@@ -50,7 +54,10 @@ class Tokens:
 
 
 def read_text(
-    file: str | Path | None = None, level: str = "byte", context: int = 64, val_fraction: float = 0.1
+    file: str | Path | None = None,
+    level: str = "byte",
+    context: int = 64,
+    val_fraction: float = 0.1,
 ) -> Tokens:
     """A text file, its last `val_fraction` to validate; without one, Python's own standard library (`stdlib_text`).
 
@@ -71,13 +78,17 @@ def read_text(
 @functools.cache  # the jobs of a sweep that run in one process share the text
 def _read_text(file: Path | None, level: str, val_fraction: float) -> tuple[Tensor, Tensor, int]:
     try:
-        splits = stdlib_text(val_fraction) if file is None else _cut(file.read_bytes(), val_fraction)
+        splits = (
+            stdlib_text(val_fraction) if file is None else _cut(file.read_bytes(), val_fraction)
+        )
         if level == "byte":
             train, val = (torch.frombuffer(bytearray(split), dtype=torch.uint8) for split in splits)
             return train, val, 256
         codes = [np.frombuffer(split.decode().encode("utf-32-le"), np.uint32) for split in splits]
     except (OSError, ValueError) as error:
-        raise ConfigError(f"data.file={file}: must be a text file in UTF-8, not empty ({error})") from error
+        raise ConfigError(
+            f"data.file={file}: must be a text file in UTF-8, not empty ({error})"
+        ) from error
     characters, ids = np.unique(np.concatenate(codes), return_inverse=True)
     train, val = torch.from_numpy(ids.astype(np.int32)).split([len(codes[0]), len(codes[1])])
     return train, val, len(characters)
@@ -120,7 +131,9 @@ def read_tokens(root: str | Path, vocabulary: int, context: int = 1024) -> Token
             raise ConfigError(f"data.root={root}: must hold train.bin and val.bin, not empty")
         tokens = np.memmap(file, np.dtype("<u2"), mode="r")
         if (largest := int(tokens[: 2**20].max())) >= vocabulary:
-            raise ConfigError(f"data.vocabulary={vocabulary}: must be above {largest}, a token in {file.name}")
+            raise ConfigError(
+                f"data.vocabulary={vocabulary}: must be above {largest}, a token in {file.name}"
+            )
         splits[name] = tokens
     return Tokens(splits["train"], splits["val"], vocabulary, context)
 
@@ -128,7 +141,9 @@ def read_tokens(root: str | Path, vocabulary: int, context: int = 1024) -> Token
 @functools.cache
 def random_tokens(vocabulary: int = 256, context: int = 64, count: int = 2**17) -> Tokens:
     """`count` independent uniform tokens, half of them to validate: nothing to learn, but what unit scaling assumes."""
-    train, val = torch.randint(vocabulary, (2, count // 2), generator=torch.Generator().manual_seed(0))
+    train, val = torch.randint(
+        vocabulary, (2, count // 2), generator=torch.Generator().manual_seed(0)
+    )
     return Tokens(train, val, vocabulary, context)
 
 
@@ -145,12 +160,22 @@ class CropLoader:
     """
 
     def __init__(
-        self, tokens: TokenArray, context: int, batch_size: int, device: torch.device, seed: int | None, crops: int = 0
+        self,
+        tokens: TokenArray,
+        context: int,
+        batch_size: int,
+        device: torch.device,
+        seed: int | None,
+        crops: int = 0,
     ) -> None:
         self.tokens = tokens.to(device) if isinstance(tokens, Tensor) else tokens
         self.context, self.batch_size, self.device, self.seed = context, batch_size, device, seed
         self._last = len(tokens) - context - 1
-        self._fixed = (torch.arange(crops) * self._last // max(crops - 1, 1)).split(batch_size) if seed is None else ()
+        self._fixed = (
+            (torch.arange(crops) * self._last // max(crops - 1, 1)).split(batch_size)
+            if seed is None
+            else ()
+        )
         self._step = 0
 
     def __len__(self) -> int:

@@ -17,17 +17,25 @@ PANELS = {
 }
 
 
-def coordinate_check(rows: pd.DataFrame, title: str, statistic: str = "l1", along: str = "width") -> Figure:
+def coordinate_check(
+    rows: pd.DataFrame, title: str, statistic: str = "l1", along: str = "width"
+) -> Figure:
     """Size of the coordinates against width on log2 axes: a row of panels a kind, a column a step t, a line a layer.
 
     along: "width", or "depth". Lines are medians over seeds, bands their range. Values that are 0 are not drawn.
     A check of the standard parametrization says so in its title.
     """
     is_bias = rows["name"].str.endswith("bias")
-    table = _drawn(rows, [PANELS.get(key) for key in zip(rows["kind"], is_bias, strict=True)], statistic)
+    table = _drawn(
+        rows, [PANELS.get(key) for key in zip(rows["kind"], is_bias, strict=True)], statistic
+    )
     table["layer"] = table["name"].str.replace(r"\.(weight|bias)$", "", regex=True)
     layers = list(dict.fromkeys(table["layer"]))
-    colors = {"hue": "layer", "hue_order": layers, "palette": sns.color_palette("viridis", len(layers))}
+    colors = {
+        "hue": "layer",
+        "hue_order": layers,
+        "palette": sns.color_palette("viridis", len(layers)),
+    }
     grid = _lines(table, PANELS.values(), "t", along, statistic, height=2.4, aspect=1.3, **colors)
     grid.set_titles(row_template="{row_name}", col_template="t = {col_name}")
     grid.figure.suptitle(title, y=1.02)
@@ -35,15 +43,29 @@ def coordinate_check(rows: pd.DataFrame, title: str, statistic: str = "l1", alon
 
 
 def side_by_side(
-    rows: pd.DataFrame, panels: Mapping[tuple[str, str], str], statistic: str = "l1", along: str = "width"
+    rows: pd.DataFrame,
+    panels: Mapping[tuple[str, str], str],
+    statistic: str = "l1",
+    along: str = "width",
 ) -> Figure:
     """Chosen quantities against width on log2 axes: a column of panels a parametrization, a line a step t.
 
     panels: (kind, name) -> label, a row of panels each, from top to bottom. Lines and bands as in `coordinate_check`.
     """
-    table = _drawn(rows, [panels.get(key) for key in zip(rows["kind"], rows["name"], strict=True)], statistic)
+    table = _drawn(
+        rows, [panels.get(key) for key in zip(rows["kind"], rows["name"], strict=True)], statistic
+    )
     colors = {"hue": "t", "palette": "viridis", "legend": "full"}
-    grid = _lines(table, panels.values(), "parametrization", along, statistic, height=2.2, aspect=1.1, **colors)
+    grid = _lines(
+        table,
+        panels.values(),
+        "parametrization",
+        along,
+        statistic,
+        height=2.2,
+        aspect=1.1,
+        **colors,
+    )
     return grid.set_titles(row_template="{row_name}", col_template="{col_name}").figure
 
 
@@ -55,7 +77,12 @@ def _drawn(rows: pd.DataFrame, panels: Sequence[str | None], statistic: str) -> 
 
 
 def _lines(
-    table: pd.DataFrame, panels: Iterable[str], columns: str, along: str, statistic: str, **options: Any
+    table: pd.DataFrame,
+    panels: Iterable[str],
+    columns: str,
+    along: str,
+    statistic: str,
+    **options: Any,
 ) -> sns.FacetGrid:
     """Medians over seeds and their range, on log2 axes: a row of those `panels` that there are, a column of panels for
     each value of `columns`."""

@@ -25,7 +25,9 @@ def update_norms(table: pd.DataFrame, by: str) -> Figure:
             aspect=1.8, sharey="row", margin_titles=True, color=sns.color_palette("viridis", 3)[1],
         )  # fmt: skip
     grid.set(yscale="log")
-    grid.set_titles(row_template="", col_template="{col_name}").set_axis_labels("layer, in x out", "")
+    grid.set_titles(row_template="", col_template="{col_name}").set_axis_labels(
+        "layer, in x out", ""
+    )
     for axes, label in zip(grid.axes, LABELS.values(), strict=True):
         axes[0].set_ylabel(label)
     grid.tick_params(axis="x", rotation=60)

@@ -48,12 +48,24 @@ def hyperparameter_transfer(
         )  # fmt: skip
     for name, axis in grid.axes_dict.items():
         marks = stars[stars["panel"] == name]
-        axis.scatter(marks[x], marks[metric], c=marks[hue].map(palette), marker="*", s=140, ec="black", zorder=3)
+        axis.scatter(
+            marks[x],
+            marks[metric],
+            c=marks[hue].map(palette),
+            marker="*",
+            s=140,
+            ec="black",
+            zorder=3,
+        )
         if numbers:
             axis.set_xscale("log", base=2)
         else:
             axis.tick_params(axis="x", rotation=30)
-    first = finite.loc[finite.groupby(keys, dropna=False)[x].idxmin(), "mean"] if numbers else finite["mean"]
+    first = (
+        finite.loc[finite.groupby(keys, dropna=False)[x].idxmin(), "mean"]
+        if numbers
+        else finite["mean"]
+    )
     low, high = finite["min"].min(), max(first.max(), stars[metric].max())
     if high > 4 * low:
         grid.set(yscale="log", ylim=(low / 1.1, high * 1.2))

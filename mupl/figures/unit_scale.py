@@ -11,7 +11,9 @@ from mupl.names import block_pattern
 def unit_scale(table: pd.DataFrame) -> Figure:
     """RMS over what it must be, of parameters and of what modules return, a dot for each block and run; the band of
     those that pass is shaded. table: as `mupl.analysis.unit_scale.verdict` returns it."""
-    dots = table.assign(ratio=table["rms"] / table["expected"], name=table["name"].map(block_pattern))
+    dots = table.assign(
+        ratio=table["rms"] / table["expected"], name=table["name"].map(block_pattern)
+    )
     dots["of"] = dots["kind"].str.startswith("output").map({True: "modules", False: "parameters"})
     dots["of what"] = dots["kind"].map({"param": "values", "output": "values"}).fillna("gradients")
     with sns.axes_style("whitegrid"):
@@ -22,5 +24,7 @@ def unit_scale(table: pd.DataFrame) -> Figure:
     for axis in grid.axes.flat:
         axis.axvspan(*BAND, color="tab:green", alpha=0.1)
         axis.set_xscale("log", base=2)
-    grid.set_axis_labels("RMS over what unit scaling wants", "").set_titles("{col_name}").tight_layout()
+    grid.set_axis_labels("RMS over what unit scaling wants", "").set_titles(
+        "{col_name}"
+    ).tight_layout()
     return grid.figure

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mupl.errors import ConfigError
-from mupl.factors import Factor, Residual, TiedReadout
-from mupl.layers import Embedding, LayerNorm, RMSNorm, ScaledLinear, scaled, times
-from mupl.unit_scaling import (
+from mupl.nn.layers import Embedding, LayerNorm, RMSNorm, ScaledLinear, scaled, times
+from mupl.nn.multipliers import Multiplier, Residual, TiedReadout
+from mupl.nn.unit_scaling import (
     UnitEmbedding,
     UnitLinear,
     UnitResidual,
@@ -24,7 +24,11 @@ from mupl.unit_scaling import (
 )
 
 Linear = Callable[[int, int], ScaledLinear]
-CHOICES = {"norm": ("layernorm", "rmsnorm"), "activation": ("gelu", "swiglu"), "positions": ("rotary", "learned")}
+CHOICES = {
+    "norm": ("layernorm", "rmsnorm"),
+    "activation": ("gelu", "swiglu"),
+    "positions": ("rotary", "learned"),
+}
 
 
 class GPT(nn.Module):
@@ -50,7 +54,7 @@ class GPT(nn.Module):
             activation f makes it f(mult x) / mult.
         residual_attention_ratio: what attention adds to the stream over what MLPs add; with `unit_scaling` only.
         zero_readout: start the readout at 0.
-        unit_scaling: operations of `mupl.unit_scaling`, for `parametrization=umup`: attention logits are divided by
+        unit_scaling: operations of `mupl.nn.unit_scaling`, for `parametrization=umup`: attention logits are divided by
             d_head, residual sums normalised (`residual_tau`), and gradients of queries, keys and hidden units of MLPs
             are amplified to unit scale where they lie (`Attention.amplify`, `MLP.amplify`).
 
@@ -58,7 +62,7 @@ class GPT(nn.Module):
         ConfigError: naming the argument that is out of range.
     """
 
-    # Of the arguments, those in which the members of one stack may differ (see `mupl.training.stack`)
+    # Of the arguments, those in which the members of one stack may differ (see `mupl.stacked.stack`)
     per_member: ClassVar = (
         "input_mult", "attention_mult", "activation_mult", "residual_mult", "output_mult", "init_std", "embedding_std",
         "zero_readout",
@@ -103,17 +107,28 @@ class GPT(nn.Module):
             raise ConfigError(f"depth={depth}: must be a whole number >= 1")
         heads, d_head = _heads(width, heads, d_head)
         if group_size < 1 or heads % group_size:
-            raise ConfigError(f"model.group_size={group_size}: must divide the number of heads, {heads}")
+            raise ConfigError(
+                f"model.group_size={group_size}: must divide the number of heads, {heads}"
+            )
         if positions == "rotary" and d_head % 2:
             raise ConfigError(f"model.d_head={d_head}: must be even for rotary positions")
         if tied and zero_readout:
-            raise ConfigError("model.zero_readout=true: a tied readout is the embedding and cannot start at 0")
+            raise ConfigError(
+                "model.zero_readout=true: a tied readout is the embedding and cannot start at 0"
+            )
         for key, std in (("init_std", init_std), ("embedding_std", embedding_std)):
             if std < 0:
                 raise ConfigError(f"model.{key}={std}: must be >= 0")
-        for key, given in (("norm_gain", norm_gain), ("bias", bias), ("tied", tied), ("post_norm", post_norm)):
+        for key, given in (
+            ("norm_gain", norm_gain),
+            ("bias", bias),
+            ("tied", tied),
+            ("post_norm", post_norm),
+        ):
             if unit_scaling and given:
-                raise ConfigError(f"model.{key}=true: unit scaling is without; say model.{key}=false")
+                raise ConfigError(
+                    f"model.{key}=true: unit scaling is without; say model.{key}=false"
+                )
         self.context, self.input_mult, self.output_mult = context, input_mult, output_mult
         self.init_std, self.embedding_std, self.zero_readout = init_std, embedding_std, zero_readout
 
@@ -128,22 +143,41 @@ class GPT(nn.Module):
         if norm == "layernorm":
             new_norm = partial(LayerNorm, elementwise_affine=norm_gain, bias=bias)
 
-        def new_residual(index: int) -> Factor:
+        def new_residual(index: int) -> Multiplier:
             if not unit_scaling:
                 return Residual(residual_mult)
-            return UnitResidual(residual_tau(index, 2 * depth, residual_mult, residual_attention_ratio))
+            return UnitResidual(
+                residual_tau(index, 2 * depth, residual_mult, residual_attention_ratio)
+            )
 
         def new_block(index: int) -> Block:
-            qk_norms = (new_norm(d_head), new_norm(d_head)) if qk_norm else (nn.Identity(), nn.Identity())
-            attention = Attention(
-                width, heads, d_head, group_size, logit_scale, value_scale, linear, rotary, qk_norms, dropout
+            qk_norms = (
+                (new_norm(d_head), new_norm(d_head)) if qk_norm else (nn.Identity(), nn.Identity())
             )
-            mlp = MLP(width, round(mlp_ratio * width), activation, activation_mult, hidden_scale, linear)
+            attention = Attention(
+                width,
+                heads,
+                d_head,
+                group_size,
+                logit_scale,
+                value_scale,
+                linear,
+                rotary,
+                qk_norms,
+                dropout,
+            )
+            mlp = MLP(
+                width, round(mlp_ratio * width), activation, activation_mult, hidden_scale, linear
+            )
             if unit_scaling:
                 attention.amplify(logit_gradient_scale(context, d_head, attention_mult))
-                mlp.amplify(math.sqrt(mlp.down.in_features / width))  # its gradients are sums over fewer terms
+                mlp.amplify(
+                    math.sqrt(mlp.down.in_features / width)
+                )  # its gradients are sums over fewer terms
             residuals = (new_residual(2 * index), new_residual(2 * index + 1))
-            return Block(attention, mlp, (new_norm(width), new_norm(width)), residuals, post_norm, dropout)
+            return Block(
+                attention, mlp, (new_norm(width), new_norm(width)), residuals, post_norm, dropout
+            )
 
         new_embedding = UnitEmbedding if unit_scaling else Embedding
         self.embedding = new_embedding(vocabulary, width)
@@ -182,11 +216,19 @@ class GPT(nn.Module):
         for block in self.blocks:
             x = block(x)
         x = times(self.output_mult, self.norm(x))
-        return self.readout(x, self.embedding.weight) if isinstance(self.readout, TiedReadout) else self.readout(x)
+        return (
+            self.readout(x, self.embedding.weight)
+            if isinstance(self.readout, TiedReadout)
+            else self.readout(x)
+        )
 
     @torch.no_grad()
     def generate(
-        self, tokens: Tensor, count: int, temperature: float = 1.0, generator: torch.Generator | None = None
+        self,
+        tokens: Tensor,
+        count: int,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """tokens (..., T) followed by `count` more, (..., T + count), each drawn given at most `context` before it.
 
@@ -198,7 +240,9 @@ class GPT(nn.Module):
                 drawn = logits.argmax(-1, keepdim=True)
             else:
                 p = (logits / temperature).softmax(-1)
-                drawn = torch.multinomial(p.reshape(-1, p.shape[-1]), 1, generator=generator).view(*p.shape[:-1], 1)
+                drawn = torch.multinomial(p.reshape(-1, p.shape[-1]), 1, generator=generator).view(
+                    *p.shape[:-1], 1
+                )
             tokens = torch.cat([tokens, drawn], -1)
         return tokens
 
@@ -209,12 +253,16 @@ class Block(nn.Module):
         attention: "Attention",
         mlp: "MLP",
         norms: tuple[nn.Module, nn.Module],
-        residuals: tuple[Factor, Factor],
+        residuals: tuple[Multiplier, Multiplier],
         post_norm: bool,
         dropout: float,
     ) -> None:
         super().__init__()
-        self.attention_norm, self.attention, self.attention_residual = norms[0], attention, residuals[0]
+        self.attention_norm, self.attention, self.attention_residual = (
+            norms[0],
+            attention,
+            residuals[0],
+        )
         self.mlp_norm, self.mlp, self.mlp_residual = norms[1], mlp, residuals[1]
         self.dropout = nn.Dropout(dropout)
         self.post_norm = post_norm
@@ -222,9 +270,13 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., T, width) -> the same shape."""
         if self.post_norm:
-            x = self.attention_norm(self.attention_residual(x, lambda h: self.dropout(self.attention(h))))
+            x = self.attention_norm(
+                self.attention_residual(x, lambda h: self.dropout(self.attention(h)))
+            )
             return self.mlp_norm(self.mlp_residual(x, lambda h: self.dropout(self.mlp(h))))
-        x = self.attention_residual(x, lambda h: self.dropout(self.attention(self.attention_norm(h))))
+        x = self.attention_residual(
+            x, lambda h: self.dropout(self.attention(self.attention_norm(h)))
+        )
         return self.mlp_residual(x, lambda h: self.dropout(self.mlp(self.mlp_norm(h))))
 
 
@@ -245,13 +297,18 @@ class Attention(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.d_head, self.grouped, self.dropout, self.value_scale = d_head, group_size > 1, dropout, value_scale
+        self.d_head, self.grouped, self.dropout, self.value_scale = (
+            d_head,
+            group_size > 1,
+            dropout,
+            value_scale,
+        )
         self.query = linear(width, heads * d_head)
         self.key_value = linear(width, 2 * (heads // group_size) * d_head)
         self.out = linear(heads * d_head, width)
         self.rotary = rotary
         self.query_norm, self.key_norm = qk_norms
-        self.scale = Factor("attention", logit_scale, fan_in=d_head)
+        self.scale = Multiplier("attention", logit_scale, fan_in=d_head)
         self.logits = Logits()
         self.amplified = 1.0
 
@@ -303,7 +360,9 @@ class Rotary(nn.Module):
 
     def __init__(self, d_head: int, context: int) -> None:
         super().__init__()
-        angles = torch.outer(torch.arange(context), 10_000.0 ** (torch.arange(0, d_head, 2) / -d_head))
+        angles = torch.outer(
+            torch.arange(context), 10_000.0 ** (torch.arange(0, d_head, 2) / -d_head)
+        )
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
@@ -320,7 +379,13 @@ class MLP(nn.Module):
     per_member: ClassVar = ("mult",)
 
     def __init__(
-        self, width: int, hidden: int, activation: str, mult: float, hidden_scale: float, linear: Linear
+        self,
+        width: int,
+        hidden: int,
+        activation: str,
+        mult: float,
+        hidden_scale: float,
+        linear: Linear,
     ) -> None:
         super().__init__()
         self.gated, self.mult, self.hidden_scale = activation == "swiglu", mult, hidden_scale
@@ -348,8 +413,18 @@ class MLP(nn.Module):
 def _heads(width: int, heads: int | None, d_head: int | None) -> tuple[int, int]:
     """Number and size of heads from the one that is given."""
     if (heads is None) == (d_head is None):
-        raise ConfigError(f"model.d_head={d_head}, model.heads={heads}: give one and null for the other")
+        raise ConfigError(
+            f"model.d_head={d_head}, model.heads={heads}: give one and null for the other"
+        )
     key, given = ("heads", heads) if d_head is None else ("d_head", d_head)
-    if not isinstance(width, int) or not isinstance(given, int) or given < 1 or width < 1 or width % given:
-        raise ConfigError(f"model.{key}={given}: must be a whole number that divides the width {width}")
+    if (
+        not isinstance(width, int)
+        or not isinstance(given, int)
+        or given < 1
+        or width < 1
+        or width % given
+    ):
+        raise ConfigError(
+            f"model.{key}={given}: must be a whole number that divides the width {width}"
+        )
     return (given, width // given) if d_head is None else (width // given, given)

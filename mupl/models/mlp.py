@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mupl.errors import ConfigError
-from mupl.layers import ScaledLinear, times
+from mupl.nn.layers import ScaledLinear, times
 
 ACTIVATIONS = {"relu": F.relu, "sigmoid": F.sigmoid, "tanh": F.tanh, "gelu": F.gelu}
 
@@ -33,7 +33,7 @@ class MLP(nn.Module):
         ConfigError: naming the argument that is out of range.
     """
 
-    # Of the arguments, those in which the members of one stack may differ (see `mupl.training.stack`)
+    # Of the arguments, those in which the members of one stack may differ (see `mupl.stacked.stack`)
     per_member: ClassVar = ("init_std", "zero_readout", "input_mult", "output_mult")
     member_axis: ClassVar = True  # the parameters may have a leading member axis
 
@@ -52,7 +52,9 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
-            raise ConfigError(f"model.activation={activation}: must be one of {', '.join(ACTIVATIONS)}")
+            raise ConfigError(
+                f"model.activation={activation}: must be one of {', '.join(ACTIVATIONS)}"
+            )
         if depth < 1:
             raise ConfigError(f"depth={depth}: must be a whole number >= 1")
         if init_std < 0:
@@ -61,7 +63,9 @@ class MLP(nn.Module):
         if not widths or min(widths) < 1:
             raise ConfigError(f"width={width}: must be a whole number >= 1 or a list of them")
         sizes = [in_features, *widths]
-        self.layers = nn.ModuleList(ScaledLinear(n, m, bias) for n, m in zip(sizes, widths, strict=False))
+        self.layers = nn.ModuleList(
+            ScaledLinear(n, m, bias) for n, m in zip(sizes, widths, strict=False)
+        )
         self.readout = ScaledLinear(widths[-1], out_features, bias)
         self.activation = ACTIVATIONS[activation]
         self.input_mult, self.output_mult = input_mult, output_mult

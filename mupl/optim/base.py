@@ -17,7 +17,10 @@ class DirectionOptimizer(Optimizer, ABC):
 
     def __init__(self, params: Any, lr: float, weight_decay: float, **options: Any) -> None:
         # the flag says to readers of the groups, as in torch's AdamW, that weight decay is no part of the gradient
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "decoupled_weight_decay": True, **options})
+        super().__init__(
+            params,
+            {"lr": lr, "weight_decay": weight_decay, "decoupled_weight_decay": True, **options},
+        )
 
     @abstractmethod
     def update(self, group: dict[str, Any], weights: list[Tensor]) -> None:

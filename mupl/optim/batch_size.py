@@ -9,7 +9,7 @@ from functools import partial
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
-from mupl.optim.families import unwrapped
+from mupl.optim.registry import unwrapped
 
 RULES = ("none", "sqrt", "sde")
 
@@ -38,7 +38,9 @@ class BatchScaling:
         if self.rule not in RULES:
             raise ConfigError(f"batch_scaling={self.rule}: must be one of {', '.join(RULES)}")
         if not (self.m_B > 0 and self.m_D > 0):
-            raise ConfigError(f"batch_scaling: sizes must be positive, not {self.m_B} and {self.m_D} times the base's")
+            raise ConfigError(
+                f"batch_scaling: sizes must be positive, not {self.m_B} and {self.m_D} times the base's"
+            )
 
     def values(self, lr: float, eps: float, weight_decay: float) -> dict[str, float]:
         """lr, eps and weight_decay at this size, by name, from those at the base."""
@@ -59,11 +61,15 @@ class BatchScaling:
             return constructor
         given = inspect.signature(constructor).parameters.get("betas")
         if given is None:
-            raise ConfigError("batch_scaling=sde: is a rule for Adam and AdamW, the optimizer has no betas")
+            raise ConfigError(
+                "batch_scaling=sde: is a rule for Adam and AdamW, the optimizer has no betas"
+            )
         betas = tuple(1 - self.m_B / self.m_D * (1 - beta) for beta in given.default)
         if min(betas) < 0:
             raise ConfigError(
                 f"batch_scaling=sde: betas would be {', '.join(f'{beta:g}' for beta in betas)}; the batch is too large"
             )
-        inner, chosen = unwrapped(constructor)  # Hydra's partials stay one in the other, and hide the family
+        inner, chosen = unwrapped(
+            constructor
+        )  # Hydra's partials stay one in the other, and hide the optimizer
         return partial(inner, **chosen | {"betas": betas})

@@ -1,4 +1,4 @@
-"""Optimizers of the family `adam` that torch has not: entries of an update have size lr whatever the gradient.
+"""Optimizers of the update kind `adam` that torch has not: entries of an update have size lr whatever the gradient.
 
 Their directions are pure functions of tensors of any shape, so one call serves one model or many stacked ones.
 """
@@ -73,7 +73,9 @@ class SignSGD(Elementwise):
     buffers = ("momentum_buffer",)
     direction = staticmethod(sign_momentum)
 
-    def __init__(self, params: Any, lr: float = 1e-3, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, params: Any, lr: float = 1e-3, momentum: float = 0.9, weight_decay: float = 0.0
+    ) -> None:
         super().__init__(params, lr, weight_decay, momentum=momentum)
 
     @staticmethod
@@ -87,7 +89,9 @@ class Lion(Elementwise):
     buffers = ("exp_avg",)
     direction = staticmethod(lion)
 
-    def __init__(self, params: Any, lr: float = 1e-4, betas: Betas = (0.9, 0.99), weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, params: Any, lr: float = 1e-4, betas: Betas = (0.9, 0.99), weight_decay: float = 0.0
+    ) -> None:
         super().__init__(params, lr, weight_decay, betas=betas)
 
     @staticmethod
@@ -102,7 +106,9 @@ class AdamAtan2(Elementwise):
     buffers = ("exp_avg", "exp_avg_sq")
     direction = staticmethod(adam_atan2)
 
-    def __init__(self, params: Any, lr: float = 1e-3, betas: Betas = (0.9, 0.999), weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, params: Any, lr: float = 1e-3, betas: Betas = (0.9, 0.999), weight_decay: float = 0.0
+    ) -> None:
         super().__init__(params, lr, weight_decay, betas=betas)
 
     @staticmethod

@@ -8,16 +8,16 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
-from mupl.optim.families import unwrapped
+from mupl.optim.registry import unwrapped
 from mupl.parametrization.rules import Scale
 
 
 def param_groups(
     parameters: Mapping[str, nn.Parameter], scales: Mapping[str, Scale], *, eps: bool = True
 ) -> list[dict[str, Any]]:
-    """One group for each distinct (lr, weight_decay, family, eps), in order of first appearance; no frozen tensors.
+    """One group for each distinct (lr, weight_decay, update_kind, eps), in order of first appearance; no frozen tensors.
 
-    `family` is the rule by which an optimizer that routes moves the tensors of a group; others do not look at it.
+    `update_kind` is the rule by which an optimizer that routes moves the tensors of a group; others do not look at it.
 
     Args:
         parameters: what the optimizer sees, by name.
@@ -27,14 +27,22 @@ def param_groups(
     for name, parameter in parameters.items():
         if parameter.requires_grad:
             scale = scales[name]
-            options = {"lr": scale.lr, "weight_decay": scale.weight_decay, "family": scale.family}
+            options = {
+                "lr": scale.lr,
+                "weight_decay": scale.weight_decay,
+                "update_kind": scale.update_kind,
+            }
             options |= {"eps": scale.eps} if eps else {}
-            groups.setdefault(tuple(options.values()), {"params": [], **options})["params"].append((name, parameter))
+            groups.setdefault(tuple(options.values()), {"params": [], **options})["params"].append(
+                (name, parameter)
+            )
     return list(groups.values())
 
 
 def build_optimizer(
-    optimizer: Callable[..., Optimizer], parameters: Mapping[str, nn.Parameter], scales: Mapping[str, Scale]
+    optimizer: Callable[..., Optimizer],
+    parameters: Mapping[str, nn.Parameter],
+    scales: Mapping[str, Scale],
 ) -> Optimizer:
     """The optimizer over the param groups of `scales`.
 
@@ -43,7 +51,11 @@ def build_optimizer(
     constructor, chosen = unwrapped(optimizer)
     takes = inspect.signature(constructor).parameters
     options = {}
-    if "foreach" in takes and not {"foreach", "fused"} & set(chosen) and all(p.is_cpu for p in parameters.values()):
+    if (
+        "foreach" in takes
+        and not {"foreach", "fused"} & set(chosen)
+        and all(p.is_cpu for p in parameters.values())
+    ):
         # what torch comes to on a CPU, after asking every tensor of every group at every step
         options["foreach"] = False
     built = optimizer(param_groups(parameters, scales, eps="eps" in takes), **options)
@@ -57,10 +69,10 @@ def check_same_groups(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     Learning rates are compared as they were before any schedule.
 
     Raises:
-        ConfigError: if lr, weight_decay, eps or family of a group are not those that were saved.
+        ConfigError: if lr, weight_decay, eps or update_kind of a group are not those that were saved.
     """
     for mine, saved in zip(optimizer.param_groups, state["param_groups"], strict=False):
-        for key in ("lr", "weight_decay", "eps", "family"):
+        for key in ("lr", "weight_decay", "eps", "update_kind"):
             ours, theirs = (group.get(f"initial_{key}", group.get(key)) for group in (mine, saved))
             if key in saved and ours != theirs:
                 raise ConfigError(

@@ -11,7 +11,7 @@ from torch.optim.adamw import adamw
 
 from mupl.errors import ConfigError
 from mupl.optim.base import DirectionOptimizer
-from mupl.parametrization.family import Family
+from mupl.parametrization.update_kinds import OptimizerRules
 from mupl.roles import ParamInfo, Role
 
 # (a, b, c) of one step s -> a s + b s^3 + c s^5 on singular values. MUON maps all from 0.002 to 1 into [0.68, 1.21] in
@@ -22,7 +22,7 @@ QUINTIC = (15 / 8, -10 / 8, 3 / 8)
 SMALLEST = 1e-18  # norm; the squares of smaller ones are lost in float32
 
 # By what to multiply an update with singular values 1, given (fan_out, fan_in), beside lr
-FACTORS: dict[str, Callable[[float, float], float]] = {
+SHAPE_FACTORS: dict[str, Callable[[float, float], float]] = {
     # RMS->RMS norm 1 whatever the shape (Yang, Simon & Bernstein 2023)
     "spectral": lambda fan_out, fan_in: math.sqrt(fan_out / fan_in),
     # that, but spectral norm >= 1 (Jordan 2024; "original" in torch.optim.Muon)
@@ -34,7 +34,9 @@ FACTORS: dict[str, Callable[[float, float], float]] = {
 }
 
 
-def accumulate(g: Tensor, m: Tensor, momentum: float | Tensor, nesterov: bool) -> tuple[Tensor, Tensor]:
+def accumulate(
+    g: Tensor, m: Tensor, momentum: float | Tensor, nesterov: bool
+) -> tuple[Tensor, Tensor]:
     """`m <- momentum m + (1 - momentum) g`; returns `momentum m + (1 - momentum) g` if nesterov, else m, and m."""
     m = m.lerp(g, 1 - momentum)
     return g.lerp(m, momentum) if nesterov else m, m
@@ -47,12 +49,16 @@ def svd(x: Tensor) -> Tensor:
     is not finite it is NaN, where `torch.linalg.svd` would raise, so that a run which diverges ends as any other.
     """
     finite = x.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
-    u, s, vh = torch.linalg.svd(x.where(finite, 0).to(torch.promote_types(x.dtype, torch.float32)), full_matrices=False)
+    u, s, vh = torch.linalg.svd(
+        x.where(finite, 0).to(torch.promote_types(x.dtype, torch.float32)), full_matrices=False
+    )
     present = s > s[..., :1] * max(x.shape[-2:]) * torch.finfo(s.dtype).eps
     return ((u * present[..., None, :]) @ vh).where(finite, torch.nan).to(x.dtype)
 
 
-def newton_schulz(x: Tensor, coefficients: Sequence[tuple[float, float, float]], dtype: torch.dtype) -> Tensor:
+def newton_schulz(
+    x: Tensor, coefficients: Sequence[tuple[float, float, float]], dtype: torch.dtype
+) -> Tensor:
     """About `U V^T` of `x = U S V^T` (.., out, in), by matrix products alone; of a zero matrix 0.
 
     x over its Frobenius norm, then `x <- a x + (b A + c A^2) x` with `A = x x^T` for each (a, b, c), in `dtype`.
@@ -70,23 +76,29 @@ def newton_schulz(x: Tensor, coefficients: Sequence[tuple[float, float, float]],
 METHODS: dict[str, Callable[[Tensor], Tensor]] = {
     "svd": svd,
     "muon": lambda x: newton_schulz(x, 5 * [MUON], torch.bfloat16),
-    "accurate": lambda x: newton_schulz(x, 5 * [MUON] + 3 * [QUINTIC], torch.promote_types(x.dtype, torch.float32)),
+    "accurate": lambda x: newton_schulz(
+        x, 5 * [MUON] + 3 * [QUINTIC], torch.promote_types(x.dtype, torch.float32)
+    ),
 }
 
 
-def routing(method: str = "muon", scale: str = "spectral", roles: Collection[str] = ("hidden",), **_: Any) -> Family:
-    """The family of `Orthogonal` with these arguments.
+def routing(
+    method: str = "muon", scale: str = "spectral", roles: Collection[str] = ("hidden",), **_: Any
+) -> OptimizerRules:
+    """The rules of `Orthogonal` with these arguments.
 
     Raises:
         ConfigError: on an unknown scale, role or method.
     """
-    for key, value, known in (("method", method, METHODS), ("scale", scale, FACTORS)):
+    for key, value, known in (("method", method, METHODS), ("scale", scale, SHAPE_FACTORS)):
         if value not in known:
             raise ConfigError(f"optimizer.{key}={value}: must be one of {', '.join(known)}")
     if unknown := set(roles) - {Role.INPUT, Role.HIDDEN, Role.OUTPUT}:
-        raise ConfigError(f"optimizer.roles={', '.join(sorted(unknown))}: must be of input, hidden, output")
+        raise ConfigError(
+            f"optimizer.roles={', '.join(sorted(unknown))}: must be of input, hidden, output"
+        )
 
-    return Family(partial(_route, tuple(roles)), partial(_factor, scale))
+    return OptimizerRules(partial(_route, tuple(roles)), partial(_shape_factor, scale))
 
 
 def _route(roles: Collection[str], info: ParamInfo) -> str:
@@ -95,29 +107,29 @@ def _route(roles: Collection[str], info: ParamInfo) -> str:
     return "orthogonal" if is_matrix and info.role in roles else "adam"
 
 
-def _factor(scale: str, family: str, fan_out: float, fan_in: float) -> float:
-    return FACTORS[scale](fan_out, fan_in) if family == "orthogonal" else 1.0
+def _shape_factor(scale: str, update_kind: str, fan_out: float, fan_in: float) -> float:
+    return SHAPE_FACTORS[scale](fan_out, fan_in) if update_kind == "orthogonal" else 1.0
 
 
 class Orthogonal(DirectionOptimizer):
-    """Orthogonal updates for matrices, AdamW for every other tensor, as the key `family` of a param group says.
+    """Orthogonal updates for matrices, AdamW for every other tensor, as the key `update_kind` of a param group says.
 
     A matrix W (fan_out, fan_in), or a convolution's weight as (fan_out, fan_in) with the receptive field in fan_in:
     `w <- w - lr (weight_decay w + factor U V^T)` with `U S V^T` the momentum (see `accumulate`). Momenta of one shape
     are stacked and computed at once. Where all gradients so far were 0 there is no direction, and no update.
 
     Args:
-        params: param groups with the keys `params` and `family` ("orthogonal" or "adam"), as
+        params: param groups with the keys `params` and `update_kind` ("orthogonal" or "adam"), as
             `mupl.optim.groups.param_groups` makes them.
         method: U V^T by "svd" (exact; simplified Shampoo), "muon" (five steps of Newton-Schulz in bfloat16) or
             "accurate" (eight in float32). Singular values of at least 0.002 of the Frobenius norm become 1 +- 1e-5,
             0.68 to 1.21 up to rounding, and 1 +- 1e-5; rounding to bfloat16 adds small ones where there were none.
-        scale: "spectral", "keller", "match_rms_adamw" or "none": see `FACTORS`.
+        scale: "spectral", "keller", "match_rms_adamw" or "none": see `SHAPE_FACTORS`.
         roles: of the matrices that get orthogonal updates; says to `routing` what the groups then hold.
         betas, eps: of AdamW, as `torch.optim.AdamW`; `fused`: whether its fused kernel is used.
 
     Raises:
-        ConfigError: on an unknown name, a group without `family`, or if no matrix gets orthogonal updates.
+        ConfigError: on an unknown name, a group without `update_kind`, or if no matrix gets orthogonal updates.
     """
 
     def __init__(
@@ -136,18 +148,26 @@ class Orthogonal(DirectionOptimizer):
         fused: bool = False,
     ) -> None:
         routing(method, scale, roles)
-        options = {"method": method, "scale": scale, "momentum": momentum, "nesterov": nesterov, "family": None}
+        options = {
+            "method": method,
+            "scale": scale,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "update_kind": None,
+        }
         super().__init__(params, lr, weight_decay, **options, betas=betas, eps=eps, fused=fused)
-        families = {group["family"] for group in self.param_groups}
-        if families - {"orthogonal", "adam"}:
-            raise ConfigError("optimizer: each param group must say family='orthogonal' or 'adam'")
-        if "orthogonal" not in families:
+        update_kinds = {group["update_kind"] for group in self.param_groups}
+        if update_kinds - {"orthogonal", "adam"}:
+            raise ConfigError(
+                "optimizer: each param group must say update_kind='orthogonal' or 'adam'"
+            )
+        if "orthogonal" not in update_kinds:
             raise ConfigError(
                 f"optimizer.roles={', '.join(roles)}: the model has no such matrix, so everything would go to AdamW"
             )
 
     def update(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        (self._orthogonal if group["family"] == "orthogonal" else self._adamw)(group, weights)
+        (self._orthogonal if group["update_kind"] == "orthogonal" else self._adamw)(group, weights)
 
     def _orthogonal(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
@@ -155,9 +175,17 @@ class Orthogonal(DirectionOptimizer):
         for w, momentum in zip(weights, self._momenta(group, weights), strict=True):
             by_shape.setdefault((len(w), w.numel() // len(w)), []).append((w, momentum))
         for shape, alike in by_shape.items():
-            directions = METHODS[group["method"]](torch.stack([momentum.reshape(shape) for _, momentum in alike]))
-            changes = [direction.view_as(w) for (w, _), direction in zip(alike, directions, strict=True)]
-            torch._foreach_add_([w for w, _ in alike], changes, alpha=-group["lr"] * FACTORS[group["scale"]](*shape))
+            directions = METHODS[group["method"]](
+                torch.stack([momentum.reshape(shape) for _, momentum in alike])
+            )
+            changes = [
+                direction.view_as(w) for (w, _), direction in zip(alike, directions, strict=True)
+            ]
+            torch._foreach_add_(
+                [w for w, _ in alike],
+                changes,
+                alpha=-group["lr"] * SHAPE_FACTORS[group["scale"]](*shape),
+            )
 
     def _momenta(self, group: dict[str, Any], weights: list[Tensor]) -> Sequence[Tensor]:
         """`accumulate` of each, in one kernel for all."""
@@ -167,17 +195,25 @@ class Orthogonal(DirectionOptimizer):
         buffers = [self.state[w]["momentum_buffer"] for w in weights]
         gradients = [w.grad for w in weights if w.grad is not None]
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-        return torch._foreach_lerp(gradients, buffers, group["momentum"]) if group["nesterov"] else buffers
+        return (
+            torch._foreach_lerp(gradients, buffers, group["momentum"])
+            if group["nesterov"]
+            else buffers
+        )
 
     def _adamw(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         for w in weights:
             if not self.state[w]:
                 self.state[w].update(
-                    step=torch.zeros((), device=w.device if group["fused"] else None),  # as torch's kernels want it
+                    step=torch.zeros(
+                        (), device=w.device if group["fused"] else None
+                    ),  # as torch's kernels want it
                     exp_avg=torch.zeros_like(w),
                     exp_avg_sq=torch.zeros_like(w),
                 )
-        states = {key: [self.state[w][key] for w in weights] for key in ("exp_avg", "exp_avg_sq", "step")}
+        states = {
+            key: [self.state[w][key] for w in weights] for key in ("exp_avg", "exp_avg_sq", "step")
+        }
         beta1, beta2 = group["betas"]
         adamw(
             weights, [w.grad for w in weights if w.grad is not None], states["exp_avg"], states["exp_avg_sq"], [],

@@ -47,13 +47,15 @@ class Schedule:
         if self.decay is not None and not 0 <= self.decay <= 1 - self.warmup:
             raise ConfigError(f"scheduler.decay={self.decay}: must be in [0, 1 - warmup]")
         if self.shape == "inverse_sqrt" and self._start <= 0:
-            raise ConfigError("scheduler.warmup=0: inverse_sqrt needs a warm-up > 0, or a decay < 1")
+            raise ConfigError(
+                "scheduler.warmup=0: inverse_sqrt needs a warm-up > 0, or a decay < 1"
+            )
 
     @property
     def _start(self) -> float:
         return self.warmup if self.decay is None else 1 - self.decay
 
-    def __call__(self, t: float) -> float:
+    def at(self, t: float) -> float:
         """The factor when the fraction t of training is done."""
         if t < self.warmup:
             return t / self.warmup
@@ -70,9 +72,9 @@ class Schedule:
 
     def scheduler(self, optimizer: Optimizer, max_steps: int) -> LambdaLR:
         """A torch scheduler, to be stepped after every update."""
-        return LambdaLR(optimizer, lambda k: self.factor(k, max_steps))
+        return LambdaLR(optimizer, lambda k: self(k, max_steps))
 
-    def factor(self, k: int, max_steps: int) -> float:
+    def __call__(self, k: int, max_steps: int) -> float:
         """The factor of update number k (from 0): that at the middle of its step, t = (k + 1/2) / max_steps, so that
         neither the first update of a warm-up nor the last one of a decay to 0 is lost."""
-        return self((k + 0.5) / max_steps)
+        return self.at((k + 0.5) / max_steps)

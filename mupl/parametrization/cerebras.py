@@ -18,8 +18,12 @@ def lr_overrides(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
     overrides: dict[str, dict[str, str | float]] = {}
     for name, group in groups.items():
         if "param_filter" not in group or set(group) - {"param_filter", "scale"}:
-            raise ConfigError(f"parametrization.lr_adjustment_groups.{name}: takes param_filter and scale")
+            raise ConfigError(
+                f"parametrization.lr_adjustment_groups.{name}: takes param_filter and scale"
+            )
         filters = group["param_filter"]
-        for glob in [filters] if isinstance(filters, str) or not isinstance(filters, Sequence) else filters:
+        for glob in (
+            [filters] if isinstance(filters, str) or not isinstance(filters, Sequence) else filters
+        ):
             overrides[str(glob)] = {"lr": group.get("scale", "1/m_in")}
     return overrides

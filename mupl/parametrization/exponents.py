@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from mupl.parametrization.family import Family, as_family
-from mupl.parametrization.monomial import Monomial
+from mupl.parametrization.cells import Monomial
 from mupl.parametrization.rules import Parametrization, tied_rule
-from mupl.roles import FACTORS, ParamInfo, Role
+from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
+from mupl.roles import MULTIPLIERS, ParamInfo, Role
 
 HALF = 0.5
 
@@ -31,7 +31,7 @@ UNKNOWN = Expected(low=float("nan"), high=float("nan"))  # not judged
 def expected_exponents(
     infos: Mapping[str, ParamInfo],
     parametrization: Parametrization,
-    family: str | Family,
+    optimizer: UpdateKind | str | OptimizerRules,
     t: int,
     decay: bool = False,
     along: str = "width",
@@ -60,21 +60,21 @@ def expected_exponents(
     outputs, the residual stream among them, must have 0; in a block they may fall to what an update adds to them.
 
     While every readout is 0 no gradient reaches the layers before it: their first update is 0. Before the first update
-    that an optimizer makes (`Family.idle`) all are.
+    that an optimizer makes (`OptimizerRules.idle_steps`) all are.
 
     Roles are those of the shapes, and cells those of the parametrization's own table: neither a role nor an override
-    that a user sets changes what must be seen. kinds: `output` (name of the `Factor`, or of the module that owns the
+    that a user sets changes what must be seen. kinds: `output` (name of the `Multiplier`, or of the module that owns the
     tensor: scaled queries must have -1 where heads grow, so that attention logits, `logits` beside them, do not; these
     may keep the -1/2 that they have while q and k are random), `param` and
     `update` (from t to t + 1); with decoupled weight decay the two parts of an update are told apart instead, as
     `gradient_update` and `decay`.
     """
-    network = _Network(infos, parametrization, as_family(family), along)
-    t -= network.family.idle  # 0: the first update that moves anything
+    network = _Network(infos, parametrization, as_optimizer_rules(optimizer), along)
+    t -= network.rules.idle_steps  # 0: the first update that moves anything
     result: dict[tuple[str, str], Expected] = {}
     for name, info in network.infos.items():
-        if info.role in FACTORS:
-            result |= network.factor(name)
+        if info.role in MULTIPLIERS:
+            result |= network.multiplier(name)
             continue
         result["param", name] = network.weight(name, t)
         result["gradient_update" if decay else "update", name] = network.stable_update(name, t)
@@ -89,14 +89,29 @@ class _Network:
     """The exponents of one network's tensors by name, after t updates that move something."""
 
     def __init__(
-        self, infos: Mapping[str, ParamInfo], parametrization: Parametrization, family: Family, along: str
+        self,
+        infos: Mapping[str, ParamInfo],
+        parametrization: Parametrization,
+        rules: OptimizerRules,
+        along: str,
     ) -> None:
-        self.infos = {n: i if i.role in FACTORS else replace(i, role=i.shape_role) for n, i in infos.items()}
-        self.family, self._parametrization, self._in_depth = family, parametrization, along == "depth"
+        self.infos = {
+            n: i if i.role in MULTIPLIERS else replace(i, role=i.shape_role)
+            for n, i in infos.items()
+        }
+        self.rules, self._parametrization, self._in_depth = rules, parametrization, along == "depth"
         self._readouts = [name for name, info in self.infos.items() if info.role is Role.OUTPUT]
-        self._silent = bool(self._readouts) and all(_starts_at_zero(self.infos[name]) for name in self._readouts)
-        tied = [replace(info, role=Role.OUTPUT) for info in self.infos.values() if info.role is Role.TIED]
-        self._tied = [self._power(tied_rule(parametrization, self.infos, family).mult, info) for info in tied]
+        self._silent = bool(self._readouts) and all(
+            _starts_at_zero(self.infos[name]) for name in self._readouts
+        )
+        tied = [
+            replace(info, role=Role.OUTPUT)
+            for info in self.infos.values()
+            if info.role is Role.TIED
+        ]
+        self._tied = [
+            self._power(tied_rule(parametrization, self.infos, rules).mult, info) for info in tied
+        ]
         branches = [name for name, info in self.infos.items() if info.role is Role.RESIDUAL]
         self._residual = max((self._cell(name, "mult") for name in branches), default=0.0)
 
@@ -127,8 +142,8 @@ class _Network:
         random = 0.0 if self._in_depth else self._initial(name) + HALF
         return Expected(random, random) if t <= 0 else Expected(min(random, 0.0), 0.0)
 
-    def factor(self, name: str) -> dict[tuple[str, str], Expected]:
-        """What a `Factor` returns; of attention, the logits too."""
+    def multiplier(self, name: str) -> dict[tuple[str, str], Expected]:
+        """What a `Multiplier` returns; of attention, the logits too."""
         info, output = self.infos[name], Expected()
         if not self._in_depth and info.shape_role is not Role.SCALAR:
             # logits of a tied readout: a random part, and that of the token itself, whose embedding is on the stream
@@ -141,14 +156,16 @@ class _Network:
     def _update(self, name: str, t: int) -> Expected:
         """The step of W from t to t + 1 by its gradient."""
         info = self.infos[name]
-        family = self.family.of(info)
-        before_readout = name.rpartition(".")[0] not in {r.rpartition(".")[0] for r in self._readouts}
+        update_kind = self.rules.kind_of(info)
+        before_readout = name.rpartition(".")[0] not in {
+            r.rpartition(".")[0] for r in self._readouts
+        }
         if t < 0 or (before_readout and self._silent and t == 0):
             return ZERO
         power = self._cell(name, "mult") + self._cell(name, "lr")
-        if family == "orthogonal" and not self._in_depth:
-            power += own_exponent(info, self.family) - HALF * sum(_grows(info.role))
-        if family == "sgd":
+        if update_kind == "orthogonal" and not self._in_depth:
+            power += shape_factor_exponent(info, self.rules) - HALF * sum(_grows(info.role))
+        if update_kind == "sgd":
             power += self._cell(name, "mult") + self._cell(name, "grad") + self._gradient(name, t)
         return Expected(power, power)
 
@@ -167,16 +184,18 @@ class _Network:
     def _cell(self, name: str, cell: str) -> float:
         """That of a cell of the tensor's rule."""
         info = self.infos[name]
-        return self._power(getattr(self._parametrization.rule(self.family.of(info), info.role), cell), info)
+        return self._power(
+            getattr(self._parametrization.rule(self.rules.kind_of(info), info.role), cell), info
+        )
 
     def _power(self, cell: Monomial, info: ParamInfo) -> float:
         """Of depth, in the blocks, or of width in a cell."""
         if self._in_depth:
             return float(cell.exponents.get("m_L", 0)) if info.in_block else 0.0
-        return exponent(cell, info, self.family)
+        return exponent(cell, info, self.rules)
 
 
-def exponent(cell: Monomial, info: ParamInfo, family: Family) -> float:
+def exponent(cell: Monomial, info: ParamInfo, rules: OptimizerRules) -> float:
     """The power of width in a cell, where m_in and m_out grow as the tensor's role says."""
     m_in, m_out = _grows(info.role)
     powers = {
@@ -185,15 +204,17 @@ def exponent(cell: Monomial, info: ParamInfo, family: Family) -> float:
         "terms": m_in,
         "d_embedding": m_out and info.is_embedding,
         "length": m_out and len(info.shape) < 2,
-        "own": own_exponent(info, family),
+        "shape_factor": shape_factor_exponent(info, rules),
     }
     return float(sum(power * powers.get(symbol, 0) for symbol, power in cell.exponents.items()))
 
 
-def own_exponent(info: ParamInfo, family: Family) -> float:
+def shape_factor_exponent(info: ParamInfo, rules: OptimizerRules) -> float:
     """The power of width in the factor that the optimizer itself puts on an update."""
     wide, wider = (
-        family.factor(family.of(info), *(width if grows else 1.0 for grows in reversed(_grows(info.role))))
+        rules.shape_factor(
+            rules.kind_of(info), *(width if grows else 1.0 for grows in reversed(_grows(info.role)))
+        )
         for width in (2.0**40, 2.0**42)  # above any dimension that stays finite
     )
     return math.log2(wider / wide) / 2

@@ -14,11 +14,11 @@ def scale_rows(infos: Mapping[str, ParamInfo], scales: Mapping[str, Scale]) -> l
             "name": name,
             "role": str(infos[name].role),
             "shape": "x".join(map(str, infos[name].shape)),
-            "family": scale.family,
+            "update_kind": scale.update_kind,
             "mult": scale.mult,
             "init_std": scale.init.std,
             "lr": scale.lr,
-            "factor": scale.factor,
+            "shape_factor": scale.shape_factor,
             "eps": scale.eps,
             "wd": scale.weight_decay,
             "grad": scale.grad,
@@ -27,8 +27,11 @@ def scale_rows(infos: Mapping[str, ParamInfo], scales: Mapping[str, Scale]) -> l
     ]
 
 
-def rule_rows(parametrization: Parametrization, family: str) -> list[dict[str, str]]:
+def rule_rows(parametrization: Parametrization, update_kind: str) -> list[dict[str, str]]:
     """One row a role, with the cells of the rule table as text."""
-    rules = {role: parametrization.rule(family, role) for role in Role}
+    rules = {role: parametrization.rule(update_kind, role) for role in Role}
     cells = (*CELLS, "wd") if any(rule.wd for rule in rules.values()) else CELLS
-    return [{"role": str(role)} | {cell: str(getattr(rule, cell)) for cell in cells} for role, rule in rules.items()]
+    return [
+        {"role": str(role)} | {cell: str(getattr(rule, cell)) for cell in cells}
+        for role, rule in rules.items()
+    ]

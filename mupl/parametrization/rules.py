@@ -8,11 +8,11 @@ from typing import Any
 
 from mupl.errors import ConfigError
 from mupl.initializers import Initializer
+from mupl.parametrization.cells import Monomial
 from mupl.parametrization.cerebras import lr_overrides
-from mupl.parametrization.family import Family, as_family
-from mupl.parametrization.monomial import Monomial
 from mupl.parametrization.tables import TABLES
-from mupl.roles import FACTORS, ParamInfo, Role, match_glob
+from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
+from mupl.roles import MULTIPLIERS, ParamInfo, Role, match_glob
 
 WEIGHT_DECAY_MODES = ("coupled", "decoupled", "independent")
 _ONE = Monomial()
@@ -20,7 +20,7 @@ _ONE = Monomial()
 
 @dataclass(frozen=True)
 class Rule:
-    """One row of a table for one optimizer family; every cell multiplies a base value.
+    """One row of a table for one update kind; every cell multiplies a base value.
 
     `wd` multiplies decoupled weight decay; None: it follows from lr.
     """
@@ -38,9 +38,9 @@ CELLS = tuple(f.name for f in fields(Rule) if f.name != "wd")
 
 @dataclass(frozen=True)
 class Parametrization:
-    """A rule for each optimizer family and role.
+    """A rule for each update kind and role.
 
-    `rules[family]` may lack roles (all ones); the family `"*"` stands for every family that has no rules of its own.
+    `rules[update_kind]` may lack roles (all ones); the update_kind `"*"` stands for every update_kind that has no rules of its own.
     `overrides` maps a glob on parameter names to cells that replace the table's, e.g. `{"readout.*": {"mult": 1}}` or
     `{"layers.1.*": {"lr": "1/m_in", "wd": 0}}`; beside the cells of `Rule` they may set `wd` (a factor on the weight
     decay instead of that which follows from lr) and `lr_scale` (alpha). Where globs overlap the later one wins.
@@ -50,12 +50,12 @@ class Parametrization:
     rules: Mapping[str, Mapping[Role, Rule]]
     overrides: Mapping[str, Mapping[str, str | float]] = field(default_factory=dict)
 
-    def rule(self, family: str, role: Role) -> Rule:
-        """Raises ConfigError if the parametrization has no rules for the optimizer family."""
-        by_role = self.rules.get(family, self.rules.get("*"))
+    def rule(self, update_kind: str, role: Role) -> Rule:
+        """Raises ConfigError if the parametrization has no rules for the update kind."""
+        by_role = self.rules.get(update_kind, self.rules.get("*"))
         if by_role is None:
             raise ConfigError(
-                f"parametrization={self.name} has no rules for the optimizer family {family!r}; "
+                f"parametrization={self.name} has no rules for the update kind {update_kind!r}; "
                 f"it supports {', '.join(self.rules)}"
             )
         return by_role.get(role, Rule())
@@ -69,38 +69,45 @@ class Parametrization:
 class Scale:
     """The numbers of one tensor: `W = mult * w`, `w` drawn by `init`, and what its param group is told.
 
-    `factor` is what the optimizer itself multiplies the tensor's updates by, beside lr, as its `family` there. Of a
-    `Factor`, `mult` is its value and the rest, by default, without meaning.
+    `shape_factor` is what the optimizer itself multiplies the tensor's updates by, beside lr, as its `update_kind` there. Of a
+    `Multiplier`, `mult` is its value and the rest, by default, without meaning.
     """
 
     mult: float
     init: Initializer
-    family: str
+    update_kind: str
     lr: float = 0.0
     eps: float = 0.0
     weight_decay: float = 0.0
     grad: float = 1.0
-    factor: float = 1.0
+    shape_factor: float = 1.0
 
 
 @cache
 def parse_table(text: str) -> dict[str, dict[Role, Rule]]:
-    """Rules by family and role from the text form that `mupl.parametrization.tables` describes.
+    """Rules by update_kind and role from the text form that `mupl.parametrization.tables` describes.
 
     Raises:
         ValueError: on an unknown role, column or cell.
     """
     header, *lines = [line.split() for line in text.strip().splitlines()]
     columns = [tuple(c.split(".")) if "." in c else ("*", c) for c in header]
-    families = sorted({family for family, _ in columns if family != "*"}) or ["*"]
-    rules: dict[str, dict[Role, Rule]] = {family: {} for family in families}
+    update_kinds = sorted({update_kind for update_kind, _ in columns if update_kind != "*"}) or [
+        "*"
+    ]
+    rules: dict[str, dict[Role, Rule]] = {update_kind: {} for update_kind in update_kinds}
     for role, *cells in lines:
-        row = [(family, column, Monomial.parse(cell)) for (family, column), cell in zip(columns, cells, strict=True)]
-        for family in families:
-            mine = {column: cell for owner, column, cell in row if owner in ("*", family)}
+        row = [
+            (update_kind, column, Monomial.parse(cell))
+            for (update_kind, column), cell in zip(columns, cells, strict=True)
+        ]
+        for update_kind in update_kinds:
+            mine = {column: cell for owner, column, cell in row if owner in ("*", update_kind)}
             if unknown := set(mine) - {*CELLS, "wd"}:
-                raise ValueError(f"unknown column {sorted(unknown)}; columns are {', '.join(CELLS)}, wd")
-            rules[family][Role(role)] = Rule(**mine)
+                raise ValueError(
+                    f"unknown column {sorted(unknown)}; columns are {', '.join(CELLS)}, wd"
+                )
+            rules[update_kind][Role(role)] = Rule(**mine)
     return rules
 
 
@@ -124,10 +131,10 @@ def get_parametrization(
     return as_tabled.override({**lr_overrides(lr_adjustment_groups or {}), **(overrides or {})})
 
 
-def scales(
+def scale(
     infos: Mapping[str, ParamInfo],
     parametrization: Parametrization,
-    family: str | Family,
+    optimizer: UpdateKind | str | OptimizerRules,
     *,
     lr: float,
     eps: float = 1e-8,
@@ -143,23 +150,27 @@ def scales(
     goes where the table names it, else into f.
 
     Raises:
-        ConfigError: on values out of range, an override that matches nothing, or an unsupported optimizer family.
+        ConfigError: on values out of range, an override that matches nothing, or an unsupported update kind.
     """
     check_hyperparameters(lr, eps, weight_decay, weight_decay_mode)
     overridden = _overrides_by_name(infos, parametrization.overrides)
-    family = as_family(family)
+    rules = as_optimizer_rules(optimizer)
     result = {}
     for name, info in infos.items():
         cells = dict(overridden[name])
         alpha, wd_factor = cells.pop("lr_scale", _ONE)(), cells.pop("wd", None)
-        own_family = family.of(info)
+        update_kind = rules.kind_of(info)
         tied = info.role is Role.TIED
-        row = tied_rule(parametrization, infos, family) if tied else parametrization.rule(own_family, info.role)
+        row = (
+            tied_rule(parametrization, infos, rules)
+            if tied
+            else parametrization.rule(update_kind, info.role)
+        )
         rule = replace(row, **cells)
-        symbols = info.symbols | {"alpha": alpha, "own": family.own(info)}
+        symbols = info.symbols | {"alpha": alpha, "shape_factor": rules.relative_shape_factor(info)}
         value = {cell: getattr(rule, cell)(**symbols) for cell in CELLS}
-        if info.role in FACTORS:
-            result[name] = Scale(info.init.mean * value["mult"], info.init, own_family)
+        if info.role in MULTIPLIERS:
+            result[name] = Scale(info.init.mean * value["mult"], info.init, update_kind)
             continue
         if not any("alpha" in getattr(rule, cell).exponents for cell in CELLS):
             value["lr"] *= alpha
@@ -174,28 +185,32 @@ def scales(
         result[name] = Scale(
             mult=value["mult"],
             init=info.init.scaled(value["init"]),
-            family=own_family,
+            update_kind=update_kind,
             lr=lr * value["lr"],
             eps=eps * value["eps"],
             weight_decay=weight_decay * decay,
             grad=value["grad"],
-            factor=family.factor(own_family, info.fan_out, info.fan_in),
+            shape_factor=rules.shape_factor(update_kind, info.fan_out, info.fan_in),
         )
     return result
 
 
-def tied_rule(parametrization: Parametrization, infos: Mapping[str, ParamInfo], family: Family) -> Rule:
+def tied_rule(
+    parametrization: Parametrization, infos: Mapping[str, ParamInfo], rules: OptimizerRules
+) -> Rule:
     """The row of a readout whose matrix is the embedding's, which is drawn and trained by the row `input`.
 
     Its multiplier makes the effective matrix start as the row `output` says. The rows are those of the embedding's
-    family; where the model's is no `nn.Embedding`, of the family that the optimizer gives to the readout itself.
+    update_kind; where the model's is no `nn.Embedding`, of the update_kind that the optimizer gives to the readout itself.
 
     Raises:
         ConfigError: if the two rows train their tensors differently: then no multiplier makes one tensor do for both.
     """
     matrices = [info for info in infos.values() if info.is_embedding]
-    own_family = family.of((matrices or [info for info in infos.values() if info.role is Role.TIED])[0])
-    given, wanted = (parametrization.rule(own_family, role) for role in (Role.INPUT, Role.OUTPUT))
+    update_kind = rules.kind_of(
+        (matrices or [info for info in infos.values() if info.role is Role.TIED])[0]
+    )
+    given, wanted = (parametrization.rule(update_kind, role) for role in (Role.INPUT, Role.OUTPUT))
     for cell in ("lr", "eps", "grad"):
         mine, other = getattr(given, cell).replace("m_out", "m_in"), getattr(wanted, cell)
         if mine != other:
@@ -207,13 +222,19 @@ def tied_rule(parametrization: Parametrization, infos: Mapping[str, ParamInfo], 
     return Rule(mult=wanted.mult * wanted.init / (given.mult * given.init).replace("m_out", "m_in"))
 
 
-def check_hyperparameters(lr: float, eps: float, weight_decay: float, weight_decay_mode: str) -> None:
+def check_hyperparameters(
+    lr: float, eps: float, weight_decay: float, weight_decay_mode: str
+) -> None:
     """Raises ConfigError, naming the key, unless lr > 0, eps >= 0, weight_decay >= 0 and the mode is known."""
     for key, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
         if not 0 <= value < math.inf or (key == "lr" and value == 0):
-            raise ConfigError(f"{key}={value}: must be a finite number {'> 0' if key == 'lr' else '>= 0'}")
+            raise ConfigError(
+                f"{key}={value}: must be a finite number {'> 0' if key == 'lr' else '>= 0'}"
+            )
     if weight_decay_mode not in WEIGHT_DECAY_MODES:
-        raise ConfigError(f"weight_decay_mode={weight_decay_mode}: must be one of {', '.join(WEIGHT_DECAY_MODES)}")
+        raise ConfigError(
+            f"weight_decay_mode={weight_decay_mode}: must be one of {', '.join(WEIGHT_DECAY_MODES)}"
+        )
 
 
 def _overrides_by_name(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from mupl.parametrization.monomial import Monomial
+from mupl.parametrization.cells import Monomial
 from mupl.parametrization.rules import Parametrization, Rule
 from mupl.roles import Role
 
@@ -11,7 +11,7 @@ from mupl.roles import Role
 _POWERS = {"sgd": (2, 0), "adam": (1, 1), "orthogonal": (1, 0)}
 
 
-def shift_rule(rule: Rule, theta: Monomial | str | float, family: str) -> Rule:
+def shift_rule(rule: Rule, theta: Monomial | str | float, update_kind: str) -> Rule:
     """The equivalent rule with `mult *= theta, init /= theta`.
 
     Under SGD `lr /= theta^2`; under updates that are invariant to the scale of the gradient `lr /= theta`, and where
@@ -19,10 +19,10 @@ def shift_rule(rule: Rule, theta: Monomial | str | float, family: str) -> Rule:
     from lr it does so by itself. (Tensor Programs V, Lemma J.1.)
 
     Raises:
-        KeyError: on an optimizer family whose symmetry is not known.
+        KeyError: on an update kind whose symmetry is not known.
     """
     theta = Monomial.parse(theta)
-    lr_power, eps_power = _POWERS[family]
+    lr_power, eps_power = _POWERS[update_kind]
     return replace(
         rule,
         mult=rule.mult * theta,
@@ -34,17 +34,24 @@ def shift_rule(rule: Rule, theta: Monomial | str | float, family: str) -> Rule:
 
 
 def shift(
-    parametrization: Parametrization, theta: Mapping[Role, Monomial | str | float], families: tuple[str, ...]
+    parametrization: Parametrization,
+    theta: Mapping[Role, Monomial | str | float],
+    update_kinds: tuple[str, ...],
 ) -> Parametrization:
     """The parametrization moved by one theta for each role (1 where none is given).
 
     `shift(get_parametrization("mup"), {Role.OUTPUT: "m_in"}, ("sgd", "adam"))` is Table 3.
 
     Args:
-        families: the optimizer families that the result has rules for.
+        update_kinds: the update kinds that the result has rules for.
     """
     rules = {
-        family: {role: shift_rule(parametrization.rule(family, role), theta.get(role, 1.0), family) for role in Role}
-        for family in families
+        update_kind: {
+            role: shift_rule(
+                parametrization.rule(update_kind, role), theta.get(role, 1.0), update_kind
+            )
+            for role in Role
+        }
+        for update_kind in update_kinds
     }
     return replace(parametrization, name=f"{parametrization.name}*", rules=rules)

@@ -1,19 +1,19 @@
 """The scaling rules, as data: one literal table per parametrization.
 
-How to read one. A row is a role (which dimensions of the tensor grow with width; or the `Factor` of a model: of the
+How to read one. A row is a role (which dimensions of the tensor grow with width; or the `Multiplier` of a model: of the
 attention logits, of a residual branch), a column is what is multiplied:
 
 - `mult`, `init`: the tensor acts as `W = mult * w` with `w ~ init * N(0, sigma^2)`; `w` is what the optimizer sees;
-- `FAMILY.lr`, `FAMILY.eps`: learning rate and epsilon of the optimizer family, times the global value. `sgd`: updates
+- `KIND.lr`, `KIND.eps`: learning rate and epsilon under updates of that kind, times the global value. `sgd`: updates
   proportional to the gradient; `adam`: any that are invariant to its scale and have entries of size lr; `orthogonal`:
   any that are invariant to its scale and have singular values of size lr (of a vector, its norm). Under an optimizer
-  that routes, each tensor follows its own family. The symbol `own` undoes what the optimizer makes of shapes itself;
+  that routes, each tensor follows the kind of its own updates. The symbol `shape_factor` undoes what the optimizer makes of shapes itself;
 - `grad`: the gradient of `w` is multiplied by this before the optimizer sees it;
-- `wd`: decoupled weight decay; without it that follows from lr (`mupl.parametrization.rules.scales`);
-- a prefix `FAMILY.` restricts any column to one family; a missing column or row is all ones.
+- `wd`: decoupled weight decay; without it that follows from lr (`mupl.parametrization.rules.scale`);
+- a prefix `KIND.` restricts any column to one update kind; a missing column or row is all ones.
 
 Tensors of role `scalar` have no dimension that grows with width. Symbols are those of
-`mupl.parametrization.monomial.SYMBOLS`; m_L is 1 outside the blocks. At the base width and depth m_in = m_out = m_L = 1
+`mupl.parametrization.cells.SYMBOLS`; m_L is 1 outside the blocks. At the base width and depth m_in = m_out = m_L = 1
 and every table but u-muP's is the standard parametrization (up to the abc-symmetry).
 
 A new parametrization is one more entry here and no other line.
@@ -48,41 +48,41 @@ TABLES: dict[str, str] = {
     # Mean-field parametrization (one abc-class with muP): Mei et al.; Everett et al., 2018
     "mean_field": """
                mult       sgd.lr  adam.lr    adam.eps         orthogonal.lr
-    input      1          m_out   1          1/m_out          m_out^1/2/own
-    hidden     m_in^-1/2  m_out   m_in^-1/2  m_in^-1/2/m_out  m_out^1/2/own
-    output     1/m_in     m_in    1          1/m_in           m_in^1/2/own
+    input      1          m_out   1          1/m_out          m_out^1/2/shape_factor
+    hidden     m_in^-1/2  m_out   m_in^-1/2  m_in^-1/2/m_out  m_out^1/2/shape_factor
+    output     1/m_in     m_in    1          1/m_in           m_in^1/2/shape_factor
     attention  1/m_in     1       1          1                1
     """,
     # muP, output multiplier (Table 8): Yang et al., Tensor Programs V, 2022
     "mup": """
                mult    init       sgd.lr      adam.lr  adam.eps  orthogonal.lr
-    input      1       1          m_out       1        1/m_out   m_out^1/2/own
-    hidden     1       m_in^-1/2  m_out/m_in  1/m_in   1/m_out   m_out^1/2*m_in^-1/2/own
-    output     1/m_in  1          m_in        1        1/m_in    m_in^1/2/own
+    input      1       1          m_out       1        1/m_out   m_out^1/2/shape_factor
+    hidden     1       m_in^-1/2  m_out/m_in  1/m_in   1/m_out   m_out^1/2*m_in^-1/2/shape_factor
+    output     1/m_in  1          m_in        1        1/m_in    m_in^1/2/shape_factor
     attention  1/m_in  1          1           1        1         1
     """,
     # muP without multipliers (Table 3): Yang et al., Tensor Programs V, 2022
     "mup_table3": """
                mult    init       sgd.lr      adam.lr  adam.eps  orthogonal.lr
-    input      1       1          m_out       1        1/m_out   m_out^1/2/own
-    hidden     1       m_in^-1/2  m_out/m_in  1/m_in   1/m_out   m_out^1/2*m_in^-1/2/own
-    output     1       1/m_in     1/m_in      1/m_in   1         m_in^-1/2/own
+    input      1       1          m_out       1        1/m_out   m_out^1/2/shape_factor
+    hidden     1       m_in^-1/2  m_out/m_in  1/m_in   1/m_out   m_out^1/2*m_in^-1/2/shape_factor
+    output     1       1/m_in     1/m_in      1/m_in   1         m_in^-1/2/shape_factor
     attention  1/m_in  1          1           1        1         1
     """,
     # muP, the original abc form (Table 9): Yang & Hu; Yang et al., Tensor Programs IV and V, 2021
     "mup_table9": """
                mult       init        sgd.lr      adam.lr     adam.eps    orthogonal.lr
-    input      m_out^1/2  m_out^-1/2  1           m_out^-1/2  m_out^-1/2  1/own
-    hidden     1          m_in^-1/2   m_out/m_in  1/m_in      1/m_out     m_out^1/2*m_in^-1/2/own
-    output     m_in^-1/2  m_in^-1/2   1           m_in^-1/2   m_in^-1/2   1/own
+    input      m_out^1/2  m_out^-1/2  1           m_out^-1/2  m_out^-1/2  1/shape_factor
+    hidden     1          m_in^-1/2   m_out/m_in  1/m_in      1/m_out     m_out^1/2*m_in^-1/2/shape_factor
+    output     m_in^-1/2  m_in^-1/2   1           m_in^-1/2   m_in^-1/2   1/shape_factor
     attention  1/m_in     1           1           1           1           1
     """,
     # muP, every w ~ N(0, 1): Yang et al., Tensor Programs V, Lemma J.1 on Table 8, 2022
     "unit_init": """
                mult             init     sgd.lr         adam.lr          adam.eps               orthogonal.lr
-    input      sigma            1/sigma  m_out/sigma^2  1/sigma          sigma/m_out            m_out^1/2/sigma/own
-    hidden     sigma*m_in^-1/2  1/sigma  m_out/sigma^2  m_in^-1/2/sigma  sigma*m_in^-1/2/m_out  m_out^1/2/sigma/own
-    output     sigma/m_in       1/sigma  m_in/sigma^2   1/sigma          sigma/m_in             m_in^1/2/sigma/own
+    input      sigma            1/sigma  m_out/sigma^2  1/sigma          sigma/m_out            m_out^1/2/sigma/shape_factor
+    hidden     sigma*m_in^-1/2  1/sigma  m_out/sigma^2  m_in^-1/2/sigma  sigma*m_in^-1/2/m_out  m_out^1/2/sigma/shape_factor
+    output     sigma/m_in       1/sigma  m_in/sigma^2   1/sigma          sigma/m_in             m_in^1/2/sigma/shape_factor
     attention  1/m_in           1        1              1                1                      1
     """,
     # MuLinear: multipliers and gradient factors in the layer, one global lr, eps and weight decay:
@@ -125,7 +125,7 @@ TABLES: dict[str, str] = {
     attention  1/m_in  1          1               1        1
     residual   1/m_L   1          1               1        1
     """,
-    # Absolute: at no width SP. For models of unit-scaled operations (mupl.unit_scaling), under Adam for any model.
+    # Absolute: at no width SP. For models of unit-scaled operations (mupl.nn.unit_scaling), under Adam for any model.
     # u-muP: unit scaling; SGD where the readout passes unit gradients on: Blake et al., u-muP, 2024
     "umup": """
                mult        init     sgd.lr                                adam.lr

@@ -9,8 +9,8 @@ from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
 from mupl.errors import ConfigError
-from mupl.optim.stacked import StackedOptimizer
-from mupl.optim.stacked_rules import NotStackable
+from mupl.stacked.optimizer import StackedOptimizer
+from mupl.stacked.rules import NotStackable
 from mupl.stats.recorder import Recorder, metrics_by_step
 
 
@@ -63,11 +63,15 @@ class CoordinateStats(Callback):
             NotStackable: if weights are not to be effective ones.
         """
         if not self._effective:
-            raise NotStackable("callbacks.coordinates.effective=false: a stack has effective weights only")
+            raise NotStackable(
+                "callbacks.coordinates.effective=false: a stack has effective weights only"
+            )
         return Recorder(
             model,
             optimizer=optimizer,
-            expected=[partial(of_member, along=self._along) for of_member in predict] if self._predict else None,
+            expected=[partial(of_member, along=self._along) for of_member in predict]
+            if self._predict
+            else None,
             **self._arguments | {"members": members, "columns": None},
         )
 
@@ -89,7 +93,9 @@ class CoordinateStats(Callback):
         self.recorder.t = trainer.global_step
         self._logged, self._begun_at = 0, None
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         assert self.recorder is not None
         if self._begun_at is not None:  # gradients accumulate
             return
@@ -117,7 +123,9 @@ class CoordinateStats(Callback):
             folder.mkdir(parents=True, exist_ok=True)
             self.recorder.write(folder / self.file)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
         if self.recorder is not None:
             self.recorder.close()
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
-from mupl.factors import Factor
-from mupl.jobs import write_atomically
-from mupl.optim.stacked import StackedOptimizer
-from mupl.parametrization.apply import parameters as original_parameters
+from mupl.identity import write_atomically
+from mupl.nn.initialize import parameters as original_parameters
+from mupl.nn.multipliers import Multiplier
 from mupl.parametrization.exponents import UNKNOWN, Expected
 from mupl.parametrization.rules import Scale
-from mupl.stats.reductions import ITERATIONS, ITERATIONS_GAP, STATISTICS, Measured, measure
+from mupl.stacked.optimizer import StackedOptimizer
+from mupl.stats.reductions import ITERATIONS, ITERATIONS_GAP, STATISTICS, TensorReductions, measure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,14 +61,14 @@ class Recorder:
 
     Args:
         model: any module.
-        scales: what `apply` was given; None: every parameter is an effective weight.
+        scales: what `initialize_` was given; None: every parameter is an effective weight.
         kinds: of `KINDS`.
         statistics: of `mupl.stats.reductions.STATISTICS`; those of matrices are taken of tensors of two or more
             dimensions, as matrices (shape[0], rest).
         steps: the values of t to record, or n for every n-th.
         parameters: globs on parameter names.
         modules: globs on module names, for outputs; by default the modules that own parameters of two or more
-            dimensions, and each `Factor`.
+            dimensions, and each `Multiplier`.
         probe: input of the model for `output_update` and `output_change`, seen in eval mode; may be set later.
         columns: constants to put into each row, such as width and seed.
         optimizer: for `gradient_update` and `decay`, which need its lr and weight_decay.
@@ -102,7 +102,9 @@ class Recorder:
         members: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         self.model, self.probe = model, probe
-        self.members = [{**(columns or {}), **member} for member in ([{}] if members is None else members)]
+        self.members = [
+            {**(columns or {}), **member} for member in ([{}] if members is None else members)
+        ]
         self._member_axes = 0 if members is None else 1
         self.kinds = frozenset(_known("kinds", kinds, KINDS))
         self.statistics = _known("statistics", statistics, STATISTICS)
@@ -111,25 +113,39 @@ class Recorder:
             raise ConfigError("recorder.steps=0: must be a whole number >= 1 or a list of steps")
         self.rows: list[dict[str, Any]] = []
         self.t = 0
-        weights = dict(model.named_parameters()) if scales is None else original_parameters(model, scales)
+        weights = (
+            dict(model.named_parameters()) if scales is None else original_parameters(model, scales)
+        )
         self._weights = {name: weights[name] for name in _select("parameters", parameters, weights)}
         self._mult = {name: 1.0 if scales is None else scales[name].mult for name in self._weights}
         self._grad = {name: 1.0 if scales is None else scales[name].grad for name in self._weights}
         all_modules = dict(model.named_modules())
         matrices = [name for name, w in self._weights.items() if w.dim() - self._member_axes >= 2]
-        factors = [name for name, module in all_modules.items() if isinstance(module, Factor)]
+        factors = [name for name, module in all_modules.items() if isinstance(module, Multiplier)]
         owners = dict.fromkeys([*(name.rpartition(".")[0] for name in matrices), *factors])
         names = owners if modules is None else _select("modules", modules, all_modules)
-        self._hooks = [all_modules[name].register_forward_hook(partial(self._hook, name)) for name in names]
+        self._hooks = [
+            all_modules[name].register_forward_hook(partial(self._hook, name)) for name in names
+        ]
         self._optimizer = optimizer
         self._expected = [expected] if callable(expected) else expected
-        self._sink: Callable[[str, Tensor], None] | None = None  # takes outputs where they are wanted
+        self._sink: Callable[[str, Tensor], None] | None = (
+            None  # takes outputs where they are wanted
+        )
         self._backward = False  # whether gradients of outputs are wanted
-        self._initial: dict[str, dict[str, Tensor]] | None = None  # by kind: weights and outputs before training
-        self._decay: Mapping[str, float | Tensor] = {}  # lr * weight_decay of the update that follows
-        self._before: dict[str, Tensor] = {}  # weights before the update, in memory that is used again
+        self._initial: dict[str, dict[str, Tensor]] | None = (
+            None  # by kind: weights and outputs before training
+        )
+        self._decay: Mapping[
+            str, float | Tensor
+        ] = {}  # lr * weight_decay of the update that follows
+        self._before: dict[
+            str, Tensor
+        ] = {}  # weights before the update, in memory that is used again
         self._outputs_before: dict[str, Tensor] = {}
-        self._pending: dict[tuple[int, str, str, str], Tensor] = {}  # values on the device, (S) of a stack
+        self._pending: dict[
+            tuple[int, str, str, str], Tensor
+        ] = {}  # values on the device, (S) of a stack
 
     @torch.no_grad()
     def begin_step(self) -> None:
@@ -140,7 +156,9 @@ class Recorder:
             outputs = self._probe_outputs("output_change", *["output_update"] * wanted)
         if self._initial is None:
             self._initial = {
-                "change": {n: w.clone() for n, w in self._weights.items()} if "change" in self.kinds else {},
+                "change": {n: w.clone() for n, w in self._weights.items()}
+                if "change" in self.kinds
+                else {},
                 "output_change": outputs if "output_change" in self.kinds else {},
             }
         if not wanted:
@@ -154,7 +172,9 @@ class Recorder:
                 for name, initial in self._initial[kind].items():
                     self._add(kind, name, values[name] - initial, self._mult.get(name, 1.0))
         if {"update", "gradient_update"} & self.kinds:
-            self._before = self._before or {name: torch.empty_like(w) for name, w in self._weights.items()}
+            self._before = self._before or {
+                name: torch.empty_like(w) for name, w in self._weights.items()
+            }
             torch._foreach_copy_(list(self._before.values()), list(self._weights.values()))
         self._outputs_before = outputs
         if "output" in self.kinds:
@@ -174,9 +194,15 @@ class Recorder:
                     if isinstance(rate, Tensor):
                         rate = rate.view(-1, *[1] * (w.dim() - 1))
                     step = w - (1 - rate) * before
-                    rounding = 2 * torch.finfo(w.dtype).eps * before.abs()  # what weight decay alone leaves
-                    self._add("gradient_update", name, step.masked_fill_(step.abs() <= rounding, 0), mult)
-                if "update" in self.kinds:  # the copy is written anew at the next step: no other memory
+                    rounding = (
+                        2 * torch.finfo(w.dtype).eps * before.abs()
+                    )  # what weight decay alone leaves
+                    self._add(
+                        "gradient_update", name, step.masked_fill_(step.abs() <= rounding, 0), mult
+                    )
+                if (
+                    "update" in self.kinds
+                ):  # the copy is written anew at the next step: no other memory
                     self._add("update", name, torch.sub(w, before, out=before), mult)
             for name, after in self._probe_outputs("output_update").items():
                 self._add("output_update", name, after - self._outputs_before[name])
@@ -184,7 +210,7 @@ class Recorder:
         self.t += 1
 
     def close(self) -> None:
-        """Remove the hooks and forget the copies of weights."""
+        """Remove the hooks and delete_state the copies of weights."""
         for hook in self._hooks:
             hook.remove()
         self._initial, self._before = None, {}
@@ -204,7 +230,9 @@ class Recorder:
         import pandas as pd
 
         predicted = [] if self._expected is None else [field.name for field in fields(Expected)]
-        return pd.DataFrame(self.rows_of(member), columns=[*self.members[member], *COLUMNS, *predicted])
+        return pd.DataFrame(
+            self.rows_of(member), columns=[*self.members[member], *COLUMNS, *predicted]
+        )
 
     def write(self, path: Path | str, member: int = 0) -> None:
         """Write the table, of one member, as csv or parquet by the suffix; the file is there whole or not at all.
@@ -214,7 +242,10 @@ class Recorder:
         """
         path = Path(path)
         frame = self.frame(member)
-        contents: dict[str, Callable[..., Any]] = {".csv": frame.to_csv, ".parquet": frame.to_parquet}
+        contents: dict[str, Callable[..., Any]] = {
+            ".csv": frame.to_csv,
+            ".parquet": frame.to_parquet,
+        }
         if path.suffix not in contents:
             raise ConfigError(f"file={path.name}: must end in {' or '.join(contents)}")
         write_atomically(path, contents[path.suffix](index=False))
@@ -229,13 +260,19 @@ class Recorder:
             return {}
         if isinstance(self._optimizer, StackedOptimizer):
             return self._optimizer.decay_rates(self.t)
-        groups = [g for g in self._optimizer.param_groups if g.get("decoupled_weight_decay") and g["weight_decay"]]
-        rates = {id(w): group["lr"] * group["weight_decay"] for group in groups for w in group["params"]}
+        groups = [
+            g
+            for g in self._optimizer.param_groups
+            if g.get("decoupled_weight_decay") and g["weight_decay"]
+        ]
+        rates = {
+            id(w): group["lr"] * group["weight_decay"] for group in groups for w in group["params"]
+        }
         return {name: rates[id(w)] for name, w in self._weights.items() if id(w) in rates}
 
     def _add_weight(self, name: str, w: Tensor) -> None:
         """Rows of W_t, and of the part of its update that is weight decay: a multiple of it."""
-        mult, measured = self._mult[name], Measured(w, self._member_axes, KINDS["param"])
+        mult, measured = self._mult[name], TensorReductions(w, self._member_axes, KINDS["param"])
         if "param" in self.kinds:
             self._add_measured("param", name, measured, mult)
         if "decay" in self.kinds and name in self._decay:
@@ -246,7 +283,9 @@ class Recorder:
             return
         gradients = {name: w.grad for name, w in self._weights.items() if w.grad is not None}
         if not gradients:
-            raise ConfigError("recorder.kinds=grad: no parameter has a gradient: call end_step before zero_grad")
+            raise ConfigError(
+                "recorder.kinds=grad: no parameter has a gradient: call end_step before zero_grad"
+            )
         for name, gradient in gradients.items():
             self._add("grad", name, gradient, 1 / (self._mult[name] * self._grad[name]))
 
@@ -258,7 +297,9 @@ class Recorder:
             raise ConfigError(f"recorder.kinds={kinds[0]}: needs a probe batch")
         outputs: dict[str, Tensor] = {}
         training = [module for module in self.model.modules() if module.training]
-        self._sink = lambda name, output: outputs.__setitem__(name, output.clone())  # the next layer may overwrite it
+        self._sink = lambda name, output: outputs.__setitem__(
+            name, output.clone()
+        )  # the next layer may overwrite it
         self.model.eval()
         self.model(self.probe)
         for module in training:
@@ -272,7 +313,9 @@ class Recorder:
         while isinstance(output, tuple | list):  # (activations, state or attention weights)
             output = output[0]
         if not isinstance(output, Tensor):
-            raise ConfigError(f"recorder.modules: {name!r} returns a {type(output).__name__}, not a tensor")
+            raise ConfigError(
+                f"recorder.modules: {name!r} returns a {type(output).__name__}, not a tensor"
+            )
         if self._sink is not None:
             self._sink(name, output.detach())
         if self._backward and output.requires_grad:
@@ -280,22 +323,32 @@ class Recorder:
 
     def _add(self, kind: str, name: str, x: Tensor, factor: float | Tensor = 1.0) -> None:
         """Statistics of `factor * x` at t."""
-        self._add_measured(kind, name, Measured(x, self._member_axes, KINDS[kind]), factor)
+        self._add_measured(kind, name, TensorReductions(x, self._member_axes, KINDS[kind]), factor)
 
-    def _add_measured(self, kind: str, name: str, measured: Measured, factor: float | Tensor) -> None:
+    def _add_measured(
+        self, kind: str, name: str, measured: TensorReductions, factor: float | Tensor
+    ) -> None:
         for statistic, value in measure(measured, self.statistics).items():
-            self._pending[self.t, kind, name, statistic] = STATISTICS[statistic].scale(factor) * value
+            self._pending[self.t, kind, name, statistic] = (
+                STATISTICS[statistic].scale(factor) * value
+            )
 
     def _flush(self) -> None:
         """Move the values to the host: the only synchronisation of a step."""
         if not self._pending:
             return
-        expected = None if self._expected is None else [e(self.t, bool(self._decay)) for e in self._expected]
+        expected = (
+            None
+            if self._expected is None
+            else [e(self.t, bool(self._decay)) for e in self._expected]
+        )
         values = torch.stack(list(self._pending.values())).view(len(self._pending), -1).tolist()
         for key, of_members in zip(self._pending, values, strict=True):
             for i, value in enumerate(of_members):
                 row = {**self.members[i], **dict(zip(COLUMNS, (*key, value), strict=True))}
-                self.rows.append(row if expected is None else row | asdict(expected[i].get(key[1:3], UNKNOWN)))
+                self.rows.append(
+                    row if expected is None else row | asdict(expected[i].get(key[1:3], UNKNOWN))
+                )
         self._pending.clear()
 
 
@@ -303,7 +356,9 @@ def metrics_by_step(rows: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, fl
     """A recorder's rows as metrics for loggers: `KIND/NAME/STATISTIC`, e.g. `output/layers.0/l1`."""
     metrics: dict[int, dict[str, float]] = {}
     for row in rows:
-        metrics.setdefault(row["t"], {})[f"{row['kind']}/{row['name']}/{row['statistic']}"] = row["value"]
+        metrics.setdefault(row["t"], {})[f"{row['kind']}/{row['name']}/{row['statistic']}"] = row[
+            "value"
+        ]
     return metrics
 
 

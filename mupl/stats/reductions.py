@@ -14,12 +14,15 @@ from torch import Tensor
 # one with a gap below its largest singular values, as updates and gradients have.
 ITERATIONS, ITERATIONS_GAP = 11, 3
 BLOCK = 16  # vectors; of a matrix that the cache does not hold, a product with 16 costs a CPU twice that with one
-CPU_BLOCK, GPU_BLOCK = 2**17, 2**24  # entries: what stays in a core's cache; what keeps a GPU busy in little memory
+CPU_BLOCK, GPU_BLOCK = (
+    2**17,
+    2**24,
+)  # entries: what stays in a core's cache; what keeps a GPU busy in little memory
 
 _sum, _norm = partial(torch.sum, dim=-1), partial(torch.linalg.vector_norm, dim=-1)
 
 
-class Measured:
+class TensorReductions:
     """A tensor (S.., *shape), of which the first `members` dimensions S stay, and the reductions that statistics share.
 
     Each is (S..), computed at most once, in float32 or better, without synchronisation. As a matrix a tensor is
@@ -46,12 +49,18 @@ class Measured:
         entries = self.x.reshape(*self.x.shape[: self.members], -1)
         return entries.split(GPU_BLOCK if self.x.is_cuda else CPU_BLOCK, -1)
 
-    def _reduce(self, of_block: Callable[[Tensor, Tensor | None], Tensor], total: Callable[[Tensor], Tensor]) -> Tensor:
+    def _reduce(
+        self, of_block: Callable[[Tensor, Tensor | None], Tensor], total: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """`total` over the results, along the last dimension, of `of_block(block, memory of its size)`."""
         if len(self.blocks) == 1:
             return of_block(self.blocks[0], None)
         scratch = torch.empty_like(self.blocks[0])
-        return total(torch.stack([of_block(block, scratch[..., : block.shape[-1]]) for block in self.blocks], -1))
+        return total(
+            torch.stack(
+                [of_block(block, scratch[..., : block.shape[-1]]) for block in self.blocks], -1
+            )
+        )
 
     @cached_property
     def absolute_sum(self) -> Tensor:
@@ -80,7 +89,7 @@ class Measured:
 class Statistic:
     """A number made of a tensor; `scale(c)` is the factor between that of `c * x` and that of `x`."""
 
-    value: Callable[[Measured], Tensor]
+    value: Callable[[TensorReductions], Tensor]
     scale: Callable[[Any], Any] = abs  # of a number, or of a tensor with one for each member
     of_matrices: bool = False
 
@@ -110,9 +119,13 @@ STATISTICS: dict[str, Statistic] = {
 }
 
 
-def measure(x: Measured, statistics: Iterable[str]) -> dict[str, Tensor]:
+def measure(x: TensorReductions, statistics: Iterable[str]) -> dict[str, Tensor]:
     """The statistics by name, each (S..); those of matrices are left out for a tensor of fewer than two dimensions."""
-    return {s: STATISTICS[s].value(x) for s in statistics if x.is_matrix or not STATISTICS[s].of_matrices}
+    return {
+        s: STATISTICS[s].value(x)
+        for s in statistics
+        if x.is_matrix or not STATISTICS[s].of_matrices
+    }
 
 
 @torch.no_grad()
@@ -130,7 +143,9 @@ def spectral_norm(matrix: Tensor, iterations: int = ITERATIONS) -> Tensor:
         ValueError: if `matrix` has fewer than two dimensions.
     """
     if matrix.dim() < 2:
-        raise ValueError(f"the spectral norm is of a matrix, not of a tensor of shape {tuple(matrix.shape)}")
+        raise ValueError(
+            f"the spectral norm is of a matrix, not of a tensor of shape {tuple(matrix.shape)}"
+        )
     *members, rows, columns = matrix.shape
     a = matrix.reshape(-1, rows, columns)
     with _full_precision(a.device):
@@ -166,7 +181,9 @@ def _dominant(t: Tensor) -> Tensor:
     """t^65536 up to a factor, for positive semidefinite t (S, k, k): the projector on the eigenvectors of the largest
     eigenvalue, all others more than 1e-4 below it being gone (`torch.linalg.eigh` would synchronise a GPU)."""
     for _ in range(4):
-        t = torch.linalg.matrix_power(t / _positive(torch.linalg.vector_norm(t, dim=(-2, -1), keepdim=True)), 16)
+        t = torch.linalg.matrix_power(
+            t / _positive(torch.linalg.vector_norm(t, dim=(-2, -1), keepdim=True)), 16
+        )
     return t
 
 
@@ -178,7 +195,9 @@ def _positive(x: Tensor) -> Tensor:
 @cache
 def _start(n: int, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Random vectors (count, n), always the same."""
-    return torch.randn(count, n, dtype=torch.float64, generator=torch.Generator().manual_seed(n)).to(device, dtype)
+    return torch.randn(
+        count, n, dtype=torch.float64, generator=torch.Generator().manual_seed(n)
+    ).to(device, dtype)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from mupl.jobs import RESULT_FILE
+from mupl.identity import RESULT_FILE
 from mupl.sweep.identity import swept_keys
 from mupl.sweep.reporter import Reporter
 
@@ -29,7 +29,9 @@ class SweepReport(Callback):
         self._report = report
         self._reporter: Reporter | None = None
         self._started = 0.0  # time; 0: not a multirun
-        self._process: int | None = None  # that of the multirun; launchers may send copies of this to others
+        self._process: int | None = (
+            None  # that of the multirun; launchers may send copies of this to others
+        )
         self._done = self._found = 0  # of the jobs that ended in this process
         self._sweeps: dict[str, int] = {}
         self._total: int | None = None  # None: the sweeper decides as it goes
@@ -51,14 +53,18 @@ class SweepReport(Callback):
             return
         row = json.loads(file.read_text())
         loss = config.metric if math.isfinite(row.get(config.metric, math.nan)) else "train_loss"
-        outcome = f"{loss} {row[loss]:.4g}" if row["status"] == "completed" else row.get("error", "")
+        outcome = (
+            f"{loss} {row[loss]:.4g}" if row["status"] == "completed" else row.get("error", "")
+        )
         left = ""
         if self._total and self._process == os.getpid():
             new = self._done - self._found
             seconds = (time.time() - self._started) / new * (self._total - self._done)
             left = f" ({seconds:.0f} s left)"
         task = config.hydra.overrides.task
-        job = " ".join(o for o in task if not self._sweeps or o.lstrip("+~").split("=")[0] in self._sweeps)
+        job = " ".join(
+            o for o in task if not self._sweeps or o.lstrip("+~").split("=")[0] in self._sweeps
+        )
         number = config.hydra.job.num + 1
         print(f"[{number}/{self._total or '?'}] {job}: {row['status']} {outcome}{left}", flush=True)
 
@@ -66,9 +72,14 @@ class SweepReport(Callback):
         done, found = self._done, self._found
         if not done and self._total:  # they ended in other processes
             files = Path(config.hydra.sweep.dir).glob(f"*/{RESULT_FILE}")
-            done, found = self._total, self._total - sum(f.stat().st_mtime >= self._started for f in files)
+            done, found = (
+                self._total,
+                self._total - sum(f.stat().st_mtime >= self._started for f in files),
+            )
         if found:
-            print(f"{found} of {done} jobs were done before (rerun=all trains them anew)", flush=True)
+            print(
+                f"{found} of {done} jobs were done before (rerun=all trains them anew)", flush=True
+            )
         assert self._reporter is not None
         if code := self._reporter(Path(config.hydra.sweep.dir), config.metric):
             sys.exit(code)

@@ -5,7 +5,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from mupl.jobs import config_hash
+from mupl.identity import config_hash
 
 
 def sweep_id(config: DictConfig) -> str:
@@ -15,7 +15,7 @@ def sweep_id(config: DictConfig) -> str:
     So a sweep to which a width or a seed is added finds what it did before, and sweeps of different things keep apart.
     """
     choices = config.hydra.runtime.choices
-    names = [choices.get("experiment") or choices.get("data"), choices.get("along")]
+    names = [choices.get("experiment") or choices.get("data"), choices.get("size")]
     name = "_".join(str(choice) for choice in names if choice).replace("/", "_")
     unsaid = {*swept_keys(config), "width", "seed"}
     return f"{name}-{config_hash(config, unsaid)[:8]}"
@@ -27,11 +27,16 @@ def swept_keys(config: DictConfig) -> dict[str, int]:
     The command line's are over the sweeper's params.
     """
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-    task: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # may name keys that only jobs have
+    task: Any = OmegaConf.to_container(
+        config.hydra.overrides.task, resolve=False
+    )  # may name keys that only jobs have
     overrides = OverridesParser.create().parse_overrides([*params, *task])
     last_of_key = {o.get_key_element().lstrip("+~"): o for o in overrides}
     swept = {key: o for key, o in last_of_key.items() if o.is_sweep_override()}
-    return {key: 0 if o.is_interval_sweep() else len(list(o.sweep_string_iterator())) for key, o in swept.items()}
+    return {
+        key: 0 if o.is_interval_sweep() else len(list(o.sweep_string_iterator()))
+        for key, o in swept.items()
+    }
 
 
 def _cached_sweep_id(*, _root_: DictConfig) -> str:

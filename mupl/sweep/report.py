@@ -16,7 +16,7 @@ from mupl.figures.coordinates import side_by_side
 from mupl.figures.norms import update_norms as draw_norms
 from mupl.figures.transfer import hyperparameter_transfer as draw_transfer
 from mupl.figures.unit_scale import unit_scale as draw_unit_scale
-from mupl.jobs import write_atomically
+from mupl.identity import write_atomically
 from mupl.sweep.results import collect
 from mupl.terminal import print_table
 
@@ -39,9 +39,14 @@ def hyperparameter_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
     summary = transfer.best(results, metric, x)
     if len(summary):
         show(summary, f"best {transfer.HYPERPARAMETERS[x]}s by {metric}")
-        if (size := transfer.swept_size(results)) and (results.groupby(size)[x].nunique() > 1).any():
+        if (size := transfer.swept_size(results)) and (
+            results.groupby(size)[x].nunique() > 1
+        ).any():
             show_transfer(results, metric, size, x, sweep_dir)
-        save(draw_transfer(results, metric, size or "width", x), sweep_dir / f"{x.split('.')[-1]}_transfer.png")
+        save(
+            draw_transfer(results, metric, size or "width", x),
+            sweep_dir / f"{x.split('.')[-1]}_transfer.png",
+        )
     return conclude(results, sweep_dir)
 
 
@@ -54,9 +59,14 @@ def show_transfer(results: pd.DataFrame, metric: str, size: str, x: str, sweep_d
     if table.empty:
         return
     unit = ": drift in octaves per doubling" if "drift" in table else ""
-    show(table.drop(columns="edges"), f"transfer of the {transfer.HYPERPARAMETERS[x]} along {size}{unit}")
+    show(
+        table.drop(columns="edges"),
+        f"transfer of the {transfer.HYPERPARAMETERS[x]} along {size}{unit}",
+    )
     for row in table[table["edges"] != ""].to_dict("records"):
-        print(f"warning: {row['parametrization']}: the optimum lies at the edge of the grid at {size} {row['edges']}")
+        print(
+            f"warning: {row['parametrization']}: the optimum lies at the edge of the grid at {size} {row['edges']}"
+        )
 
 
 def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
@@ -69,14 +79,21 @@ def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
     checks = list(rows.groupby(series, sort=False))
     for key, group in checks:
         label = [str(v) if k in IDENTITY else f"{k}={v}" for k, v in zip(series, key, strict=True)]
-        title = ", ".join(label) + (": the standard parametrization, not muP" if "sp" in key else "")
+        title = ", ".join(label) + (
+            ": the standard parametrization, not muP" if "sp" in key else ""
+        )
         suffix = "" if len(checks) == 1 else "_" + "_".join(label).replace("/", "-")
         save(draw_coordinates(group, title, along=along), sweep_dir / f"coord_check{suffix}.png")
     failures = table[~table["passed"]]
     if len(failures):
-        show(failures.drop(columns="passed"), f"failed: slopes of log2(mean |x|) against log2({along})")
+        show(
+            failures.drop(columns="passed"),
+            f"failed: slopes of log2(mean |x|) against log2({along})",
+        )
     passed = len(table) - len(failures)
-    print(f"coordinate check: {passed} of {len(table)} tensors, kinds and steps pass; {sweep_dir / 'verdict.json'}")
+    print(
+        f"coordinate check: {passed} of {len(table)} tensors, kinds and steps pass; {sweep_dir / 'verdict.json'}"
+    )
     return int(len(failures) > 0 or (results["status"] != "completed").any())
 
 
@@ -87,12 +104,19 @@ def ablation(sweep_dir: Path, metric: str = "val_loss") -> int:
     """
     results, rows, table, along = judge(sweep_dir)
     for labelled in (results, rows, table):
-        labelled["parametrization"] = labelled["parametrization"].str.rpartition("/")[2]  # without its folder
+        labelled["parametrization"] = labelled["parametrization"].str.rpartition("/")[
+            2
+        ]  # without its folder
     stages = list(dict.fromkeys(table["parametrization"]))
     panels = {("output", name): label for name, label in OUTPUTS.items()}
-    save(side_by_side(coordinates.over_blocks(rows), panels, along=along), sweep_dir / "ablation.png")
+    save(
+        side_by_side(coordinates.over_blocks(rows), panels, along=along), sweep_dir / "ablation.png"
+    )
     if not table["passed"].all():
-        show(coordinates.failures_by_series(table), f"worst slopes against {along} of what fails, by parametrization")
+        show(
+            coordinates.failures_by_series(table),
+            f"worst slopes against {along} of what fails, by parametrization",
+        )
     for stage, judged in table.groupby("parametrization", sort=False):
         print(f"{stage}: {judged['passed'].sum()} of {len(judged)} tensors, kinds and steps pass")
     whole = results["parametrization"] == stages[-1]
@@ -118,17 +142,25 @@ def update_norms(sweep_dir: Path, metric: str = "val_loss") -> int:
     """`update_norms.csv`, `update_norms.png`, and the correlations of the norms with the change of activations."""
     results = collect(sweep_dir)
     code = conclude(results, sweep_dir)
-    shapes = gather(results, sweep_dir, "parametrization.csv").query("name.str.endswith('.weight')", engine="python")
-    shapes = shapes.assign(layer=shapes["name"].str.removesuffix(".weight"))[["layer", "shape"]].drop_duplicates()
+    shapes = gather(results, sweep_dir, "parametrization.csv").query(
+        "name.str.endswith('.weight')", engine="python"
+    )
+    shapes = shapes.assign(layer=shapes["name"].str.removesuffix(".weight"))[
+        ["layer", "shape"]
+    ].drop_duplicates()
     table = norms.update_norms(gather(results, sweep_dir, COORDINATES_FILE)).merge(shapes)
     table["shape"] = [
-        f"{layer} {'x'.join(reversed(shape.split('x')))}" for layer, shape in table[["layer", "shape"]].values
+        f"{layer} {'x'.join(reversed(shape.split('x')))}"
+        for layer, shape in table[["layer", "shape"]].values
     ]
     write_atomically(sweep_dir / "update_norms.csv", table.to_csv(index=False))
     by = "parametrization" if results["parametrization"].nunique() > 1 else "optimizer"
     correlations = norms.correlations(table, by=by)
     write_atomically(sweep_dir / "correlations.csv", correlations.to_csv(index=False))
-    show(correlations, "correlation over layers of log(norm of the update) with log(RMS change of activations)")
+    show(
+        correlations,
+        "correlation over layers of log(norm of the update) with log(RMS change of activations)",
+    )
     save(draw_norms(table, by=by), sweep_dir / "update_norms.png")
     return code
 
@@ -142,8 +174,13 @@ def unit_scale(sweep_dir: Path, metric: str = "val_loss") -> int:
     save(draw_unit_scale(table), sweep_dir / "unit_scale.png")
     failures = table[~table["passed"]]
     if len(failures):
-        show(failures.drop(columns="passed"), f"failed: RMS over what is expected outside {unit_scaling.BAND}")
-    print(f"unit scale: {len(table) - len(failures)} of {len(table)} tensors pass; {sweep_dir / 'unit_scale.csv'}")
+        show(
+            failures.drop(columns="passed"),
+            f"failed: RMS over what is expected outside {unit_scaling.BAND}",
+        )
+    print(
+        f"unit scale: {len(table) - len(failures)} of {len(table)} tensors pass; {sweep_dir / 'unit_scale.csv'}"
+    )
     return 1 if len(failures) else code
 
 

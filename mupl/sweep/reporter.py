@@ -21,9 +21,13 @@ class Reporter:
     """
 
     def __init__(self, report: str) -> None:
-        path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # finds what this process finds
+        path = {
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path))
+        }  # finds what this process finds
         command = [sys.executable, "-m", __name__, report]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=os.environ | path)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, text=True, env=os.environ | path
+        )
         weakref.finalize(self, _end, self._process)  # of a sweep that has ended without a report
 
     def __call__(self, sweep_dir: Path, metric: str) -> int:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from mupl.analysis.columns import IDENTITY, OUTCOMES
 from mupl.errors import ConfigError
-from mupl.jobs import RESULT_FILE
+from mupl.identity import RESULT_FILE
 
 
 def collect(sweep_dir: Path) -> pd.DataFrame:
@@ -24,10 +24,18 @@ def collect(sweep_dir: Path) -> pd.DataFrame:
         raise ConfigError(f"{sweep_dir}: no job left a result")
     table = pd.DataFrame(rows).drop(columns="job", errors="ignore")
     for column in table:
-        if table[column].map(lambda value: isinstance(value, list | dict)).any():  # one width a layer, roles: no hash
+        if (
+            table[column].map(lambda value: isinstance(value, list | dict)).any()
+        ):  # one width a layer, roles: no hash
             table[column] = table[column].map(str)
-    swept = [c for c in table.columns if c not in (*IDENTITY, *OUTCOMES) and table[c].nunique(dropna=False) > 1]
-    keys = [c for c in ("parametrization", "optimizer", *swept, "width", "lr", "seed") if c in table]
+    swept = [
+        c
+        for c in table.columns
+        if c not in (*IDENTITY, *OUTCOMES) and table[c].nunique(dropna=False) > 1
+    ]
+    keys = [
+        c for c in ("parametrization", "optimizer", *swept, "width", "lr", "seed") if c in table
+    ]
 
     def sortable(column: pd.Series) -> pd.Series:
         return column if pd.api.types.is_numeric_dtype(column) else column.astype(str)

@@ -5,7 +5,13 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor
 
 from mupl.training.outcome import outcome
@@ -35,13 +41,17 @@ class LossRecord(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if not len(self.losses):
-            self.losses = outputs["loss"].new_full((int(trainer.estimated_stepping_batches),), torch.nan)
+            self.losses = outputs["loss"].new_full(
+                (int(trainer.estimated_stepping_batches),), torch.nan
+            )
         self._batches.append(outputs["loss"])
         if trainer.global_step == self._updates:  # gradients accumulate
             return
         self._updates = trainer.global_step
         n = trainer.accumulate_grad_batches  # by which Lightning divides each loss
-        self.losses[self.steps] = self._batches[0] if n == 1 else n * torch.stack(self._batches).mean()
+        self.losses[self.steps] = (
+            self._batches[0] if n == 1 else n * torch.stack(self._batches).mean()
+        )
         self._batches = []
         self.steps += 1
         if self.steps % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -64,11 +74,18 @@ class StepProgress(Callback):
     """One bar over all the steps of a run, with the last logged loss."""
 
     def __init__(self) -> None:
-        columns = SpinnerColumn(), *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn()
+        columns = (
+            SpinnerColumn(),
+            *Progress.get_default_columns()[:2],
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         self._progress = Progress(*columns, TextColumn("{task.fields[loss]}"))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._task = self._progress.add_task("training", total=trainer.estimated_stepping_batches, loss="")
+        self._task = self._progress.add_task(
+            "training", total=trainer.estimated_stepping_batches, loss=""
+        )
         self._progress.start()
 
     def on_train_batch_end(
@@ -82,5 +99,7 @@ class StepProgress(Callback):
         self._progress.update(self._task, completed=trainer.global_step)
         self._progress.stop()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
         self._progress.stop()

@@ -21,7 +21,11 @@ def check(cfg: DictConfig) -> None:
         if not _is_whole(cfg[key], least):
             raise ConfigError(f"{key}={cfg[key]}: must be a whole number >= {least}")
     for key in ("lr", "eps", "weight_decay"):
-        if isinstance(cfg[key], bool) or not isinstance(cfg[key], int | float) or not math.isfinite(cfg[key]):
+        if (
+            isinstance(cfg[key], bool)
+            or not isinstance(cfg[key], int | float)
+            or not math.isfinite(cfg[key])
+        ):
             raise ConfigError(f"{key}={cfg[key]}: must be a finite number")
     for key in ("base_depth", "base_batch_size", "base_steps"):
         if cfg[key] is not None and not _is_whole(cfg[key], 1):

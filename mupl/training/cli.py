@@ -36,7 +36,11 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("interrupted: what is done is kept, and a sweep goes on by the same command", file=sys.stderr, flush=True)
+        print(
+            "interrupted: what is done is kept, and a sweep goes on by the same command",
+            file=sys.stderr,
+            flush=True,
+        )
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
         cause = bad_input(error)

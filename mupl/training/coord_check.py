@@ -49,11 +49,18 @@ def coord_check(
         assert table["passed"].all(), table[~table["passed"]]
     """
     tables = []
-    batches = [(x.to(device, dtype) if x.is_floating_point() else x.to(device), y.to(device)) for x, y in batches]
+    batches = [
+        (x.to(device, dtype) if x.is_floating_point() else x.to(device), y.to(device))
+        for x, y in batches
+    ]
     along = "width" if depths is None else "depth"
-    for width, depth, seed in itertools.product(widths, [None] if depths is None else depths, seeds):
+    for width, depth, seed in itertools.product(
+        widths, [None] if depths is None else depths, seeds
+    ):
         with default_dtype(dtype):  # weights are drawn in it, not rounded to it
-            trained = TrainingModule(build, width, base_width=base_width, depth=depth, seed=seed, **module).to(device)
+            trained = TrainingModule(
+                build, width, base_width=base_width, depth=depth, seed=seed, **module
+            ).to(device)
         rows = _record(trained, batches, statistics, along).assign(width=width, seed=seed)
         tables.append(rows if depth is None else over_blocks(rows).assign(depth=depth))
     return pd.concat(tables, ignore_index=True)
@@ -70,7 +77,10 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _record(
-    module: TrainingModule, batches: Sequence[tuple[Tensor, Tensor]], statistics: Sequence[str], along: str
+    module: TrainingModule,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    statistics: Sequence[str],
+    along: str,
 ) -> pd.DataFrame:
     optimizer = module.build_optimizer()
     recorder = Recorder(

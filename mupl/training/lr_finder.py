@@ -42,10 +42,14 @@ class LRSearch:
         average, smooth = 0.0, []
         for k, loss in enumerate(self.losses):
             average = smoothing * average + (1 - smoothing) * loss
-            smooth.append(average / (1 - smoothing ** (k + 1)))  # without the bias towards the 0 of the start
+            smooth.append(
+                average / (1 - smoothing ** (k + 1))
+            )  # without the bias towards the 0 of the start
         falls = [before - after for before, after in itertools.pairwise(smooth)]
         if max(falls, default=0) <= 0:
-            raise ConfigError(f"lr: the loss does not fall at any lr between {self.lrs[0]:g} and {self.lrs[-1]:g}")
+            raise ConfigError(
+                f"lr: the loss does not fall at any lr between {self.lrs[0]:g} and {self.lrs[-1]:g}"
+            )
         return self.lrs[falls.index(max(falls))]
 
 
@@ -71,13 +75,19 @@ def find_lr(
         ConfigError: unless 0 < low < high and steps > 1.
     """
     if not (0 < low < high < math.inf and steps > 1):
-        raise ConfigError(f"find_lr: low={low}, high={high}, steps={steps}: must be 0 < low < high and steps > 1")
+        raise ConfigError(
+            f"find_lr: low={low}, high={high}, steps={steps}: must be 0 < low < high and steps > 1"
+        )
     lrs = [low * (high / low) ** (k / (steps - 1)) for k in range(steps)]
     trained, record = copy.deepcopy(module), LossRecord()
     trained.schedule = RangeTest([lr / module.lr for lr in lrs])  # type: ignore[assignment]  # used alike
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    quiet = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
     options: dict[str, Any] = (
-        quiet | {"max_steps": steps, "max_epochs": -1, "limit_val_batches": 0, "callbacks": [record]} | trainer
+        quiet
+        | {"max_steps": steps, "max_epochs": -1, "limit_val_batches": 0, "callbacks": [record]}
+        | trainer
     )
     Trainer(**options).fit(trained, datamodule=data)
     losses: list[float] = []

@@ -7,11 +7,11 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from mupl.errors import ConfigError
-from mupl.training.recipe import Recipe
+from mupl.training.setup import Setup
 
 
-class TrainingModule(Recipe, LightningModule):
-    """A `Recipe`, whose arguments it takes, for Lightning's trainer."""
+class TrainingModule(Setup, LightningModule):
+    """A `Setup`, whose arguments it takes, for Lightning's trainer."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
@@ -43,4 +43,7 @@ class TrainingModule(Recipe, LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.build_optimizer()
         scheduler = self.schedule.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }

@@ -17,17 +17,21 @@ from omegaconf import DictConfig
 
 from mupl.data.modules import data_module
 from mupl.errors import ConfigError, bad_input
-from mupl.jobs import finished, job_id, write_result
-from mupl.training.build import build, identity, show_parametrization
+from mupl.identity import finished, job_id, write_result
 from mupl.training.callbacks import LossRecord, StepProgress
 from mupl.training.check import check
+from mupl.training.config import build, identity, show_parametrization
 from mupl.training.module import TrainingModule
 
 log = logging.getLogger(__name__)
 
 # Said by Lightning in every run, of things that are as they should be
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-for message in (".*exists and is not empty", ".*is smaller than the logging interval", ".*LeafSpec.*deprecated"):
+for message in (
+    ".*exists and is not empty",
+    ".*is smaller than the logging interval",
+    ".*LeafSpec.*deprecated",
+):
     warnings.filterwarnings("ignore", message)
 
 
@@ -49,7 +53,9 @@ def run(cfg: DictConfig) -> float | None:
         row |= train(cfg, folder, quiet=not alone)
     except Exception as error:
         cause = bad_input(error)
-        write_result(folder, row | {"status": "failed", "error": f"{type(cause).__name__}: {cause}"})
+        write_result(
+            folder, row | {"status": "failed", "error": f"{type(cause).__name__}: {cause}"}
+        )
         if alone:
             raise
         if not isinstance(cause, ConfigError):
@@ -79,7 +85,11 @@ def build_trainer(cfg: DictConfig, quiet: bool) -> Trainer:
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     if precision == "tf32":
         precision = "32-true"
-    callbacks = [instantiate(c) for c in cfg.callbacks.values()] + [LossRecord()] + ([] if quiet else [StepProgress()])
+    callbacks = (
+        [instantiate(c) for c in cfg.callbacks.values()]
+        + [LossRecord()]
+        + ([] if quiet else [StepProgress()])
+    )
     loggers = [instantiate(entry) for entry in cfg.logger.values()]
     return instantiate(cfg.trainer, precision=precision, callbacks=callbacks, logger=loggers)
 

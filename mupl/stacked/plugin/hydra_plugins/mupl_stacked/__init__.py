@@ -1,0 +1,58 @@
+"""`hydra/launcher=stacked`: Hydra takes launchers from this namespace only; the work is in `mupl.stacked.launcher`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from mupl.garbage import no_garbage
+from mupl.stacked.options import Options
+
+
+class StackedLauncher(Launcher):
+    """Trains the jobs of a multirun in stacks; see `mupl.stacked.options.Options` for its arguments."""
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        from mupl.stacked.compose import SweepConfigLoader
+
+        loader: Any = SweepConfigLoader(hydra_context.config_loader)
+        hydra_context.config_loader = loader  # the sweeper's checks use it too
+        self._context, self._task_function, self._config = hydra_context, task_function, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        with no_garbage():
+            from mupl.stacked.launcher import launch  # torch: only now
+
+        options = Options(**self._options)
+        return launch(
+            options,
+            self._context,
+            self._task_function,
+            self._config,
+            job_overrides,
+            initial_job_idx,
+        )
+
+
+@dataclass
+class StackedLauncherConf(Options):
+    """What Hydra makes a launcher with these options from."""
+
+    _target_: str = "hydra_plugins.mupl_stacked.StackedLauncher"
+
+
+ConfigStore.instance().store(
+    group="hydra/launcher", name="stacked", node=StackedLauncherConf, provider="mupl"
+)
