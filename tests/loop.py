@@ -62,10 +62,14 @@ def prepare(
     """A model in a parametrization with its optimizer; `edit` may spoil the scales."""
     with default_dtype(torch.float64):
         setup = Setup(
-            build, width, base_width=base_width, parametrization=parametrization,
-            optimizer=OPTIMIZERS.get(optimizer, optimizer), init={"*bias": {"name": "normal", "std": 0.1}},
+            build,
+            width,
+            base_width=base_width,
+            parametrization=parametrization,
+            optimizer=OPTIMIZERS.get(optimizer, optimizer),
+            init={"*bias": {"name": "normal", "std": 0.1}},
             **HYPERPARAMETERS[optimizer] | hyperparameters,
-        )  # fmt: skip
+        )
         setup.scales = edit(setup.scales)
         initialize_(setup.model, setup.scales, torch.Generator().manual_seed(seed))
         return setup.model, setup.build_optimizer()

@@ -6,7 +6,6 @@ from functools import partial
 
 import pytest
 import torch
-from loop import BASE, HYPERPARAMETERS, OPTIMIZERS, batches, build_mlp, prepare, train, trajectory
 from torch import Tensor, nn
 
 from mupl.nn.mulinear import MuLinear
@@ -14,6 +13,16 @@ from mupl.parametrization.rules import Scale, get_parametrization
 from mupl.parametrization.symmetry import shift
 from mupl.parametrization.tables import TABLES
 from mupl.roles import Role
+from tests.loop import (
+    BASE,
+    HYPERPARAMETERS,
+    OPTIMIZERS,
+    batches,
+    build_mlp,
+    prepare,
+    train,
+    trajectory,
+)
 
 close = partial(torch.testing.assert_close, atol=1e-12, rtol=0)
 

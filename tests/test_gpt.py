@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from commands import train
 from torch import Tensor, nn
 
 from mupl.analysis.coordinates import verdict
@@ -23,6 +22,7 @@ from mupl.parametrization.tables import TABLES
 from mupl.roles import Role, describe
 from mupl.training.coord_check import coord_check, default_dtype
 from mupl.training.module import TrainingModule
+from tests.commands import train
 
 V, T, BASE = 11, 8, 8
 small = partial(GPT, V, T, depth=2, d_head=4)

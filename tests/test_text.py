@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import train
 
 from mupl.data import TextData, Tokens, data_module, random_tokens, read_text, read_tokens
 from mupl.data.text import CropLoader, crop_starts
 from mupl.errors import ConfigError
+from tests.commands import train
 from tests.resuming import Recorder, whole_and_resumed
 
 

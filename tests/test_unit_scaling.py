@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 import unit_scaling as reference
 import unit_scaling.functional as U
-from commands import train_here
-from loop import SGD, batches
 from torch import Tensor, nn
 from unit_scaling.core.functional import transformer_residual_scaling_rule
 
@@ -29,6 +27,8 @@ from mupl.parametrization.rules import Parametrization, get_parametrization, sca
 from mupl.roles import describe
 from mupl.training.coord_check import default_dtype
 from mupl.training.module import TrainingModule
+from tests.commands import train_here
+from tests.loop import SGD, batches
 
 
 @pytest.fixture(autouse=True)
