@@ -17,9 +17,8 @@ from omegaconf import DictConfig
 from mupl.analysis.transfer import HYPERPARAMETERS, SIZES, optima, swept_hyperparameter, swept_size
 from mupl.figures.transfer import hyperparameter_transfer
 from mupl.stacked.compose import SweepConfigLoader
-from mupl.training.check import check
 from mupl.training.cli import register_parametrizations
-from mupl.training.config import build
+from mupl.training.config import build, check
 from mupl.training.setup import Setup
 from tests.commands import IGNORED, ROOT, Done, train_here
 

@@ -14,8 +14,7 @@ from omegaconf import OmegaConf
 from mupl.analysis.transfer import best, curves
 from mupl.errors import ConfigError
 from mupl.figures.transfer import hyperparameter_transfer
-from mupl.identity import write_result
-from mupl.sweep.callback import swept_keys
+from mupl.identity import swept_keys, write_result
 from mupl.sweep.results import collect
 from tests.commands import ROOT, SMALL, Done, train
 

@@ -24,7 +24,9 @@ def hyperparameter_transfer(
     if finite.empty:
         raise ValueError("no completed run to draw")
     keys, numbers = series_keys(results, x), is_numeric_dtype(results[x])
-    panel_keys = [k for k in keys if k != size and results[k].nunique() > 1] or ["parametrization"]
+    panel_keys = [k for k in keys if k != size and results[k].nunique(dropna=False) > 1] or [
+        "parametrization"
+    ]
     hue = SIZES[size]
 
     def labelled(frame: pd.DataFrame) -> pd.DataFrame:
