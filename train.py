@@ -1,5 +1,4 @@
-"""The entry point: `python train.py key=value ...`, with -m and comma lists for a sweep. See
-README.md."""
+"""The entry point: `python train.py key=value ...`, with -m and comma lists for a sweep."""
 
 import hydra
 from omegaconf import DictConfig

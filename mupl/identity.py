@@ -19,8 +19,8 @@ from mupl.files import write_atomically
 RESULT_FILE = "result.json"
 RERUN = ("missing", "failed", "all")
 
-# Columns of a sweep's table of results: these first, then those, then every other key that a
-# command set, then OUTCOMES
+# Columns of a sweep's table of results: IDENTITY, SETTINGS, every other key that a command set, and
+# OUTCOMES
 IDENTITY = ("width", "lr", "seed", "parametrization", "optimizer")
 SETTINGS = ("model", "data", "depth", "batch_size", "max_steps")
 OUTCOMES = (
@@ -35,8 +35,7 @@ OUTCOMES = (
 )
 METRICS = ("val_loss", "train_loss")  # what runs may be compared by
 
-# Dotted paths in a config that do not change what a run computes; what lies below one is ignored
-# too
+# Dotted paths in a config that do not change what a run computes. What lies below is ignored too.
 IGNORED_KEYS = (
     "logger",
     "rerun",
@@ -51,8 +50,7 @@ IGNORED_KEYS = (
 # of any other source (image_folder, tokens, one of your own) decides what is read.
 NAMED_DATA = ("cifar10", "digits", "fashion_mnist", "mnist")
 
-# Lightning's arguments that mean a share where they are a float and a number of batches where they
-# are an int
+# Lightning's arguments that are a share if they are a float, and a number of batches if an int
 SHARE_OR_NUMBER = (
     "limit_train_batches",
     "limit_val_batches",
@@ -62,17 +60,16 @@ SHARE_OR_NUMBER = (
 
 
 def job_id(config: DictConfig) -> str:
-    """Return 12 hexadecimal digits that are equal for two configs if they train the same (see
-    `trained`)."""
+    """Return 12 hexadecimal digits, equal for two configs that train the same (see `trained`)."""
     return _hash(trained(config))
 
 
 def sweep_id(config: DictConfig) -> str:
-    """Return the name of a multirun's folder: its experiment or data, its size, and a hash of all
-    that stays the same.
+    """Return the name of a multirun's folder, which follows from what it does not sweep.
 
-    Width and seed count as swept even where they are not. So a sweep to which a width or a seed is
-    added finds what it did before, and sweeps of different things keep apart.
+    The name is the experiment or data, the size, and a hash of all else. Width and seed count as
+    swept even where they are not. So a sweep to which a width or a seed is added finds what it did
+    before, and sweeps of different things keep apart.
     """
     choices = config.hydra.runtime.choices
     names = [choices.get("experiment") or choices.get("data"), choices.get("size")]
@@ -84,8 +81,7 @@ def sweep_id(config: DictConfig) -> str:
 
 
 def trained(config: DictConfig) -> dict[str, Any]:
-    """Return what a run computes from: its resolved config without Hydra's part, output paths and
-    ignored keys."""
+    """Return a config's resolved values without Hydra's part, output paths and ignored keys."""
     plain = _plain(config, resolve=True)
     _delete(plain, ignored_keys(plain))
     return plain
@@ -144,15 +140,13 @@ def job_row(config: DictConfig, hydra: Any) -> dict[str, Any]:
 
 
 def overridden_keys(overrides: Iterable[str]) -> list[str]:
-    """Return the keys that overrides of the command line set or delete, without those that choose a
-    nested group."""
+    """Return the keys that overrides of the command line set or delete, but nested groups."""
     keys = [text.lstrip("+~").partition("=")[0] for text in overrides]
     return [key for key in keys if "/" not in key]
 
 
 def setting(key: str, config: dict[str, Any], choices: dict[str, Any]) -> Any:
-    """Return the name of a config group's choice, or else the value at a dotted path; None if there
-    is neither."""
+    """Return the name of a group's choice, or else the value at a dotted path, or None."""
     if key in choices:
         return choices[key]
     value: Any = config
@@ -188,8 +182,9 @@ def finished(folder: Path, job: str, rerun: str = "missing") -> dict[str, Any] |
 
 
 def write_result(folder: Path, row: dict[str, Any]) -> None:
-    """Write a job's row, which marks it as done; makes the folder. NaN is written as Python's JSON
-    has it."""
+    """Write a job's row, which marks it as done, and make its folder.
+
+    NaN is written as Python's JSON has it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / RESULT_FILE, json.dumps(row, indent=1, default=str))
 
@@ -209,8 +204,9 @@ def _resolve_job_id(*, _root_: DictConfig) -> str:
 
 
 def _resolve_sweep_id(*, _root_: DictConfig) -> str:
-    """Resolve the multirun's name once: Hydra copies its cache to the configs of jobs, whose own
-    would differ."""
+    """Resolve the multirun's name once, as that of a job's config would differ.
+
+    Hydra copies the cache of the multirun's config to those of jobs."""
     cache = OmegaConf.get_cache(_root_).setdefault("sweep_id", {})
     if "" not in cache:
         cache[""] = sweep_id(_root_)
@@ -223,10 +219,10 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 
 def _plain(config: DictConfig, resolve: bool) -> dict[str, Any]:
-    """Return a config's values without Hydra's part, and None for what follows from Hydra.
+    """Return a config's values without Hydra's part.
 
-    That is, for paths such as the output folder. This makes no copy of the config, which would take
-    several times as long as the rest.
+    Values that are interpolated from Hydra, such as the output folder, are None. This makes no copy
+    of the config, which would take several times as long as the rest.
     """
     values: Any = OmegaConf.to_container(config, resolve=False)
     values.pop("hydra", None)

@@ -1,5 +1,4 @@
-"""Make the report of a sweep again from its folder, without training: after an interruption, or
-with another metric.
+"""Make the report of a sweep again from its folder, say with another metric.
 
 python scripts/report.py multirun/2026-01-31/12-00-00 [--report coordinate_check] [--metric
 train_loss]

@@ -39,8 +39,8 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    # one thread, as the tensors are tiny and another worker has the other core; the plugin of this checkout, wherever
-    # the package is installed from
+    # one thread, as the tensors are tiny and another worker has the other core; the plugin of this
+    # checkout, wherever the package is installed from
     paths = [str(ROOT), str(ROOT / "mupl/stacked/plugin"), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 

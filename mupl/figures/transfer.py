@@ -31,7 +31,7 @@ def hyperparameter_transfer(
 
     def labelled(frame: pd.DataFrame) -> pd.DataFrame:
         """With the columns panel and hue."""
-        texts = frame[panel_keys].astype(str)
+        texts = frame[panel_keys].map(str)  # a missing value too
         for key in set(panel_keys) - {"parametrization", "optimizer"}:
             texts[key] = f"{key.split('.')[-1]}=" + texts[key]
         return frame.assign(panel=texts.agg(", ".join, axis=1), **{hue: frame[size].astype(str)})

@@ -1,2 +1,4 @@
-"""What a sweep ends with: functions from its folder and a metric to tables and figures in it, and
-an exit code."""
+"""What a sweep ends with.
+
+A report is a function `(sweep folder, metric) -> exit code` that leaves tables and
+figures there."""

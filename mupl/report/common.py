@@ -16,8 +16,7 @@ COORDINATES_FILE = "coordinates.csv"  # of each job, by mupl.stats.callback.Coor
 
 
 def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:
-    """Join the tables of that name of all jobs, each row with the columns that tell its job from
-    the others.
+    """Join the tables `file` of all jobs, with the columns that tell jobs apart.
 
     The learning rate is no such column: statistics at several rates are judged together.
 

@@ -35,10 +35,10 @@ class Check(NamedTuple):
 
 
 def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
-    """Write `coord_check.csv`, `verdict.json` and a figure for each series of jobs; print what
-    fails.
+    """Write a verdict on each tensor, and a figure for each series of jobs; print what fails.
 
-    Returns 1 if a tensor fails, or the training of a job failed or diverged.
+    The files are `coord_check.csv`, `verdict.json` and `coord_check*.png`. Returns 1 if a tensor
+    fails, or the training of a job failed or diverged.
     """
     check = _judge(sweep_dir)
     _draw_series(check, sweep_dir)
@@ -53,8 +53,7 @@ def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
 
 
 def ablation(sweep_dir: Path, metric: str = "val_loss") -> int:
-    """Compare coordinate checks of parametrizations of which each has one more rule: what does it
-    cure?
+    """Compare coordinate checks of parametrizations of which each has one more rule.
 
     Writes what `coordinate_check` does, with `ablation.png` for its figures. Returns 1 if the last
     parametrization (by name), which has all rules, fails.
@@ -78,8 +77,7 @@ def ablation(sweep_dir: Path, metric: str = "val_loss") -> int:
 
 
 def _judge(sweep_dir: Path) -> Check:
-    """Write the results, the rows of all recorders (`coord_check.csv`) and the verdict
-    (`verdict.json`)."""
+    """Write `results.csv`, all recorded rows (`coord_check.csv`) and `verdict.json`."""
     results = collect(sweep_dir)
     conclude(results, sweep_dir)
     rows = gather(results, sweep_dir, COORDINATES_FILE)

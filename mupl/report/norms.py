@@ -11,10 +11,9 @@ from mupl.sweep.results import collect
 
 
 def update_norms(sweep_dir: Path, metric: str = "val_loss") -> int:
-    """Write `update_norms.csv`, `update_norms.png` and `correlations.csv`; return 1 if a job
-    failed.
+    """Write `update_norms.csv`, `update_norms.png` and `correlations.csv`.
 
-    The metric is not used.
+    Returns 1 if a job failed. The metric is not used.
     """
     results = collect(sweep_dir)
     code = conclude(results, sweep_dir)
@@ -34,8 +33,7 @@ def update_norms(sweep_dir: Path, metric: str = "val_loss") -> int:
 
 
 def _layer_labels(tables: pd.DataFrame) -> pd.DataFrame:
-    """Return layer and shape, such as "layers.1" and "layers.1 8x16" (in x out), for each weight of
-    the runs."""
+    """Return each weight's layer and label, such as "layers.1" and "layers.1 8x16" (in x out)."""
     weights = tables[tables["name"].str.endswith(".weight")]
     layers = weights["name"].str.removesuffix(".weight")
     labels = []

@@ -1,5 +1,4 @@
-"""The report of a sweep of a hyperparameter: its best values, and how they transfer from one size
-to another."""
+"""The report of a swept hyperparameter: its best values, and how they transfer."""
 
 import json
 from pathlib import Path
@@ -35,8 +34,7 @@ def hyperparameter_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
 def _report_transfer(
     results: pd.DataFrame, metric: str, size: str, x: str, sweep_dir: Path
 ) -> None:
-    """Write `transfer.json`, print how the best x moves with the size, and warn of optima at the
-    grid's edge."""
+    """Write `transfer.json` and print it; warn of optima at the edge of the grid."""
     optima = transfer.optima(results, metric, size, x)
     table = transfer.transfer(results, metric, size, x, optima)
     plain = transfer.as_json(optima, table, metric, size, x)

@@ -89,8 +89,7 @@ class SweepReport(Callback):
         return " ".join(names)
 
     def _time_left(self, config: DictConfig) -> str:
-        """Say how long the rest takes, where jobs run one after the other and each ends when it is
-        reported."""
+        """Say how long the rest takes, where jobs run one by one and are reported as they end."""
         one_by_one = str(config.hydra.launcher._target_).endswith(".BasicLauncher")
         if self.started is None or self.total is None or not one_by_one:
             return ""

@@ -14,8 +14,7 @@ NOT_COLUMNS = ("job", "config", "choices")  # entries of a result.json
 
 
 def collect(sweep_dir: Path) -> pd.DataFrame:
-    """Return one row for each run that has a result below `sweep_dir`, sorted by what differs
-    between runs.
+    """Return a row for each run with a result below `sweep_dir`, sorted by what differs.
 
     Columns: `IDENTITY`, `SETTINGS`, every other key that the command of any of the runs set, and
     `OUTCOMES`. Where one run set a key and another did not, the other's value is that of its

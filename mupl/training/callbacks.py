@@ -18,12 +18,11 @@ from mupl.training.outcome import outcome
 
 
 class LossRecord(Callback):
-    """Keeps the loss of every update on the device, and stops a run where it became NaN or
-    infinite.
+    """Keeps the loss of every update, and stops a run whose loss is no longer finite.
 
     The loss of an update is the mean over its batches, where gradients accumulate
-    (`accumulate_grad_batches`). The host looks at the losses only where Lightning logs
-    (`log_every_n_steps`) and at the end, so that a step needs no synchronisation.
+    (`accumulate_grad_batches`). The host looks at the losses, which stay on the device, only where
+    Lightning logs (`log_every_n_steps`) and at the end, so that a step needs no synchronisation.
 
     Attributes:
         losses: (max_steps,) on the device, from the first batch on; NaN where no update was made

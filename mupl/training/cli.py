@@ -16,15 +16,13 @@ from mupl.parametrization.tables import TABLES
 
 
 def register() -> None:
-    """Tell Hydra what conf/ does not hold but needs: a config for each rule table, and the names of
-    folders."""
+    """Tell Hydra of what conf/ needs but does not hold: rule tables and names of folders."""
     register_parametrizations()
     register_resolvers()
 
 
 def register_parametrizations() -> None:
-    """Add a config `parametrization=NAME` for each rule table, so that a new table needs no file of
-    its own."""
+    """Add a config `parametrization=NAME` for each rule table, which needs no file then."""
     for name in TABLES:
         config = {
             "_target_": "mupl.parametrization.rules.get_parametrization",

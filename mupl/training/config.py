@@ -1,5 +1,4 @@
-"""From a run's config to what it trains: values are checked, a setup is built, and what it says is
-shown."""
+"""From a run's config to what it trains."""
 
 import inspect
 import math
@@ -110,8 +109,7 @@ def loss_function(name: str) -> Callable[..., Any]:
 
 
 def varied(cfg: DictConfig) -> dict[str, Any]:
-    """Return the arguments of a setup that follow from `TUNED_KEYS` and do not say what its model
-    is."""
+    """Return the arguments of a setup that follow from `TUNED_KEYS`; none shapes its model."""
     tuned = batch_scaling(cfg).values(cfg.lr, cfg.eps, cfg.weight_decay)
     return {**tuned, "weight_decay_mode": cfg.weight_decay_mode, "seed": cfg.seed}
 
@@ -130,18 +128,16 @@ def batch_scaling(cfg: DictConfig) -> BatchScaling:
 
 
 def use_precision(word: str) -> str:
-    """Set how torch multiplies matrices of float32, and return Lightning's word for a precision of
-    ours.
+    """Set how torch multiplies matrices of float32, and return Lightning's word.
 
-    `tf32` is Lightning's `32-true` with products in TF32; all other words are Lightning's own.
+    Our `tf32` is Lightning's `32-true` with products in TF32; all other words are Lightning's own.
     """
     torch.set_float32_matmul_precision("high" if word == "tf32" else "highest")
     return "32-true" if word == "tf32" else word
 
 
 def show_parametrization(setup: Setup, folder: Path, quiet: bool) -> None:
-    """Write the parametrization table into the run's folder, and print it unless the run is one of
-    many."""
+    """Write the parametrization table into the run's folder; print it unless `quiet`."""
     rows = scale_rows(setup.infos, setup.scales)
     write_csv(folder / "parametrization.csv", rows, columns=list(rows[0]))
     if not quiet:

@@ -12,8 +12,7 @@ VALIDATION = ("val_loss", "val_accuracy")
 def outcome(
     losses: Tensor, diverged: bool, validation: Mapping[str, float], fraction: float = 0.1
 ) -> dict[str, Any]:
-    """Return the columns status, steps, train_loss, val_loss and val_accuracy of a run's row of
-    results.
+    """Return status, steps, train_loss, val_loss and val_accuracy for a run's row.
 
     Args:
         losses: (steps,) the losses of the steps made, all finite.
@@ -35,8 +34,7 @@ def outcome(
 
 
 def summary(row: Mapping[str, Any], folder: object) -> str:
-    """Say in one line how a run ended: "completed: train_loss 0.2131, val_loss 0.2514, 12.3 s,
-    outputs/..."."""
+    """Say in one line how a run ended: "completed: train_loss 0.2131, 12.3 s, outputs/..."."""
     end = row["status"]
     if end == "diverged":
         end = f"diverged at step {row['steps']}"

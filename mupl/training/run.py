@@ -95,8 +95,7 @@ def build_trainer(cfg: DictConfig, quiet: bool) -> Trainer:
 
 
 def fit(trainer: Trainer, module: TrainingModule, data: LightningDataModule) -> dict[str, Any]:
-    """Train, and return the outcome columns of the run's row; losses are NaN where the run
-    diverged."""
+    """Train, and return the outcome columns of the run's row."""
     trainer.fit(module, datamodule=data)
     if trainer.interrupted:
         raise KeyboardInterrupt

@@ -43,16 +43,15 @@ def set_threads(wanted: int | str, flops: float, device: torch.device) -> None:
 
 
 def choose(flops: float, cores: int, load: float) -> tuple[int, str]:
-    """Return how many threads to use, and why: 1 for small steps, else as many as there are idle
-    cores.
+    """Return how many threads to use, and why: 1 for small steps, else one for each idle core.
 
     Args:
         load: how many cores other programs use.
     """
     if flops < SMALL_STEP:
-        return 1, f"an update takes {flops / 1e9:.2g} GFLOP"
-    busy = min(round(load), cores - 1)
-    return cores - busy, f"{busy} cores are busy" if busy else "no core is busy"
+        return 1, f"an update takes only {flops / 1e9:.2g} GFLOP"
+    idle = max(1, cores - round(load))
+    return idle, f"the load of the machine is {load:.1f}"
 
 
 def step_flops(infos: Mapping[str, ParamInfo], splits: Any, batch_size: int) -> float:
@@ -75,14 +74,12 @@ def step_flops(infos: Mapping[str, ParamInfo], splits: Any, batch_size: int) -> 
 
 @cache
 def _at_start() -> tuple[int, float]:
-    """Return the number of threads that torch would use, and the load of the machine before this
-    process trains."""
+    """Return torch's own number of threads and the machine's load, before anything trains."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return torch.get_num_threads(), load
 
 
 @cache
 def _say_once(text: str) -> None:
-    """Print a line, if the process has not printed it before: the jobs of a sweep all choose the
-    same."""
+    """Print a line once in a process, as the jobs of a sweep all choose the same."""
     print(text, flush=True)
