@@ -6,6 +6,7 @@ said about where data lie, what is logged and what is shown.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ SHARE_OR_NUMBER = (
     "overfit_batches",
     "val_check_interval",
 )
+GLOB = re.compile(r"[*?[]")  # what tells a glob from a name
 
 
 def job_id(config: DictConfig) -> str:
@@ -104,16 +106,19 @@ def swept_keys(config: DictConfig) -> dict[str, int]:
     params = config.hydra.sweeper.get("params") or {}
     # Not resolved: overrides may name keys that only jobs have
     task: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-    texts = [f"{key}={value}" for key, value in params.items()] + task
+    texts = [f"{key}={value}" for key, value in params.items()]
+    parser = OverridesParser.create()
     overrides = {}
-    for override in OverridesParser.create().parse_overrides(texts):
-        overrides[override.get_key_element().lstrip("+~")] = override
+    for override in parser.parse_overrides(texts + task):
+        key = override.get_key_element().lstrip("+~")
+        overrides[key] = override  # the last one counts
     swept = {}
     for key, override in overrides.items():
         if override.is_interval_sweep():
             swept[key] = 0
         elif override.is_sweep_override():
-            swept[key] = len(list(override.sweep_string_iterator()))
+            values = list(override.sweep_string_iterator())
+            swept[key] = len(values)
     return swept
 
 
@@ -129,11 +134,14 @@ def job_row(config: DictConfig, hydra: Any) -> dict[str, Any]:
         hydra: Hydra's part.
     """
     plain = trained(config)
-    choices = dict(hydra.runtime.choices)
-    choices = {name: choice for name, choice in choices.items() if "/" not in name}
+    choices = {}
+    for group, choice in hydra.runtime.choices.items():
+        if "/" not in group:
+            choices[group] = choice
     ignored = ignored_keys(plain)
+    overridden = overridden_keys(hydra.overrides.task)
     row = {"job": _hash(plain)}
-    for key in (*IDENTITY, *SETTINGS, *overridden_keys(hydra.overrides.task)):
+    for key in (*IDENTITY, *SETTINGS, *overridden):
         if not _is_ignored(key, ignored):
             row[key] = setting(key, plain, choices)
     return row | {"config": plain, "choices": choices}
@@ -141,8 +149,12 @@ def job_row(config: DictConfig, hydra: Any) -> dict[str, Any]:
 
 def overridden_keys(overrides: Iterable[str]) -> list[str]:
     """Return the keys that overrides of the command line set or delete, but nested groups."""
-    keys = [text.lstrip("+~").partition("=")[0] for text in overrides]
-    return [key for key in keys if "/" not in key]
+    keys = []
+    for text in overrides:
+        key, _, _ = text.lstrip("+~").partition("=")
+        if "/" not in key:
+            keys.append(key)
+    return keys
 
 
 def setting(key: str, config: dict[str, Any], choices: dict[str, Any]) -> Any:
@@ -276,10 +288,12 @@ def _canonical(value: Any, key: str = "") -> Any:
     The order of globs on names stays as it is, as the last one that matches a name counts.
     """
     if isinstance(value, dict):
-        entries = [[str(name), _canonical(entry, str(name))] for name, entry in value.items()]
-        if not any("*" in name or "?" in name or "[" in name for name, _ in entries):
-            entries.sort(key=lambda entry: entry[0])
-        return entries
+        entries = {}
+        for name, entry in value.items():
+            entries[str(name)] = _canonical(entry, str(name))
+        if any(GLOB.search(name) for name in entries):
+            return list(entries.items())
+        return sorted(entries.items())
     if isinstance(value, list):
         return [_canonical(entry) for entry in value]
     if isinstance(value, float) and value.is_integer() and key not in SHARE_OR_NUMBER:

@@ -20,7 +20,12 @@ def print_table(rows: Sequence[Mapping[Any, Any]], title: str) -> None:
 
 def rich_table(rows: Sequence[Mapping[Any, Any]], title: str) -> Table:
     """Lay out rows of equal keys: texts on the left, numbers on the right with four digits."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for key, value in rows[0].items():
         side: Any = "left" if isinstance(value, str) else "right"
         table.add_column(str(key), justify=side, no_wrap=True)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from mupl.analysis.transfer import differing_columns
 from mupl.errors import ConfigError
 from mupl.files import write_atomically
-from mupl.identity import IDENTITY, OUTCOMES
+from mupl.identity import IDENTITY
 from mupl.terminal import print_table
 
 COORDINATES_FILE = "coordinates.csv"  # of each job, by mupl.stats.callback.CoordinateStats
@@ -23,13 +23,15 @@ def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:
     Raises:
         ConfigError: if no job left such a table.
     """
-    keys = [*IDENTITY, *differing_columns(results)]
-    keys = [key for key in dict.fromkeys(keys) if key not in (*OUTCOMES, "lr")]
+    swept = [key for key in differing_columns(results) if key not in IDENTITY]
+    keys = [*IDENTITY, *swept]
+    keys.remove("lr")
     tables = []
     for _, job in results.iterrows():
         path = sweep_dir / job["folder"] / file
         if path.exists():
-            tables.append(pd.read_csv(path).assign(**job[keys]))
+            table = pd.read_csv(path)
+            tables.append(table.assign(**job[keys]))
     if not tables:
         raise ConfigError(f"{sweep_dir}: no job left a {file}; see results.csv there for why")
     return pd.concat(tables, ignore_index=True)
@@ -41,9 +43,10 @@ def conclude(results: pd.DataFrame, sweep_dir: Path) -> int:
     counts = results["status"].value_counts().sort_index()
     ends = [f"{count} {status}" for status, count in counts.items()]
     print(", ".join(ends), "in", sweep_dir)
-    for _, job in results[results["status"] == "failed"].iterrows():
+    failed = results[results["status"] == "failed"]
+    for _, job in failed.iterrows():
         print(f"failed: job {job['folder']}: {job['error']}")
-    return int("failed" in counts)
+    return int(len(failed) > 0)
 
 
 def show(table: pd.DataFrame, title: str) -> None:

@@ -17,8 +17,10 @@ def update_norms(sweep_dir: Path, metric: str = "val_loss") -> int:
     """
     results = collect(sweep_dir)
     code = conclude(results, sweep_dir)
-    table = norms.update_norms(gather(results, sweep_dir, COORDINATES_FILE))
-    table = table.merge(_layer_labels(gather(results, sweep_dir, "parametrization.csv")))
+    rows = gather(results, sweep_dir, COORDINATES_FILE)
+    shapes = gather(results, sweep_dir, "parametrization.csv")
+    table = norms.update_norms(rows)
+    table = table.merge(_layer_labels(shapes))
     save_table(table, sweep_dir / "update_norms.csv")
     several = results["parametrization"].nunique() > 1
     by = "parametrization" if several else "optimizer"

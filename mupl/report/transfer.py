@@ -27,7 +27,8 @@ def hyperparameter_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
         if size and (results.groupby(size)[x].nunique() > 1).any():
             _report_transfer(results, metric, size, x, sweep_dir)
         figure = figures.hyperparameter_transfer(results, metric, size or "width", x)
-        save(figure, sweep_dir / f"{x.split('.')[-1]}_transfer.png")
+        name = x.rpartition(".")[2]
+        save(figure, sweep_dir / f"{name}_transfer.png")
     return conclude(results, sweep_dir)
 
 

@@ -25,15 +25,17 @@ def collect(sweep_dir: Path) -> pd.DataFrame:
     """
     results = []
     for file in sorted(sweep_dir.glob(f"*/{RESULT_FILE}")):
-        results.append(json.loads(file.read_text()) | {"folder": file.parent.name})
+        result = json.loads(file.read_text())
+        result["folder"] = file.parent.name
+        results.append(result)
     if not results:
         raise ConfigError(f"{sweep_dir}: no job left a result")
     keys = _keys(results)
-    table = pd.DataFrame([_row(result, keys) for result in results])
-    table = table.reindex(columns=[*keys, *OUTCOMES])
+    rows = [_row(result, keys) for result in results]
+    table = pd.DataFrame(rows, columns=[*keys, *OUTCOMES])
     for name, column in table.items():
-        if column.map(lambda value: isinstance(value, list | dict)).any():
-            table[name] = column.map(str)  # one width a layer, roles: they have no hash
+        if column.map(_is_container).any():
+            table[name] = column.map(str)  # one width a layer, or roles: they have no hash
     return _sorted(table)
 
 
@@ -47,12 +49,18 @@ def _keys(results: list[dict[str, Any]]) -> list[str]:
 
 
 def _row(result: dict[str, Any], keys: list[str]) -> dict[str, Any]:
-    row = {name: result[name] for name in OUTCOMES if name in result}
+    """Return a run's outcome, and its settings of `keys`, those of its config among them."""
     config = result.get("config", {})
     choices = result.get("choices", {})
-    for key in keys:
-        row[key] = result[key] if key in result else setting(key, config, choices)
+    row = {key: setting(key, config, choices) for key in keys}
+    for key, value in result.items():
+        if key not in NOT_COLUMNS:
+            row[key] = value
     return row
+
+
+def _is_container(value: Any) -> bool:
+    return isinstance(value, list | dict)
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:
