@@ -1,26 +1,22 @@
-"""The entry point: `python train.py key=value ...`, with -m and comma lists for a sweep. See README.md."""
+"""The entry point: `python train.py key=value ...`, with -m and comma lists for a sweep."""
 
 import hydra
 from omegaconf import DictConfig
 
-from mupl.garbage import no_garbage
-from mupl.training.cli import clear_errors, register_parametrizations
+from mupl.training.cli import clear_errors, register
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    with no_garbage():
-        from mupl.training.run import (
-            run,
-        )  # torch and lightning: not needed for --help or a wrong key
+    # torch and lightning: not needed for --help or a wrong key
+    from mupl.training.run import run
 
-    with (
-        clear_errors()
-    ):  # here, as Hydra would print a report of its own around an error that leaves a job
+    # inside too, as Hydra would print a report of its own around an error that leaves a job
+    with clear_errors():
         return run(cfg)
 
 
 if __name__ == "__main__":
-    register_parametrizations()
+    register()
     with clear_errors():
         main()

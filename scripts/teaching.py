@@ -21,9 +21,9 @@ from mupl.figures.coordinates import side_by_side
 from mupl.nn.initialize import initialize_, parameters
 from mupl.optim.groups import param_groups
 from mupl.parametrization.rules import get_parametrization, scale
+from mupl.report.common import save
 from mupl.roles import describe
 from mupl.stats.recorder import Recorder
-from mupl.sweep.report import save
 from mupl.terminal import print_table
 
 LR, X, Y = 0.1, 1.0, 4.0  # one example: f(1) is to be 4

@@ -13,8 +13,8 @@ from mupl.analysis.coordinates import failures_by_series
 from mupl.identity import write_result
 from mupl.models import GPT
 from mupl.parametrization.rules import Scale, get_parametrization, scale
+from mupl.report.coordinates import ablation
 from mupl.roles import describe
-from mupl.sweep.report import ablation
 from mupl.training.cli import register_parametrizations
 from tests.commands import ROOT, train
 

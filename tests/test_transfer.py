@@ -22,7 +22,7 @@ from mupl.analysis.transfer import (
     transfer,
 )
 from mupl.identity import write_result
-from mupl.sweep.report import hyperparameter_transfer
+from mupl.report.transfer import hyperparameter_transfer
 
 WIDTHS = (64, 128, 256, 512, 1024)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from mupl.analysis.columns import IDENTITY, OUTCOMES
 from mupl.analysis.coordinates import interval, records
+from mupl.identity import IDENTITY, OUTCOMES
 
 # Columns whose transfer is asked for, in this order, with their names
 HYPERPARAMETERS = {
@@ -31,9 +31,15 @@ SIZES = {
 
 
 def series_keys(results: pd.DataFrame, x: str = "lr") -> list[str]:
-    """The columns that tell the curves of a transfer figure apart: all swept keys but seed and the hyperparameter x."""
-    swept = (str(column) for column in results if column not in (*IDENTITY, *OUTCOMES))
+    """Return the columns that tell the curves of a transfer figure apart: all swept keys but seed and x."""
+    swept = [key for key in differing_columns(results) if key not in IDENTITY]
     return [key for key in ("parametrization", "optimizer", "width", "lr", *swept) if key != x]
+
+
+def differing_columns(results: pd.DataFrame) -> list[str]:
+    """Return the columns, but outcomes, in which runs differ; a missing value counts as one."""
+    columns = [str(column) for column in results if column not in OUTCOMES]
+    return [column for column in columns if results[column].nunique(dropna=False) > 1]
 
 
 def curves(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.DataFrame:

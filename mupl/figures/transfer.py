@@ -24,12 +24,14 @@ def hyperparameter_transfer(
     if finite.empty:
         raise ValueError("no completed run to draw")
     keys, numbers = series_keys(results, x), is_numeric_dtype(results[x])
-    panel_keys = [k for k in keys if k != size and results[k].nunique() > 1] or ["parametrization"]
+    panel_keys = [k for k in keys if k != size and results[k].nunique(dropna=False) > 1] or [
+        "parametrization"
+    ]
     hue = SIZES[size]
 
     def labelled(frame: pd.DataFrame) -> pd.DataFrame:
         """With the columns panel and hue."""
-        texts = frame[panel_keys].astype(str)
+        texts = frame[panel_keys].map(str)  # a missing value too
         for key in set(panel_keys) - {"parametrization", "optimizer"}:
             texts[key] = f"{key.split('.')[-1]}=" + texts[key]
         return frame.assign(panel=texts.agg(", ".join, axis=1), **{hue: frame[size].astype(str)})

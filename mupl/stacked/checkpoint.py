@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mupl.identity import write_atomically
+from mupl.files import write_atomically
 from mupl.stacked.stack import Stack
 
 DISK = 1e9  # bytes a second, a guess until the first state is saved

@@ -14,8 +14,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from mupl.errors import ConfigError, bad_input
-from mupl.garbage import no_garbage
-from mupl.identity import RESULT_FILE, finished, job_id, own
+from mupl.identity import RESULT_FILE, finished, job_row, without_hydra
+from mupl.stacked import plan
 from mupl.stacked.checkpoint import delete_state, saved
 from mupl.stacked.compose import to_yaml
 from mupl.stacked.executors import EXECUTORS, Submission
@@ -23,8 +23,6 @@ from mupl.stacked.member import Job
 from mupl.stacked.options import Options
 from mupl.stacked.rules import NotStackable
 from mupl.stacked.train import device_of, train_stack
-from mupl.stacked import plan
-from mupl.training.config import identity
 
 # Bytes of one stack on a CPU (weights, gradients, state): more does not stay in the cache and is slower
 CPU_BYTES = 45e6
@@ -43,12 +41,10 @@ def launch(
     setup_globals()
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
     before = HydraConfig.instance().cfg
-    with no_garbage():
-        configs = [
-            _compose(context, master, overrides, first + i)
-            for i, overrides in enumerate(job_overrides)
-        ]
-        jobs = [_job(config) for config in configs]
+    configs = [
+        _compose(context, master, overrides, first + i) for i, overrides in enumerate(job_overrides)
+    ]
+    jobs = [_job(config) for config in configs]
     states = Path(str(master.hydra.sweep.dir)) / "states"
     missing = {
         job.id: job for job in jobs if finished(job.folder, job.id, job.config.rerun) is None
@@ -97,12 +93,10 @@ def _compose(
 
 def _job(config: DictConfig) -> Job:
     HydraConfig.instance().cfg = cast(Any, config)  # for what is interpolated from it
-    resolved = own(config)
+    row = job_row(config, config.hydra)
+    resolved = without_hydra(config)
     OmegaConf.resolve(resolved)
-    folder = Path(config.hydra.runtime.output_dir)
-    named: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
-    known_as = folder.name if named["subdir"] == "${job_id:}" else job_id(config)  # hashed once
-    return Job(known_as, resolved, {"job": known_as, **identity(resolved, config.hydra)}, folder)
+    return Job(row["job"], resolved, row, Path(config.hydra.runtime.output_dir))
 
 
 def _write_config(config: DictConfig) -> None:

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mupl.data.splits import Splits
 from mupl.data.text import Tokens
-from mupl.identity import IGNORED_KEYS, write_result
+from mupl.identity import write_result
 from mupl.initializers import on_meta
 from mupl.stacked.plan import member_bytes
 from mupl.stacked.rules import NotStackable, default_options, stackable
 from mupl.stacked.stack import check_stackable
-from mupl.training.check import check
-from mupl.training.config import TUNED_KEYS, build, varied
+from mupl.training.config import TUNED_KEYS, build, check, varied
 from mupl.training.setup import Setup
 
 _SETUPS: dict[
@@ -33,13 +32,13 @@ class Job:
     Args:
         id: see `mupl.identity.job_id`.
         config: resolved, without Hydra's part.
-        identity: the columns of its row of results that tell it from the others.
+        row: all but the outcome of its row of results; see `mupl.identity.job_row`.
         folder: where its files go.
     """
 
     id: str
     config: DictConfig
-    identity: dict[str, Any]
+    row: dict[str, Any]
     folder: Path
 
     @cached_property
@@ -51,10 +50,8 @@ class Job:
             NotStackable: if its data, its model or its optimizer cannot be stacked.
         """
         check(self.config)
-        told: Any = OmegaConf.to_container(self.config)
-        key = json.dumps(
-            {k: v for k, v in told.items() if k not in (*TUNED_KEYS, *IGNORED_KEYS)}, default=str
-        )
+        untuned = {k: v for k, v in self.row["config"].items() if k not in TUNED_KEYS}
+        key = json.dumps(untuned, default=str)
         if key not in _SETUPS:
             _SETUPS[key] = self._describe()
         setup = _SETUPS[key].varied(**varied(self.config))
@@ -101,7 +98,7 @@ class Job:
 
     def write(self, outcome: dict[str, Any]) -> None:
         """Its row of results."""
-        write_result(self.folder, self.identity | outcome)
+        write_result(self.folder, self.row | outcome)
 
     def __getstate__(self) -> dict[str, Any]:
         return {

@@ -1,6 +1,5 @@
 """What a stack leaves in the folders of its jobs: the files of runs alone."""
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from mupl.files import write_csv
 from mupl.identity import RESULT_FILE
 from mupl.stacked.member import Job
 from mupl.stacked.stack import Stack
@@ -110,11 +110,9 @@ def _log(config: DictConfig, rows: Sequence[Row]) -> None:
 
 
 def _write_csv(file: Path, rows: Sequence[Row]) -> None:
-    """The file of Lightning's CSVLogger, without the import of Lightning and the many small writes."""
+    """Write the file of Lightning's CSVLogger, without the import of Lightning and the many small writes."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if not rows:
         return
-    with file.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, sorted({"step"}.union(*(values for _, values in rows))))
-        writer.writeheader()
-        writer.writerows({**values, "step": step} for step, values in rows)
+    columns = sorted({"step"}.union(*(values for _, values in rows)))
+    write_csv(file, [{**values, "step": step} for step, values in rows], columns)

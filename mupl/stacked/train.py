@@ -21,6 +21,8 @@ from mupl.stacked.output import write_members
 from mupl.stacked.rules import NotStackable
 from mupl.stacked.stack import Stack
 from mupl.stats.recorder import Recorder
+from mupl.training.config import use_precision
+from mupl.training.threads import set_threads, step_flops
 
 
 def device_of(config: DictConfig) -> torch.device:
@@ -72,10 +74,13 @@ def _train(
     if device.type == "cuda":
         gc.collect()  # of a stack before this one, what is compiled refers to itself and to the weights
         torch.cuda.empty_cache()
-    torch.set_float32_matmul_precision("high" if trainer.precision == "tf32" else "highest")
+    use_precision(trainer.precision)
+    splits = instantiate(config.data)
+    flops = len(jobs) * step_flops(jobs[0].setup.infos, splits, config.batch_size)
+    set_threads(config.threads, flops, device)
     stack = Stack(
         [job.setup for job in jobs],
-        instantiate(config.data),
+        splits,
         batch_size=config.batch_size,
         max_steps=trainer.max_steps,
         clip=[job.config.trainer.gradient_clip_val for job in jobs],

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
-from mupl.identity import write_atomically
+from mupl.files import write_atomically
 from mupl.nn.initialize import parameters as original_parameters
 from mupl.nn.multipliers import Multiplier
 from mupl.parametrization.exponents import UNKNOWN, Expected

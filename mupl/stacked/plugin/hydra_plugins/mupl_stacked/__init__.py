@@ -10,7 +10,6 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from mupl.garbage import no_garbage
 from mupl.stacked.options import Options
 
 
@@ -32,8 +31,7 @@ class StackedLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        with no_garbage():
-            from mupl.stacked.launcher import launch  # torch: only now
+        from mupl.stacked.launcher import launch  # torch: only now
 
         options = Options(**self._options)
         return launch(
