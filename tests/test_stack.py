@@ -234,7 +234,7 @@ def test_preconditioners_of_tensors_of_any_shape_are_the_librarys(optimizer: Any
 def test_a_rule_that_is_wrong_is_seen(splits: Splits) -> None:
     arguments = [a | {"optimizer": "adamw"} for a in members("adamw", (1,))[:2]]
     stack = stack_of(build, arguments, splits)
-    stack.optimizer._tensors["layers.1.weight"].numbers["eps"].mul_(1.01)
+    stack.optimizer._slots["layers.1.weight"].scalars["eps"].mul_(1.01)
     stack.train(100)
     module, record, _ = alone(build, arguments[0], splits)
     assert distances(stack, 0, module, record)[1] > 1e-6
@@ -331,19 +331,6 @@ def test_a_stack_goes_on_from_its_state_and_from_that_of_some_members(splits: Sp
     assert (part.losses - whole.losses[:, some]).abs().max() < 1e-12
 
 
-def test_on_a_cpu_large_members_have_torchs_fused_update(
-    splits: Splits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = [a | {"optimizer": "adam"} for a in members("adam", (0,))]
-    eager = stack_of(build, arguments, splits, train=50)
-    monkeypatch.setattr(
-        "mupl.stacked.optimizer.BLOCK", 1000
-    )  # as if the 2048 entries of the first layer were many
-    fused = stack_of(build, arguments, splits, train=50)
-    assert (fused.losses[:50] - eager.losses[:50]).abs().max() < 1e-12
-    assert not torch.equal(fused.losses[:50], eager.losses[:50])
-
-
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
@@ -373,7 +360,7 @@ def test_a_captured_step_is_the_same(optimizer: str, splits: Splits) -> None:
     clips = [0.1 if i % 2 else None for i in range(len(arguments))]
     on_cpu = stack_of(build, arguments, splits, train=100, clip=clips)
     on_gpu = stack_of(build, arguments, splits, train=100, clip=clips, device="cuda")
-    assert on_gpu._graph is not None
+    assert on_gpu._captured.graph is not None
     assert (on_gpu.losses.cpu() - on_cpu.losses).abs().max() < 1e-10
 
 

@@ -15,8 +15,8 @@ from mupl.data.text import Tokens
 from mupl.identity import IGNORED_KEYS, write_result
 from mupl.initializers import on_meta
 from mupl.stacked.plan import member_bytes
-from mupl.stacked.rules import NotStackable, default_options, stackable
-from mupl.stacked.stack import check_stackable
+from mupl.stacked.rules import NotStackable, has_default_options, stackable
+from mupl.stacked.model import check_stackable
 from mupl.training.check import check
 from mupl.training.config import TUNED_KEYS, build, varied
 from mupl.training.setup import Setup
@@ -63,7 +63,7 @@ class Job:
         numbers = [
             n for scale in setup.scales.values() for n in (scale.lr, scale.eps, scale.weight_decay)
         ]
-        if min(numbers) < 0 or not default_options(setup.optimizer_class):
+        if min(numbers) < 0 or not has_default_options(setup.optimizer_class):
             setup.build_optimizer()
         return setup
 
