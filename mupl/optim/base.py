@@ -1,4 +1,4 @@
-"""What our own optimizers have in common: param groups, decoupled weight decay, and gradients that are only read."""
+"""What our own optimizers share: param groups, decoupled weight decay, gradients only read."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,12 +12,14 @@ from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_opt
 
 
 class DirectionOptimizer(Optimizer, ABC):
-    """`w <- w - lr (weight_decay w + u)`, with a direction u that a subclass makes of gradient and state.
+    """`w <- w - lr (weight_decay w + u)`, with a direction u of gradient and state.
 
-    Gradients are only read. State is kept by tensor and hyperparameters by param group, as in any torch optimizer.
+    A subclass makes the direction. Gradients are only read. State is kept by tensor and
+    hyperparameters by param group, as in any torch optimizer.
 
     Attributes:
-        update_kind: how the size of its updates follows from the gradient, for every tensor; see `rules`.
+        update_kind: how the size of its updates follows from the gradient, for every tensor; see
+            `rules`.
     """
 
     update_kind: ClassVar[UpdateKind]
@@ -27,9 +29,16 @@ class DirectionOptimizer(Optimizer, ABC):
         """The scaling rules of an optimizer that is constructed with these options."""
         return as_optimizer_rules(cls.update_kind)
 
-    def __init__(self, params: Any, lr: float, weight_decay: float, **options: Any) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        weight_decay: float,
+        **options: Any,
+    ) -> None:
         defaults = {"lr": lr, "weight_decay": weight_decay, **options}
-        # says to readers of the groups, as in torch's AdamW, that weight decay is no part of the gradient
+        # says to readers of the groups, as in torch's AdamW, that weight decay is no part of the
+        # gradient
         defaults["decoupled_weight_decay"] = True
         super().__init__(params, defaults)
 

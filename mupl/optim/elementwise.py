@@ -1,8 +1,9 @@
-"""Optimizers of the update kind `adam` that torch does not have: their updates have entries of size lr.
+"""Optimizers of the update kind `adam` that torch does not have: entries of updates have size lr.
 
-Each one is a direction, a pure function of tensors of any shape. A single run calls it for one tensor, a stack calls
-the same function for the tensors of many members at once. A new optimizer is a module of `mupl.optim` with a direction
-and a class, and a file in conf/optimizer; nothing else has to name it.
+Each one is a direction, a pure function of tensors of any shape. A single run calls it for one
+tensor, a stack calls the same function for the tensors of many members at once. A new optimizer is
+a module of `mupl.optim` with a direction and a class, and a file in conf/optimizer; nothing else
+has to name it.
 """
 
 import math
@@ -21,13 +22,25 @@ Betas = tuple[float, float]
 Number = float | Tensor  # a tensor that broadcasts where members of a stack differ
 
 
-def sign_momentum(g: Tensor, m: Tensor, momentum: Number) -> tuple[Tensor, Tensor]:
-    """`m <- momentum m + (1 - momentum) g`; returns `sign(m)` and m (Bernstein et al. 2018, signum)."""
+def sign_momentum(
+    g: Tensor,
+    m: Tensor,
+    momentum: Number,
+) -> tuple[Tensor, Tensor]:
+    """Sign of the momentum (Bernstein et al. 2018, signum).
+
+    `m <- momentum m + (1 - momentum) g`; returns `sign(m)` and m.
+    """
     m = m.lerp(g, 1 - momentum)
     return m.sign(), m
 
 
-def lion(g: Tensor, m: Tensor, beta1: Number, beta2: Number) -> tuple[Tensor, Tensor]:
+def lion(
+    g: Tensor,
+    m: Tensor,
+    beta1: Number,
+    beta2: Number,
+) -> tuple[Tensor, Tensor]:
     """`u = sign(beta1 m + (1 - beta1) g)`, then `m <- beta2 m + (1 - beta2) g`.
 
     Returns u and m (Chen et al. 2023).
@@ -47,7 +60,8 @@ def adam_atan2(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Adam without epsilon: `u = 4/pi atan2(m / (1 - beta1^step), sqrt(v / (1 - beta2^step)))`.
 
-    4/pi makes u = 1 where Adam's direction is 1; no u exceeds 2. Returns u, m and v (Everett et al. 2024).
+    4/pi makes u = 1 where Adam's direction is 1; no u exceeds 2. Returns u, m and v (Everett et al.
+    2024).
     """
     m = m.lerp(g, 1 - beta1)
     v = v.lerp(g * g, 1 - beta2)
@@ -60,13 +74,15 @@ def adam_atan2(
 class Elementwise(DirectionOptimizer):
     """An optimizer that moves each entry of a tensor by itself: `w <- w - lr (weight_decay w + u)`.
 
-    A subclass names its buffers, gives its direction `u, *buffers = direction(g, *buffers, **scalars)` and says which
-    scalars that takes. If its constructor passes an `eps` on, the direction gets the param group's as its argument
-    `eps`; all other arguments come from `scalars`.
+    A subclass names its buffers, gives its direction `u, *buffers = direction(g, *buffers,
+    **scalars)` and says which scalars that takes. If its constructor passes an `eps` on, the
+    direction gets the param group's as its argument `eps`; all other arguments come from `scalars`.
 
     Attributes:
-        buffers: names of the tensors that it keeps for each weight, 0 at first; `step` counts the updates beside them.
-        direction: a function such as `lion`, in a `staticmethod`. It must not depend on `self`, as stacks call it too.
+        buffers: names of the tensors that it keeps for each weight, 0 at first; `step` counts the
+            updates beside them.
+        direction: a function such as `lion`, in a `staticmethod`. It must not depend on `self`, as
+            stacks call it too.
     """
 
     update_kind = UpdateKind.ADAM
@@ -76,7 +92,11 @@ class Elementwise(DirectionOptimizer):
     @staticmethod
     @abstractmethod
     def scalars(options: Mapping[str, Any], k: int) -> dict[str, float]:
-        """The scalar arguments of `direction` at update k = 0, 1, ..., from the options of the constructor."""
+        """The scalar arguments of `direction` at update k = 0, 1, ...
+
+        Args:
+            options: of the constructor, beside lr, eps and weight_decay, as param groups hold them.
+        """
 
     def update(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         for w in weights:
@@ -140,7 +160,10 @@ class Lion(Elementwise):
 
 @register("adam_atan2")
 class AdamAtan2(Elementwise):
-    """Adam with atan2 in place of division and epsilon, and decoupled weight decay; see `adam_atan2`."""
+    """Adam with atan2 in place of division and epsilon, and decoupled weight decay.
+
+    See `adam_atan2`.
+    """
 
     buffers = ("exp_avg", "exp_avg_sq")
     direction = staticmethod(adam_atan2)

@@ -1,7 +1,7 @@
-"""The optimizers: their names in `optimizer=NAME`, and the rules by which the updates of each one scale.
+"""The optimizers: their names in `optimizer=NAME`, and how the updates of each one scale.
 
-Our own classes register their name and say their rules themselves. Those of torch and of pytorch_optimizer are listed
-here. Any other optimizer trains too, if the user says its update kind.
+Our own classes register their name and say their rules themselves. Those of torch and of
+pytorch_optimizer are listed here. Any other optimizer trains too, if the user says its update kind.
 """
 
 import importlib
@@ -30,7 +30,8 @@ _BY_NAME: dict[str, Constructor] = {
     "adamw": torch.optim.AdamW,
 }
 
-# Rules of other packages' optimizers, by package and class, as pytorch_optimizer may not be installed.
+# Rules of other packages' optimizers, by package and class, as pytorch_optimizer may not be
+# installed.
 _FOREIGN_RULES: dict[str, OptimizerRules] = {
     "torch.SGD": as_optimizer_rules(UpdateKind.SGD),
     "torch.Adam": as_optimizer_rules(UpdateKind.ADAM),
@@ -38,7 +39,8 @@ _FOREIGN_RULES: dict[str, OptimizerRules] = {
     "pytorch_optimizer.Lion": as_optimizer_rules(UpdateKind.ADAM),
     # entries of size lr in a rotated basis; its first step only finds the basis
     "pytorch_optimizer.SOAP": replace(as_optimizer_rules(UpdateKind.ADAM), idle_steps=1),
-    # L^(-1/4) G R^(-1/4) is U V^T at the first step and keeps its scale; (g g^T)^(-1/2) g of a vector has norm 1
+    # L^(-1/4) G R^(-1/4) is U V^T at the first step and keeps its scale; (g g^T)^(-1/2) g of a
+    # vector has norm 1
     "pytorch_optimizer.Shampoo": as_optimizer_rules(UpdateKind.ORTHOGONAL),
 }
 
@@ -61,7 +63,10 @@ def optimizers() -> Mapping[str, Constructor]:
 
 
 def resolve(optimizer: OptimizerLike) -> Constructor:
-    """Return an optimizer's constructor, given its name; a class or a partial of one is returned as it is.
+    """Return the constructor of an optimizer.
+
+    Args:
+        optimizer: its name; a class or a partial of one is returned as it is.
 
     Raises:
         ConfigError: on an unknown name.
@@ -78,7 +83,8 @@ def optimizer_rules(optimizer: OptimizerLike | UpdateKind | OptimizerRules) -> O
     """Return the rules by which an optimizer's updates scale.
 
     Args:
-        optimizer: a name, a class, a partial of one, an update kind ("sgd", "adam", "orthogonal"), or rules.
+        optimizer: a name, a class, a partial of one, an update kind ("sgd", "adam", "orthogonal"),
+            or rules.
 
     Raises:
         ConfigError: on an unknown name, or an optimizer whose rules are not known.
@@ -97,18 +103,22 @@ def optimizer_rules(optimizer: OptimizerLike | UpdateKind | OptimizerRules) -> O
     name = getattr(constructor, "__name__", type(constructor).__name__)
     kinds = ", ".join(repr(str(kind)) for kind in UpdateKind)
     raise ConfigError(
-        f"optimizer={name}: how its updates scale is not known; pass its class, or say update_kind= one of {kinds}"
+        f"optimizer={name}: how its updates scale is not known; "
+        f"pass its class, or say update_kind= one of {kinds}"
     )
 
 
 def qualified(constructor: Callable[..., Any]) -> str:
-    """The name by which other packages' optimizers are listed: package and class, such as "torch.Adam"."""
+    """Package and class, such as "torch.Adam": how other packages' optimizers are listed."""
     package = constructor.__module__.partition(".")[0]
     return f"{package}.{constructor.__name__}"
 
 
 def unwrapped(optimizer: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """A constructor and no options, or the constructor inside a partial and the options that the partial sets."""
+    """Split a partial into its constructor and the options that it sets.
+
+    Any other constructor is returned as it is, with no options.
+    """
     if isinstance(optimizer, partial):
         return optimizer.func, dict(optimizer.keywords)
     return optimizer, {}

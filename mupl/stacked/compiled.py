@@ -1,4 +1,4 @@
-"""Functions compiled for a GPU, or as they are where nothing can be compiled, and steps captured as CUDA graphs."""
+"""Functions compiled for a GPU where they can be, and steps captured as CUDA graphs."""
 
 import logging
 from collections.abc import Callable
@@ -8,13 +8,16 @@ import torch
 
 log = logging.getLogger(__name__)
 
-# Shapes that one function is compiled for; by torch's default a sweep's ninth stack would run uncompiled
+# Shapes that one function is compiled for; by torch's default a sweep's ninth stack would run
+# uncompiled
 MAX_SHAPES = 256
 EAGER_STEPS = 3  # before a CUDA graph is captured: libraries and compiled kernels have to be loaded
 
 
 def compiled(function: Callable[..., Any], dynamic: bool) -> Callable[..., Any]:
-    """`torch.compile(function)`; on a machine without a C compiler the function as it is, which is slower.
+    """Compile a function by `torch.compile`.
+
+    On a machine without a C compiler it stays as it is, which is slower.
 
     Args:
         dynamic: one compilation for all shapes, else one for each.

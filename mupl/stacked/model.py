@@ -1,4 +1,4 @@
-"""From S setups to one model: stacked weights, stacked numbers, and outputs with a leading member axis."""
+"""From S setups to one model, whose weights, numbers and outputs have a leading member axis."""
 
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -17,18 +17,25 @@ from mupl.training.setup import Setup
 def check_stackable(member: Setup) -> None:
     """Raise NotStackable if the model itself multiplies gradients.
 
-    Then the gradient of a weight is not its multiplier times that of the effective weight, which a stack relies on.
+    Then the gradient of a weight is not its multiplier times that of the effective weight, which a
+    stack relies on.
     """
     if scales_gradients(member.model):
         raise NotStackable(
-            "model: unit-scaled operations have multipliers of gradients, which a stack does not know"
+            "model: unit-scaled operations have multipliers of gradients, "
+            "which a stack does not know"
         )
 
 
 def sample_weights(
-    members: Sequence[Setup], device: torch.device, dtype: torch.dtype
+    members: Sequence[Setup],
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> dict[str, nn.Parameter]:
-    """Sample the effective weights, by name, (S, *shape): the values that each member's model starts from alone."""
+    """Sample the effective weights, by name, (S, *shape).
+
+    They are the values that each member's model starts from alone.
+    """
     first = parameters(members[0].model, members[0].scales)
     weights: dict[str, Tensor] = {}
     for name, w in first.items():
@@ -48,16 +55,17 @@ def sample_weights(
 
 
 def member_numbers(members: Sequence[Setup]) -> dict[str, Any]:
-    """The numbers of the model in which members may differ, by path: (S,) float64 where they do, else the number.
+    """The numbers of the model in which members may differ, by path.
 
-    A module names them in its attribute `per_member`.
+    A module names them in its attribute `per_member`. Each is a tensor (S,) in float64 where
+    members do differ, else the number.
     """
     numbers: dict[str, Any] = {}
     by_path = [dict(member.model.named_modules()) for member in members]
     for path, module in by_path[0].items():
         for name in getattr(module, "per_member", ()):
             if not hasattr(module, name):
-                continue  # an argument of the constructor that another module holds as its own number
+                continue  # an argument of the constructor, which another module holds
             values = [getattr(modules[path], name) for modules in by_path]
             differ = any(value != values[0] for value in values)
             key = f"{path}.{name}" if path else name
@@ -66,9 +74,11 @@ def member_numbers(members: Sequence[Setup]) -> dict[str, Any]:
 
 
 def stacked_model(
-    model: nn.Module, weights: dict[str, nn.Parameter], numbers: Mapping[str, Any]
+    model: nn.Module,
+    weights: dict[str, nn.Parameter],
+    numbers: Mapping[str, Any],
 ) -> nn.Module:
-    """A module with outputs (S, ...), with the stacked weights and numbers in place of the model's."""
+    """A module with outputs (S, ...), made of the model with stacked weights and numbers."""
     differing = set()
     for name, value in numbers.items():
         module, leaf = owner(model, name)
@@ -91,11 +101,15 @@ class MappedModel(nn.Module):
 
     Args:
         weights: by name, (S, *shape).
-        stacked: names of the buffers that have a member axis already; each member gets a copy of the others.
+        stacked: names of the buffers that have a member axis already; each member gets a copy of
+            the others.
     """
 
     def __init__(
-        self, model: nn.Module, weights: dict[str, nn.Parameter], stacked: Collection[str]
+        self,
+        model: nn.Module,
+        weights: dict[str, nn.Parameter],
+        stacked: Collection[str],
     ) -> None:
         super().__init__()
         self._weights = weights

@@ -1,7 +1,7 @@
 """The optimizer of a stack of members, each with its own hyperparameters.
 
-It updates effective weights, so that the model needs no multipliers and a parametrization is nothing but scalars for
-each tensor and member; see `mupl.stacked.rules`.
+It updates effective weights, so that the model needs no multipliers and a parametrization is
+nothing but scalars for each tensor and member; see `mupl.stacked.rules`.
 """
 
 import math
@@ -32,7 +32,8 @@ class StackedOptimizer:
         max_steps: number of updates for which the scalars that depend on the step are computed.
 
     Raises:
-        NotStackable: if it does not know the optimizer, or members need different rules for one tensor.
+        NotStackable: if it does not know the optimizer, or members need different rules for one
+            tensor.
 
     Attributes:
         state: by its name and then the weight's, (S, *shape) or (S, n, n).
@@ -76,7 +77,12 @@ class StackedOptimizer:
         """Whether a CUDA graph can hold update k, and all other updates for which this is true."""
         return not any(slot.rule.needs_host(self._options, k) for slot in self._slots.values())
 
-    def step(self, gradients: Mapping[str, Tensor], k: Tensor, k_on_host: int) -> None:
+    def step(
+        self,
+        gradients: Mapping[str, Tensor],
+        k: Tensor,
+        k_on_host: int,
+    ) -> None:
         """Make update number k.
 
         Args:
@@ -98,7 +104,11 @@ class StackedOptimizer:
             update(slot.weight, gradient, slot.state, slot.scalars, step, **arguments)
 
     def _clip_factor(self, gradients: Mapping[str, Tensor]) -> Tensor | None:
-        """(S,): what multiplies a member's gradients so that their norm, as its own optimizer sees it, is bounded."""
+        """(S,): what to multiply each member's gradients by, or None.
+
+        The norm of all gradients of a member, as its own optimizer would see them, is then at most
+        `clip`.
+        """
         if self._clip is None:
             return None
         norms = []
@@ -110,7 +120,11 @@ class StackedOptimizer:
 
     @torch.no_grad()
     def freeze(self, diverged: Tensor) -> None:
-        """Set weights, state and learning rate of the members marked in (S,) bool to 0: there they stay."""
+        """Stop members for good: their weights, state and learning rate become 0.
+
+        Args:
+            diverged: (S,) bool, which members.
+        """
         for slot in self._slots.values():
             for tensor in (slot.weight, *slot.state.values(), slot.scalars["lr"]):
                 tensor[diverged] = 0
@@ -154,9 +168,10 @@ def step_table(
     max_steps: int,
     like: Tensor,
 ) -> StepTable:
-    """The table of a rule for members with these options and schedules, on the device and of the dtype of `like`.
+    """Compute the table of a rule, on the device and in the dtype of `like`.
 
-    It is computed in float64, once for all members that have both in common, as most do.
+    It is computed in float64, and once for all members that have options and schedule in common, as
+    most do.
     """
     distinct: list[tuple[Mapping[str, Any], Schedule]] = []
     index_of_member = []
@@ -194,7 +209,11 @@ def _scalar_shape(weight: Tensor) -> tuple[int, ...]:
 
 
 def _slot(
-    rule: StackedRule, table: StepTable, weight: Tensor, state: Tensors, scales: Sequence[Scale]
+    rule: StackedRule,
+    table: StepTable,
+    weight: Tensor,
+    state: Tensors,
+    scales: Sequence[Scale],
 ) -> _Slot:
     viewed = weight.detach().view(rule.view_shape(weight.shape))
     viewed_state = dict(state)
@@ -211,20 +230,28 @@ def _slot(
 
 
 def _initial_state(
-    rule: StackedRule, weight: Tensor, options: Mapping[str, Any]
+    rule: StackedRule,
+    weight: Tensor,
+    options: Mapping[str, Any],
 ) -> dict[str, Tensor]:
     shapes = rule.states(weight.shape[1:], options)
     return {name: weight.new_zeros(len(weight), *shape) for name, shape in shapes.items()}
 
 
 def _shared_rule(
-    name: str, rules: Mapping[str, StackedRule], scales: Sequence[Scale]
+    name: str,
+    rules: Mapping[str, StackedRule],
+    scales: Sequence[Scale],
 ) -> StackedRule:
     """The rule for this tensor; raises NotStackable if members need different ones."""
     update_kinds = sorted({scale.update_kind for scale in scales})
     if len(update_kinds) > 1:
         raise NotStackable(
             f"{name}: members differ in the kind of its updates: {', '.join(update_kinds)}"
+        )
+    if update_kinds[0] not in rules:
+        raise NotStackable(
+            f"{name}: a stack knows no updates of the kind {update_kinds[0]} by this optimizer"
         )
     return rules[update_kinds[0]]
 

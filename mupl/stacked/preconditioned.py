@@ -1,8 +1,9 @@
-"""SOAP and full Shampoo of stacked tensors, step for step those of the package `pytorch_optimizer` (version 4.1).
+"""SOAP and full Shampoo of stacked tensors, step for step as in `pytorch_optimizer` (version 4.1).
 
-A gradient G (S, *shape) has a Gram matrix `G_d G_d^T` (S, n, n) along each dimension d of size n, where G_d is G with d
-first and all other dimensions flattened. Both optimizers keep a sum or average of these, `gram<d>`, and a matrix made
-of it that they apply along d. In all functions d counts the dimensions of one member's tensor.
+A gradient G (S, *shape) has a Gram matrix `G_d G_d^T` (S, n, n) along each dimension d of size n,
+where G_d is G with d first and all other dimensions flattened. Both optimizers keep a sum or
+average of these, `gram<d>`, and a matrix made of it that they apply along d. In all functions d
+counts the dimensions of one member's tensor.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,10 @@ Options = Mapping[str, Any]
 
 
 def soap_matrices(shape: Sequence[int], options: Options) -> dict[str, int]:
-    """Names and sizes n of SOAP's states (S, n, n): none for vectors and for sides above `max_precondition_dim`."""
+    """Names and sizes n of SOAP's states (S, n, n).
+
+    Vectors have none, and neither have sides above `max_precondition_dim`.
+    """
     sizes: dict[str, int] = {}
     for d, n in enumerate(shape):
         if len(shape) > 1 and n <= options["max_precondition_dim"]:
@@ -54,10 +58,10 @@ def soap(
     first: bool,
     basis_is_due: bool,
 ) -> None:
-    """Adam in the eigenbasis of the averages of `G_d G_d^T` (Vyas et al. 2024); the first update only finds the basis.
+    """Adam in the eigenbasis of the averages of `G_d G_d^T` (Vyas et al. 2024).
 
-    Later one power iteration and a QR decomposition bring a basis up to date. Inside the null space of a gradient the
-    basis is whatever rounding makes it.
+    The first update only finds the basis. Later one power iteration and a QR decomposition bring it
+    up to date. Inside the null space of a gradient it is whatever rounding makes it.
     """
     g = g * scalars["c"]
     dims = [d for d in range(g.dim() - 1) if f"gram{d}" in state]
@@ -73,7 +77,12 @@ def soap(
 
 
 def _soap_step(
-    w: Tensor, g: Tensor, state: Tensors, scalars: Tensors, step: Tensors, dims: Sequence[int]
+    w: Tensor,
+    g: Tensor,
+    state: Tensors,
+    scalars: Tensors,
+    step: Tensors,
+    dims: Sequence[int],
 ) -> None:
     mean = state["exp_avg"].lerp_(g, step["1-beta1"])
     rotated = _rotate(g, state, dims)
@@ -86,7 +95,7 @@ def _soap_step(
 
 
 def _renew_basis(d: int, state: Tensors) -> None:
-    """One step of orthogonal iteration towards the eigenvectors of `gram<d>`, sorted by eigenvalue."""
+    """One step of orthogonal iteration to the eigenvectors of `gram<d>`, by eigenvalue."""
     basis = state[f"basis{d}"]
     square = state["exp_avg_sq"]
     product = state[f"gram{d}"] @ basis
@@ -111,9 +120,10 @@ def shampoo(
     roots_are_due: bool,
     weight_decouple: bool,
 ) -> None:
-    """G times `(matrix_eps I + sum of G_d G_d^T)^(-1/(2 D))` along each of its D dimensions (Gupta et al. 2018).
+    """Full Shampoo (Gupta et al. 2018).
 
-    These roots are 0 before the first time that they are due.
+    Apply `(matrix_eps I + sum of G_d G_d^T)^(-1/(2 D))` along each of the D dimensions of G. These
+    roots are 0 before the first time that they are due.
     """
     g = g * scalars["c"]
     if weight_decouple:
@@ -128,21 +138,30 @@ def shampoo(
         if roots_are_due:
             values, vectors = _eigh(gram)
             shifted = values + step["matrix_eps"].view(-1, 1)
-            # rounding may make eigenvalues negative; the library takes singular values, hence their size
+            # rounding may make eigenvalues negative; the library takes singular values, hence their
+            # size
             powers = shifted.abs() ** (-0.5 / num_dims)
             root.copy_((vectors * powers[:, None]) @ vectors.mT)
         direction = _apply_along(d, root, direction)
     w.addcmul_(direction, -scalars["lr"] * step["schedule"])
 
 
-def _rotate(x: Tensor, state: Tensors, dims: Sequence[int]) -> Tensor:
+def _rotate(
+    x: Tensor,
+    state: Tensors,
+    dims: Sequence[int],
+) -> Tensor:
     """x in the bases of the dimensions `dims`."""
     for d in dims:
         x = _apply_along(d, state[f"basis{d}"].mT, x)
     return x
 
 
-def _apply_along(d: int, matrices: Tensor, x: Tensor) -> Tensor:
+def _apply_along(
+    d: int,
+    matrices: Tensor,
+    x: Tensor,
+) -> Tensor:
     """Multiply dimension d, of size n, of each of the S tensors x by its matrix of (S, n, n)."""
     first = x.movedim(d + 1, 1)
     product = matrices @ first.reshape(*first.shape[:2], -1)
@@ -157,7 +176,10 @@ def _gram(d: int, g: Tensor) -> Tensor:
 
 
 def _eigh(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, ascending, and eigenvectors; NaN for matrices that are not finite, where torch would raise."""
+    """Eigenvalues, ascending, and eigenvectors.
+
+    They are NaN for matrices that are not finite, where torch would raise.
+    """
     finite = x.isfinite().all(-1).all(-1).view(-1, 1, 1)
     values, vectors = torch.linalg.eigh(x.where(finite, 0))
     return values, vectors.where(finite, torch.nan)

@@ -1,8 +1,9 @@
 """How a stack updates its members' weights under each optimizer that it knows.
 
-A member has a weight w with a multiplier, and the stack holds the effective weight `W = mult * w`. Let G be the
-gradient of W; then the gradient that the member's own optimizer sees is `c G` with `c = mult * grad`. By the
-abc-symmetry (Tensor Programs V, Lemma J.1) an update of w is one of W under other numbers: the `scalars` of a rule.
+A member has a weight w with a multiplier, and the stack holds the effective weight `W = mult * w`.
+Let G be the gradient of W; then the gradient that the member's own optimizer sees is `c G`, where
+`c = mult * grad`. By the abc-symmetry (Tensor Programs V, Lemma J.1) an update of w is one of W
+under other numbers: the `scalars` of a rule.
 """
 
 import inspect
@@ -57,17 +58,22 @@ class StackedRule:
     """How the S members' effective weights W of one tensor are updated from their gradients G.
 
     Args:
-        update: `(W, G, state, scalars, step, **host_arguments)`, in place. `scalars` belong to the tensor, `step` to
-            the number of the update; both are (S, 1, ...), as many dimensions as W.
-        scalars: `scale ->` what `scalars` holds for a member. A weight decay ("l2" or "decay") that is 0 for all
-            members is left out.
-        step_scalars: `(options, k) ->` what `step` holds for a member at update k = 0, 1, ..., beside its "schedule".
+        update: `(W, G, state, scalars, step, **host_arguments)`, in place. `scalars` belong to the
+            tensor, `step` to the number of the update; both are (S, 1, ...), as many dimensions as
+            W.
+        scalars: `scale ->` what `scalars` holds for a member. A weight decay ("l2" or "decay") that
+            is 0 for all members is left out.
+        step_scalars: `(options, k) ->` what `step` holds for a member at update k = 0, 1, ...,
+            beside its "schedule".
         buffers: names of the tensors of W's shape that the rule keeps, 0 at first.
-        matrices: `(shape, options) ->` names and sizes n of the matrices (S, n, n) that it keeps, 0 at first.
-        host_arguments: `(options, k) ->` arguments of `update` that are no tensors, which all members share.
-        layout: of W in `update`: "entries" is (S, n), for rules that move each entry by itself; "matrix" is
-            (S, out, in); "tensor" is (S, *shape).
-        needs_host: `(options, k) ->` whether update k waits for the host, so that no CUDA graph can hold it.
+        matrices: `(shape, options) ->` names and sizes n of the matrices (S, n, n) that it keeps, 0
+            at first.
+        host_arguments: `(options, k) ->` arguments of `update` that are no tensors, which all
+            members share.
+        layout: of W in `update`: "entries" is (S, n), for rules that move each entry by itself;
+            "matrix" is (S, out, in); "tensor" is (S, *shape).
+        needs_host: `(options, k) ->` whether update k waits for the host, so that no CUDA graph can
+            hold it.
     """
 
     update: Callable[..., None]
@@ -87,7 +93,7 @@ class StackedRule:
         return shapes
 
     def view_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The shape in which `update` takes a stacked tensor (S, *shape), with -1 for what is left."""
+        """The shape in which `update` takes a tensor (S, *shape); -1 stands for what is left."""
         if self.layout == "entries":
             return shape[0], -1
         if self.layout == "matrix":
@@ -110,12 +116,20 @@ class Stackable:
     shared_options: tuple[str, ...] = ()
 
 
-def _decay(w: Tensor, scalars: Tensors, step: Tensors) -> None:
+def _decay(
+    w: Tensor,
+    scalars: Tensors,
+    step: Tensors,
+) -> None:
     if "decay" in scalars:
         w.mul_(1 - scalars["decay"] * step["schedule"])
 
 
-def _with_l2(w: Tensor, g: Tensor, scalars: Tensors) -> Tensor:
+def _with_l2(
+    w: Tensor,
+    g: Tensor,
+    scalars: Tensors,
+) -> Tensor:
     if "l2" in scalars:
         return torch.addcmul(g, w, scalars["l2"])
     return g
@@ -125,7 +139,13 @@ def _with_l2(w: Tensor, g: Tensor, scalars: Tensors) -> Tensor:
 
 
 def _sgd(
-    w: Tensor, g: Tensor, state: Tensors, scalars: Tensors, step: Tensors, *, nesterov: bool
+    w: Tensor,
+    g: Tensor,
+    state: Tensors,
+    scalars: Tensors,
+    step: Tensors,
+    *,
+    nesterov: bool,
 ) -> None:
     g = _with_l2(w, g, scalars)
     buffer = state["momentum_buffer"].mul_(step["momentum"]).add_(g)
@@ -149,7 +169,13 @@ def _nesterov(options: Options, k: int) -> dict[str, Any]:
 # Adam and AdamW
 
 
-def _adam(w: Tensor, g: Tensor, state: Tensors, scalars: Tensors, step: Tensors) -> None:
+def _adam(
+    w: Tensor,
+    g: Tensor,
+    state: Tensors,
+    scalars: Tensors,
+    step: Tensors,
+) -> None:
     g = _with_l2(w, g, scalars)
     _decay(w, scalars, step)
     mean = state["exp_avg"].lerp_(g, step["1-beta1"])
@@ -192,9 +218,15 @@ _ADAMW = StackedRule(_adam, _adamw_scalars, _bias_corrections, buffers=("exp_avg
 
 
 def _along(
-    direction: Direction, buffers: tuple[str, ...], takes_eps: bool = False
+    direction: Direction,
+    buffers: tuple[str, ...],
+    takes_eps: bool = False,
 ) -> Callable[..., None]:
-    """The update by `u, *buffers = direction(c G, *buffers, **scalars of the step)`, and eps where it is taken."""
+    """Make the update of an optimizer that follows a direction.
+
+    `u, *buffers = direction(c G, *buffers, **step, **host_arguments)`, where `step` has no schedule
+    and eps is added if it is taken; then `W <- W - lr (weight_decay W + u)`.
+    """
 
     def update(
         w: Tensor,
@@ -236,7 +268,8 @@ def _elementwise(optimizer: type[Elementwise]) -> Stackable:
     for method in ("update", "step"):
         if getattr(optimizer, method) is not getattr(Elementwise, method):
             raise NotStackable(
-                f"optimizer {optimizer.__name__}: has its own `{method}`, and a stack knows only its direction"
+                f"optimizer {optimizer.__name__}: has its own `{method}`, "
+                "and a stack knows only its direction"
             )
     parameters = inspect.signature(optimizer).parameters
     update = _along(optimizer.direction, optimizer.buffers, takes_eps="eps" in parameters)
@@ -246,7 +279,11 @@ def _elementwise(optimizer: type[Elementwise]) -> Stackable:
 
 
 def _orthogonal(
-    g: Tensor, m: Tensor, momentum: Tensor, method: str, nesterov: bool
+    g: Tensor,
+    m: Tensor,
+    momentum: Tensor,
+    method: str,
+    nesterov: bool,
 ) -> tuple[Tensor, Tensor]:
     x, m = accumulate(g, m, momentum, nesterov)
     return METHODS[method](x), m

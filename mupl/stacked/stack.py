@@ -25,26 +25,30 @@ from mupl.stats.recorder import Recorder
 from mupl.training.setup import Setup, cross_entropy
 
 COMPILED_STEPS = 300  # a shorter training takes less time than to compile it
-# Outputs times members in one batch of an evaluation; bounds the activations, on a CPU to what its cache holds
+# Outputs times members in one batch of an evaluation; bounds the activations, on a CPU to what its
+# cache holds
 EVALUATED = 2**16
 EVALUATED_ON_CPU = 2**13
 
 
 class Stack:
-    """Trains S `Setup`s at once on one device; a member's trajectory is the one that it would have alone.
+    """Trains S `Setup`s at once on one device, each as it would be trained alone.
 
-    Members share the model's shapes, the class of the optimizer, the loss and the batch size. Each has its own seed
-    (initial weights and order of the data), parametrization, schedule and hyperparameters. The stack holds effective
-    weights (see `mupl.stacked.rules`). A model whose class has `member_axis = True` takes them as they are; any other
-    is mapped over them by `torch.func.vmap`. On CUDA a step is captured as a graph and replayed; in a long training
-    the model's `blocks` are compiled first.
+    Members share the model's shapes, the class of the optimizer, the loss and the batch size. Each
+    has its own seed (initial weights and order of the data), parametrization, schedule and
+    hyperparameters. The stack holds effective weights (see `mupl.stacked.rules`). A model whose
+    class has `member_axis = True` takes them as they are; any other is mapped over them by
+    `torch.func.vmap`. On CUDA a step is captured as a graph and replayed; in a long training the
+    model's `blocks` are compiled first.
 
     Args:
-        members: best built under `torch.device("meta")`, as their weights are sampled here. Neighbours of equal seed
-            share their batches, and with them one larger product in the first layer.
+        members: best built under `torch.device("meta")`, as their weights are sampled here.
+            Neighbours of equal seed share their batches, and with them one larger product in the
+            first layer.
         max_steps: updates.
         clip: norm to which each member's gradient is clipped, or None.
-        dtype: of weights and data. Weights sampled in another dtype are converted, as Lightning's 64-true does.
+        dtype: of weights and data. Weights sampled in another dtype are converted, as Lightning's
+            64-true does.
         autocast: dtype of the products, such as bfloat16, or None.
 
     Raises:
@@ -52,7 +56,8 @@ class Stack:
 
     Attributes:
         weights: by name, (S, *shape).
-        model: `x -> outputs (S, ...)` of x (G, ...), where G is 1, S or the number of different batches.
+        model: `x -> outputs (S, ...)` of x (G, ...), where G is 1, S or the number of different
+            batches.
         per_epoch: steps in an epoch.
         k: number of updates done.
         losses: (max_steps, S), of each step; NaN where it was not made yet.
@@ -104,7 +109,10 @@ class Stack:
             self._compile()
 
     def _compile(self) -> None:
-        """Compile the model's blocks, all as one, and the loss; a model without `blocks` is left as it is."""
+        """Compile the model's blocks, all as one, and the loss.
+
+        A model without `blocks` is left as it is.
+        """
         blocks = getattr(self.model, "blocks", ())
         if len(blocks) > 0:
             self._loss_function = compiled(self._losses, dynamic=False)
@@ -118,7 +126,10 @@ class Stack:
         interrupted: Callable[[], Any] = lambda: False,
         recorder: Recorder | None = None,
     ) -> None:
-        """Go on until `until` updates are done or `interrupted()`; on CUDA this may return before they are."""
+        """Go on until `until` updates are done, or until `interrupted()`.
+
+        On CUDA this may return before the device is done.
+        """
         while self.k < until and not interrupted():
             self._batches.set_step(self.k)
             if recorder is not None and (self.k == 0 or recorder.wanted(self.k)):
@@ -167,7 +178,12 @@ class Stack:
         return x.to(self._dtype) if x.is_floating_point() else x  # tokens stay integers
 
     def _losses(self, output: Tensor, target: Tensor) -> Tensor:
-        """(S,): every member's loss of output (S, N, ...) for target (G, N, ...), where G divides S."""
+        """(S,): every member's loss.
+
+        Args:
+            output: (S, N, ...).
+            target: (G, N, ...), where G divides S.
+        """
         output = output.to(self._dtype)  # as autocast does: a loss in bfloat16 has three digits
         members_each = len(output) // len(target)
         repeated = target[:, None].expand(-1, members_each, *target.shape[1:])
@@ -179,7 +195,10 @@ class Stack:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, list[float]]:
-        """Each member's val_loss, and its val_accuracy if targets are classes; NaN where the loss is not finite."""
+        """Each member's val_loss, and its val_accuracy if targets are classes.
+
+        An accuracy is NaN where the loss is not finite.
+        """
         self.model.eval()
         sums: dict[str, Tensor] = {}
         examples = 0
@@ -200,9 +219,9 @@ class Stack:
         return {name: (total / examples).tolist() for name, total in sums.items()}
 
     def diverged(self) -> list[int | None]:
-        """For each member the first step whose loss is not finite, or None; freezes the members that have one.
+        """For each member the first step whose loss is not finite, or None.
 
-        Here the host waits for the device.
+        Freezes the members that have one. Here the host waits for the device.
         """
         bad = ~self.losses[: self.k].isfinite()
         any_bad = bad.any(0)
@@ -219,7 +238,8 @@ class Stack:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that training goes on from, on its device."""
-        # a mapped model has buffers that training may change, such as BatchNorm's; the others are constants
+        # a mapped model has buffers that training may change, such as BatchNorm's; the others are
+        # constants
         buffers = dict(self.model.named_buffers()) if isinstance(self.model, MappedModel) else {}
         return {
             "k": self.k,
@@ -247,6 +267,7 @@ def _cross_entropies(output: Tensor, target: Tensor) -> Tensor:
     """(S,): the mean cross-entropies of logits (S, N, ..., C) for classes (S, N, ...)."""
     if output.dim() == 3:
         return F.cross_entropy(output.mT, target, reduction="none").mean(1)
-    # of more dimensions without a copy, as the last layer's product left them in memory: see `stacked_linear`
+    # of more dimensions without a copy, as the last layer's product left them in memory: see
+    # `stacked_linear`
     losses = F.cross_entropy(output.flatten(0, -2), target.flatten(), reduction="none")
     return losses.view(len(output), -1).mean(1)
