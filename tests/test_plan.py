@@ -188,6 +188,8 @@ def test_members_of_a_stack_must_agree_in_shapes_and_settings(override: str) -> 
         ("trainer.gradient_clip_val=high", "trainer.gradient_clip_val=high"),
         ("trainer.val_check_interval=0.5", "trainer.val_check_interval=0.5"),
         ("+trainer.limit_val_batches=3", "trainer.limit_val_batches=3"),
+        ("+trainer.limit_val_batches=1", "trainer.limit_val_batches=1: a stack"),  # one batch
+        ("trainer.max_steps=-1", "trainer.max_steps=-1"),
         ("+trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_algorithm=value"),
         ("callbacks=lr_monitor", "callbacks.lr_monitor: a stack does not know lightning"),
         (

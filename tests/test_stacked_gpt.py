@@ -255,7 +255,7 @@ def test_a_captured_step_is_the_same(tokens: Tokens, monkeypatch: pytest.MonkeyP
     on_cpu.train(STEPS)
     on_gpu = stack_of(arguments, tokens, options, device="cuda")
     on_gpu.train(STEPS)
-    assert on_gpu._graph is not None
+    assert on_gpu._captured.graph is not None
     assert (on_gpu.losses.cpu() - on_cpu.losses).abs().max() < 1e-9
 
 

@@ -11,6 +11,7 @@ from torch.optim.adamw import adamw
 
 from mupl.errors import ConfigError
 from mupl.optim.base import DirectionOptimizer
+from mupl.optim.registry import register
 from mupl.parametrization.update_kinds import OptimizerRules
 from mupl.roles import ParamInfo, Role
 
@@ -111,6 +112,7 @@ def _shape_factor(scale: str, update_kind: str, fan_out: float, fan_in: float) -
     return SHAPE_FACTORS[scale](fan_out, fan_in) if update_kind == "orthogonal" else 1.0
 
 
+@register("muon")
 class Orthogonal(DirectionOptimizer):
     """Orthogonal updates for matrices, AdamW for every other tensor, as the key `update_kind` of a param group says.
 
@@ -131,6 +133,8 @@ class Orthogonal(DirectionOptimizer):
     Raises:
         ConfigError: on an unknown name, a group without `update_kind`, or if no matrix gets orthogonal updates.
     """
+
+    rules = staticmethod(routing)
 
     def __init__(
         self,
@@ -220,3 +224,6 @@ class Orthogonal(DirectionOptimizer):
             states["step"], fused=group["fused"] or None, amsgrad=False, beta1=beta1, beta2=beta2, lr=group["lr"],
             weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
         )  # fmt: skip
+
+
+register("shampoo_svd")(partial(Orthogonal, method="svd", nesterov=False))
