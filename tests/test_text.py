@@ -177,5 +177,5 @@ def test_a_model_for_other_data_is_one_clear_line(tmp_path: Path) -> None:
     done = train("model=gpt", "data=digits", f"hydra.run.dir={tmp_path}")
     assert done.returncode == 1
     assert done.stderr.startswith(
-        "error: model=mupl.models.GPT: takes no in_features and out_features"
+        "error: model=mupl.models.GPT: takes vocabulary and context, which these data do not have"
     )

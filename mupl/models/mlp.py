@@ -20,7 +20,7 @@ class MLP(nn.Module):
 
     Args:
         in_features: features of an example; inputs of more dimensions are flattened.
-        out_features: number of logits.
+        num_classes: number of logits.
         width: of every hidden layer, or a list of one width for each (then `depth` is its length).
         depth: number of hidden layers.
         bias: whether layers have biases.
@@ -40,7 +40,7 @@ class MLP(nn.Module):
     def __init__(
         self,
         in_features: int,
-        out_features: int,
+        num_classes: int,
         width: int | Sequence[int],
         depth: int = 3,
         bias: bool = True,
@@ -66,7 +66,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(
             ScaledLinear(n, m, bias) for n, m in zip(sizes, widths, strict=False)
         )
-        self.readout = ScaledLinear(widths[-1], out_features, bias)
+        self.readout = ScaledLinear(widths[-1], num_classes, bias)
         self.activation = ACTIVATIONS[activation]
         self.input_mult, self.output_mult = input_mult, output_mult
         self.init_std, self.zero_readout = init_std, zero_readout
@@ -78,7 +78,7 @@ class MLP(nn.Module):
             layer.draw(std / math.sqrt(layer.in_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, ...) -> logits (N, out_features); of a stack (S, N, ...) -> (S, N, out_features)."""
+        """x: (N, ...) -> logits (N, num_classes); of a stack (S, N, ...) -> (S, N, num_classes)."""
         x = x.flatten(self.readout.weight.dim() - 1)
         h = times(self.input_mult, x)
         for layer in self.layers:

@@ -3,7 +3,7 @@
 import csv
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,8 @@ from mupl.terminal import print_table
 from mupl.training.setup import Setup
 
 R = TypeVar("R", bound=Setup)
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+SIZES = ("width", "depth")  # arguments of a model that a setup gives to it
 
 
 def identity(cfg: DictConfig, hydra: Any) -> dict[str, Any]:
@@ -35,22 +37,16 @@ def identity(cfg: DictConfig, hydra: Any) -> dict[str, Any]:
     return {key: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for key, v in row.items()}
 
 
-def build(kind: type[R], cfg: DictConfig, model_args: dict[str, Any]) -> R:
-    """The setup of a config, of class `kind`, for data that tell a model's constructor `model_args`."""
+def build(kind: type[R], cfg: DictConfig, model_args: Mapping[str, Any]) -> R:
+    """The setup of a config, of class `kind`, for data that offer `model_args` to its model."""
     model = instantiate(cfg.model)
-    takes = inspect.signature(model).parameters.values()
-    if not {p.name for p in takes} >= set(model_args) and all(
-        p.kind is not p.VAR_KEYWORD for p in takes
-    ):
-        raise ConfigError(
-            f"model={cfg.model._target_}: takes no {' and '.join(model_args)}, which is what the data have"
-        )
+    from_data = taken_arguments(cfg.model._target_, model, model_args)
     width, base_width = (
         list(w) if OmegaConf.is_list(w) else w for w in (cfg.width, cfg.base_width)
     )
     in_depth = {} if cfg.base_depth is None else {"depth": cfg.depth, "base_depth": cfg.base_depth}
     return kind(
-        lambda w, **depth: model(width=w, **model_args, **depth),
+        lambda w, **depth: model(width=w, **from_data, **depth),
         width,
         base_width=base_width,
         **in_depth,
@@ -62,6 +58,39 @@ def build(kind: type[R], cfg: DictConfig, model_args: dict[str, Any]) -> R:
         init=cfg.init,
         **varied(cfg),
     )
+
+
+def taken_arguments(
+    name: str, model: Callable[..., Any], offered: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments that a model's constructor takes of those that the data offer.
+
+    One that the config has set already, a keyword of the partial `model`, is left as it is.
+
+    Raises:
+        ConfigError: if the constructor needs an argument that nobody gives.
+    """
+    parameters = inspect.signature(model).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    given = getattr(model, "keywords", {})
+    taken = {
+        key: value
+        for key, value in offered.items()
+        if (key in parameters or takes_any) and key not in given
+    }
+    required = [key for key, p in parameters.items() if p.default is p.empty and p.kind in NAMED]
+    missing = [key for key in required if key not in taken and key not in SIZES]
+    if missing:
+        raise ConfigError(
+            f"model={name}: takes {_listed(missing)}, which these data do not have; "
+            f"they have {_listed(offered)}"
+        )
+    return taken
+
+
+def _listed(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def loss_function(name: str) -> Callable[..., Any]:
