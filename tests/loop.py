@@ -38,7 +38,7 @@ OPTIMIZERS = {
 
 
 def build_mlp(width: Any, **options: Any) -> nn.Module:
-    return MLP(in_features=6, out_features=3, width=width, activation="tanh", **options)
+    return MLP(in_features=6, num_classes=3, width=width, activation="tanh", **options)
 
 
 def batches(steps: int, n: int = 16, seed: int = 1) -> list[tuple[Tensor, Tensor]]:

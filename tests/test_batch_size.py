@@ -91,6 +91,6 @@ def test_it_acts_on_a_run() -> None:
             ],
         )
     assert batch_scaling(cfg) == BatchScaling("sde", m_B=4.0, m_D=2.0)
-    module = build(Setup, cfg, {"in_features": 4, "out_features": 2})
+    module = build(Setup, cfg, {"in_features": 4, "num_classes": 2})
     assert module.scales["readout.bias"].lr == pytest.approx(0.1 * math.sqrt(2))
     assert module.build_optimizer().param_groups[0]["betas"] == pytest.approx((0.8, 0.998))

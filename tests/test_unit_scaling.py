@@ -17,7 +17,7 @@ from unit_scaling.core.functional import transformer_residual_scaling_rule
 
 from mupl.errors import ConfigError
 from mupl.models import GPT
-from mupl.models.gpt import MLP, Attention
+from mupl.models.gpt import Attention, FeedForward
 from mupl.nn import unit_scaling
 from mupl.nn.initialize import initialize_, parameters
 from mupl.nn.layers import scaled
@@ -181,8 +181,10 @@ def rms_at_start(depth: int, amplified: bool = True, **options: Any) -> dict[str
     )
     if not amplified:
         for layer in module.model.modules():
-            if isinstance(layer, Attention | MLP):
-                layer.amplify(1.0)
+            if isinstance(layer, Attention | FeedForward):
+                layer.gradient_scale = 1.0
+            if isinstance(layer, UnitLinear):
+                layer.amplified.fill_(1.0)
     found: dict[str, float] = {
         f"param {name}": rms(p) for name, p in module.model.named_parameters()
     }

@@ -17,7 +17,7 @@ from mupl.initializers import on_meta
 from mupl.stacked.model import check_stackable
 from mupl.stacked.plan import member_bytes
 from mupl.stacked.rules import NotStackable, has_default_options, stackable
-from mupl.training.config import TUNED_KEYS, build, check, varied
+from mupl.training.config import TUNED_KEYS, build_setup, check, tuned
 from mupl.training.setup import Setup
 
 # By the config without TUNED_KEYS: jobs that differ in nothing else share a setup, which holds no
@@ -54,7 +54,7 @@ class Job:
         text = json.dumps(untuned, default=str)
         if text not in _SETUPS:
             _SETUPS[text] = self._describe()
-        setup = _SETUPS[text].varied(**varied(self.config))
+        setup = _SETUPS[text].with_tuned(**tuned(self.config))
         # A bad number or option would stop the whole stack, and torch finds it here. But the first
         # optimizer that is built makes torch import its compiler, in which time half a sweep of
         # small models is trained
@@ -62,7 +62,7 @@ class Job:
         for scale in setup.scales.values():
             suspicious |= min(scale.lr, scale.eps, scale.weight_decay) < 0
         if suspicious:
-            setup.build_optimizer()
+            setup.optimizer()
         return setup
 
     def _describe(self) -> Setup:
@@ -72,7 +72,7 @@ class Job:
                 f"data: {self.config.data['_target_']} returns neither Splits nor Tokens"
             )
         with on_meta():
-            setup = build(Setup, self.config, splits.model_args)
+            setup = build_setup(self.config, splits.model_args)
         check_stackable(setup)
         stackable(setup.optimizer_class)
         return setup

@@ -3,9 +3,9 @@
 import inspect
 import math
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -19,7 +19,8 @@ from mupl.parametrization.report import scale_rows
 from mupl.terminal import print_table
 from mupl.training.setup import Setup
 
-R = TypeVar("R", bound=Setup)
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+SIZES = ("width", "depth")  # arguments of a model that a setup gives to it
 
 WHOLE = {"depth": 1, "batch_size": 1, "max_steps": 1, "seed": 0}  # key -> smallest value
 WHOLE_OR_NULL = ("base_depth", "base_batch_size", "base_steps")
@@ -60,25 +61,17 @@ def _is_finite(value: Any) -> bool:
     return is_number and math.isfinite(value)
 
 
-def build(kind: type[R], cfg: DictConfig, model_args: dict[str, Any]) -> R:
-    """The setup of a config, of class `kind`, for data that tell a model's constructor
-    `model_args`."""
+def build_setup(cfg: DictConfig, offered: Mapping[str, Any]) -> Setup:
+    """Build the setup of a config, for data that offer these arguments to its model."""
     model = instantiate(cfg.model)
-    takes = inspect.signature(model).parameters.values()
-    if not {p.name for p in takes} >= set(model_args) and all(
-        p.kind is not p.VAR_KEYWORD for p in takes
-    ):
-        raise ConfigError(
-            f"model={cfg.model._target_}: takes no {' and '.join(model_args)}, which is what the data have"
-        )
-    width, base_width = (
-        list(w) if OmegaConf.is_list(w) else w for w in (cfg.width, cfg.base_width)
-    )
-    in_depth = {} if cfg.base_depth is None else {"depth": cfg.depth, "base_depth": cfg.base_depth}
-    return kind(
-        lambda w, **depth: model(width=w, **model_args, **depth),
-        width,
-        base_width=base_width,
+    from_data = taken_arguments(cfg.model._target_, model, offered)
+    in_depth = {}
+    if cfg.base_depth is not None:
+        in_depth = {"depth": cfg.depth, "base_depth": cfg.base_depth}
+    return Setup(
+        lambda width, **depth: model(width=width, **from_data, **depth),
+        _plain(cfg.width),
+        base_width=_plain(cfg.base_width),
         **in_depth,
         parametrization=instantiate(cfg.parametrization),
         optimizer=batch_scaling(cfg).optimizer(instantiate(cfg.optimizer)),
@@ -86,8 +79,44 @@ def build(kind: type[R], cfg: DictConfig, model_args: dict[str, Any]) -> R:
         loss=loss_function(cfg.loss),
         roles=cfg.roles,
         init=cfg.init,
-        **varied(cfg),
+        **tuned(cfg),
     )
+
+
+def _plain(width: Any) -> Any:
+    return list(width) if OmegaConf.is_list(width) else width
+
+
+def taken_arguments(
+    name: str, model: Callable[..., Any], offered: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments that a model's constructor takes, among those that the data offer.
+
+    One that the config has set already, a keyword of the partial `model`, is left as it is.
+
+    Raises:
+        ConfigError: if the constructor needs an argument that nobody gives.
+    """
+    parameters = inspect.signature(model).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    given = getattr(model, "keywords", {})
+    taken = {}
+    for key, value in offered.items():
+        if (key in parameters or takes_any) and key not in given:
+            taken[key] = value
+    required = [key for key, p in parameters.items() if p.default is p.empty and p.kind in NAMED]
+    missing = [key for key in required if key not in taken and key not in SIZES]
+    if missing:
+        raise ConfigError(
+            f"model={name}: takes {_listed(missing)}, which these data do not have; "
+            f"they have {_listed(offered)}"
+        )
+    return taken
+
+
+def _listed(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def loss_function(name: str) -> Callable[..., Any]:
@@ -108,10 +137,10 @@ def loss_function(name: str) -> Callable[..., Any]:
     return found
 
 
-def varied(cfg: DictConfig) -> dict[str, Any]:
+def tuned(cfg: DictConfig) -> dict[str, Any]:
     """Return the arguments of a setup that follow from `TUNED_KEYS`; none shapes its model."""
-    tuned = batch_scaling(cfg).values(cfg.lr, cfg.eps, cfg.weight_decay)
-    return {**tuned, "weight_decay_mode": cfg.weight_decay_mode, "seed": cfg.seed}
+    scaled = batch_scaling(cfg).values(cfg.lr, cfg.eps, cfg.weight_decay)
+    return {**scaled, "weight_decay_mode": cfg.weight_decay_mode, "seed": cfg.seed}
 
 
 def batch_scaling(cfg: DictConfig) -> BatchScaling:

@@ -18,7 +18,7 @@ from mupl.data.modules import data_module
 from mupl.errors import ConfigError, bad_input
 from mupl.identity import finished, job_row, write_result
 from mupl.training.callbacks import LossRecord, StepProgress
-from mupl.training.config import build, check, show_parametrization, use_precision
+from mupl.training.config import build_setup, check, show_parametrization, use_precision
 from mupl.training.module import TrainingModule
 from mupl.training.outcome import summary
 from mupl.training.threads import set_threads, step_flops
@@ -75,12 +75,12 @@ def train(cfg: DictConfig, folder: Path, quiet: bool = False) -> dict[str, Any]:
     seed_everything(cfg.seed, verbose=False)
     splits = instantiate(cfg.data)
     data = data_module(splits, batch_size=cfg.batch_size, seed=cfg.seed)
-    module = build(TrainingModule, cfg, splits.model_args)
-    show_parametrization(module, folder, quiet)
+    setup = build_setup(cfg, splits.model_args)
+    show_parametrization(setup, folder, quiet)
     trainer = build_trainer(cfg, quiet)
-    flops = step_flops(module.infos, splits, cfg.batch_size)
+    flops = step_flops(setup.infos, splits, cfg.batch_size)
     set_threads(cfg.threads, flops, trainer.strategy.root_device)
-    return fit(trainer, module, data)
+    return fit(trainer, TrainingModule(setup), data)
 
 
 def build_trainer(cfg: DictConfig, quiet: bool) -> Trainer:
