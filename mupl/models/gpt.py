@@ -199,7 +199,7 @@ class GPT(nn.Module):
                 nn.init.normal_(module.weight, std=self.embedding_std)
             elif isinstance(module, ScaledLinear):
                 std = 0 if module is self.readout and self.zero_readout else self.init_std
-                module.draw(std / math.sqrt(module.in_features))
+                module.init_normal_(std / math.sqrt(module.in_features))
             elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
                 module.reset_parameters()
 

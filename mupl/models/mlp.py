@@ -75,7 +75,7 @@ class MLP(nn.Module):
     def reset_parameters(self) -> None:
         for layer in (*self.layers, self.readout):
             std = 0 if layer is self.readout and self.zero_readout else self.init_std
-            layer.draw(std / math.sqrt(layer.in_features))
+            layer.init_normal_(std / math.sqrt(layer.in_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, ...) -> logits (N, out_features); of a stack (S, N, ...) -> (S, N, out_features)."""

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
 from mupl.optim.registry import unwrapped
-from mupl.parametrization.rules import Scale
+from mupl.parametrization.scales import Scale
 
 
 def param_groups(

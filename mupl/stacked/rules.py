@@ -14,7 +14,7 @@ from torch.optim.adam import adam
 from mupl.optim.elementwise import AdamAtan2, Elementwise, Lion, SignSGD
 from mupl.optim.orthogonal import METHODS, accumulate
 from mupl.optim.registry import qualified, unwrapped
-from mupl.parametrization.rules import Scale
+from mupl.parametrization.scales import Scale
 from mupl.stacked.preconditioned import Tensors, shampoo, shampoo_matrices, soap, soap_matrices
 
 Numbers = dict[str, float]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mupl.data.splits import Splits
 from mupl.data.text import Tokens
-from mupl.nn.initialize import draw, owner, parameters
+from mupl.nn.initialize import owner, parameters, sample
 from mupl.nn.unit_scaling import scales_gradients
 from mupl.stacked.batches import stacked_batches, validation_batches
 from mupl.stacked.compiled import compiled
@@ -285,7 +285,7 @@ def _draw(
         member, generator = members[index], torch.Generator().manual_seed(members[index].seed)
         for name, w in parameters(member.model, member.scales).items():
             scale = member.scales[name]
-            weights[name][index] = draw(scale, w.shape, w.dtype, generator).to(dtype) * scale.mult
+            weights[name][index] = sample(scale, w.shape, w.dtype, generator).to(dtype) * scale.mult
 
     with ThreadPoolExecutor(
         os.cpu_count()

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from mupl.errors import ConfigError
 from mupl.identity import IGNORED_KEYS
 from mupl.optim.batch_size import BatchScaling
-from mupl.parametrization.report import scale_rows
+from mupl.parametrization.scales import scale_rows
 from mupl.terminal import print_table
 from mupl.training.setup import Setup
 
