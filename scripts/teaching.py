@@ -20,7 +20,7 @@ from mupl.analysis.coordinates import slope
 from mupl.figures.coordinates import side_by_side
 from mupl.nn.initialize import initialize_, parameters
 from mupl.optim.groups import param_groups
-from mupl.parametrization.rules import get_parametrization, scale
+from mupl.optim.scaling import scale
 from mupl.report.common import save
 from mupl.roles import describe
 from mupl.stats.recorder import Recorder
@@ -44,13 +44,12 @@ def build(n: int) -> nn.Module:
 
 def train(n: int, parametrization: str, seed: int = 0, updates: int = 2) -> pd.DataFrame:
     """Rows of a recorder, of the loss (f - Y)^2 / 2, at t = 0, .., updates."""
-    numbers = scale(
-        describe(build, n, base_width=1), get_parametrization(parametrization), "sgd", lr=LR
-    )
-    model = initialize_(build(n), numbers, torch.Generator().manual_seed(seed))
-    optimizer = torch.optim.SGD(param_groups(parameters(model, numbers), numbers))
+    infos = describe(build, n, base_width=1)
+    scales = scale(infos, parametrization, torch.optim.SGD, lr=LR)
+    model = initialize_(build(n), scales, seed=seed)
+    optimizer = torch.optim.SGD(param_groups(parameters(model, scales), scales))
     x = torch.full((1, 1), X)
-    with Recorder(model, numbers, kinds=("output", "change")) as recorder:
+    with Recorder(model, scales, kinds=("output", "change")) as recorder:
         for _ in range(updates + 1):
             recorder.begin_step()
             optimizer.zero_grad()

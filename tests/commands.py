@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mupl.sweep.report import conclude
+from mupl.report.common import conclude
 from mupl.sweep.results import collect
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from mupl.models import MLP
 from mupl.nn.initialize import initialize_
 from mupl.optim.orthogonal import Orthogonal
-from mupl.parametrization.rules import Parametrization, Scale
+from mupl.parametrization.rules import Parametrization
+from mupl.parametrization.scales import Scale
 from mupl.training.coord_check import default_dtype
 from mupl.training.setup import Setup
 

@@ -12,7 +12,8 @@ from hydra.utils import instantiate
 from mupl.analysis.coordinates import failures_by_series
 from mupl.identity import write_result
 from mupl.models import GPT
-from mupl.parametrization.rules import Scale, get_parametrization, scale
+from mupl.optim.scaling import scale
+from mupl.parametrization.scales import Scale
 from mupl.report.coordinates import ablation
 from mupl.roles import describe
 from mupl.training.cli import register_parametrizations
@@ -37,7 +38,7 @@ def numbers(stage: str) -> dict[str, Scale]:
 
 def test_each_stage_has_one_cell_more_of_mup() -> None:
     tables = [numbers(stage) for stage in STAGES]
-    assert tables[-1] == scale(INFOS, get_parametrization("mup"), "adam", lr=0.1)
+    assert tables[-1] == scale(INFOS, "mup", "adam", lr=0.1)
     expected = [
         ("init", "mlp.up.weight"), ("lr", "mlp.up.weight"), ("mult", "readout.weight"), ("mult", "attention.scale"),
     ]  # fmt: skip

@@ -31,7 +31,6 @@ from mupl.data import (
 from mupl.errors import ConfigError
 from mupl.training.cli import register_parametrizations
 from mupl.training.config import build as build_setup
-from mupl.training.setup import Setup
 from tests.resuming import Recorder, trainer, whole_and_resumed
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
@@ -156,7 +155,7 @@ def config(*overrides: str) -> DictConfig:
 def test_a_model_gets_what_it_takes_of_what_the_data_offer(taken: dict[str, int]) -> None:
     cfg = config("data=digits")
     cfg.model = {"_target_": "tests.models.Convolution", "_partial_": True, **taken}
-    model = build_setup(Setup, cfg, digits().model_args).model
+    model = build_setup(cfg, digits().model_args).model
     assert model.convolution.in_channels == 1
     assert model.readout.out_features == taken.get("num_classes", 10)  # the config's own goes first
 
@@ -183,7 +182,7 @@ def test_a_model_that_needs_other_data_is_one_clear_error(
 ) -> None:
     cfg = config(f"model={model}", f"data={data}")
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
-        build_setup(Setup, cfg, instantiate(cfg.data).model_args)
+        build_setup(cfg, instantiate(cfg.data).model_args)
 
 
 def test_real_mnist(real_data: Path) -> None:

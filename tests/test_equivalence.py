@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mupl.nn.mulinear import MuLinear
-from mupl.parametrization.rules import Scale, get_parametrization
+from mupl.parametrization.rules import get_parametrization
+from mupl.parametrization.scales import Scale
 from mupl.parametrization.symmetry import shift
 from mupl.parametrization.tables import TABLES
 from mupl.roles import Role

@@ -16,10 +16,11 @@ from mupl.errors import ConfigError
 from mupl.models import GPT
 from mupl.nn.initialize import initialize_, parameters
 from mupl.optim.registry import optimizer_rules, resolve
+from mupl.optim.scaling import scale
 from mupl.parametrization.exponents import Expected, expected_exponents
-from mupl.parametrization.rules import get_parametrization, scale
+from mupl.parametrization.rules import get_parametrization
 from mupl.parametrization.tables import TABLES
-from mupl.roles import Role, describe
+from mupl.roles import MultiplierRole, Role, describe
 from mupl.training.coord_check import coord_check, default_dtype
 from mupl.training.module import TrainingModule
 from tests.commands import train
@@ -293,7 +294,7 @@ def test_attention_scale_by_the_way_in_which_attention_grows(
     build = partial(small, **heads)
     numbers = scale(describe(build, 32, BASE), get_parametrization(name), "adam", lr=0.1)
     assert numbers["blocks.1.attention.scale"].mult == pytest.approx(factor)
-    model = initialize_(build(32), numbers)
+    model = initialize_(build(32), numbers, seed=0)
     assert model.blocks[1].attention.scale.value == pytest.approx(factor)
     assert set(parameters(model, numbers)) == {name for name, _ in build(32).named_parameters()}
 
@@ -317,8 +318,8 @@ def test_roles() -> None:
         n for n, r in roles.items() if r is Role.INPUT
     }
     assert [roles[n] for n in ("attention.scale", "mlp_residual")] == [
-        Role.ATTENTION,
-        Role.RESIDUAL,
+        MultiplierRole.ATTENTION,
+        MultiplierRole.RESIDUAL,
     ]
 
 

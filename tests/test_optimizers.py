@@ -24,7 +24,7 @@ from mupl.optim.elementwise import Lion, adam_atan2, lion, sign_momentum
 from mupl.optim.groups import build_optimizer
 from mupl.optim.orthogonal import METHODS, SHAPE_FACTORS, Orthogonal, accumulate
 from mupl.optim.registry import optimizer_rules, optimizers, resolve
-from mupl.parametrization.rules import Scale
+from mupl.parametrization.scales import Scale
 from mupl.parametrization.update_kinds import UpdateKind
 from mupl.roles import describe
 from mupl.training.module import TrainingModule

@@ -43,6 +43,7 @@ def test_a_single_run_leaves_its_config_table_metrics_and_result(tmp_path: Path)
         "shape",
         "update_kind",
         "mult",
+        "init",
         "init_std",
         "lr",
         "shape_factor",

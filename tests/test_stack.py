@@ -21,7 +21,8 @@ from mupl.optim.groups import build_optimizer
 from mupl.optim.orthogonal import Orthogonal
 from mupl.optim.registry import optimizer_rules
 from mupl.optim.schedules import Schedule
-from mupl.parametrization.rules import Scale, get_parametrization
+from mupl.parametrization.rules import get_parametrization
+from mupl.parametrization.scales import Scale
 from mupl.parametrization.tables import TABLES
 from mupl.stacked.compiled import compiled
 from mupl.stacked.optimizer import StackedOptimizer

@@ -21,7 +21,8 @@ from mupl.data import TensorData, digits
 from mupl.errors import ConfigError
 from mupl.models import MLP
 from mupl.nn.initialize import parameters
-from mupl.parametrization.rules import Parametrization, Scale, get_parametrization
+from mupl.parametrization.rules import Parametrization, get_parametrization
+from mupl.parametrization.scales import Scale
 from mupl.stats.callback import CoordinateStats
 from mupl.stats.recorder import KINDS, Recorder
 from mupl.stats.reductions import STATISTICS, TensorReductions, measure, spectral_norm

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mupl.nn.initialize import initialize_
-from mupl.parametrization.rules import get_parametrization, scale
+from mupl.optim.scaling import scale
 from mupl.roles import describe
 from mupl.training.coord_check import default_dtype
 
@@ -21,8 +21,8 @@ RATES = {"sp": lambda n: (1, 1), "mup": lambda n: (n, 1 / n)}  # learning rates 
 
 def by_formula(n: int, name: str, seed: int) -> list[float]:
     """f at t = 0, 1, 2 from f, |U|^2 and |V|^2 alone: with e = f - Y, U -= LR_U e V and V -= LR_V e U."""
-    numbers = scale(describe(build, n, 1), get_parametrization(name), "sgd", lr=LR)
-    model = initialize_(build(n), numbers, torch.Generator().manual_seed(seed))
+    scales = scale(describe(build, n, 1), name, "sgd", lr=LR)
+    model = initialize_(build(n), scales, seed=seed)
     u, v = (layer.weight.detach().flatten() for layer in model)  # with their multipliers
     f, uu, vv = float(u @ v), float(u @ u), float(v @ v)
     rate_u, rate_v = (LR * factor for factor in RATES[name](n))

@@ -284,7 +284,7 @@ class GPT(nn.Module):
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=self.config.embedding_std)
             elif isinstance(module, ScaledLinear):
-                module.draw(self._std_of(module) / math.sqrt(module.in_features))
+                module.init_normal_(self._std_of(module) / math.sqrt(module.in_features))
             elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
                 module.reset_parameters()
 

@@ -91,7 +91,7 @@ class MLP(nn.Module):
                 std = self.init_std
                 if layer is self.readout and self.zero_readout:
                     std = 0.0
-                layer.draw(std / math.sqrt(layer.in_features))
+                layer.init_normal_(std / math.sqrt(layer.in_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, ...) -> logits (N, num_classes).

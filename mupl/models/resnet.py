@@ -107,7 +107,7 @@ class ResNet(nn.Module):
             elif isinstance(module, nn.GroupNorm | nn.BatchNorm2d):
                 module.reset_parameters()
         readout_std = 0.0 if self.zero_readout else self.init_std
-        self.readout.draw(readout_std / math.sqrt(self.readout.in_features))
+        self.readout.init_normal_(readout_std / math.sqrt(self.readout.in_features))
 
     def forward(self, images: Tensor) -> Tensor:
         """images (N, in_channels, H, W) -> logits (N, num_classes)."""

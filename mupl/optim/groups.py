@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
 from mupl.optim.registry import unwrapped
-from mupl.parametrization.rules import Scale
+from mupl.parametrization.scales import Scale
 
 Parameters = nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
 

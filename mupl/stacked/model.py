@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mupl.nn.initialize import draw, owner, parameters
+from mupl.nn.initialize import owner, parameters, sample
 from mupl.nn.unit_scaling import scales_gradients
 from mupl.stacked.rules import NotStackable
 from mupl.training.setup import Setup
@@ -46,7 +46,7 @@ def sample_weights(
         generator = torch.Generator().manual_seed(member.seed)
         for name, w in parameters(member.model, member.scales).items():
             scale = member.scales[name]
-            values = draw(scale, w.shape, w.dtype, generator)
+            values = sample(scale, w.shape, w.dtype, generator)
             weights[name][index] = values.to(dtype) * scale.mult
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # torch samples in one thread, without the GIL

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mupl.optim.schedules import Schedule
-from mupl.parametrization.rules import Scale
+from mupl.parametrization.scales import Scale
 from mupl.stacked.compiled import compiled
 from mupl.stacked.rules import NotStackable, StackedRule, Tensors, stackable
 

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from mupl.optim.elementwise import Elementwise
 from mupl.optim.orthogonal import METHODS, accumulate
 from mupl.optim.registry import qualified, unwrapped
-from mupl.parametrization.rules import Scale
+from mupl.parametrization.scales import Scale
 from mupl.stacked.preconditioned import (
     Tensors,
     shampoo,

@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from mupl.errors import ConfigError
 from mupl.files import write_atomically
 from mupl.nn.initialize import parameters as original_parameters
-from mupl.nn.multipliers import Multiplier
 from mupl.parametrization.exponents import UNKNOWN, Expected
-from mupl.parametrization.rules import Scale
+from mupl.parametrization.scales import Scale
+from mupl.roles import multipliers
 from mupl.stacked.optimizer import StackedOptimizer
 from mupl.stats.reductions import ITERATIONS, ITERATIONS_GAP, STATISTICS, TensorReductions, measure
 
@@ -121,7 +121,7 @@ class Recorder:
         self._grad = {name: 1.0 if scales is None else scales[name].grad for name in self._weights}
         all_modules = dict(model.named_modules())
         matrices = [name for name, w in self._weights.items() if w.dim() - self._member_axes >= 2]
-        factors = [name for name, module in all_modules.items() if isinstance(module, Multiplier)]
+        factors = multipliers(model)
         owners = dict.fromkeys([*(name.rpartition(".")[0] for name in matrices), *factors])
         names = owners if modules is None else _select("modules", modules, all_modules)
         self._hooks = [

@@ -5,14 +5,38 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mupl.errors import ConfigError, bad_input
 from mupl.identity import register_resolvers
 from mupl.parametrization.tables import TABLES
+
+PACKAGE = Path(__file__).parents[1]
+IN_WHEEL = PACKAGE / "conf"
+CONF = IN_WHEEL if IN_WHEEL.is_dir() else PACKAGE.parent / "conf"  # the latter in a checkout
+
+
+def train_from_command_line() -> None:
+    """Train as the arguments of the command line say: one run, or with -m a sweep."""
+    register()
+    with clear_errors():
+        _main()
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
+def _main(cfg: DictConfig) -> float | None:
+    # torch and lightning: not needed for --help or a wrong key
+    from mupl.training.run import run
+
+    # inside too, as Hydra would print a report of its own around an error that leaves a job
+    with clear_errors():
+        return run(cfg)
 
 
 def register() -> None:

@@ -15,7 +15,7 @@ from mupl.errors import ConfigError
 from mupl.files import write_csv
 from mupl.identity import METRICS
 from mupl.optim.batch_size import BatchScaling
-from mupl.parametrization.report import scale_rows
+from mupl.parametrization.scales import scale_rows
 from mupl.terminal import print_table
 from mupl.training.setup import Setup
 

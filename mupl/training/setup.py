@@ -15,10 +15,11 @@ from mupl.nn.initialize import initialize_
 from mupl.nn.unit_scaling import scales_gradients
 from mupl.optim.groups import build_optimizer
 from mupl.optim.registry import OptimizerLike, optimizer_rules, resolve
+from mupl.optim.scaling import scale
 from mupl.optim.schedules import Schedule
 from mupl.parametrization.exponents import Expected, expected_exponents
-from mupl.parametrization.report import scale_rows
-from mupl.parametrization.rules import Parametrization, get_parametrization, scale
+from mupl.parametrization.rules import Parametrization, get_parametrization
+from mupl.parametrization.scales import scale_rows
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
 from mupl.roles import Build, Width, describe
 
