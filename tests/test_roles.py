@@ -256,9 +256,15 @@ def test_a_scaled_initializer_draws_scaled_tensors(spec: dict) -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    [{"name": "cauchy"}, {"name": "normal", "std": "wide"}, {"std": 1}, {"name": "normal", "sdt": 1},
-     {"name": "normal", "std": -1}, {"name": "truncated_normal", "std": 1, "a": 1, "b": 0}],
-)  # fmt: skip
+    [
+        {"name": "cauchy"},
+        {"name": "normal", "std": "wide"},
+        {"std": 1},
+        {"name": "normal", "sdt": 1},
+        {"name": "normal", "std": -1},
+        {"name": "truncated_normal", "std": 1, "a": 1, "b": 0},
+    ],
+)
 def test_a_bad_initializer_is_one_clear_error(spec: dict) -> None:
     with pytest.raises(ConfigError, match="init"):
         create_initializer(spec)

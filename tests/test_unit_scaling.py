@@ -1,4 +1,4 @@
-"""Unit scaling: operations and groups are those of the package `unit-scaling`, and tensors have unit scale."""
+"""Unit scaling: operations and groups as in the package `unit-scaling`; tensors have unit scale."""
 
 import math
 from collections.abc import Callable
@@ -261,9 +261,13 @@ def rms_at_start(depth: int, amplified: bool = True, **options: Any) -> dict[str
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 @pytest.mark.parametrize(
     ("depth", "ratio", "band"),
-    [(2, 1.0, (0.5, 2.0)), (4, 0.25, (0.5, 2.0)), (8, 0.25, (0.5, 2.2)),
-     (8, 1.0, (0.35, 2.2))],  # attention over attention makes tokens alike, which makes queries' gradients small
-)  # fmt: skip
+    [
+        (2, 1.0, (0.5, 2.0)),
+        (4, 0.25, (0.5, 2.0)),
+        (8, 0.25, (0.5, 2.2)),
+        (8, 1.0, (0.35, 2.2)),
+    ],  # attention over attention makes tokens alike, which makes queries' gradients small
+)
 def test_parameters_activations_and_gradients_have_unit_scale_at_the_start(
     activation: str, depth: int, ratio: float, band: tuple[float, float]
 ) -> None:
@@ -325,7 +329,7 @@ def test_gradients_of_queries_and_keys_of_independent_tokens_have_the_derived_si
 
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 def test_logits_of_inference_are_those_of_training(activation: str) -> None:
-    """Though the scale of attention's output depends on the number of tokens: it is that of a full context."""
+    """Attention's output has the scale of a full context, whatever the number of tokens."""
     build = partial(unit_gpt, activation=activation, activation_mult=2.0, attention_mult=3.0)
     model = TrainingModule(build, 64, base_width=32, parametrization="umup", lr=0.1).model
     ids = torch.randint(V, (2, T))
@@ -359,11 +363,14 @@ class PlainMLP(nn.Module):
 
 @pytest.mark.parametrize("width", [8, 16, 48])
 def test_sgd_of_u_mup_is_that_of_mup_with_constants_by_layer(width: int) -> None:
-    """Unit-scaled gradients with lr 1/sqrt(fan_in) are one trajectory with Table 8's rules: the same function at every
-    width, once the learning rates and the readout's multiplier at the base width are set by layer."""
+    """Unit-scaled gradients with lr 1/sqrt(fan_in) are one trajectory with Table 8's rules.
+
+    They are the same function at every width, once the learning rates and the readout's multiplier
+    at the base width are set by layer.
+    """
     base, n, lr = 8, 16, 0.02  # width, examples of a batch
-    # u-muP's gradient of the logits is n V / sqrt(V - 1) times that of the mean loss, before the readout
-    # width / sqrt(V) times more, that of a w over sqrt(n) and without the multiplier of w
+    # u-muP's gradient of the logits is n V / sqrt(V - 1) times that of the mean loss, before the
+    # readout width / sqrt(V) times more, that of a w over sqrt(n) and without the multiplier of w.
     delta = math.sqrt(n) * 3 / math.sqrt(2)
     constants = {
         "layers.0.weight": f"{delta * base / math.sqrt(3) / 6}*m_out",
@@ -400,7 +407,7 @@ def test_what_unit_scaling_has_not_is_refused(key: str) -> None:
 
 
 def test_of_sgd_no_exponents_are_told() -> None:
-    """As measured, hidden updates fall with width^-1.5 where the rules, with the loss' own gradients, say -3.5."""
+    """Hidden updates fall with width^-1.5, as measured; the rules would say -3.5."""
     module = partial(TrainingModule, unit_gpt, 64, base_width=32, parametrization="umup", lr=0.1)
     assert module(optimizer="adam").expected_exponents(0)
     with pytest.raises(

@@ -27,13 +27,19 @@ class ScaledLinear(nn.Linear):
     into the scalar of the matrix products (BLAS' alpha), forward and backward.
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+    ) -> None:
         super().__init__(in_features, out_features, bias)
         self.scale = UNSCALED
 
     def set_scale(self, leaf: str, mult: float, grad: float = 1.0) -> None:
         """Set multiplier and gradient factor of `leaf`, "weight" or "bias"."""
-        self.scale = self.scale._replace(**{f"{leaf}_mult": mult, f"{leaf}_grad": grad})
+        numbers = {f"{leaf}_mult": mult, f"{leaf}_grad": grad}
+        self.scale = self.scale._replace(**numbers)
 
     def init_normal_(self, std: float) -> None:
         """Fill the weight from N(0, std^2) and the bias with 0."""
@@ -74,7 +80,13 @@ class _ScaledProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, scale: LinearScale) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        w: Tensor,
+        b: Tensor | None,
+        scale: LinearScale,
+    ) -> Tensor:
         ctx.save_for_backward(x, w)
         ctx.scale = scale
         if b is None:
@@ -82,7 +94,7 @@ class _ScaledProduct(torch.autograd.Function):
         return torch.addmm(b, x, w.t(), beta=scale.bias_mult, alpha=scale.weight_mult)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
         scale: LinearScale = ctx.scale
         x_needed, w_needed, b_needed, _ = ctx.needs_input_grad
@@ -103,7 +115,12 @@ def _product(a: Tensor, b: Tensor, factor: float) -> Tensor:
 
 class _Scaled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, forward: float, backward: float | Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        forward: float,
+        backward: float | Tensor,
+    ) -> Tensor:
         ctx.factor = backward
         return x * forward
 
@@ -112,7 +129,11 @@ class _Scaled(torch.autograd.Function):
         return g * ctx.factor, None, None
 
 
-def scaled(x: Tensor, forward: float = 1.0, backward: float | Tensor = 1.0) -> Tensor:
+def scaled(
+    x: Tensor,
+    forward: float = 1.0,
+    backward: float | Tensor = 1.0,
+) -> Tensor:
     """Return `forward * x`, with the gradient multiplied by `backward` (and not by `forward`)."""
     return _Scaled.apply(x, forward, backward)
 
@@ -130,8 +151,9 @@ class Embedding(nn.Embedding):
         members, vocabulary, _ = w.shape
         if len(tokens) < members:
             tokens = tokens.repeat_interleave(members // len(tokens), 0)
-        first_rows = torch.arange(0, members * vocabulary, vocabulary, device=tokens.device)
-        return F.embedding(tokens + _per_member(first_rows, tokens), w.flatten(0, 1))
+        rows = w.flatten(0, 1)
+        first_rows = torch.arange(0, len(rows), vocabulary, device=tokens.device)
+        return F.embedding(tokens + _per_member(first_rows, tokens), rows)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -187,12 +209,18 @@ def stacked_linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     members, out_features, in_features = w.shape
     rows = x.reshape(len(x), -1, in_features)
     if x.dim() > 3 and len(x) == members:
-        y = torch.bmm(rows, w.mT) if b is None else torch.baddbmm(b[:, None], rows, w.mT)
-        return y.unflatten(1, x.shape[1:-1])
-    weight = w.reshape(len(x), -1, in_features)  # of members that share a batch, one matrix
-    if b is None:
-        columns = torch.bmm(weight, rows.mT)
+        bias = None if b is None else b[:, None]
+        y = _bmm(rows, w.mT, bias)
     else:
-        columns = torch.baddbmm(b.reshape(len(x), -1, 1), weight, rows.mT)
-    y = columns.view(members, out_features, -1).mT
+        weight = w.reshape(len(x), -1, in_features)  # one matrix of members that share a batch
+        bias = None if b is None else b.reshape(len(x), -1, 1)
+        columns = _bmm(weight, rows.mT, bias)
+        y = columns.view(members, out_features, -1).mT
     return y.unflatten(1, x.shape[1:-1])
+
+
+def _bmm(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """Return `a b`, plus the bias if there is one, by one call of BLAS."""
+    if bias is None:
+        return torch.bmm(a, b)
+    return torch.baddbmm(bias, a, b)

@@ -53,7 +53,8 @@ def embedding(tokens: Tensor, w: Tensor) -> Tensor:
 
     Its gradient is divided by sqrt(tokens / vocabulary), for how often each row is looked up.
     """
-    return F.embedding(tokens, scaled(w, 1, (len(w) / tokens.numel()) ** 0.5))
+    lookups = tokens.numel() / len(w)
+    return F.embedding(tokens, scaled(w, 1, lookups**-0.5))
 
 
 def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
@@ -72,15 +73,22 @@ def gelu_scale(mult: float = 1.0) -> float:
 
     It goes from 2 at small mult (x / 2) to sqrt(2 / (1 - 1 / pi)) at large mult (relu).
     """
-    return _between(1 / (1 + 0.25 / mult**2), 2, math.sqrt(2 / (1 - 1 / math.pi)))
+    relu = math.sqrt(2 / (1 - 1 / math.pi))
+    weight = 1 / (1 + 0.25 / mult**2)
+    return _between(weight, 2, relu)
 
 
 def silu_glu_scale(mult: float = 1.0) -> float:
     """Return 1 / std of `x silu(mult gate) / mult`: from 2 at small mult to sqrt(2) at large."""
-    return _between(1 / (1 + 1 / mult**2), 2, math.sqrt(2))
+    weight = 1 / (1 + 1 / mult**2)
+    return _between(weight, 2, math.sqrt(2))
 
 
-def attention_scale(length: int, d_head: int, mult: float = 1.0) -> float:
+def attention_scale(
+    length: int,
+    d_head: int,
+    mult: float = 1.0,
+) -> float:
     """Return 1 / std of causal attention over `length` tokens with logits mult / d_head q.k.
 
     It goes from sqrt(length / log(length)) of uniform weights (mult small) to 1 of one-hot ones.
@@ -88,10 +96,15 @@ def attention_scale(length: int, d_head: int, mult: float = 1.0) -> float:
     uniform = 1.0
     if length > 1:
         uniform = math.sqrt(math.log(length) / length)
-    return 1 / _between(1 / (1 + 4 * d_head / mult**2), uniform, 1.0)
+    weight = 1 / (1 + 4 * d_head / mult**2)
+    return 1 / _between(weight, uniform, 1.0)
 
 
-def logit_gradient_scale(length: int, d_head: int, mult: float = 1.0) -> float:
+def logit_gradient_scale(
+    length: int,
+    d_head: int,
+    mult: float = 1.0,
+) -> float:
     """Return 1 / RMS of the gradients of q and k in attention, times `attention_scale`.
 
     Attention is causal, over `length` tokens. Token i sees i tokens with weights p = 1/i. From unit
@@ -103,8 +116,9 @@ def logit_gradient_scale(length: int, d_head: int, mult: float = 1.0) -> float:
     """
     if length == 1:
         return 1.0  # whose softmax has no gradient
-    mean = sum((1 - 1 / i) / i for i in range(1, length + 1)) / length
-    return math.sqrt(d_head / mean) / mult / attention_scale(length, d_head, mult)
+    total = sum((1 - 1 / i) / i for i in range(1, length + 1))
+    rms = mult * math.sqrt(total / length / d_head)
+    return 1 / rms / attention_scale(length, d_head, mult)
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -113,13 +127,17 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     Gradients of the logits are unit: those of the sum, not the mean, times V / sqrt(V - 1).
     """
     size = logits.shape[-1]
-    logits = scaled(logits.reshape(-1, size), 1, size / math.sqrt(size - 1))
-    total = F.cross_entropy(logits, target.reshape(-1), reduction="sum")
+    rows = logits.reshape(-1, size)
+    rows = scaled(rows, 1, size / math.sqrt(size - 1))
+    total = F.cross_entropy(rows, target.reshape(-1), reduction="sum")
     return scaled(total, 1 / target.numel())
 
 
 def residual_tau(
-    index: int, branches: int, mult: float = 1.0, attention_ratio: float = 1.0
+    index: int,
+    branches: int,
+    mult: float = 1.0,
+    attention_ratio: float = 1.0,
 ) -> float:
     """Return tau of branch `index` of a stack that alternates attention and MLP.
 
@@ -129,7 +147,9 @@ def residual_tau(
     """
     mlp = mult * math.sqrt(2 / (1 + attention_ratio**2))
     attention = attention_ratio * mlp
-    before = (index + 1) // 2 * attention**2 + index // 2 * mlp**2
+    attentions_before = (index + 1) // 2
+    mlps_before = index // 2
+    before = attentions_before * attention**2 + mlps_before * mlp**2
     own = mlp if index % 2 else attention
     return own / math.sqrt(branches / 2 + before)
 
@@ -166,7 +186,11 @@ class UnitLinear(ScaledLinear):
     amplified: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, readout: bool = False
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        readout: bool = False,
     ) -> None:
         super().__init__(in_features, out_features, bias)
         self.readout = readout

@@ -128,36 +128,39 @@ class _Network:
         self._parametrization = parametrization
         self._in_depth = along == "depth"
         self._tensors: dict[str, ParamInfo] = {}
+        self._readouts: list[str] = []
+        self._tied: list[float] = []  # of tied readouts, the exponents of W
+        residuals: list[float] = []
         for name, info in infos.items():
             if isinstance(info, ParamInfo):
                 self._tensors[name] = replace(info, role=info.shape_role)
-        numbers = [info for info in infos.values() if isinstance(info, MultiplierInfo)]
-
-        tensors = self._tensors.items()
-        self._readouts = [name for name, info in tensors if info.role is Role.OUTPUT]
-        zero = [_starts_at_zero(self._tensors[name]) for name in self._readouts]
-        self._silent = bool(zero) and all(zero)  # no gradient passes the readouts at first
-        branches = [info for info in numbers if info.role is MultiplierRole.RESIDUAL]
-        self._residual = max((self._cell(info, "mult") for info in branches), default=0.0)
-        self._tied = []
-        for info in numbers:
-            if info.role is MultiplierRole.TIED:
+                if info.shape_role is Role.OUTPUT:
+                    self._readouts.append(name)
+            elif info.role is MultiplierRole.TIED:
                 rule = tied_rule(parametrization, infos, rules)
                 self._tied.append(self._power(rule.mult, info))
+            elif info.role is MultiplierRole.RESIDUAL:
+                residuals.append(self._cell(info, "mult"))
+        self._residual = max(residuals, default=0.0)
+        # Through readouts that are all 0 no gradient passes at first.
+        at_zero = [_starts_at_zero(self._tensors[name]) for name in self._readouts]
+        self._silent = bool(at_zero) and all(at_zero)
 
     def weight(self, name: str, t: int) -> Expected:
         """W after t updates; before the first one it is as at the start."""
         info = self._tensors[name]
-        initial = [] if _starts_at_zero(info) else [self._initial(info)]
-        updates = []
+        parts = []
+        if not _starts_at_zero(info):
+            parts.append(self._initial(info))
         for k in range(min(t, 2)):  # later updates are like the second
             update = self._update(name, k)
             if not update.zero:
-                updates.append(update.high)
-        parts = initial + updates
+                parts.append(update.high)
         if not parts:
             return ZERO
-        return Expected(min([*initial, max(parts)]), max(parts))
+        high = max(parts)
+        low = high if _starts_at_zero(info) else self._initial(info)
+        return Expected(low, high)
 
     def stable_update(self, name: str, t: int) -> Expected:
         """The change of W by its gradient from t to t + 1, as far as outputs stay bounded."""
@@ -204,12 +207,16 @@ class _Network:
         is_readout = _owner(name) in map(_owner, self._readouts)
         if t < 0 or (t == 0 and self._silent and not is_readout):
             return ZERO
-        power = self._cell(info, "mult") + self._cell(info, "lr")
+        mult = self._cell(info, "mult")
+        power = mult + self._cell(info, "lr")
         kind = self.rules.kind_of(info)
         if kind == UpdateKind.ORTHOGONAL and not self._in_depth:
-            power += shape_factor_exponent(info, self.rules) - HALF * sum(_growth(info))
+            growing_dimensions = sum(_growth(info))
+            power += shape_factor_exponent(info, self.rules)
+            power -= HALF * growing_dimensions
         if kind == UpdateKind.SGD:
-            power += self._cell(info, "mult") + self._cell(info, "grad") + self._gradient(info, t)
+            power += mult + self._cell(info, "grad")
+            power += self._gradient(info, t)
         return Expected(power, power)
 
     def _gradient(self, info: ParamInfo, t: int) -> float:
