@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mupl.roles import ParamInfo
+from mupl.roles import Info
 
 SMALL_STEP = 1e9  # floating point operations of an update below which one thread is best
 CHOSEN_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables that torch follows
@@ -54,7 +54,7 @@ def choose(flops: float, cores: int, load: float) -> tuple[int, str]:
     return idle, f"the load of the machine is {load:.1f}"
 
 
-def step_flops(infos: Mapping[str, ParamInfo], splits: Any, batch_size: int) -> float:
+def step_flops(infos: Mapping[str, Info], splits: Any, batch_size: int) -> float:
     """Estimate the floating point operations of one update: forward, and backward twice as many.
 
     A matrix is applied once to each example or token, a convolution's kernel at most once to each
