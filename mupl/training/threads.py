@@ -1,8 +1,8 @@
 """How many CPU threads a training uses.
 
 Threads of a small product wait for each other longer than they compute, and the more so where other
-programs need the same cores: 300 steps of an MLP of width 256 on MNIST took up to ten times as long
-with two threads on two busy cores as with one.
+programs need the same cores: on two busy cores 300 updates of an MLP of width 256 on MNIST took 29
+to 71 s with two threads and 3 s with one.
 """
 
 import math
@@ -49,7 +49,7 @@ def choose(flops: float, cores: int, load: float) -> tuple[int, str]:
         load: how many cores other programs use.
     """
     if flops < SMALL_STEP:
-        return 1, f"an update takes only {flops / 1e9:.2g} GFLOP"
+        return 1, "updates are small"
     idle = max(1, cores - round(load))
     return idle, f"the load of the machine is {load:.1f}"
 
