@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mupl.data import Splits, TensorData, digits
+from mupl.data import Splits, digits
+from mupl.data.modules import TensorData
 from mupl.models import MLP
 from mupl.nn.initialize import parameters
 from mupl.optim.elementwise import AdamAtan2, Lion, SignSGD

@@ -142,7 +142,7 @@ class Stack:
     def _record(self, recorder: Recorder) -> None:
         recorder.t = self.k
         if recorder.probe is None:
-            recorder.probe = self._in_dtype(self._batches(self._k)[0].clone())
+            recorder.probe = self._in_dtype(self._batches()[0].clone())
         recorder.begin_step()
         with self._uncompiled():  # its hooks are in the modules
             gradients = self._step()
@@ -154,7 +154,7 @@ class Stack:
 
     def _step(self) -> dict[str, Tensor]:
         """One update of every member, without synchronisation; returns the gradients."""
-        x, target = self._batches(self._k)
+        x, target = self._batches()
         losses = self._losses(self.forward(x), target)
         gradients = torch.autograd.grad(
             losses.sum(), list(self.weights.values()), materialize_grads=True
