@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
-from mupl.data import Splits, TensorData, digits
+from mupl.data import Splits, digits
+from mupl.data.modules import TensorData
 from mupl.models import MLP
 from mupl.nn.initialize import parameters
 from mupl.optim.elementwise import AdamAtan2, Elementwise, Lion, SignSGD

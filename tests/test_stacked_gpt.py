@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mupl.data import TextData, Tokens
+from mupl.data import Tokens
+from mupl.data.modules import TextData
 from mupl.models import GPT
 from mupl.nn.initialize import parameters
 from mupl.stacked.rules import NotStackable
@@ -170,7 +171,7 @@ def test_members_of_one_parametrization_share_batches_and_plain_numbers(tokens: 
     options: list[dict[str, Any]] = [{}] * 4
     stack = stack_of(arguments, tokens, options)
     assert isinstance(stack.model.get_submodule("blocks.0.mlp_residual").value, float)
-    assert stack._batches(torch.zeros(1, dtype=torch.int64))[0].shape == (2, BATCH, T)
+    assert stack._batches()[0].shape == (2, BATCH, T)
     compare(stack, arguments, tokens, options)
 
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from lightning import Trainer
 from torch import nn
 
-from mupl.data import TensorData, digits
+from mupl.data import digits
+from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
 from mupl.models import MLP
 from mupl.models.mlp import ACTIVATIONS
