@@ -16,7 +16,6 @@ from mupl.nn.initialize import parameters
 from mupl.stacked.rules import NotStackable
 from mupl.stacked.stack import Stack
 from mupl.stats.recorder import Recorder
-from mupl.training.module import TrainingModule
 from mupl.training.setup import Setup
 from tests.commands import train
 
