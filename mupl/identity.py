@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import pickle
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mupl.errors import ConfigError
+from mupl.files import write_atomically
 
 RESULT_FILE = "result.json"
 IGNORED_KEYS = ("logger", "rerun", "metric")  # keys that do not change what a run computes
@@ -84,13 +84,6 @@ def _drop_outputs(node: DictConfig | ListConfig) -> None:
             _drop_outputs(child)
         elif "${hydra:" in str(child._value()):
             node[key] = None
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """The file is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content if isinstance(content, bytes) else content.encode())
-    partial.replace(path)
 
 
 def write_result(folder: Path, row: dict[str, Any]) -> None:

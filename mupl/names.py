@@ -1,8 +1,34 @@
 """Names of tensors and modules."""
 
 import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from mupl.errors import ConfigError
 
 
 def block_pattern(name: str) -> str:
     """The same for every block: `blocks.3.mlp.up.weight` -> `blocks.*.mlp.up.weight`."""
     return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
+
+
+def match_globs(key: str, globs: Iterable[str], names: Iterable[str]) -> list[str]:
+    """The names that match one glob or more, in their own order.
+
+    Args:
+        key: of the config, for the error.
+
+    Raises:
+        ConfigError: if a glob matches no name.
+
+    >>> match_globs("modules", ["layers.*", "readout"], ["layers.0", "readout", "norm"])
+    ['layers.0', 'readout']
+    """
+    names = list(names)
+    matched: set[str] = set()
+    for glob in globs:
+        found = [name for name in names if fnmatchcase(name, glob)]
+        if not found:
+            raise ConfigError(f"{key}: {glob!r} matches none of {', '.join(names)}")
+        matched.update(found)
+    return [name for name in names if name in matched]

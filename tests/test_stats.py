@@ -55,7 +55,8 @@ FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
 MATRIX_STATISTICS = [name for name, statistic in STATISTICS.items() if statistic.of_matrices]
 
 
-# --- statistics -----------------------------------------------------------------------------------------------------
+# --- statistics ---
+# ------------------
 
 
 @pytest.mark.parametrize("name", STATISTICS)
@@ -105,7 +106,8 @@ def test_half_precision_is_measured_in_float32() -> None:
     assert float(measure(TensorReductions(x), ["rms"])["rms"]) == pytest.approx(300, rel=1e-4)
 
 
-# --- the spectral norm ----------------------------------------------------------------------------------------------
+# --- the spectral norm
+# ----------------------------------------------------------------------------------------------
 
 
 def relative_error(x: Tensor, **options: Any) -> float:
@@ -217,7 +219,8 @@ def test_the_spectral_norm_of_an_adam_update_grows_like_sqrt_fan_in_fan_out(
     assert slope == pytest.approx(1, abs=0.1)
 
 
-# --- the recorder ---------------------------------------------------------------------------------------------------
+# --- the recorder ---
+# ------------------
 
 
 def train(
@@ -252,7 +255,10 @@ def built(
     optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
     build: Callable[[int], nn.Module] = small_mlp,
 ) -> tuple[nn.Module, dict[str, Scale], torch.optim.Optimizer]:
-    """At four times the base width, where no formulation is trivial, with eps and weight decay that matter."""
+    """At four times the base width, where no formulation is trivial.
+
+    eps and weight decay are so large that they matter.
+    """
     tuned = {"lr": 0.02, "eps": 1e-3, "weight_decay": 0.1}
     with default_dtype(torch.float64):
         setup = Setup(
@@ -316,7 +322,7 @@ def test_another_parametrization_gives_another_table(
 
 @pytest.mark.parametrize("name", ["mup_table3", "mup_table9", "unit_init", "mulinear"])
 def test_a_foreign_module_gives_the_same_rows(name: str, mup_table: pd.DataFrame) -> None:
-    """Its multipliers are put in by torch.nn.utils.parametrize, and its activations are made in place."""
+    """Its multipliers are put in by torch.nn.utils.parametrize; it activates in place."""
     table = recorded(name, build=foreign_mlp)
     ours = {"0": "layers.0", "2": "layers.1", "4": "readout"}
     table["name"] = [".".join([ours[n.split(".")[0]], *n.split(".")[1:]]) for n in table["name"]]
@@ -325,7 +331,7 @@ def test_a_foreign_module_gives_the_same_rows(name: str, mup_table: pd.DataFrame
 
 @pytest.mark.parametrize("name", ["mulinear", "unit_init"])
 def test_values_are_those_of_a_plain_network_with_the_effective_weights(name: str) -> None:
-    """Outputs, weights and, by autograd, gradients; updates and changes from the weights before and after."""
+    """Outputs, weights and, by autograd, gradients; updates and changes by subtraction."""
     model, numbers, optimizer = built(name)
     plain, probe = foreign_mlp(32).double(), batches(3)[2][0]
     inner = dict(zip(numbers, plain.parameters(), strict=True))
@@ -410,6 +416,15 @@ def test_of_a_module_called_twice_the_last_call_counts() -> None:
     )
 
 
+def test_the_gradient_of_a_module_called_twice_is_that_of_the_last_call() -> None:
+    layer = nn.Linear(4, 4, bias=False)
+    recorder = Recorder(layer, kinds=["output_grad"])
+    recorder.begin_step()
+    (2 * layer(layer(torch.ones(2, 4)))).sum().backward()
+    recorder.end_step()
+    assert [row["value"] for row in recorder.rows] == [2.0]
+
+
 class Calls(TorchDispatchMode):
     """Names of the operators that ran."""
 
@@ -476,6 +491,7 @@ def test_closing_removes_the_hooks() -> None:
         ),
         ({"modules": ["head"]}, r"recorder\.modules: 'head' matches none of"),
         ({"steps": 0}, r"recorder\.steps=0"),
+        ({"steps": -1}, r"recorder\.steps=-1: must be a whole number >= 1"),
     ],
 )
 def test_bad_arguments_are_named(options: dict, message: str) -> None:
@@ -506,7 +522,8 @@ def test_the_table_is_written_whole(suffix: str, tmp_path: Path, mup_table: pd.D
         recorder.write(tmp_path / "rows.txt")
 
 
-# --- the callback ---------------------------------------------------------------------------------------------------
+# --- the callback ---
+# ------------------
 
 
 def digits_data() -> TensorData:
@@ -529,8 +546,11 @@ def trainer(callback: CoordinateStats, folder: Path, **options: Any) -> Trainer:
 def test_the_callback_logs_and_writes_what_a_plain_loop_records(tmp_path: Path) -> None:
     kinds, statistics = ["output", "param", "update", "output_change"], ["l1", "spectral"]
     options: dict[str, Any] = {
-        "kinds": kinds, "statistics": statistics, "steps": [0, 1, 3], "columns": {"seed": 0},
-    }  # fmt: skip
+        "kinds": kinds,
+        "statistics": statistics,
+        "steps": [0, 1, 3],
+        "columns": {"seed": 0},
+    }
     trainer(CoordinateStats(**options), tmp_path).fit(digits_module(), datamodule=digits_data())
     table = pd.read_csv(tmp_path / "coordinates.csv")
 
@@ -575,6 +595,18 @@ class Other(LightningModule):
 def test_another_lightning_module_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Other has not both"):
         trainer(CoordinateStats(), tmp_path).fit(Other(), digits_data().train_dataloader())
+
+
+def test_a_prediction_needs_a_module_that_knows_it(tmp_path: Path) -> None:
+    class Bare(Other):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = self.layer
+            self.scales: dict[str, Scale] = {}
+
+    used = trainer(CoordinateStats(predict=True), tmp_path)
+    with pytest.raises(ConfigError, match=r"coordinates\.predict: needs a module that knows"):
+        used.fit(Bare(), digits_data().train_dataloader())
 
 
 def test_the_parts_of_an_update_are_those_of_the_lr_that_made_it() -> None:
