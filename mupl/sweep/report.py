@@ -11,11 +11,10 @@ from mupl.analysis import coordinates, norms, transfer
 from mupl.analysis import unit_scale as unit_scaling
 from mupl.analysis.columns import IDENTITY, OUTCOMES
 from mupl.errors import ConfigError
-from mupl.figures.coordinates import coordinate_check as draw_coordinates
-from mupl.figures.coordinates import side_by_side
-from mupl.figures.norms import update_norms as draw_norms
-from mupl.figures.transfer import hyperparameter_transfer as draw_transfer
-from mupl.figures.unit_scale import unit_scale as draw_unit_scale
+from mupl.figures.coordinates import plot_coordinates, plot_side_by_side
+from mupl.figures.norms import plot_update_norms
+from mupl.figures.transfer import plot_hyperparameter_transfer
+from mupl.figures.unit_scale import plot_unit_scale
 from mupl.identity import write_atomically
 from mupl.sweep.results import collect
 from mupl.terminal import print_table
@@ -44,7 +43,7 @@ def hyperparameter_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
         ).any():
             show_transfer(results, metric, size, x, sweep_dir)
         save(
-            draw_transfer(results, metric, size or "width", x),
+            plot_hyperparameter_transfer(results, metric, size or "width", x),
             sweep_dir / f"{x.split('.')[-1]}_transfer.png",
         )
     return conclude(results, sweep_dir)
@@ -54,7 +53,7 @@ def show_transfer(results: pd.DataFrame, metric: str, size: str, x: str, sweep_d
     """The table of `mupl.analysis.transfer.transfer`, `transfer.json`, and a warning of optima at the grid's edge."""
     optima = transfer.optima(results, metric, size, x)
     table = transfer.transfer(results, metric, size, x, optima)
-    found = transfer.as_json(optima, table, metric, size, x)
+    found = transfer.transfer_json(optima, table, metric, size, x)
     write_atomically(sweep_dir / "transfer.json", json.dumps(found, indent=1))
     if table.empty:
         return
@@ -75,7 +74,7 @@ def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
     A job whose training failed or diverged is a failure too.
     """
     results, rows, table, along = judge(sweep_dir)
-    series = coordinates.series_keys(rows, along)
+    series = coordinates.check_keys(rows, along)
     checks = list(rows.groupby(series, sort=False))
     for key, group in checks:
         label = [str(v) if k in IDENTITY else f"{k}={v}" for k, v in zip(series, key, strict=True)]
@@ -83,7 +82,7 @@ def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
             ": the standard parametrization, not muP" if "sp" in key else ""
         )
         suffix = "" if len(checks) == 1 else "_" + "_".join(label).replace("/", "-")
-        save(draw_coordinates(group, title, along=along), sweep_dir / f"coord_check{suffix}.png")
+        save(plot_coordinates(group, title, along=along), sweep_dir / f"coord_check{suffix}.png")
     failures = table[~table["passed"]]
     if len(failures):
         show(
@@ -110,7 +109,8 @@ def ablation(sweep_dir: Path, metric: str = "val_loss") -> int:
     stages = list(dict.fromkeys(table["parametrization"]))
     panels = {("output", name): label for name, label in OUTPUTS.items()}
     save(
-        side_by_side(coordinates.over_blocks(rows), panels, along=along), sweep_dir / "ablation.png"
+        plot_side_by_side(coordinates.over_blocks(rows), panels, along=along),
+        sweep_dir / "ablation.png",
     )
     if not table["passed"].all():
         show(
@@ -134,7 +134,9 @@ def judge(sweep_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, st
     if along == "depth":
         rows = coordinates.over_blocks(rows)
     table = coordinates.verdict(rows, along=along)
-    write_atomically(sweep_dir / "verdict.json", json.dumps(coordinates.as_json(table), indent=1))
+    write_atomically(
+        sweep_dir / "verdict.json", json.dumps(coordinates.verdict_json(table), indent=1)
+    )
     return results, rows, table, along
 
 
@@ -161,7 +163,7 @@ def update_norms(sweep_dir: Path, metric: str = "val_loss") -> int:
         correlations,
         "correlation over layers of log(norm of the update) with log(RMS change of activations)",
     )
-    save(draw_norms(table, by=by), sweep_dir / "update_norms.png")
+    save(plot_update_norms(table, by=by), sweep_dir / "update_norms.png")
     return code
 
 
@@ -169,9 +171,9 @@ def unit_scale(sweep_dir: Path, metric: str = "val_loss") -> int:
     """`unit_scale.csv`, `unit_scale.png` and the tensors whose RMS is outside the band; 1 if there are any."""
     results = collect(sweep_dir)
     code = conclude(results, sweep_dir)
-    table = unit_scaling.verdict(gather(results, sweep_dir, COORDINATES_FILE))
+    table = unit_scaling.unit_scale_verdict(gather(results, sweep_dir, COORDINATES_FILE))
     write_atomically(sweep_dir / "unit_scale.csv", table.to_csv(index=False))
-    save(draw_unit_scale(table), sweep_dir / "unit_scale.png")
+    save(plot_unit_scale(table), sweep_dir / "unit_scale.png")
     failures = table[~table["passed"]]
     if len(failures):
         show(
