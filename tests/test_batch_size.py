@@ -39,7 +39,7 @@ def test_the_square_root_rule_is_of_lr_alone() -> None:
 
 
 def test_the_rule_of_the_sde_is_that_of_malladi_et_al() -> None:
-    """Their definition 5.1 with kappa = 4: lr sqrt(kappa), 1 - beta times kappa, eps / sqrt(kappa)."""
+    """Their definition 5.1: lr sqrt(kappa), 1 - beta times kappa, eps / sqrt(kappa); kappa = 4."""
     scaling = BatchScaling("sde", m_B=4)
     assert scaling.values(**BASE) == pytest.approx({"lr": 0.2, "eps": 5e-7, "weight_decay": 0.4})
     assert betas(scaling) == pytest.approx((0.6, 0.996))

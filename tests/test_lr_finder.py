@@ -3,9 +3,11 @@
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.tuner import Tuner
 from torch.utils.data import DataLoader
@@ -13,6 +15,7 @@ from torch.utils.data import DataLoader
 from mupl.data import TensorData, digits
 from mupl.errors import ConfigError
 from mupl.models import MLP
+from mupl.optim.schedules import Schedule
 from mupl.training.callbacks import LossRecord
 from mupl.training.lr_finder import LRSearch, RangeTest, find_lr
 from mupl.training.module import TrainingModule
@@ -49,17 +52,37 @@ def test_what_is_found_trains_well_and_the_module_stays_as_it_was(
     assert record.outcome({})["train_loss"] < 0.5 * record.losses[0]
 
 
-def test_the_search_keeps_the_ratios_between_groups() -> None:
-    optimizer = module(optimizer="adamw").build_optimizer()
-    first, second, *_ = (group["lr"] for group in optimizer.param_groups)
+class LearningRates(Callback):
+    """Notes the learning rates of the first two param groups at each update."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, float]] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        first, second, *_ = (group["lr"] for group in optimizer.param_groups)
+        self.seen.append((first, second))
+
+
+def test_the_search_keeps_the_ratios_between_groups(tmp_path: Path) -> None:
+    """Whatever the module's own schedule, and where gradients accumulate."""
+    tuned = module(optimizer="adamw", schedule=Schedule("linear", warmup=0.5))
+    first, second, *_ = (group["lr"] for group in tuned.build_optimizer().param_groups)
     assert first != second
-    scheduler = RangeTest([10.0**k for k in range(-2, 3)]).scheduler(optimizer, 5)
-    for k in range(5):
-        a, b, *_ = (group["lr"] for group in optimizer.param_groups)
-        assert a == pytest.approx(first * 10 ** (k - 2))
-        assert b / a == pytest.approx(second / first)
-        optimizer.step()
-        scheduler.step()
+    lrs = LearningRates()
+    test = RangeTest([10.0**k for k in range(-2, 3)])
+    options = {"max_steps": 5, "accumulate_grad_batches": 2, "limit_val_batches": 0}
+    trainer(default_root_dir=tmp_path, callbacks=[test, lrs], **options).fit(
+        tuned, datamodule=data()
+    )
+    assert [a for a, b in lrs.seen] == pytest.approx([first * 10.0**k for k in range(-2, 3)])
+    assert [b / a for a, b in lrs.seen] == pytest.approx([second / first] * 5)
+
+
+def test_callbacks_of_the_user_are_kept(tmp_path: Path) -> None:
+    lrs = LearningRates()
+    options = {"low": 0.001, "high": 0.1, "steps": 3, "accelerator": "cpu"}
+    search = find_lr(module(), data(), default_root_dir=tmp_path, callbacks=[lrs], **options)
+    assert len(search.losses) == len(lrs.seen) == 3
 
 
 def test_the_suggestion_is_where_the_loss_falls_most_steeply() -> None:

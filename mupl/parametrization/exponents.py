@@ -52,8 +52,8 @@ def expected_exponents(
     - no update may exceed `STABLE`, above which outputs grow: a table that predicts such updates (SP's, NTK's
       under Adam) describes a network that fails, and must be seen to fail;
     - outputs of input and hidden layers must have 0, in every parametrization: this is what muP is for. Logits too,
-      after the first update; at init they are a sum of n independent terms, e(mult) + e(init) + 1/2, and after it they
-      may keep such a part.
+      after the first update; at init they are a sum of n independent terms, e(mult) + e(init) + 1/2, and of the bias if
+      that does not start at 0, so they lie between the two; after it they may keep such a part.
 
     Along depth the same holds with powers of m_L, for what is in the blocks: the gradient has the exponent r of the
     residual multiplier, an update may have at most -1 - r (those of all blocks add up on the residual stream), and
@@ -137,10 +137,15 @@ class _Network:
         if info.role is not Role.OUTPUT:
             grown = self._in_depth and info.in_block and t > 0
             return Expected(min(self._update(name, t).low, 0.0), 0.0) if grown else Expected()
-        if _starts_at_zero(info):
-            return ZERO if t <= 0 else Expected()
-        random = 0.0 if self._in_depth else self._initial(name) + HALF
-        return Expected(random, random) if t <= 0 else Expected(min(random, 0.0), 0.0)
+        parts = []  # of logits at init: a sum of independent terms, and the bias
+        if not _starts_at_zero(info):
+            parts.append(0.0 if self._in_depth else self._initial(name) + HALF)
+        bias = name.removesuffix("weight") + "bias"
+        if bias in self.infos and not _starts_at_zero(self.infos[bias]):
+            parts.append(self._initial(bias))
+        if t > 0:
+            return Expected(min([*parts, 0.0]), 0.0)
+        return Expected(min(parts), max(parts)) if parts else ZERO
 
     def multiplier(self, name: str) -> dict[tuple[str, str], Expected]:
         """What a `Multiplier` returns; of attention, the logits too."""
