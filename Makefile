@@ -1,29 +1,41 @@
-# The two commands of a fresh machine: `make demo` and `make test`.
+# `make` lists the targets. All of them use .venv, which the first one of them sets up.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint types tests
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types tests test-slow format measure
 
-demo: .venv/ready
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/ready  ## train 90 small networks, print a table, draw outputs/demo/lr_transfer.png
 	$(BIN)/python train.py -m hydra/launcher=stacked experiment=lr_transfer hydra.sweep.dir=outputs/demo
 
-test: lint types tests
+test: lint types tests  ## lint, types and tests: what must pass before a change is merged
 
-lint: .venv/ready
+lint: .venv/ready  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: .venv/ready
+types: .venv/ready  ## check types
 	$(BIN)/mypy
 
-tests: .venv/ready
+tests: .venv/ready  ## run the tests, two at a time
 	$(BIN)/python -m pytest -n 2 -q
 
-test-slow: .venv/ready
+test-slow: .venv/ready  ## run the tests that take more than ten seconds each
 	$(BIN)/python -m pytest -n 2 -q -m slow
+
+format: .venv/ready  ## put imports and lines in order
+	$(BIN)/ruff check --select I --fix .
+	$(BIN)/ruff format .
+
+measure: .venv/ready  ## measure how plain the code of mupl/ is; REV=... compares a git revision
+	$(BIN)/python scripts/measure_code.py $(if $(REV),--compare $(REV)) mupl
 
 # torch and torchvision are installed together and unpinned: each torchvision needs the torch it was built for
 .venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mupl needs Python 3.11 or newer; say make PYTHON=...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet torch torchvision

@@ -32,7 +32,7 @@ from torch import nn
 from mupl.models import MLP
 from mupl.nn.initialize import initialize_, parameters
 from mupl.optim.groups import build_optimizer
-from mupl.parametrization.rules import get_parametrization, scale
+from mupl.optim.scaling import scale
 from mupl.roles import describe
 from mupl.stats.recorder import Recorder
 from mupl.stats.reductions import STATISTICS
@@ -71,13 +71,13 @@ def builder(width: int) -> Build:
     """
     numbers = scale(
         describe(lambda w: MLP(3072, 10, w, depth=2), width, BASE_WIDTH),
-        get_parametrization("mup"),
+        "mup",
         "adam",
         lr=LR,
     )
 
     def build() -> tuple[nn.Module, dict, torch.optim.Optimizer]:
-        model = initialize_(MLP(3072, 10, width, depth=2), numbers)
+        model = initialize_(MLP(3072, 10, width, depth=2), numbers, seed=0)
         return (
             model,
             numbers,

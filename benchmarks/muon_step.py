@@ -45,7 +45,7 @@ def optimizer_steps(muon: Setup) -> dict[str, Step]:
 
     return {
         "AdamW, fused": AdamW(by_name.values(), lr=LR, fused=True).step,
-        "Muon": muon.build_optimizer().step,
+        "Muon": muon.optimizer().step,
         "torch's Muon": torch_muon,
     }
 

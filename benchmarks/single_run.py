@@ -32,6 +32,7 @@ from mupl.data import Splits, TensorData
 from mupl.models import MLP
 from mupl.training.callbacks import LossRecord
 from mupl.training.module import TrainingModule
+from mupl.training.setup import Setup
 
 BATCH, DEPTH, LR = 64, 3, 1e-4
 PIXELS, CLASSES, EXAMPLES = 28 * 28, 10, 60_000
@@ -125,13 +126,14 @@ def fit(
 
 def training_module(parametrization: str, width: int, lr: float = LR) -> TrainingModule:
     """At four times its base width."""
-    return TrainingModule(
+    setup = Setup(
         lambda w: MLP(PIXELS, CLASSES, w, DEPTH),
         width,
         base_width=width // 4,
         lr=lr,
         parametrization=parametrization,
     )
+    return TrainingModule(setup)
 
 
 def compare_runs(
@@ -159,8 +161,10 @@ def parametrized_step(name: str, width: int) -> Callable[[], None]:
     """A training step under a parametrization at four times its base width, on one batch."""
     # lr so small that the batch is not learnt by heart, which would make gradients underflow
     module = training_module(name, width, lr=1e-12)
-    model, optimizer = module.model, module.build_optimizer()
-    x, y = torch.randn(BATCH, PIXELS), torch.randint(CLASSES, (BATCH,))
+    model = module.model
+    optimizer = module.training_setup.optimizer()
+    x = torch.randn(BATCH, PIXELS)
+    y = torch.randint(CLASSES, (BATCH,))
 
     def step() -> None:
         optimizer.zero_grad()

@@ -21,7 +21,7 @@ TARGETS = {64: 20, 128: 12, 256: 5}  # width: target
 
 
 def build(width: int, depth: int = 4) -> GPT:
-    return GPT(VOCABULARY, CONTEXT, width, depth)
+    return GPT(VOCABULARY, CONTEXT, width, depth=depth)
 
 
 def plain(width: int) -> Callable[[], object]:

@@ -6,7 +6,11 @@ class ConfigError(ValueError):
 
 
 def bad_input(error: BaseException) -> BaseException:
-    """The ConfigError that led to `error`, such as one that Hydra wrapped while instantiating; else `error` itself."""
+    """Return the ConfigError that led to `error`, such as one that Hydra wrapped while
+    instantiating.
+
+    An error that no ConfigError led to is returned itself.
+    """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ConfigError):
         cause = cause.__cause__ or cause.__context__

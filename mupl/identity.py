@@ -1,32 +1,181 @@
-"""A job on disk: known by a hash of what it trains, done once its `result.json` is there."""
+"""Which job is which: its id, the row that tells it from others, and the file that says it is done.
+
+A job's id is a hash of what it trains. So the same command finds what it did before, whatever was
+said about where data lie, what is logged and what is shown.
+"""
 
 import hashlib
 import json
-import pickle
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
 from mupl.errors import ConfigError
 from mupl.files import write_atomically
 
 RESULT_FILE = "result.json"
-IGNORED_KEYS = ("logger", "rerun", "metric")  # keys that do not change what a run computes
 RERUN = ("missing", "failed", "all")
+
+# Columns of a sweep's table of results: IDENTITY, SETTINGS, every other key that a command set, and
+# OUTCOMES
+IDENTITY = ("width", "lr", "seed", "parametrization", "optimizer")
+SETTINGS = ("model", "data", "depth", "batch_size", "max_steps")
+OUTCOMES = (
+    "status",
+    "steps",
+    "train_loss",
+    "val_loss",
+    "val_accuracy",
+    "seconds",
+    "error",
+    "folder",
+)
+METRICS = ("val_loss", "train_loss")  # what runs may be compared by
+
+# Dotted paths in a config that do not change what a run computes. What lies below is ignored too.
+IGNORED_KEYS = (
+    "logger",
+    "rerun",
+    "metric",
+    "threads",
+    "data.download",
+    "data.cache",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+)
+# Data sets that are the same wherever they lie, so that their `data.root` is ignored too. The root
+# of any other source (image_folder, tokens, one of your own) decides what is read.
+NAMED_DATA = ("cifar10", "digits", "fashion_mnist", "mnist")
+
+# Lightning's arguments that are a share if they are a float, and a number of batches if an int
+SHARE_OR_NUMBER = (
+    "limit_train_batches",
+    "limit_val_batches",
+    "overfit_batches",
+    "val_check_interval",
+)
+GLOB = re.compile(r"[*?[]")  # what tells a glob from a name
 
 
 def job_id(config: DictConfig) -> str:
-    """12 hexadecimal digits of a hash of the resolved config without `IGNORED_KEYS` and the paths of outputs."""
-    return config_hash(config)
+    """Return 12 hexadecimal digits, equal for two configs that train the same (see `trained`)."""
+    return _hash(trained(config))
+
+
+def sweep_id(config: DictConfig) -> str:
+    """Return the name of a multirun's folder, which follows from what it does not sweep.
+
+    The name is the experiment or data, the size, and a hash of all else. Width and seed count as
+    swept even where they are not. So a sweep to which a width or a seed is added finds what it did
+    before, and sweeps of different things keep apart.
+    """
+    choices = config.hydra.runtime.choices
+    names = [choices.get("experiment") or choices.get("data"), choices.get("size")]
+    name = "_".join(str(choice) for choice in names if choice)
+    # Not resolved: what jobs only have, such as a swept key, may be interpolated
+    plain = _plain(config, resolve=False)
+    _delete(plain, [*ignored_keys(plain), *swept_keys(config), "width", "seed"])
+    return f"{name.replace('/', '_')}-{_hash(plain)[:8]}"
+
+
+def trained(config: DictConfig) -> dict[str, Any]:
+    """Return a config's resolved values without Hydra's part, output paths and ignored keys."""
+    plain = _plain(config, resolve=True)
+    _delete(plain, ignored_keys(plain))
+    return plain
+
+
+def ignored_keys(plain: dict[str, Any]) -> tuple[str, ...]:
+    """Return `IGNORED_KEYS`, and `data.root` where the data set is one of `NAMED_DATA`."""
+    target = str((plain.get("data") or {}).get("_target_"))
+    if target.startswith("mupl.data.") and target.rpartition(".")[2] in NAMED_DATA:
+        return (*IGNORED_KEYS, "data.root")
+    return IGNORED_KEYS
+
+
+def swept_keys(config: DictConfig) -> dict[str, int]:
+    """Return the keys that a multirun sweeps, each with its number of values.
+
+    The command line goes over the sweeper's params. The number is 0 where a sweeper draws from an
+    interval.
+    """
+    params = config.hydra.sweeper.get("params") or {}
+    # Not resolved: overrides may name keys that only jobs have
+    task: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    texts = [f"{key}={value}" for key, value in params.items()]
+    parser = OverridesParser.create()
+    overrides = {}
+    for override in parser.parse_overrides(texts + task):
+        key = override.get_key_element().lstrip("+~")
+        overrides[key] = override  # the last one counts
+    swept = {}
+    for key, override in overrides.items():
+        if override.is_interval_sweep():
+            swept[key] = 0
+        elif override.is_sweep_override():
+            values = list(override.sweep_string_iterator())
+            swept[key] = len(values)
+    return swept
+
+
+def job_row(config: DictConfig, hydra: Any) -> dict[str, Any]:
+    """Return all but the outcome of a job's row of results.
+
+    Entries: job (its id), `IDENTITY`, `SETTINGS`, every other key that the command set, and under
+    "config" and "choices" the values of keys that other commands may set: all that is trained, and
+    the names of the chosen config groups.
+
+    Args:
+        config: of the job; may hold Hydra's part.
+        hydra: Hydra's part.
+    """
+    plain = trained(config)
+    choices = {}
+    for group, choice in hydra.runtime.choices.items():
+        if "/" not in group:
+            choices[group] = choice
+    ignored = ignored_keys(plain)
+    overridden = overridden_keys(hydra.overrides.task)
+    row = {"job": _hash(plain)}
+    for key in (*IDENTITY, *SETTINGS, *overridden):
+        if not _is_ignored(key, ignored):
+            row[key] = setting(key, plain, choices)
+    return row | {"config": plain, "choices": choices}
+
+
+def overridden_keys(overrides: Iterable[str]) -> list[str]:
+    """Return the keys that overrides of the command line set or delete, but nested groups."""
+    keys = []
+    for text in overrides:
+        key, _, _ = text.lstrip("+~").partition("=")
+        if "/" not in key:
+            keys.append(key)
+    return keys
+
+
+def setting(key: str, config: dict[str, Any], choices: dict[str, Any]) -> Any:
+    """Return the name of a group's choice, or else the value at a dotted path, or None."""
+    if key in choices:
+        return choices[key]
+    value: Any = config
+    for name in key.split("."):
+        if not isinstance(value, dict):
+            return None
+        value = value.get(name)
+    return value
 
 
 def finished(folder: Path, job: str, rerun: str = "missing") -> dict[str, Any] | None:
-    """The result that a job left earlier, if it is not to run again: `rerun` missing, failed (those too) or all jobs.
+    """Return the row that a job left earlier, or None if the job is to run.
 
     Args:
-        job: its id; a result of another job, in a folder whose name does not follow from the id, is none of it.
+        job: the job's id. A result of another job, which the folder may hold if its name does not
+            follow from the id, does not count.
+        rerun: which jobs run again: missing (those without a result), failed (those too) or all.
 
     Raises:
         ConfigError: on another value of `rerun`.
@@ -37,59 +186,116 @@ def finished(folder: Path, job: str, rerun: str = "missing") -> dict[str, Any] |
     if rerun == "all" or not file.exists():
         return None
     row = json.loads(file.read_text())
-    again = row.get("job") != job or (rerun == "failed" and row["status"] == "failed")
-    return None if again else row
-
-
-def own(config: DictConfig) -> DictConfig:
-    """A copy of a config without Hydra's part."""
-    nodes = config.__dict__["_content"]
-    hydra = nodes.pop(
-        "hydra", None
-    )  # three quarters of it, and in processes of other launchers nothing to be pickled
-    try:
-        mine: DictConfig = pickle.loads(pickle.dumps(config))  # five times as fast as copy.deepcopy
-    finally:
-        if hydra is not None:
-            nodes["hydra"] = hydra
-    OmegaConf.set_struct(mine, None)
-    return mine
-
-
-def config_hash(config: DictConfig, without: Collection[str] = ()) -> str:
-    """As `job_id`, but of a config without the keys in `without` too."""
-    told = own(config)
-    _drop_outputs(told)
-    for key in (*IGNORED_KEYS, *without):
-        if OmegaConf.select(told, path := key.replace("/", "."), default=None) is not None:
-            OmegaConf.update(
-                told, path, None, force_add=True
-            )  # not removed: others may be interpolated from it
-    plain = OmegaConf.to_container(
-        told, resolve=not without
-    )  # what is left out may be interpolated elsewhere
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
-def _drop_outputs(node: DictConfig | ListConfig) -> None:
-    """Put None in place of what is interpolated from Hydra, such as its output folder."""
-    keys: Iterable[Any] = node if isinstance(node, DictConfig) else range(len(node))
-    for key in keys:
-        child: Any = node._get_node(key)
-        if (
-            isinstance(child, DictConfig | ListConfig)
-            and not child._is_none()
-            and not child._is_interpolation()
-        ):
-            _drop_outputs(child)
-        elif "${hydra:" in str(child._value()):
-            node[key] = None
+    if row.get("job") != job:
+        return None
+    if rerun == "failed" and row["status"] == "failed":
+        return None
+    return row
 
 
 def write_result(folder: Path, row: dict[str, Any]) -> None:
-    """Write a run's row, into a folder that may not be there yet; a NaN is kept as such (JSON as Python reads it)."""
+    """Write a job's row, which marks it as done, and make its folder.
+
+    NaN is written as Python's JSON has it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / RESULT_FILE, json.dumps(row, indent=1, default=str))
 
 
-OmegaConf.register_new_resolver("job_id", lambda *, _root_: job_id(_root_), replace=True)
+def register_resolvers() -> None:
+    """Make `${job_id:}` and `${sweep_id:}` known to OmegaConf.
+
+    The command line calls this. Hydra's launchers carry resolvers over to the processes that they
+    start.
+    """
+    OmegaConf.register_new_resolver("job_id", _resolve_job_id, replace=True)
+    OmegaConf.register_new_resolver("sweep_id", _resolve_sweep_id, replace=True)
+
+
+def _resolve_job_id(*, _root_: DictConfig) -> str:
+    return job_id(_root_)
+
+
+def _resolve_sweep_id(*, _root_: DictConfig) -> str:
+    """Resolve the multirun's name once, as that of a job's config would differ.
+
+    Hydra copies the cache of the multirun's config to those of jobs."""
+    cache = OmegaConf.get_cache(_root_).setdefault("sweep_id", {})
+    if "" not in cache:
+        cache[""] = sweep_id(_root_)
+    return cache[""]
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """Return a copy of a config without Hydra's part, to which keys can be added."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def _plain(config: DictConfig, resolve: bool) -> dict[str, Any]:
+    """Return a config's values without Hydra's part.
+
+    Values that are interpolated from Hydra, such as the output folder, are None. This makes no copy
+    of the config, which would take several times as long as the rest.
+    """
+    values: Any = OmegaConf.to_container(config, resolve=False)
+    values.pop("hydra", None)
+    return {key: _entry(config, key, value, resolve) for key, value in values.items()}
+
+
+def _entry(parent: Any, key: Any, value: Any, resolve: bool) -> Any:
+    """Return the entry `key` of a config as plain data; `value` is the same, not resolved."""
+    if isinstance(value, str) and "${" in value:
+        if "${hydra:" in value:
+            return None
+        if not resolve:
+            return value
+        found = parent[key]
+        if not OmegaConf.is_config(found):
+            return found
+        value = OmegaConf.to_container(found, resolve=False)
+    if isinstance(value, dict):
+        node = parent[key]
+        return {name: _entry(node, name, entry, resolve) for name, entry in value.items()}
+    if isinstance(value, list):
+        node = parent[key]
+        return [_entry(node, i, entry, resolve) for i, entry in enumerate(value)]
+    return value
+
+
+def _delete(plain: dict[str, Any], keys: Iterable[str]) -> None:
+    """Remove the entries at dotted paths, if they are there."""
+    for key in keys:
+        # a config group within another is spelled with a slash
+        *parents, last = key.replace("/", ".").split(".")
+        node: Any = plain
+        for name in parents:
+            node = node.get(name) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.pop(last, None)
+
+
+def _is_ignored(key: str, ignored: Iterable[str]) -> bool:
+    return any(key == path or key.startswith(f"{path}.") for path in ignored)
+
+
+def _hash(plain: dict[str, Any]) -> str:
+    text = json.dumps(_canonical(plain), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _canonical(value: Any, key: str = "") -> Any:
+    """Return a value in the one spelling of all that mean the same: entries sorted, 1.0 as 1.
+
+    The order of globs on names stays as it is, as the last one that matches a name counts.
+    """
+    if isinstance(value, dict):
+        entries = {}
+        for name, entry in value.items():
+            entries[str(name)] = _canonical(entry, str(name))
+        if any(GLOB.search(name) for name in entries):
+            return list(entries.items())
+        return sorted(entries.items())
+    if isinstance(value, list):
+        return [_canonical(entry) for entry in value]
+    if isinstance(value, float) and value.is_integer() and key not in SHARE_OR_NUMBER:
+        return int(value)
+    return value

@@ -1,4 +1,4 @@
-"""Initializers as values: what a tensor is drawn from, how that scales, and which one a module used itself."""
+"""Initializers as values: what a tensor is drawn from, and which one a module used itself."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,10 +17,17 @@ KINDS = ("normal", "truncated_normal", "uniform", "constant")
 
 @dataclass(frozen=True)
 class Initializer:
-    """Draws one tensor; `std` is that before truncation, `mean` is the value of a constant.
+    """A distribution that fills one tensor.
 
-    `uniform` is U(mean - sqrt(3) std, mean + sqrt(3) std); `truncated_normal` has its cut-offs `a < b` in the
-    units of the tensor.
+    Args:
+        name: "normal", "truncated_normal", "uniform" (between mean -+ sqrt(3) std) or "constant".
+        mean: of the distribution; the value of a constant.
+        std: of the distribution, before any truncation.
+        a, b: cut-offs of a truncated normal, in the units of the tensor.
+
+    Example:
+        >>> Initializer("normal", std=0.02).scaled(0.5)
+        Initializer(name='normal', mean=0.0, std=0.01, a=-inf, b=inf)
     """
 
     name: str
@@ -39,11 +46,11 @@ class Initializer:
 
     @property
     def sigma(self) -> float:
-        """The std as the rule tables use it: 1 for a tensor that starts constant, which has no scale of its own."""
+        """The std as the rule tables use it: 1 for a constant, which has no scale of its own."""
         return self.std or 1.0
 
     def scaled(self, factor: float) -> "Initializer":
-        """The initializer of `factor * tensor`, for factor > 0."""
+        """Return the initializer of `factor * tensor`, for factor > 0."""
         return replace(
             self,
             mean=self.mean * factor,
@@ -68,17 +75,17 @@ class Initializer:
 
 
 def create_initializer(spec: Mapping[str, Any]) -> Initializer:
-    """An initializer from a dict, such as `{"name": "truncated_normal", "std": 0.02, "a": -0.04, "b": 0.04}`.
+    """Make an initializer of a dict such as `{"name": "uniform", "std": 0.02}`.
 
     Raises:
         ConfigError: on an unknown name or argument.
     """
     try:
-        values = {key: str(value) if key == "name" else float(value) for key, value in spec.items()}
-        return Initializer(**values)  # type: ignore[arg-type]
+        numbers = {key: float(value) for key, value in spec.items() if key != "name"}
+        return Initializer(str(spec["name"]), **numbers)
     except ConfigError:
         raise
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"init={dict(spec)}: needs a name ({', '.join(KINDS)}) and numbers for mean, std, a, b"
         ) from error
@@ -87,9 +94,11 @@ def create_initializer(spec: Mapping[str, Any]) -> Initializer:
 def scale_initializers_by_dimension(
     initializers: Iterable[Initializer], width_scale: float = 1.0, depth_scale: float = 1.0
 ) -> list[Initializer]:
-    """New initializers whose draws are multiplied by `width_scale * depth_scale`.
+    """Return initializers whose samples are multiplied by `width_scale * depth_scale`.
 
-    Mean, std and cut-offs scale together, so a truncated normal keeps its shape. The arguments are unchanged.
+    Mean, std and cut-offs scale together, so a truncated normal keeps its shape. The arguments are
+    unchanged. The rules do the same tensor by tensor, by the cell `init`; this is for initializers
+    of one's own.
     """
     return [initializer.scaled(width_scale * depth_scale) for initializer in initializers]
 
@@ -97,11 +106,12 @@ def scale_initializers_by_dimension(
 def built_with_initializers(
     build: Callable[[], nn.Module],
 ) -> tuple[nn.Module, dict[str, Initializer | None]]:
-    """Build a module and note exactly what each parameter was drawn from, by watching the calls that fill it.
+    """Build a module and note what each parameter was drawn from, by watching the fills.
 
-    Nothing is estimated from samples. Understood are normal, uniform, truncated normal (as `nn.init.trunc_normal_`
-    makes it) and constant fills, and products of these with numbers; anything else (say `orthogonal_`) gives None.
-    Build on the CPU: on the meta device `nn.init` leaves some fills out.
+    Nothing is estimated from samples. Understood are normal, uniform, truncated normal (as
+    `nn.init.trunc_normal_` makes it) and constant fills, and products of these with numbers;
+    anything else, such as `orthogonal_`, gives None. The module is built on the CPU, because on
+    the meta device `nn.init` leaves some fills out.
     """
     with torch.device("cpu"), _Watch() as watch:
         module = build()
@@ -110,24 +120,27 @@ def built_with_initializers(
 
 @contextmanager
 def on_meta() -> Iterator[None]:
-    """Make modules on the meta device, where random fills are left out: there torch imports its compiler for them."""
+    """Make modules on the meta device, without random fills.
+
+    There torch imports its compiler for a random fill, which takes seconds.
+    """
     with torch.device("meta"), _Unfilled():
         yield
 
 
 class _Unfilled(TorchDispatchMode):
+    """Leaves out random fills."""
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # of `__torch_dispatch__`, to which end torch would import its compiler too
+        return False  # else torch wraps `__torch_dispatch__`, for which it imports its compiler too
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        return (
-            args[0]
-            if func.overloadpacket.__name__ in ("normal_", "uniform_")
-            else func(*args, **(kwargs or {}))
-        )
+        if func.overloadpacket.__name__ in ("normal_", "uniform_"):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 class _Watch(TorchDispatchMode):
@@ -136,16 +149,18 @@ class _Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self._found: dict[int, Initializer | None] = {}
-        self._alive: list[
-            Tensor
-        ] = []  # a storage's address is its key: none may be freed and used again
+        # A storage's address is its key in `_found`, so none may be freed and used again.
+        self._alive: list[Tensor] = []
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # as above
+        return False  # as in `_Unfilled`
 
-    def initializer(self, tensor: Tensor) -> Initializer | None:
-        return self._found.get(tensor.untyped_storage()._cdata)
+    def initializer(self, tensor: Any) -> Initializer | None:
+        """Return what a tensor is drawn from; None if that is not understood."""
+        if not isinstance(tensor, Tensor):
+            return None
+        return self._found.get(_key(tensor))
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -154,53 +169,79 @@ class _Watch(TorchDispatchMode):
         op = func.overloadpacket.__name__.rstrip("_")
         if op in ("lt", "gt"):
             self._cut(args[0], **{"a" if op == "lt" else "b": args[1]})
-        elif isinstance(out, Tensor) and not func.is_view:
-            whole = out.numel() * out.element_size() == out.untyped_storage().nbytes()
-            if whole:  # a fill of a part (an embedding's padding row) leaves the rest as it was
-                self._alive.append(out)
-                self._found[out.untyped_storage()._cdata] = self._after(op, args)
+        elif isinstance(out, Tensor) and not func.is_view and _is_whole(out):
+            self._alive.append(out)
+            self._found[_key(out)] = self._after(op, args)
         return out
 
     def _cut(self, tensor: Tensor, **cutoff: float) -> None:
-        """A normal compared with a bound is being drawn again where it lies outside: a truncated normal."""
+        """Note a cut-off: a normal that is compared with a bound is about to be truncated there.
+
+        `nn.init.trunc_normal_` samples again where values lie outside.
+        """
         found = self.initializer(tensor)
         if found and found.name in ("normal", "truncated_normal"):
-            self._found[tensor.untyped_storage()._cdata] = replace(
-                found, name="truncated_normal", **cutoff
-            )
+            truncated = replace(found, name="truncated_normal", **cutoff)
+            self._found[_key(tensor)] = truncated
 
     def _after(self, op: str, args: tuple) -> Initializer | None:
+        """Return what describes the result of an operation."""
         numbers = [a for a in args if isinstance(a, int | float)]
-        first = self.initializer(args[0]) if args and isinstance(args[0], Tensor) else None
-        match op:
-            case "normal" | "randn":
-                mean, std = numbers + [0.0, 1.0][len(numbers) :]
-                return Initializer("normal", mean, std)
-            case "uniform":
-                low, high = numbers if len(numbers) == 2 else (0.0, 1.0)
-                return Initializer("uniform", (low + high) / 2, (high - low) / math.sqrt(12))
-            case "zero" | "zeros" | "zeros_like" | "new_zeros":
-                return Initializer("constant", 0.0)
-            case "ones" | "ones_like" | "new_ones":
-                return Initializer("constant", 1.0)
-            case "fill" | "full" | "full_like" if numbers:
-                return Initializer("constant", float(numbers[-1]))
-            case "erfinv" if first and first.name == "uniform":
-                return Initializer(
-                    "truncated_normal", 0.0, math.sqrt(0.5)
-                )  # erfinv(U(-1, 1)) ~ N(0, 1/2)
-            case "mul" if first and numbers:
-                return first.scaled(numbers[0])
-            case "div" if first and numbers:
-                return first.scaled(1 / numbers[0])
-            case "add" if first and numbers and numbers[0] == 0:
-                return first
-            case "clamp" if first and len(numbers) == 2:
-                return replace(first, a=float(numbers[0]), b=float(numbers[1]))
-            case "copy":
-                return self.initializer(args[1])
-            case "where":
-                return self.initializer(args[2])
-            case "_to_copy" | "clone":
-                return first
-        return None
+        sources = [self.initializer(a) for a in args]
+        if op == "copy":
+            return sources[1]
+        if op == "where":
+            return sources[2]
+        if sources and sources[0]:
+            changed = _changed(op, sources[0], numbers)
+            if changed:
+                return changed
+        return _filled(op, numbers)
+
+
+def _key(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Say whether a tensor is all of its storage.
+
+    A fill of a part, such as an embedding's padding row, leaves the rest as it was.
+    """
+    return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+
+
+def _filled(op: str, numbers: list[int | float]) -> Initializer | None:
+    """Return what a fill draws from; None for an operation that is no fill."""
+    match op:
+        case "normal" | "randn":
+            mean, std = numbers + [0.0, 1.0][len(numbers) :]
+            return Initializer("normal", mean, std)
+        case "uniform":
+            low, high = numbers if len(numbers) == 2 else (0.0, 1.0)
+            return Initializer("uniform", (low + high) / 2, (high - low) / math.sqrt(12))
+        case "zero" | "zeros" | "zeros_like" | "new_zeros":
+            return Initializer("constant", 0.0)
+        case "ones" | "ones_like" | "new_ones":
+            return Initializer("constant", 1.0)
+        case "fill" | "full" | "full_like" if numbers:
+            return Initializer("constant", float(numbers[-1]))
+    return None
+
+
+def _changed(op: str, before: Initializer, numbers: list[int | float]) -> Initializer | None:
+    """Return what a tensor drawn from `before` is drawn from after an operation with numbers."""
+    match op:
+        case "_to_copy" | "clone":
+            return before
+        case "erfinv" if before.name == "uniform":  # erfinv(U(-1, 1)) ~ N(0, 1/2)
+            return Initializer("truncated_normal", 0.0, math.sqrt(0.5))
+        case "mul" if numbers:
+            return before.scaled(numbers[0])
+        case "div" if numbers:
+            return before.scaled(1 / numbers[0])
+        case "add" if numbers and numbers[0] == 0:
+            return before
+        case "clamp" if len(numbers) == 2:
+            return replace(before, a=float(numbers[0]), b=float(numbers[1]))
+    return None

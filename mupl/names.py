@@ -1,4 +1,4 @@
-"""Names of tensors and modules."""
+"""Names of tensors and modules: the pattern that blocks share, and globs."""
 
 import re
 from collections.abc import Iterable
@@ -8,12 +8,12 @@ from mupl.errors import ConfigError
 
 
 def block_pattern(name: str) -> str:
-    """The same for every block: `blocks.3.mlp.up.weight` -> `blocks.*.mlp.up.weight`."""
+    """Return the same name for every block: `blocks.3.mlp.weight` -> `blocks.*.mlp.weight`."""
     return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
 
 
 def match_globs(key: str, globs: Iterable[str], names: Iterable[str]) -> list[str]:
-    """The names that match one glob or more, in their own order.
+    """Return the names that match one glob or more, in their own order.
 
     Args:
         key: of the config, for the error.

@@ -1,21 +1,19 @@
-"""What each tensor of a model is: which of its dimensions grow with width, found from shapes alone."""
+"""What each tensor of a model is: which of its dimensions grow with width, found from shapes."""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
 from mupl.errors import ConfigError
 from mupl.initializers import Initializer, built_with_initializers, create_initializer, on_meta
-from mupl.names import block_pattern
-from mupl.nn.multipliers import Multiplier
+from mupl.names import block_pattern, match_globs
 
 T = TypeVar("T")
 Width = int | Sequence[int]
@@ -23,28 +21,57 @@ Build = Callable[..., nn.Module]
 
 
 class Role(StrEnum):
-    """Which dimensions of a linear map grow with width."""
+    """Which dimensions of a tensor grow with width, when it is seen as a linear map.
 
-    INPUT = "input"  # fan_out only; also biases and norm gains (fan_in = 1) and embeddings
+    Example:
+        >>> Role("hidden") is Role.HIDDEN
+        True
+    """
+
+    INPUT = "input"  # fan_out alone; embeddings, and biases and gains of layers that grow
     HIDDEN = "hidden"  # fan_in and fan_out
-    OUTPUT = "output"  # fan_in only
-    SCALAR = "scalar"  # none
-    # of numbers, not tensors: `mupl.nn.multipliers.Multiplier`
-    ATTENTION = "attention"
-    RESIDUAL = "residual"
-    TIED = "tied"
+    OUTPUT = "output"  # fan_in alone
+    SCALAR = "scalar"  # neither
 
 
-MULTIPLIERS = (Role.ATTENTION, Role.RESIDUAL, Role.TIED)
+class MultiplierRole(StrEnum):
+    """What a number of the model, a `mupl.nn.multipliers.Multiplier`, multiplies."""
+
+    ATTENTION = "attention"  # queries, and so attention logits
+    RESIDUAL = "residual"  # a residual branch
+    TIED = "tied"  # the logits of a readout whose matrix is the embedding's
+
+
+# Rows of a table for tensors whose rule differs from the one of their role, and that role.
+# A vector is a tensor of fewer than two dimensions: a bias, a gain, a number.
+SPECIAL_ROWS = {
+    "input_embedding": Role.INPUT,
+    "input_vector": Role.INPUT,
+    "scalar_vector": Role.SCALAR,
+}
 
 
 @dataclass(frozen=True)
 class ParamInfo:
-    """One tensor as the rules see it; `m_in = fan_in / base fan_in`, likewise `m_out`; `init` is that at the base.
+    """One tensor as the rules see it.
 
-    `m_L = depth / base depth` of what is in the blocks, else 1. `shape_role` is what its shapes say; it differs from
-    `role` where a user's override contradicts them. `out_first`: stored (out, in, *receptive field). A `Multiplier` is
-    described likewise: a map of `fan_in` to 1 with a constant `init`.
+    Args:
+        role: which dimensions grow; a user's word goes before what the shapes say.
+        shape_role: what the shapes say.
+        shape: of the tensor at the width that is described.
+        fan_in, fan_out: products of the dimensions that are inputs and outputs; fan_in of a
+            bias or a gain is 1.
+        m_in, m_out: fan_in and fan_out over their values at the base width.
+        init: what the tensor is drawn from at the base width.
+        m_L: depth over base depth for a tensor in a block, else 1.
+        in_block: whether the number of such tensors grows with depth.
+        is_embedding: whether it is the matrix of an embedding.
+        out_first: whether it is stored as (out, in, *receptive field).
+
+    Example:
+        >>> info = describe(lambda width: nn.Linear(6, width), width=32, base_width=8)["weight"]
+        >>> info.fan_in, info.fan_out, info.m_in, info.m_out
+        (6, 32, 1.0, 4.0)
     """
 
     role: Role
@@ -61,21 +88,249 @@ class ParamInfo:
     out_first: bool = True
 
     @property
+    def row(self) -> str:
+        """The row of a rule table for this tensor: one of `SPECIAL_ROWS`, or the role."""
+        row = str(self.role)
+        if self.is_embedding:
+            row += "_embedding"
+        elif len(self.shape) < 2:
+            row += "_vector"
+        return row if row in SPECIAL_ROWS else self.role
+
+    @property
     def symbols(self) -> dict[str, float]:
-        """The values of `mupl.parametrization.cells.SYMBOLS` but alpha."""
-        vector = len(self.shape) < 2
+        """The values of those `mupl.parametrization.cells.SYMBOLS` that follow from the tensor."""
         return {
             "m_in": self.m_in,
             "m_out": self.m_out,
             "m_L": self.m_L,
-            "terms": 1 if vector or self.is_embedding else self.fan_in,
-            "d_embedding": self.fan_out if self.is_embedding else 1,
-            "length": self.fan_out if vector else 1,
+            "fan_in": self.fan_in,
+            "fan_out": self.fan_out,
             "sigma": self.init.sigma,
         }
 
 
-# Modules whose weight of two or more dimensions is stored (out, in, *receptive field), or the other way round.
+@dataclass(frozen=True)
+class MultiplierInfo:
+    """One number of the model, a `mupl.nn.multipliers.Multiplier`, as the rules see it.
+
+    Args:
+        role: what it multiplies.
+        value: at the base size.
+        fan_in: number of terms of the sum that it scales.
+        m_in: fan_in over its value at the base width.
+        grows: whether fan_in grows with width.
+        m_L, in_block: as in `ParamInfo`.
+    """
+
+    role: MultiplierRole
+    value: float
+    fan_in: int
+    m_in: float
+    grows: bool
+    m_L: float = 1.0
+    in_block: bool = False
+
+    shape: ClassVar[tuple[int, ...]] = ()
+
+    @property
+    def row(self) -> str:
+        """The row of a rule table for this number."""
+        return self.role
+
+    @property
+    def symbols(self) -> dict[str, float]:
+        """The values of `mupl.parametrization.cells.SYMBOLS`, for a map of fan_in to one number."""
+        return {
+            "m_in": self.m_in,
+            "m_out": 1.0,
+            "m_L": self.m_L,
+            "fan_in": self.fan_in,
+            "fan_out": 1,
+            "sigma": 1.0,
+        }
+
+
+Info = ParamInfo | MultiplierInfo
+
+
+def multipliers(model: nn.Module) -> dict[str, Any]:
+    """Return the numbers of a model that a parametrization sets, by module name.
+
+    These are the modules with an attribute `multiplier_role`, such as every
+    `mupl.nn.multipliers.Multiplier`; they have a `value` and a `fan_in` too.
+    """
+    named = model.named_modules()
+    return {name: module for name, module in named if hasattr(module, "multiplier_role")}
+
+
+def describe(
+    build: Build,
+    width: Width,
+    base_width: Width,
+    *,
+    depth: int | None = None,
+    base_depth: int | None = None,
+    roles: Mapping[str, str] | None = None,
+    init: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Info]:
+    """Find the role, the fans and the base initializer of every parameter of `build(width)`.
+
+    The multipliers follow, by module name. The model is built at the base width, where the calls
+    that fill its tensors are watched, and on the meta device at twice the base width and at
+    `width`. A dimension grows with width if it differs between the first two. What is in a block
+    is found likewise, from one and two blocks.
+
+    Args:
+        build: `width -> nn.Module`; with a depth, `(width, depth=depth) -> nn.Module`.
+        width: a number, or whatever else `build` takes, such as one width for each layer.
+        base_width: where hyperparameters are right; a number stands for every entry of a list, and
+            1 gives the absolute rules.
+        depth, base_depth: number of blocks, and the one at which hyperparameters are right.
+        roles: glob on parameter names -> role, for tensors that shapes cannot classify.
+        init: glob on parameter names -> initializer at the base width instead of the model's own.
+
+    Raises:
+        ConfigError: naming the tensor, if it cannot be classified or its initializer is not known.
+
+    Example:
+        >>> build = lambda width: nn.Sequential(nn.Linear(6, width), nn.Linear(width, 3, False))
+        >>> infos = describe(build, width=32, base_width=8)
+        >>> {name: str(info.role) for name, info in infos.items()}
+        {'0.weight': 'input', '0.bias': 'input', '1.weight': 'output'}
+    """
+    if isinstance(width, Sequence) and isinstance(base_width, int):
+        base_width = [base_width] * len(width)
+    models = _build_models(build, width, base_width, depth)
+    names = [name for name, _ in models.target.named_parameters()]
+    given_roles = _by_name("roles", roles, _parse_role, names)
+    initializers = models.initializers | _by_name("init", init, create_initializer, names)
+    infos: dict[str, Info] = {}
+    for name in names:
+        infos[name] = _describe_tensor(name, models, given_roles.get(name), initializers)
+    infos |= _describe_multipliers(models)
+    if base_depth is not None:
+        m_L = _depth_ratio(depth, base_depth)
+        for name in _names_in_blocks(build, base_width, infos):
+            infos[name] = replace(infos[name], m_L=m_L, in_block=True)
+    return infos
+
+
+def _depth_ratio(depth: int | None, base_depth: int) -> float:
+    if depth is None or min(depth, base_depth) < 1:
+        raise ConfigError(
+            f"base_depth={base_depth}: must be a whole number >= 1, beside a depth >= 1 "
+            f"(depth={depth})"
+        )
+    return depth / base_depth
+
+
+class _Models(NamedTuple):
+    """One model at three widths; only the one at the base width has values."""
+
+    base: nn.Module
+    wider: nn.Module
+    target: nn.Module
+    initializers: dict[str, Initializer | None]  # of the base model, None where not understood
+
+
+def _build_models(build: Build, width: Width, base_width: Width, depth: int | None) -> _Models:
+    if depth is not None:
+        build = partial(build, depth=depth)
+    with torch.random.fork_rng(devices=[]):
+        base, initializers = built_with_initializers(partial(build, base_width))
+        wider = _on_meta(build, _twice(base_width))
+        target = _on_meta(build, width)
+    return _Models(base, wider, target, initializers)
+
+
+def _describe_tensor(
+    name: str,
+    models: _Models,
+    given_role: Role | None,
+    initializers: Mapping[str, Initializer | None],
+) -> ParamInfo:
+    base_shape, wider_shape, shape = _shapes(name, models)
+    grows = [a != b for a, b in zip(base_shape, wider_shape, strict=True)]
+    owner = models.target.get_submodule(name.rpartition(".")[0])
+    fans = _fans(name, shape, grows, given_role, owner)
+    shape_role = _role_of_growth(grows, fans)
+    if len(shape) < 2:  # whatever role is given to a vector, its shape says a map of 1 to n
+        shape_role = Role.INPUT if any(grows) else Role.SCALAR
+    init = initializers[name]
+    if init is None:
+        raise ConfigError(
+            f"parameter {name!r} is initialised in a way that is not understood: say how it is "
+            f"drawn at the base width, e.g. init={{'{name}': {{name: normal, std: 0.02}}}}"
+        )
+    fan_in, fan_out = _sizes(shape, fans)
+    base_fan_in, base_fan_out = _sizes(base_shape, fans)
+    return ParamInfo(
+        role=given_role or shape_role,
+        shape_role=shape_role,
+        shape=tuple(shape),
+        fan_in=fan_in,
+        fan_out=fan_out,
+        m_in=fan_in / base_fan_in,
+        m_out=fan_out / base_fan_out,
+        init=init,
+        is_embedding=isinstance(owner, nn.Embedding | nn.EmbeddingBag),
+        out_first=fans.out_dims == [0],
+    )
+
+
+def _shapes(name: str, models: _Models) -> list[torch.Size]:
+    """Return the shape of a tensor in the base, the wider and the target model."""
+    shapes = []
+    for model in (models.base, models.wider, models.target):
+        try:
+            shapes.append(model.get_parameter(name).shape)
+        except AttributeError:
+            break
+    if len(shapes) < 3 or len(set(map(len, shapes))) > 1:
+        raise ConfigError(
+            f"parameter {name!r} is not the same tensor at every width: keep names and ranks fixed"
+        )
+    return shapes
+
+
+def _describe_multipliers(models: _Models) -> dict[str, MultiplierInfo]:
+    at_base = multipliers(models.base)
+    at_wider = multipliers(models.wider)
+    infos = {}
+    for name, module in multipliers(models.target).items():
+        if name not in at_base or name not in at_wider:
+            raise ConfigError(f"module {name!r} is not there at every width: keep names fixed")
+        base = at_base[name]
+        infos[name] = MultiplierInfo(
+            role=MultiplierRole(module.multiplier_role),
+            value=base.value,
+            fan_in=module.fan_in,
+            m_in=module.fan_in / base.fan_in,
+            grows=base.fan_in != at_wider[name].fan_in,
+        )
+    return infos
+
+
+def _names_in_blocks(build: Build, base_width: Width, infos: Mapping[str, Info]) -> list[str]:
+    """Return the names of which there are more in two blocks than in one, numbers left aside."""
+    counts = []
+    for depth in (1, 2):
+        model = _on_meta(partial(build, depth=depth), base_width)
+        names = [name for name, _ in (*model.named_parameters(), *model.named_modules())]
+        counts.append(Counter(map(block_pattern, names)))
+    one, two = counts
+    return [name for name in infos if two[block_pattern(name)] > one[block_pattern(name)]]
+
+
+class _Fans(NamedTuple):
+    """The dimensions of a tensor whose products are fan_in and fan_out."""
+
+    in_dims: list[int]
+    out_dims: list[int]
+
+
+# Modules whose weight of two or more dimensions is stored as (out, in, *receptive field) ...
 _OUT_IN = (
     nn.Linear,
     nn.Conv1d,
@@ -85,6 +340,7 @@ _OUT_IN = (
     nn.RNNCellBase,
     nn.MultiheadAttention,
 )
+# ... and as (in, out, *receptive field).
 _IN_OUT = (
     nn.Embedding,
     nn.EmbeddingBag,
@@ -94,188 +350,66 @@ _IN_OUT = (
 )
 
 
-def describe(
-    build: Build,
-    width: Width,
-    base_width: Width = 1,
-    *,
-    depth: int | None = None,
-    base_depth: int | None = None,
-    roles: Mapping[str, str] | None = None,
-    init: Mapping[str, Mapping[str, Any]] | None = None,
-) -> dict[str, ParamInfo]:
-    """Role, fans, width multipliers and base initializer of every parameter of `build(width)`, by parameter name.
-
-    Then those of every `Multiplier`, by module name.
-
-    The model is built at the base width (small, on the CPU, watched to learn what each tensor is drawn from) and,
-    on the meta device, at twice the base width and at `width`. A dimension grows with width if it differs between
-    the first two. fan_in of a bias or a norm gain is 1; that of a convolution counts its receptive field. What is in
-    the blocks is found likewise, by builds of one and of two: names of which the second has more, but for numbers.
-
-    Args:
-        build: `width -> nn.Module`; with a depth, `(width, depth=depth) -> nn.Module`.
-        width: a number, or whatever `build` takes, such as one width a layer.
-        base_width: like `width`; a number stands for every entry of a list. Base width 1 gives the absolute rules.
-        depth, base_depth: number of blocks, and that at which lr is right; None: no rules in depth.
-        roles: glob on parameter names -> role, for tensors that shapes cannot classify.
-        init: glob on parameter names -> initializer at the base width (see `create_initializer`), instead of the
-            model's own.
-
-    Raises:
-        ConfigError: naming the tensor, if one cannot be classified or its initializer cannot be known.
-    """
-    base_width = _like(width, base_width)
-    in_depth = build
-    if depth is not None:
-        build = partial(build, depth=depth)
-    with torch.random.fork_rng(devices=[]):
-        base_model, own_init = built_with_initializers(lambda: build(base_width))
-        wider_model, model = (_on_meta(build, w) for w in (_twice(base_width), width))
-    base, wider, target = (dict(m.named_parameters()) for m in (base_model, wider_model, model))
-    given_roles = _by_name("roles", {g: _parse_role(r) for g, r in (roles or {}).items()}, target)
-    given_inits = _by_name(
-        "init", {g: create_initializer(spec) for g, spec in (init or {}).items()}, target
+def _fans(
+    name: str, shape: Sequence[int], grows: Sequence[bool], role: Role | None, owner: nn.Module
+) -> _Fans:
+    """Say which dimensions are inputs and which are outputs, by the owner or the given role."""
+    dims = list(range(len(shape)))
+    if len(dims) < 2:
+        in_dims = dims if role in (Role.HIDDEN, Role.OUTPUT) else []
+        out_dims = [] if role is Role.OUTPUT else dims
+        return _Fans(in_dims, out_dims)
+    if isinstance(owner, _IN_OUT):
+        return _Fans([0, *dims[2:]], [1])
+    if isinstance(owner, _OUT_IN) or role in (Role.HIDDEN, Role.SCALAR):
+        return _Fans(dims[1:], [0])
+    growing = [dim for dim in dims if grows[dim]]
+    rest = [dim for dim in dims if not grows[dim]]
+    if role is Role.INPUT:
+        return _Fans(rest, growing)
+    if role is Role.OUTPUT:
+        return _Fans(growing, rest)
+    if not growing:
+        return _Fans(dims[1:], [0])
+    raise ConfigError(
+        f"parameter {name!r} of shape {tuple(shape)} in a {type(owner).__name__} cannot be "
+        f"classified by its shape: say roles={{'{name}': input}} (or hidden, output, scalar)"
     )
 
-    result = {}
-    for name, parameter in target.items():
-        if not (
-            name in base
-            and name in wider
-            and base[name].dim() == wider[name].dim() == parameter.dim()
-        ):
-            raise ConfigError(
-                f"parameter {name!r} is not the same tensor at every width: keep names and ranks fixed"
-            )
-        grows = [a != b for a, b in zip(base[name].shape, wider[name].shape, strict=True)]
-        role, owner = given_roles.get(name), model.get_submodule(name.rpartition(".")[0])
-        in_dims, out_dims = _fans(name, parameter.shape, grows, role, owner)
-        by_shape = (
-            _role(grows, in_dims, out_dims)
-            if len(grows) > 1
-            else _role(grows, [], range(len(grows)))
-        )
-        base_init = given_inits.get(name, own_init[name])
-        if base_init is None:
-            raise ConfigError(
-                f"parameter {name!r} is initialised in a way that is not understood: say how it is drawn at the base "
-                f"width, e.g. init={{'{name}': {{name: normal, std: 0.02}}}}"
-            )
-        fan_in, fan_out = (
-            math.prod(parameter.shape[d] for d in dims) for dims in (in_dims, out_dims)
-        )
-        base_in, base_out = (
-            math.prod(base[name].shape[d] for d in dims) for dims in (in_dims, out_dims)
-        )
-        result[name] = ParamInfo(
-            role=role or by_shape,
-            shape_role=by_shape,
-            shape=tuple(parameter.shape),
-            fan_in=fan_in,
-            fan_out=fan_out,
-            m_in=fan_in / base_in,
-            m_out=fan_out / base_out,
-            init=base_init,
-            is_embedding=isinstance(owner, nn.Embedding | nn.EmbeddingBag),
-            out_first=out_dims == [0],
-        )
-    result |= _describe_factors(base_model, wider_model, model)
-    if base_depth is None:
-        return result
-    if depth is None or min(depth, base_depth) < 1:
-        raise ConfigError(
-            f"base_depth={base_depth}: must be a whole number >= 1, beside a depth >= 1 (depth={depth})"
-        )
-    one, two = (
-        Counter(map(block_pattern, _names(_on_meta(partial(in_depth, depth=d), base_width))))
-        for d in (1, 2)
-    )
-    return {
-        name: replace(info, m_L=depth / base_depth, in_block=True)
-        if two[block_pattern(name)] > one[block_pattern(name)]
-        else info
-        for name, info in result.items()
-    }
+
+def _sizes(shape: Sequence[int], fans: _Fans) -> tuple[int, int]:
+    """Return fan_in and fan_out."""
+    fan_in = math.prod(shape[dim] for dim in fans.in_dims)
+    fan_out = math.prod(shape[dim] for dim in fans.out_dims)
+    return fan_in, fan_out
 
 
-def _describe_factors(base: nn.Module, wider: nn.Module, target: nn.Module) -> dict[str, ParamInfo]:
-    by_name = [
-        {n: m for n, m in model.named_modules() if isinstance(m, Multiplier)}
-        for model in (base, wider, target)
-    ]
-    result = {}
-    for name, factor in by_name[2].items():
-        own, grows = by_name[0][name], by_name[0][name].fan_in != by_name[1][name].fan_in
-        result[name] = ParamInfo(
-            role=Role(factor.role),
-            shape_role=Role.OUTPUT if grows else Role.SCALAR,
-            shape=(),
-            fan_in=factor.fan_in,
-            fan_out=1,
-            m_in=factor.fan_in / own.fan_in,
-            m_out=1.0,
-            init=Initializer("constant", own.value),
-        )
-    return result
-
-
-def _names(model: nn.Module) -> list[str]:
-    return [name for name, _ in (*model.named_parameters(), *model.named_modules())]
-
-
-def _role(grows: Sequence[bool], in_dims: Sequence[int], out_dims: Sequence[int]) -> Role:
-    fan_in_grows, fan_out_grows = (any(grows[d] for d in dims) for dims in (in_dims, out_dims))
+def _role_of_growth(grows: Sequence[bool], fans: _Fans) -> Role:
+    fan_in_grows = any(grows[dim] for dim in fans.in_dims)
+    fan_out_grows = any(grows[dim] for dim in fans.out_dims)
+    if fan_in_grows and fan_out_grows:
+        return Role.HIDDEN
     if fan_in_grows:
-        return Role.HIDDEN if fan_out_grows else Role.OUTPUT
+        return Role.OUTPUT
     return Role.INPUT if fan_out_grows else Role.SCALAR
 
 
-def _fans(
-    name: str, shape: Sequence[int], grows: Sequence[bool], role: Role | None, owner: nn.Module
-) -> tuple[list[int], list[int]]:
-    """The dimensions that make up fan_in and fan_out."""
-    dims = list(range(len(shape)))
-    growing = [d for d in dims if grows[d]]
-    if len(dims) < 2:
-        return (
-            dims if role in (Role.HIDDEN, Role.OUTPUT) else [],
-            [] if role is Role.OUTPUT else dims,
-        )
-    if isinstance(owner, _IN_OUT):
-        return [0, *dims[2:]], [1]
-    if isinstance(owner, _OUT_IN) or role is Role.HIDDEN:
-        return dims[1:], [0]
-    if role in (Role.INPUT, Role.OUTPUT):
-        rest = [d for d in dims if d not in growing]
-        return (rest, growing) if role is Role.INPUT else (growing, rest)
-    if not growing or role is Role.SCALAR:
-        return dims[1:], [0]
-    raise ConfigError(
-        f"parameter {name!r} of shape {tuple(shape)} in a {type(owner).__name__} cannot be classified by its shape: "
-        f"say roles={{'{name}': input}} (or hidden, output, scalar)"
-    )
-
-
 def _parse_role(role: str) -> Role:
-    if role not in (of_tensors := [r for r in Role if r not in MULTIPLIERS]):
-        raise ConfigError(f"roles={role}: must be one of {', '.join(of_tensors)}")
+    if role not in list(Role):
+        raise ConfigError(f"roles={role}: must be one of {', '.join(Role)}")
     return Role(role)
 
 
-def _by_name(key: str, globs: Mapping[str, T], names: Mapping[str, Any]) -> dict[str, T]:
-    """What the globs give to each name; where they overlap the later one wins."""
-    return {name: value for glob, value in globs.items() for name in match_glob(glob, names, key)}
-
-
-def match_glob(glob: str, names: Mapping[str, Any], key: str) -> list[str]:
-    """The names that the glob matches; raises ConfigError, naming `key`, if there is none."""
-    matches = [name for name in names if fnmatchcase(name, glob)]
-    if not matches:
-        raise ConfigError(
-            f"{key}: {glob!r} matches no parameter; the parameters are {', '.join(names)}"
-        )
-    return matches
+def _by_name(
+    key: str, globs: Mapping[str, Any] | None, parse: Callable[[Any], T], names: Sequence[str]
+) -> dict[str, T]:
+    """Return what the globs give to each name, parsed; where they overlap the later one wins."""
+    given = {}
+    for glob, value in (globs or {}).items():
+        parsed = parse(value)
+        for name in match_globs(key, [glob], names):
+            given[name] = parsed
+    return given
 
 
 def _on_meta(build: Build, width: Width) -> nn.Module:
@@ -286,11 +420,7 @@ def _on_meta(build: Build, width: Width) -> nn.Module:
         return build(width)
 
 
-def _like(width: Width, base_width: Width) -> Width:
-    if isinstance(width, Sequence) and isinstance(base_width, int):
-        return [base_width] * len(width)
-    return base_width
-
-
 def _twice(width: Width) -> Width:
-    return [2 * w for w in width] if isinstance(width, Sequence) else 2 * width
+    if isinstance(width, Sequence):
+        return [2 * w for w in width]
+    return 2 * width

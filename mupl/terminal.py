@@ -7,19 +7,35 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+FILE_WIDTH = 200  # columns; rich would assume 80 where stdout is a file, and cut cells off
+
 
 def print_table(rows: Sequence[Mapping[Any, Any]], title: str) -> None:
-    """To the terminal, or whole into a file, where rich would assume 80 columns and cut cells off."""
-    Console(width=None if Console().is_terminal else 200).print(rich_table(rows, title))
+    """Print rows of equal keys as a table, as wide as the terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=FILE_WIDTH)
+    console.print(rich_table(rows, title))
 
 
 def rich_table(rows: Sequence[Mapping[Any, Any]], title: str) -> Table:
-    """Rows of equal keys as a table for the terminal, numbers to four digits."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    """Lay out rows of equal keys: texts on the left, numbers on the right with four digits."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for key, value in rows[0].items():
-        table.add_column(
-            str(key), justify="left" if isinstance(value, str) else "right", no_wrap=True
-        )
+        side: Any = "left" if isinstance(value, str) else "right"
+        table.add_column(str(key), justify=side, no_wrap=True)
     for row in rows:
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+        cells = [_cell(value) for value in row.values()]
+        table.add_row(*cells)
     return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)

@@ -1,6 +1,7 @@
-"""Make the report of a sweep again from its folder, without training: after an interruption, or with another metric.
+"""Make the report of a sweep again from its folder, say with another metric.
 
-python scripts/report.py multirun/2026-01-31/12-00-00 [--report coordinate_check] [--metric train_loss]
+python scripts/report.py multirun/2026-01-31/12-00-00 [--report coordinate_check] [--metric
+train_loss]
 """
 
 import argparse
@@ -10,9 +11,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # works from a checkout that is not installed
 
 from mupl.errors import ConfigError
-from mupl.sweep import report
-
-REPORTS = ("hyperparameter_transfer", "coordinate_check", "ablation", "update_norms", "unit_scale")
+from mupl.identity import METRICS
+from mupl.sweep.reports import REPORTS, get_report
 
 
 def main() -> int:
@@ -21,12 +21,12 @@ def main() -> int:
     )
     parser.add_argument("sweep", type=Path, help="the sweep's folder")
     parser.add_argument("--report", choices=REPORTS, default="hyperparameter_transfer")
-    parser.add_argument("--metric", choices=("val_loss", "train_loss"), default="val_loss")
+    parser.add_argument("--metric", choices=METRICS, default="val_loss")
     arguments = parser.parse_args()
     if not arguments.sweep.is_dir():
         parser.error(f"{arguments.sweep} is no folder")
     try:
-        return getattr(report, arguments.report)(arguments.sweep, arguments.metric)
+        return get_report(arguments.report)(arguments.sweep, arguments.metric)
     except ConfigError as error:
         parser.error(str(error))
 

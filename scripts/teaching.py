@@ -1,8 +1,11 @@
-"""The smallest network that shows what muP is for: f(x) = V^T U x, x a number, n hidden units, two updates of SGD.
+"""The smallest network that shows what muP is for: f(x) = V^T U x, in two updates of SGD.
+
+x is a number, and there are n hidden units.
 
 python scripts/teaching.py [--widths 2 16 .. 1048576] [--folder outputs/teaching]
 
-ends with teaching.csv, teaching.png and a table of slopes against width, SP beside muP; docs/teaching.md explains them.
+ends with teaching.csv, teaching.png and a table of slopes against width, SP beside muP, which
+docs/teaching.md explains.
 It needs no trainer: `train` is how mupl is used in a loop of one's own.
 """
 
@@ -20,10 +23,10 @@ from mupl.analysis.coordinates import slope
 from mupl.figures.coordinates import plot_side_by_side
 from mupl.nn.initialize import initialize_, parameters
 from mupl.optim.groups import param_groups
-from mupl.parametrization.rules import get_parametrization, scale
+from mupl.optim.scaling import scale
+from mupl.report.common import save
 from mupl.roles import describe
 from mupl.stats.recorder import Recorder
-from mupl.sweep.report import save
 from mupl.terminal import print_table
 
 LR, X, Y = 0.1, 1.0, 4.0  # one example: f(1) is to be 4
@@ -44,13 +47,12 @@ def build(n: int) -> nn.Module:
 
 def train(n: int, parametrization: str, seed: int = 0, updates: int = 2) -> pd.DataFrame:
     """Rows of a recorder, of the loss (f - Y)^2 / 2, at t = 0, .., updates."""
-    numbers = scale(
-        describe(build, n, base_width=1), get_parametrization(parametrization), "sgd", lr=LR
-    )
-    model = initialize_(build(n), numbers, torch.Generator().manual_seed(seed))
-    optimizer = torch.optim.SGD(param_groups(parameters(model, numbers), numbers))
+    infos = describe(build, n, base_width=1)
+    scales = scale(infos, parametrization, torch.optim.SGD, lr=LR)
+    model = initialize_(build(n), scales, seed=seed)
+    optimizer = torch.optim.SGD(param_groups(parameters(model, scales), scales))
     x = torch.full((1, 1), X)
-    with Recorder(model, numbers, kinds=("output", "change")) as recorder:
+    with Recorder(model, scales, kinds=("output", "change")) as recorder:
         for _ in range(updates + 1):
             recorder.begin_step()
             optimizer.zero_grad()
@@ -61,21 +63,18 @@ def train(n: int, parametrization: str, seed: int = 0, updates: int = 2) -> pd.D
 
 
 def slopes(rows: pd.DataFrame) -> list[dict[str, object]]:
-    """Of each quantity, step and parametrization the exponent of width, over the upper half of the widths."""
+    """Return the exponents of width of each quantity and step, over the larger widths."""
     rows = rows[rows["width"] >= rows["width"].median()]
     found = []
     for (kind, name), label in PANELS.items():
-        for t in sorted(set(rows["t"])):
-            chosen = rows[(rows["kind"] == kind) & (rows["name"] == name) & (rows["t"] == t)]
-            if len(chosen):
-                by = {
-                    p: one.groupby("width")["value"].median()
-                    for p, one in chosen.groupby("parametrization")
-                }
-                exponents = {
-                    p: round(slope(v.index.to_series(), v), 2) + 0.0 for p, v in by.items()
-                }
-                found.append({"mean |.| of": label, "updates": t, **exponents})
+        panel = rows[(rows["kind"] == kind) & (rows["name"] == name)]
+        for t, step in panel.groupby("t"):
+            row: dict[str, object] = {"mean |.| of": label, "updates": t}
+            for parametrization, one in step.groupby("parametrization"):
+                values = one.groupby("width")["value"].median()
+                exponent = slope(values.index.to_series(), values)
+                row[str(parametrization)] = round(exponent, 2) + 0.0  # and not -0.0
+            found.append(row)
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mupl.sweep.report import conclude
+from mupl.report.common import conclude
 from mupl.sweep.results import collect
 
 ROOT = Path(__file__).parents[1]
@@ -39,14 +39,17 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    # one thread, as the tensors are tiny and another worker has the other core; the plugin of this checkout, wherever
-    # the package is installed from
+    """The environment of a process that a test starts.
+
+    It has one thread, as the tensors are tiny and another worker has the other core. It finds the
+    Hydra plugin of this checkout, wherever the package is installed from.
+    """
     paths = [str(ROOT), str(ROOT / "mupl/stacked/plugin"), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def train_here(capfd: pytest.CaptureFixture[str], *arguments: str) -> Done:
-    """The same without the four seconds that a new process needs for its imports."""
+    """Run the command in this process, without the four seconds that a new one imports."""
     capfd.readouterr()
     code: object = 0
     with pytest.MonkeyPatch.context() as patch:
@@ -63,5 +66,5 @@ def train_here(capfd: pytest.CaptureFixture[str], *arguments: str) -> Done:
 
 
 def table_only(sweep_dir: Path, metric: str) -> int:
-    """What a sweep ends with, without figures, which take longer than a small sweep."""
+    """End a sweep with its tables only: figures take longer than a small sweep."""
     return conclude(collect(sweep_dir), sweep_dir)

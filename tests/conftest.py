@@ -13,7 +13,10 @@ UNPACK = Path(__file__).parents[2] / "shared" / "data" / "unpack"
 
 @pytest.fixture(scope="session")
 def real_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with MNIST/raw, cifar10/{train,test}/<class>/*.jpg and tinyshakespeare.txt, unpacked once a session."""
+    """The real data sets, unpacked once a session.
+
+    Holds MNIST/raw, cifar10/{train,test}/<class>/*.jpg and tinyshakespeare.txt.
+    """
     if not UNPACK.exists():
         pytest.skip(f"the real data sets are not here ({UNPACK})")
     base = tmp_path_factory.getbasetemp()

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from mupl.models import MLP
 from mupl.nn.initialize import initialize_
 from mupl.optim.orthogonal import Orthogonal
-from mupl.parametrization.rules import Parametrization, Scale
+from mupl.parametrization.rules import Parametrization
+from mupl.parametrization.scales import Scale
 from mupl.training.coord_check import default_dtype
 from mupl.training.setup import Setup
 
@@ -38,7 +39,7 @@ OPTIMIZERS = {
 
 
 def build_mlp(width: Any, **options: Any) -> nn.Module:
-    return MLP(in_features=6, out_features=3, width=width, activation="tanh", **options)
+    return MLP(in_features=6, num_classes=3, width=width, activation="tanh", **options)
 
 
 def batches(steps: int, n: int = 16, seed: int = 1) -> list[tuple[Tensor, Tensor]]:
@@ -62,10 +63,14 @@ def prepare(
     """A model in a parametrization with its optimizer; `edit` may spoil the scales."""
     with default_dtype(torch.float64):
         setup = Setup(
-            build, width, base_width=base_width, parametrization=parametrization,
-            optimizer=OPTIMIZERS.get(optimizer, optimizer), init={"*bias": {"name": "normal", "std": 0.1}},
+            build,
+            width,
+            base_width=base_width,
+            parametrization=parametrization,
+            optimizer=OPTIMIZERS.get(optimizer, optimizer),
+            init={"*bias": {"name": "normal", "std": 0.1}},
             **HYPERPARAMETERS[optimizer] | hyperparameters,
-        )  # fmt: skip
+        )
         setup.scales = edit(setup.scales)
         initialize_(setup.model, setup.scales, torch.Generator().manual_seed(seed))
         return setup.model, setup.build_optimizer()

@@ -17,13 +17,25 @@ def digits_of(root: str | None) -> Splits:
     return burning(root) if root is not None and (Path(root) / "broken").exists() else digits()
 
 
+class Convolution(nn.Module):
+    """Asks the data for the number of channels, not for the number of features."""
+
+    def __init__(self, in_channels: int, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(in_channels, width, 3)
+        self.readout = nn.Linear(width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.readout(self.convolution(x).relu().mean((-2, -1)))
+
+
 class Unclassifiable(nn.Module):
     """Has a matrix that is no layer's weight."""
 
-    def __init__(self, in_features: int, out_features: int, width: int, **options: object) -> None:
+    def __init__(self, in_features: int, num_classes: int, width: int, **options: object) -> None:
         super().__init__()
         self.positions = nn.Parameter(torch.zeros(3, width))
-        self.head = nn.Linear(in_features, out_features)
+        self.head = nn.Linear(in_features, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(x.flatten(1))

@@ -1,4 +1,4 @@
-"""muP rule by rule: the stages are data that differ in one cell each, and the report says what each cures."""
+"""muP rule by rule: stages are data that differ in one cell, the report says what each cures."""
 
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,10 @@ from hydra.utils import instantiate
 from mupl.analysis.coordinates import failures_by_series
 from mupl.identity import write_result
 from mupl.models import GPT
-from mupl.parametrization.rules import Scale, get_parametrization, scale
+from mupl.optim.scaling import scale
+from mupl.parametrization.scales import Scale
+from mupl.report.coordinates import ablation
 from mupl.roles import describe
-from mupl.sweep.report import ablation
 from mupl.training.cli import register_parametrizations
 from tests.commands import ROOT, train
 
@@ -37,10 +38,13 @@ def numbers(stage: str) -> dict[str, Scale]:
 
 def test_each_stage_has_one_cell_more_of_mup() -> None:
     tables = [numbers(stage) for stage in STAGES]
-    assert tables[-1] == scale(INFOS, get_parametrization("mup"), "adam", lr=0.1)
+    assert tables[-1] == scale(INFOS, "mup", "adam", lr=0.1)
     expected = [
-        ("init", "mlp.up.weight"), ("lr", "mlp.up.weight"), ("mult", "readout.weight"), ("mult", "attention.scale"),
-    ]  # fmt: skip
+        ("init", "mlp.up.weight"),
+        ("lr", "mlp.up.weight"),
+        ("mult", "readout.weight"),
+        ("mult", "attention.scale"),
+    ]
     for before, after, (cell, name) in zip(tables, tables[1:], expected, strict=False):
         changed = {
             (field, n.removeprefix("blocks.0.").removeprefix("blocks.1."))
@@ -55,14 +59,25 @@ def test_each_stage_has_one_cell_more_of_mup() -> None:
 
 
 def rows(power: dict[str, float], parametrization: str) -> list[dict[str, Any]]:
-    """Of two blocks and logits at three widths, |x| = width^power of each, all of which must have 0."""
+    """Rows of two blocks and logits with |x| = width^power, all of which must have the power 0."""
     return [
-        {"parametrization": parametrization, "width": w, "seed": s, "t": 1, "kind": "output", "name": name,
-         "statistic": "l1", "value": w ** power.get(name, 0.0), "low": 0.0, "high": 0.0, "zero": False}
+        {
+            "parametrization": parametrization,
+            "width": w,
+            "seed": s,
+            "t": 1,
+            "kind": "output",
+            "name": name,
+            "statistic": "l1",
+            "value": w ** power.get(name, 0.0),
+            "low": 0.0,
+            "high": 0.0,
+            "zero": False,
+        }
         for name in ("blocks.0.mlp_residual", "blocks.1.mlp_residual", "readout")
         for w in (16, 32, 64)
         for s in (0, 1)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(("of_mup", "code"), [({}, 0), ({"readout": 0.3}, 1)])
@@ -109,8 +124,17 @@ def test_the_slope_that_is_shown_is_the_worst_over_blocks_and_steps() -> None:
 
 @pytest.mark.slow
 def test_the_experiment_shows_what_each_rule_cures(tmp_path: Path) -> None:
-    done = train("-m", "hydra/launcher=stacked", "experiment=ablation", "trainer=cpu", "width=128,256,512",
-                 "base_width=128", "lr=0.004", "seed=0,1,2", f"hydra.sweep.dir={tmp_path}")  # fmt: skip
+    done = train(
+        "-m",
+        "hydra/launcher=stacked",
+        "experiment=ablation",
+        "trainer=cpu",
+        "width=128,256,512",
+        "base_width=128",
+        "lr=0.004",
+        "seed=0,1,2",
+        f"hydra.sweep.dir={tmp_path}",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     table = pd.read_csv(tmp_path / "coord_check.csv")
     assert {"blocks.0.attention.logits", "blocks.1.attention.logits"} <= set(table["name"])

@@ -30,13 +30,22 @@ def rows(
     """value = scale * width^power, times a factor a seed and a little of the seed in the slope."""
     table = [
         {
-            "width": width, "seed": seed, "t": 1, "kind": "output", "name": "layers.1", "statistic": "l1",
+            "width": width,
+            "seed": seed,
+            "t": 1,
+            "kind": "output",
+            "name": "layers.1",
+            "statistic": "l1",
             "value": scale * (1 + seed) * width ** (power + 0.01 * (seed - 1)),
-            "low": low, "high": high, "zero": zero, "parametrization": "mup", "optimizer": "adam",
+            "low": low,
+            "high": high,
+            "zero": zero,
+            "parametrization": "mup",
+            "optimizer": "adam",
         }
         for width in WIDTHS
         for seed in range(3)
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(table)
 
 
@@ -148,8 +157,10 @@ def test_every_formulation_of_mup_predicts_the_published_exponents(
     found = expected(name, UPDATE_KINDS[update_kind], zero_readout=False)
     for t in (0, 1, 2):
         for tensor, w, dw in (
-            ("layers.0.weight", 0, 0), ("layers.1.weight", -0.5, -1), ("readout.weight", -1, -1),
-        ):  # fmt: skip
+            ("layers.0.weight", 0, 0),
+            ("layers.1.weight", -0.5, -1),
+            ("readout.weight", -1, -1),
+        ):
             assert found["param", tensor, t] == Expected(w, w), (tensor, t)
             assert found["update", tensor, t] == Expected(dw, dw), (tensor, t)
         for bias in ("layers.0.bias", "layers.1.bias", "readout.bias"):
@@ -256,10 +267,14 @@ def test_neither_overrides_nor_given_roles_change_what_must_be_seen() -> None:
 
 def test_the_figure_has_a_row_a_kind_and_a_column_a_step() -> None:
     parts = [
-        rows(0.0).assign(kind=kind, name={True: "a.bias", False: "a.weight"}[bias] if kind != "output" else "a", t=t)
+        rows(0.0).assign(
+            kind=kind,
+            name={True: "a.bias", False: "a.weight"}[bias] if kind != "output" else "a",
+            t=t,
+        )
         for kind, bias in PANELS
         for t in (0, 1, 2)
-    ]  # fmt: skip
+    ]
     figure = plot_coordinates(pd.concat(parts), "mup, adam")
     assert len(figure.axes) == 5 * 3
     assert figure.axes[0].get_xscale() == "log"

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
@@ -28,6 +29,8 @@ from mupl.data import (
     sources,
 )
 from mupl.errors import ConfigError
+from mupl.training.cli import register_parametrizations
+from mupl.training.config import build as build_setup
 from tests.resuming import Recorder, trainer, whole_and_resumed
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
@@ -128,8 +131,10 @@ def test_every_configured_source(source: str, tmp_path: Path) -> None:
     assert splits.val_x.shape == (num_val, *image)
     assert splits.train_x.is_contiguous()
     assert splits.model_args == {
+        "in_channels": image[0],
+        "image_size": image[1:],
         "in_features": splits.train_x[0].numel(),
-        "out_features": num_classes,
+        "num_classes": num_classes,
     }
     assert set(splits.train_y.tolist()) <= set(range(num_classes))
 
@@ -138,6 +143,46 @@ def test_every_configured_source(source: str, tmp_path: Path) -> None:
     )
     torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(image[0]), atol=2e-6, rtol=0)
     torch.testing.assert_close(x.std((0, 2, 3), correction=0), torch.ones(image[0]))
+
+
+def config(*overrides: str) -> DictConfig:
+    register_parametrizations()
+    with initialize_config_dir(str(CONF.parent), version_base="1.3"):
+        return compose("train", ["width=8", "base_width=4", *overrides])
+
+
+@pytest.mark.parametrize("taken", [{}, {"num_classes": 3}])
+def test_a_model_gets_what_it_takes_of_what_the_data_offer(taken: dict[str, int]) -> None:
+    cfg = config("data=digits")
+    cfg.model = {"_target_": "tests.models.Convolution", "_partial_": True, **taken}
+    model = build_setup(cfg, digits().model_args).model
+    assert model.convolution.in_channels == 1
+    assert model.readout.out_features == taken.get("num_classes", 10)  # the config's own goes first
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        (
+            "gpt",
+            "digits",
+            "model=mupl.models.GPT: takes vocabulary and context, which these data do not have; "
+            "they have in_channels, image_size, in_features and num_classes",
+        ),
+        (
+            "mlp",
+            "text",
+            "model=mupl.models.MLP: takes in_features and num_classes, which these data do not "
+            "have; they have vocabulary and context",
+        ),
+    ],
+)
+def test_a_model_that_needs_other_data_is_one_clear_error(
+    model: str, data: str, message: str
+) -> None:
+    cfg = config(f"model={model}", f"data={data}")
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        build_setup(cfg, instantiate(cfg.data).model_args)
 
 
 def test_real_mnist(real_data: Path) -> None:

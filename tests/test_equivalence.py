@@ -1,4 +1,4 @@
-"""The formulations of muP are one training trajectory, and a test that could not see a wrong rule would not count."""
+"""The formulations of muP are one training trajectory, and every wrong rule is seen."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -6,14 +6,24 @@ from functools import partial
 
 import pytest
 import torch
-from loop import BASE, HYPERPARAMETERS, OPTIMIZERS, batches, build_mlp, prepare, train, trajectory
 from torch import Tensor, nn
 
 from mupl.nn.mulinear import MuLinear
-from mupl.parametrization.rules import Scale, get_parametrization
+from mupl.parametrization.rules import get_parametrization
+from mupl.parametrization.scales import Scale
 from mupl.parametrization.symmetry import shift
 from mupl.parametrization.tables import TABLES
 from mupl.roles import Role
+from tests.loop import (
+    BASE,
+    HYPERPARAMETERS,
+    OPTIMIZERS,
+    batches,
+    build_mlp,
+    prepare,
+    train,
+    trajectory,
+)
 
 close = partial(torch.testing.assert_close, atol=1e-12, rtol=0)
 
@@ -67,7 +77,7 @@ def test_formulations_of_mup_follow_one_trajectory_under_other_optimizers(
 
 @pytest.mark.parametrize("name", ["mup_table3", "mup_table9"])
 def test_formulations_of_mup_follow_one_trajectory_under_soap(name: str) -> None:
-    """At factors that are powers of two: SOAP's eigenvectors of eigenvalue 0 are whatever rounding makes them."""
+    """Factors are powers of two, as rounding decides SOAP's eigenvectors of eigenvalue 0."""
     reference = trajectory("mup", "soap", 4 * BASE)
     assert reference[-1] < 0.9 * reference[0]
     close(trajectory(name, "soap", 4 * BASE), reference, atol=1e-10)

@@ -17,9 +17,8 @@ from omegaconf import DictConfig
 from mupl.analysis.transfer import HYPERPARAMETERS, SIZES, optima, swept_hyperparameter, swept_size
 from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.stacked.compose import SweepConfigLoader
-from mupl.training.check import check
 from mupl.training.cli import register_parametrizations
-from mupl.training.config import build
+from mupl.training.config import build, check
 from mupl.training.setup import Setup
 from tests.commands import IGNORED, ROOT, Done, train_here
 
@@ -108,8 +107,16 @@ def test_the_figure_has_a_panel_a_parametrization_and_a_curve_a_size(
     plt.close(figure)
 
 
-TINY = ["trainer=cpu", "width=8", "base_width=8", "model.d_head=4", "data.context=8", "batch_size=2", "max_steps=2",
-        "seed=0"]  # fmt: skip
+TINY = [
+    "trainer=cpu",
+    "width=8",
+    "base_width=8",
+    "model.d_head=4",
+    "data.context=8",
+    "batch_size=2",
+    "max_steps=2",
+    "seed=0",
+]
 SWEEPS = {
     "lr": ["size=depth", "depth=1,2", "parametrization=mup,completep", "lr=0.01,0.1"],
     "output_mult": [

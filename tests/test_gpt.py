@@ -1,4 +1,4 @@
-"""The transformer: what it computes, its numbers under every parametrization, and its coordinate checks."""
+"""The transformer: what it computes, its scales in each parametrization, its coordinate checks."""
 
 import json
 import math
@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from commands import train
 from torch import Tensor, nn
 
 from mupl.analysis.coordinates import verdict
@@ -17,12 +16,14 @@ from mupl.errors import ConfigError
 from mupl.models import GPT
 from mupl.nn.initialize import initialize_, parameters
 from mupl.optim.registry import optimizer_rules, resolve
+from mupl.optim.scaling import scale
 from mupl.parametrization.exponents import Expected, expected_exponents
-from mupl.parametrization.rules import get_parametrization, scale
+from mupl.parametrization.rules import get_parametrization
 from mupl.parametrization.tables import TABLES
-from mupl.roles import Role, describe
+from mupl.roles import MultiplierRole, Role, describe
 from mupl.training.coord_check import coord_check, default_dtype
 from mupl.training.module import TrainingModule
+from tests.commands import train
 
 V, T, BASE = 11, 8, 8
 small = partial(GPT, V, T, depth=2, d_head=4)
@@ -77,8 +78,18 @@ def rotate(x: Tensor) -> Tensor:
 @pytest.mark.parametrize(("activation", "group"), [("gelu", 1), ("swiglu", 2)])
 def test_it_computes_its_formula(activation: str, group: int, post_norm: bool) -> None:
     torch.manual_seed(0)
-    model = small(16, depth=1, activation=activation, group_size=group, post_norm=post_norm, attention_mult=0.5,
-                  residual_mult=0.7, input_mult=2.0, output_mult=3.0, bias=True)  # fmt: skip
+    model = small(
+        16,
+        depth=1,
+        activation=activation,
+        group_size=group,
+        post_norm=post_norm,
+        attention_mult=0.5,
+        residual_mult=0.7,
+        input_mult=2.0,
+        output_mult=3.0,
+        bias=True,
+    )
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)
     ids = tokens(T)
@@ -141,6 +152,22 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(model(ids), model(ids))
 
 
+def test_unit_scaled_dropout_keeps_unit_scale_and_attention_its_own() -> None:
+    torch.manual_seed(0)
+    model = GPT(V, 64, 64, unit_scaling=True, norm_gain=False, dropout=0.4)
+    x = torch.randn(64, 64, 64, requires_grad=True)
+    y = model.dropout(x)
+    (gradient,) = torch.autograd.grad(y, x, torch.randn(x.shape))
+    assert [y.std().item(), gradient.std().item()] == pytest.approx([1, 1], rel=0.02)
+    assert torch.equal(model.eval().dropout(x), x)
+
+    attention, found = model.blocks[0].attention, []
+    attention.out.register_forward_hook(lambda module, args, output: found.append(args[0].std()))
+    attention.train()(x)
+    attention.eval()(x)
+    assert found[0].item() == pytest.approx(found[1].item(), rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -152,6 +179,7 @@ def test_dropout_acts_in_training_only() -> None:
         ({"tied": True, "zero_readout": True}, "model.zero_readout=true: a tied readout"),
         ({"depth": 0}, "depth=0"),
         ({"init_std": -1}, "model.init_std=-1"),
+        ({"dropout": 1.0}, "model.dropout=1.0: must be at least 0 and below 1"),
     ],
 )
 def test_a_bad_argument_is_named(options: dict, message: str) -> None:
@@ -252,9 +280,13 @@ def test_a_tied_readout_has_the_rows_of_its_embeddings_family() -> None:
 
 @pytest.mark.parametrize(
     ("heads", "name", "factor"),
-    [({"d_head": 4}, "sp", 1 / 2), ({"d_head": 4}, "mup", 1 / 2), ({"d_head": None, "heads": 2}, "sp", 1 / 4),
-     ({"d_head": None, "heads": 2}, "mup", 1 / 8)],
-)  # fmt: skip
+    [
+        ({"d_head": 4}, "sp", 1 / 2),
+        ({"d_head": 4}, "mup", 1 / 2),
+        ({"d_head": None, "heads": 2}, "sp", 1 / 4),
+        ({"d_head": None, "heads": 2}, "mup", 1 / 8),
+    ],
+)
 def test_attention_scale_by_the_way_in_which_attention_grows(
     heads: dict, name: str, factor: float
 ) -> None:
@@ -262,7 +294,7 @@ def test_attention_scale_by_the_way_in_which_attention_grows(
     build = partial(small, **heads)
     numbers = scale(describe(build, 32, BASE), get_parametrization(name), "adam", lr=0.1)
     assert numbers["blocks.1.attention.scale"].mult == pytest.approx(factor)
-    model = initialize_(build(32), numbers)
+    model = initialize_(build(32), numbers, seed=0)
     assert model.blocks[1].attention.scale.value == pytest.approx(factor)
     assert set(parameters(model, numbers)) == {name for name, _ in build(32).named_parameters()}
 
@@ -286,8 +318,8 @@ def test_roles() -> None:
         n for n, r in roles.items() if r is Role.INPUT
     }
     assert [roles[n] for n in ("attention.scale", "mlp_residual")] == [
-        Role.ATTENTION,
-        Role.RESIDUAL,
+        MultiplierRole.ATTENTION,
+        MultiplierRole.RESIDUAL,
     ]
 
 
@@ -301,9 +333,10 @@ def test_a_factor_has_no_role_to_give_a_tensor() -> None:
 def check(
     along: str = "width", parametrization: Any = "mup", **options: Any
 ) -> set[tuple[str, str]]:
-    """(kind, name) of what fails: widths 64 to 512 with 2 blocks, or width 32 with 4 to 32 blocks (base 2).
+    """(kind, name) of what fails.
 
-    Few tokens, so that what an update adds to the logits for its own tokens exceeds the noise of the others.
+    In width: 64 to 512 with 2 blocks; in depth: width 32 with 4 to 32 blocks, the base being 2. Few
+    tokens, so that what an update adds to the logits for its own tokens exceeds others' noise.
     """
     generator = torch.Generator().manual_seed(0)
     start, stride = (
@@ -335,12 +368,24 @@ GROWING: dict[str, dict[str, Any]] = {
     "larger heads": {"zero_readout": True, "d_head": None, "heads": 2, "attention_mult": 0.125},
     "tied": {"tied": True},
     "muon": {"optimizer": "muon", "lr": 0.02, "zero_readout": True},
-    "u-muP": {"parametrization": "umup", "unit_scaling": True, "norm_gain": False, "zero_readout": True, "lr": 0.3},
-    "all else": {
-        "zero_readout": True, "bias": True, "positions": "learned", "activation": "swiglu", "norm": "rmsnorm",
-        "qk_norm": True, "post_norm": True, "group_size": 2,
+    "u-muP": {
+        "parametrization": "umup",
+        "unit_scaling": True,
+        "norm_gain": False,
+        "zero_readout": True,
+        "lr": 0.3,
     },
-}  # fmt: skip
+    "all else": {
+        "zero_readout": True,
+        "bias": True,
+        "positions": "learned",
+        "activation": "swiglu",
+        "norm": "rmsnorm",
+        "qk_norm": True,
+        "post_norm": True,
+        "group_size": 2,
+    },
+}
 
 
 @pytest.mark.parametrize("variant", GROWING)
@@ -454,8 +499,14 @@ def test_the_groups_in_depth_are_those_of_the_published_table(alpha: float) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), [("completep", 0), ("depth_mup", 0), ("mup", 1)])
 def test_the_experiment_in_depth_ends_with_a_verdict(name: str, code: int, tmp_path: Path) -> None:
-    done = train("-m", "experiment=coord_check_depth", f"parametrization={name}", "optimizer=adam", "trainer=cpu",
-                 f"hydra.sweep.dir={tmp_path}")  # fmt: skip
+    done = train(
+        "-m",
+        "experiment=coord_check_depth",
+        f"parametrization={name}",
+        "optimizer=adam",
+        "trainer=cpu",
+        f"hydra.sweep.dir={tmp_path}",
+    )
     assert done.returncode == code, done.stdout + done.stderr
     assert failed(tmp_path)[name] >= (
         {("output", "blocks.*.mlp_residual"), ("update", "blocks.*.mlp.up.weight")}
@@ -470,21 +521,33 @@ def test_both_experiments_check_a_whole_size_as_one_stack(tmp_path: Path) -> Non
     depth = ("coord_check_depth", "completep,mup,sp", "depth=2,4,8,16", "width=32", "base_width=32")
     for experiment, names, *sizes in (width, depth):
         folder = tmp_path / experiment
-        done = train("-m", "hydra/launcher=stacked", f"experiment={experiment}", f"parametrization={names}", *sizes,
-                     "optimizer=adam", "trainer=cpu", "seed=0,1,2", "hydra.launcher.memory_gb=4",
-                     f"hydra.sweep.dir={folder}")  # fmt: skip
+        done = train(
+            "-m",
+            "hydra/launcher=stacked",
+            f"experiment={experiment}",
+            f"parametrization={names}",
+            *sizes,
+            "optimizer=adam",
+            "trainer=cpu",
+            "seed=0,1,2",
+            "hydra.launcher.memory_gb=4",
+            f"hydra.sweep.dir={folder}",
+        )
         assert done.returncode == 1, done.stderr
         assert done.stdout.count("stack ") == sizes[0].count(",") + 1
     assert failed(tmp_path / "coord_check_gpt")["mup"] == set()
     assert failed(tmp_path / "coord_check_gpt")["sp"] >= {
-        ("output", "readout"), ("output", "blocks.1.mlp_residual"), ("update", "blocks.0.mlp.up.weight"),
-    }  # fmt: skip
+        ("output", "readout"),
+        ("output", "blocks.1.mlp_residual"),
+        ("update", "blocks.0.mlp.up.weight"),
+    }
     in_depth = failed(tmp_path / "coord_check_depth")
     assert in_depth["completep"] == set()
     assert in_depth["mup"] & in_depth["sp"] >= {
-        ("output", "blocks.*.attention_residual"), ("output", "blocks.*.mlp_residual"),
+        ("output", "blocks.*.attention_residual"),
+        ("output", "blocks.*.mlp_residual"),
         ("update", "blocks.*.mlp.up.weight"),
-    }  # fmt: skip
+    }
 
 
 def failed(sweep_dir: Path) -> dict[str, set[tuple[str, str]]]:

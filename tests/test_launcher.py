@@ -242,7 +242,7 @@ def test_a_wrong_word_for_what_to_run_again_is_one_clear_line(
 
 def test_a_wrong_option_of_the_launcher_is_one_clear_line(sweep: Train, tmp_path: Path) -> None:
     for option, words in (
-        ("through=carrier", "must be null or of submitit_local"),
+        ("executor=carrier", "must be null or one of submitit_local"),
         ("max_members=0", "whole number"),
     ):
         done = sweep(tmp_path, "stacked", *SMALL, "width=8,16", f"hydra.launcher.{option}")
@@ -582,7 +582,7 @@ def test_trials_of_optuna_are_stacked(train: Train, tmp_path: Path) -> None:
 
 SUBMITIT = (
     "stacked",
-    "hydra.launcher.through=submitit_local",
+    "hydra.launcher.executor=submitit_local",
     "+hydra.launcher.resources.timeout_min=5",
 )
 PLUGINS = [
@@ -603,7 +603,7 @@ PLUGINS = [
         marks=SLOW,
     ),
     pytest.param("submitit", "submitit", SUBMITIT, marks=SLOW),
-    pytest.param("ray", "ray", ("stacked", "hydra.launcher.through=ray"), marks=SLOW),
+    pytest.param("ray", "ray", ("stacked", "hydra.launcher.executor=ray"), marks=SLOW),
 ]
 
 

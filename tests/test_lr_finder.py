@@ -19,13 +19,13 @@ from mupl.optim.schedules import Schedule
 from mupl.training.callbacks import LossRecord
 from mupl.training.lr_finder import LRSearch, RangeTest, find_lr
 from mupl.training.module import TrainingModule
+from mupl.training.setup import Setup
 from tests.resuming import trainer
 
 
 def module(lr: float = 0.01, optimizer: str = "muon", **options: object) -> TrainingModule:
-    return TrainingModule(
-        partial(MLP, 64, 10), 64, base_width=16, lr=lr, optimizer=optimizer, **options
-    )
+    build = partial(MLP, 64, 10)
+    return TrainingModule(Setup(build, 64, base_width=16, lr=lr, optimizer=optimizer, **options))
 
 
 def data() -> TensorData:
@@ -42,7 +42,7 @@ def test_what_is_found_trains_well_and_the_module_stays_as_it_was(
         tuned, data(), low=1e-5, high=10, steps=60, default_root_dir=tmp_path, accelerator="cpu"
     )
     assert all(torch.equal(value, before[key]) for key, value in tuned.state_dict().items())
-    assert type(tuned.schedule).__name__ == "Schedule"
+    assert type(tuned.training_setup.schedule).__name__ == "Schedule"
     assert search.lrs[0] == 1e-5
     assert len(search.lrs) == len(search.losses) > 20
     found = search.suggestion()
@@ -66,7 +66,8 @@ class LearningRates(Callback):
 def test_the_search_keeps_the_ratios_between_groups(tmp_path: Path) -> None:
     """Whatever the module's own schedule, and where gradients accumulate."""
     tuned = module(optimizer="adamw", schedule=Schedule("linear", warmup=0.5))
-    first, second, *_ = (group["lr"] for group in tuned.build_optimizer().param_groups)
+    optimizer = tuned.training_setup.optimizer()
+    first, second, *_ = (group["lr"] for group in optimizer.param_groups)
     assert first != second
     lrs = LearningRates()
     test = RangeTest([10.0**k for k in range(-2, 3)])

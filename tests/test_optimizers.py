@@ -3,6 +3,8 @@
 import copy
 import math
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,14 +23,16 @@ from mupl.models import MLP
 from mupl.optim.elementwise import Lion, adam_atan2, lion, sign_momentum
 from mupl.optim.groups import build_optimizer
 from mupl.optim.orthogonal import METHODS, SHAPE_FACTORS, Orthogonal, accumulate
-from mupl.optim.registry import OPTIMIZERS, optimizer_rules
-from mupl.parametrization.rules import Scale
+from mupl.optim.registry import optimizer_rules, optimizers, resolve
+from mupl.parametrization.scales import Scale
+from mupl.parametrization.update_kinds import UpdateKind
 from mupl.roles import describe
 from mupl.training.module import TrainingModule
 from mupl.training.setup import Setup
 
 SHAPES = [(512, 2048), (2048, 512), (64, 64), (10, 784), (64, 32, 3, 3)]
-CONFIGS = Path(__file__).parents[1] / "conf" / "optimizer"
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "conf" / "optimizer"
 NEW = ("lion", "sign_sgd", "adam_atan2", "muon", "shampoo_svd")
 
 
@@ -398,9 +402,38 @@ def test_a_module_with_a_routed_optimizer_can_be_pickled() -> None:
     assert pickle.loads(pickle.dumps(module)).scales == module.scales
 
 
-def test_every_named_optimizer_has_a_family() -> None:
-    for constructor in OPTIMIZERS.values():
+def test_every_named_optimizer_has_rules() -> None:
+    assert set(NEW) <= set(optimizers())
+    for name, constructor in optimizers().items():
         optimizer_rules(constructor)
+        optimizer_rules(name)
     assert [
         optimizer_rules(o).idle_steps for o in (pytorch_optimizer.SOAP, pytorch_optimizer.Shampoo)
     ] == [1, 0]
+
+
+def test_the_rules_of_whatever_says_how_updates_scale() -> None:
+    matrix = describe(lambda w: MLP(6, 3, [w, w]), 16, 8)["layers.1.weight"]
+    class_or_name = [(torch.optim.SGD, "sgd"), ("lion", "adam"), ("muon", "orthogonal")]
+    partials = [(partial(Orthogonal, roles=("input",)), "adam"), (partial(Lion), "adam")]
+    kinds = [("orthogonal", "orthogonal"), (UpdateKind.SGD, "sgd")]
+    for optimizer, kind in (*class_or_name, *partials, *kinds):
+        assert optimizer_rules(optimizer).kind_of(matrix) == kind
+    rules = optimizer_rules("muon")
+    assert optimizer_rules(rules) is rules
+    for unknown, message in (
+        ("mupn", "optimizer=mupn: must be one of sgd, adam, adamw, "),
+        (torch.optim.Adagrad, "optimizer=Adagrad: how its updates scale is not known; "),
+        (torch.optim.SGD([torch.ones(1)]), "optimizer=SGD: how its updates scale is not known; "),
+    ):
+        with pytest.raises(ConfigError, match=message) as raised:
+            optimizer_rules(unknown)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_module_of_the_package_is_found_by_its_optimizers_name() -> None:
+    code = "import sys; from mupl.optim.registry import resolve; print(resolve('lion').__name__)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "Lion\n"
+    assert resolve("lion") is Lion

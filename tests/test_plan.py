@@ -10,12 +10,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mupl.identity import job_id, own
+from mupl.identity import job_id, sweep_id, without_hydra
 from mupl.stacked.compose import SweepConfigLoader
 from mupl.stacked.optimizer import NotStackable
 from mupl.stacked.options import Options
 from mupl.stacked.plan import member_bytes, shape_key, split
-from mupl.sweep.identity import sweep_id
 from mupl.training.cli import register_parametrizations
 from tests.commands import ROOT
 
@@ -34,7 +33,7 @@ def config(*overrides: str) -> DictConfig:
 def resolved(*overrides: str) -> DictConfig:
     whole = config(*overrides, "hydra.runtime.output_dir=/tmp")
     HydraConfig.instance().cfg = whole  # type: ignore[assignment]
-    plain = own(whole)
+    plain = without_hydra(whole)
     OmegaConf.resolve(plain)
     return plain
 
@@ -42,11 +41,13 @@ def resolved(*overrides: str) -> DictConfig:
 IGNORED_KEYS = [
     "logger=tensorboard", "logger={}", "logger.csv.name=x", "metric=train_loss", "rerun=all", "hydra/launcher=stacked",
     "hydra.sweep.dir=/elsewhere", "hydra.sweep.subdir=x", "hydra.run.dir=/elsewhere", "hydra.job.name=x", "width=128",
+    "data.root=/data", "threads=1", "trainer.enable_progress_bar=true", "trainer.enable_model_summary=true",
+    "lr=1.0e-3", "lr=0.001", "weight_decay=0", "model.output_mult=1.0", "optimizer.betas=[9e-1,0.999]",
 ]  # fmt: skip
 TOLD = [
     "width=64", "width=[128]", "depth=2", "base_width=32", "lr=2e-3", "eps=1e-7", "weight_decay=0.1", "seed=1",
     "weight_decay_mode=coupled", "batch_size=32", "max_steps=999", "model.bias=false", "model.init_std=2",
-    "+model.foo=1", "data.root=/data", "data=mnist", "parametrization=sp", "optimizer=adam", "scheduler=cosine",
+    "+model.foo=1", "data=mnist", "parametrization=sp", "optimizer=adam", "scheduler=cosine",
     "optimizer.betas=[0.9,0.99]", "+optimizer.amsgrad=true", "trainer.precision=64-true", "trainer=cpu",
     "trainer.log_every_n_steps=10", "callbacks=coordinates", "+roles={a:hidden}", "~scheduler.warmup",
 ]  # fmt: skip
@@ -187,6 +188,8 @@ def test_members_of_a_stack_must_agree_in_shapes_and_settings(override: str) -> 
         ("trainer.gradient_clip_val=high", "trainer.gradient_clip_val=high"),
         ("trainer.val_check_interval=0.5", "trainer.val_check_interval=0.5"),
         ("+trainer.limit_val_batches=3", "trainer.limit_val_batches=3"),
+        ("+trainer.limit_val_batches=1", "trainer.limit_val_batches=1: a stack"),  # one batch
+        ("trainer.max_steps=-1", "trainer.max_steps=-1"),
         ("+trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_algorithm=value"),
         ("callbacks=lr_monitor", "callbacks.lr_monitor: a stack does not know lightning"),
         (

@@ -14,7 +14,8 @@ from mupl.initializers import (
     scale_initializers_by_dimension,
 )
 from mupl.models import MLP
-from mupl.roles import Role, describe
+from mupl.nn.multipliers import Multiplier, Residual
+from mupl.roles import MultiplierInfo, MultiplierRole, Role, describe, multipliers
 
 
 class Zoo(nn.Module):
@@ -121,7 +122,7 @@ def test_a_role_that_is_given_wins_over_the_shape() -> None:
 @pytest.mark.parametrize("key", ["roles", "init"])
 def test_a_glob_that_matches_nothing_is_an_error(key: str) -> None:
     value = {"roles": "input", "init": {"name": "normal", "std": 1}}[key]
-    with pytest.raises(ConfigError, match=rf"{key}: 'wieght' matches no parameter"):
+    with pytest.raises(ConfigError, match=rf"{key}: 'wieght' matches none of"):
         describe(lambda w: nn.Linear(w, w), 8, 4, **{key: {"wieght": value}})
 
 
@@ -191,6 +192,36 @@ def test_an_unknown_initialisation_is_an_error_until_it_is_said() -> None:
     assert info.init == Initializer("normal", 0.0, 0.5)
 
 
+def test_the_base_width_is_never_a_default() -> None:
+    with pytest.raises(TypeError, match="base_width"):
+        describe(Zoo, 12)
+
+
+def test_multipliers_are_described_beside_the_tensors() -> None:
+    class Model(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.scale = Multiplier("attention", value=width**-0.5, fan_in=width)
+            self.residual = Residual(0.5)
+            self.readout = nn.Linear(width, 3)
+
+    infos = describe(Model, 8, 4)
+    assert list(infos) == ["readout.weight", "readout.bias", "scale", "residual"]
+    assert infos["scale"] == MultiplierInfo(MultiplierRole.ATTENTION, 0.5, 8, 2.0, grows=True)
+    assert infos["residual"] == MultiplierInfo(MultiplierRole.RESIDUAL, 0.5, 1, 1.0, grows=False)
+    assert list(multipliers(Model(4))) == ["scale", "residual"]
+    with pytest.raises(ValueError, match="hidden"):
+        Multiplier("hidden")
+
+
+def test_a_multiplier_that_is_not_there_at_every_width_is_named() -> None:
+    def build(width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(width, width), Residual() if width > 4 else nn.Identity())
+
+    with pytest.raises(ConfigError, match="module '1' is not there at every width"):
+        describe(build, 8, 4)
+
+
 def test_describing_leaves_the_random_state_alone() -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
@@ -216,19 +247,24 @@ def test_a_scaled_initializer_draws_scaled_tensors(spec: dict) -> None:
     ]
     torch.testing.assert_close(draws[1], draws[0] / 8)
     if spec["name"] == "truncated_normal":
+        of_a_normal_cut_at_two_sigma = 0.4 * 0.8796
         assert draws[0].abs().max() <= 0.8
-        assert draws[0].std() == pytest.approx(
-            0.4 * 0.8796, rel=0.01
-        )  # the std of a normal cut at two sigma
+        assert draws[0].std() == pytest.approx(of_a_normal_cut_at_two_sigma, rel=0.01)
     elif spec["name"] != "constant":
         assert draws[0].std() == pytest.approx(0.4, rel=0.01)
 
 
 @pytest.mark.parametrize(
     "spec",
-    [{"name": "cauchy"}, {"name": "normal", "std": "wide"}, {"std": 1}, {"name": "normal", "sdt": 1},
-     {"name": "normal", "std": -1}, {"name": "truncated_normal", "std": 1, "a": 1, "b": 0}],
-)  # fmt: skip
+    [
+        {"name": "cauchy"},
+        {"name": "normal", "std": "wide"},
+        {"std": 1},
+        {"name": "normal", "sdt": 1},
+        {"name": "normal", "std": -1},
+        {"name": "truncated_normal", "std": 1, "a": 1, "b": 0},
+    ],
+)
 def test_a_bad_initializer_is_one_clear_error(spec: dict) -> None:
     with pytest.raises(ConfigError, match="init"):
         create_initializer(spec)

@@ -3,6 +3,7 @@
 import math
 import re
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,19 +14,24 @@ from mupl.errors import ConfigError
 from mupl.initializers import Initializer
 from mupl.models import MLP
 from mupl.nn.initialize import initialize_, parameters
+from mupl.nn.multipliers import Residual
+from mupl.nn.unit_scaling import UnitLinear
+from mupl.optim.elementwise import Lion
 from mupl.optim.groups import param_groups
+from mupl.optim.scaling import rules_of, scale
 from mupl.parametrization.cells import SYMBOLS, Monomial
-from mupl.parametrization.report import rule_rows, scale_rows
+from mupl.parametrization.exponents import Expected, expected_exponents
 from mupl.parametrization.rules import (
     CELLS,
-    WEIGHT_DECAY_MODES,
-    Scale,
+    ROWS,
     get_parametrization,
+    parametrizations,
     parse_table,
-    scale,
 )
+from mupl.parametrization.scales import WEIGHT_DECAY_MODES, Scale, scale_rows
 from mupl.parametrization.tables import TABLES
-from mupl.roles import Role, describe
+from mupl.parametrization.update_kinds import UpdateKind
+from mupl.roles import SPECIAL_ROWS, Role, describe
 from mupl.terminal import rich_table
 
 
@@ -41,7 +47,8 @@ def numbers_of(
     **tuned: Any,
 ) -> dict[str, Scale]:
     parametrization = get_parametrization(name, overrides)
-    return scale(describe(build, width, 8), parametrization, update_kind, **{"lr": 0.1} | tuned)
+    infos = describe(build, width, 8)
+    return scale(infos, parametrization, update_kind, **{"lr": 0.1} | tuned)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +73,7 @@ def test_cells_are_parsed_evaluated_and_printed(text: str, value: float, printed
     assert Monomial.parse(printed) == cell
 
 
-@pytest.mark.parametrize("text", ["m_inn", "m_in+1", "2**m_in", "m_in^x", "", "fan_in"])
+@pytest.mark.parametrize("text", ["m_inn", "m_in+1", "2**m_in", "m_in^x", "", "width"])
 def test_a_cell_that_is_no_monomial_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="is no product of powers"):
         Monomial.parse(text)
@@ -88,11 +95,101 @@ def test_every_cell_of_every_table_is_one_at_the_base_width(name: str) -> None:
                 assert getattr(rule, cell)(**symbols) == 1, (update_kind, role, cell)
 
 
-def test_a_table_with_an_unknown_column_or_role_is_an_error() -> None:
-    with pytest.raises(ValueError, match="unknown column"):
-        parse_table("initt\n input 1")
-    with pytest.raises(ValueError, match="middle"):
-        parse_table("init\n middle 1")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mine: A. Author, 2030\n initt\n input 1", "unknown column 'initt'"),
+        ("mine: A. Author, 2030\n init\n middle 1", "unknown row 'middle'"),
+        ("mine: A. Author, 2030\n init\n tied 1", "unknown row 'tied'"),
+        ("mine: A. Author, 2030\n init\n input m_inn", "'m_inn' is no product"),
+        ("mine\n init\n input 1", "'mine' must be a title 'ABOUT: PAPER, YEAR'"),
+        ("init mult\n input 1 1\n hidden 1 1", "must be a title"),
+    ],
+)
+def test_a_table_that_is_wrong_is_an_error(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse_table(text)
+
+
+def test_every_parametrization_says_what_it_is_and_where_it_is_from() -> None:
+    rows = parametrizations()
+    assert [row["name"] for row in rows] == list(TABLES)
+    for row in rows:
+        assert row["about"]
+        assert row["paper"]
+        assert 1990 < row["year"] < 2100
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["mup"]["paper"] == "Yang et al., Tensor Programs V, Table 8"
+    assert by_name["completep"]["year"] == 2025
+
+
+MINE = """
+    half of muP: A. Author, A paper, 2030
+             mult    adam.lr  adam.init
+    hidden   1       1/m_in   m_in^-1/2
+    output   1/m_in  1        1
+"""
+
+
+def test_a_new_parametrization_is_one_entry_of_seven_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its name and the quotes that is 7 lines; all else follows."""
+    assert len(MINE.strip().splitlines()) + 3 == 7
+    monkeypatch.setitem(TABLES, "mine", MINE)
+    assert parametrizations()[-1] == {
+        "name": "mine",
+        "about": "half of muP",
+        "paper": "A. Author, A paper",
+        "year": 2030,
+    }
+    infos = describe(build, 32, 8)
+    scales = scale(infos, "mine", "adamw", lr=0.1)
+    expected = scale(infos, "mup", "adamw", lr=0.1)
+    for name in infos:
+        assert (scales[name].mult, scales[name].lr) == (expected[name].mult, expected[name].lr)
+        assert scales[name].init == expected[name].init
+    model = initialize_(build(32), scales, seed=0)
+    assert model.readout.scale.weight_mult == 0.25
+    mine = get_parametrization("mine")
+    found = expected_exponents(infos, mine, "adam", t=1)
+    assert found["update", "layers.1.weight"] == Expected(-1, -1)
+    rows = {row["role"]: row for row in mine.table("adam", exponents=True)}
+    assert (rows["hidden"]["lr"], rows["hidden"]["update"]) == ("1/m_in", "-1")
+    with pytest.raises(ConfigError, match="mine has no rules for the update kind 'sgd'"):
+        mine.table("sgd")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", torch.optim.AdamW, partial(Lion, lr=1)])
+def test_the_door_takes_names_and_objects(optimizer: Any) -> None:
+    infos = describe(build, 32, 8)
+    expected = scale(infos, get_parametrization("mup"), UpdateKind.ADAM, lr=0.1)
+    assert scale(infos, "mup", optimizer, lr=0.1) == expected
+    assert scale(infos, "mup", rules_of(optimizer), lr=0.1) == expected
+
+
+class Unknown(torch.optim.Optimizer):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"parametrization": 5}, "parametrization=5: must be a mupl.Parametrization or one of sp"),
+        ({"parametrization": "mupp"}, "parametrization=mupp: must be one of sp"),
+        ({"optimizer": 5}, "optimizer=5: must be one of sgd"),
+        ({"optimizer": "adamm"}, "optimizer=adamm: must be one of sgd"),
+        ({"optimizer": Unknown}, "optimizer=Unknown: how its updates scale is not known"),
+        ({"infos": nn.Linear(2, 2)}, "infos: must be what mupl.describe"),
+        ({"infos": {"weight": 3}}, "infos: must be what mupl.describe"),
+        ({"lr": "fast"}, "lr=fast: must be a finite number > 0"),
+        ({"weight_decay": None}, "weight_decay=None: must be a finite number >= 0"),
+    ],
+)
+def test_wrong_types_at_the_door_are_one_clear_error(arguments: dict, message: str) -> None:
+    infos = describe(build, 32, 8)
+    right = {"infos": infos, "parametrization": "mup", "optimizer": "adamw", "lr": 0.1}
+    with pytest.raises(ConfigError, match=re.escape(message)) as raised:
+        scale(**right | arguments)
+    assert "\n" not in str(raised.value)
 
 
 def test_the_numbers_of_table_8_under_adam() -> None:
@@ -142,7 +239,7 @@ def test_overrides_replace_cells_by_glob_and_the_later_one_wins() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"overrides": {"layer.*": {"lr": 1}}}, "'layer.*' matches no parameter"),
+        ({"overrides": {"layer.*": {"lr": 1}}}, "'layer.*' matches none of"),
         ({"overrides": {"layers.*": {"rate": 1}}}, "layers.*.rate: must be one of"),
         ({"overrides": {"layers.*": {"lr": "1/width"}}}, "layers.*.lr: '1/width' is no product"),
         ({"lr": -1.0}, "lr=-1"),
@@ -180,13 +277,14 @@ def test_lr_adjustment_groups_set_the_learning_rate_and_decouple_weight_decay() 
 def test_effective_weights_have_the_std_of_the_table() -> None:
     for name in (name for name in TABLES if not name.startswith("umup")):
         infos = describe(lambda w: MLP(64, 10, w), 512, 64)
-        numbers = scale(infos, get_parametrization(name), "adam", lr=0.1)
+        numbers = scale(infos, name, "adam", lr=0.1)
         model = initialize_(MLP(64, 10, 512), numbers, torch.Generator().manual_seed(0))
         for tensor, w in parameters(model, numbers).items():
             if tensor.endswith("weight"):
                 expected = numbers[tensor].init.std
                 assert w.std().item() == pytest.approx(expected, rel=0.05), (name, tensor)
-        # W = mult * w: the hidden std is 1/sqrt(fan_in) in every table, the readout's is that of SP or of muP
+        # The std of hidden W = mult * w is 1/sqrt(fan_in) in every table; that of the readout is
+        # as SP or as muP says.
         hidden, readout = (
             numbers[n].mult * numbers[n].init.std for n in ("layers.1.weight", "readout.weight")
         )
@@ -200,17 +298,30 @@ def test_applying_twice_is_applying_once() -> None:
     model = nn.Sequential(nn.Linear(6, 32), nn.Linear(32, 3))
     names = {"0.weight", "0.bias", "1.weight", "1.bias"}
     infos = describe(lambda w: nn.Sequential(nn.Linear(6, w), nn.Linear(w, 3)), 32, 8)
-    first, second = (
-        scale(infos, get_parametrization(p), "adam", lr=0.1) for p in ("unit_init", "mup")
-    )
-    initialize_(model, first, torch.Generator().manual_seed(0))
+    first, second = (scale(infos, p, "adam", lr=0.1) for p in ("unit_init", "mup"))
+    initialize_(model, first, seed=0)
     initialize_(model, second, torch.Generator().manual_seed(0))
-    once = initialize_(
-        nn.Sequential(nn.Linear(6, 32), nn.Linear(32, 3)), second, torch.Generator().manual_seed(0)
-    )
+    once = initialize_(nn.Sequential(nn.Linear(6, 32), nn.Linear(32, 3)), second, seed=0)
     x = torch.randn(4, 6)
     assert torch.equal(model(x), once(x))
     assert set(parameters(model, second)) == names
+
+
+@pytest.mark.parametrize("given", [{}, {"seed": 0, "generator": torch.Generator()}])
+def test_the_seed_of_weights_is_given_once(given: dict) -> None:
+    with pytest.raises(ConfigError, match="give a seed or a generator, one of them"):
+        initialize_(build(32), numbers_of(), **given)
+
+
+def test_a_model_shows_the_multipliers_that_it_has() -> None:
+    infos = describe(lambda w: nn.Sequential(nn.Linear(6, w), nn.Linear(w, 3)), 32, 8)
+    model = nn.Sequential(nn.Linear(6, 32), nn.Linear(32, 3))
+    assert "ScaledParameter(mult=0.25, grad=1)" in repr(
+        initialize_(model, scale(infos, "mup", "adam", lr=0.1), seed=0)
+    )
+    assert repr(Residual(0.5)) == "Residual(residual, value=0.5)"
+    assert "weight_mult=0.25" in repr(initialize_(build(32), numbers_of(), seed=0))
+    assert "readout=True" in repr(UnitLinear(2, 2, readout=True))
 
 
 def test_param_groups_hold_each_tensor_once_by_name() -> None:
@@ -223,14 +334,15 @@ def test_param_groups_hold_each_tensor_once_by_name() -> None:
     optimizer = torch.optim.AdamW(groups)
     by_name = {n: group for group in optimizer.param_groups for n in group["param_names"]}
     for name, group in by_name.items():
-        assert (group["lr"], group["eps"], group["weight_decay"]) == (
-            numbers[name].lr, numbers[name].eps, numbers[name].weight_decay,
-        )  # fmt: skip
+        expected = numbers[name]
+        assert group["lr"] == expected.lr
+        assert group["eps"] == expected.eps
+        assert group["weight_decay"] == expected.weight_decay
     assert len(groups) == 2  # hidden weights, and the rest
 
 
 def test_the_printed_table_is_the_table_of_rules() -> None:
-    rows = rule_rows(get_parametrization("mup"), "adam")
+    rows = get_parametrization("mup").table("adam")
     assert rows[1] == {
         "role": "hidden",
         "mult": "1",
@@ -238,10 +350,53 @@ def test_the_printed_table_is_the_table_of_rules() -> None:
         "lr": "1/m_in",
         "eps": "1/m_out",
         "grad": "1",
+        "wd": "m_in",  # that lr * wd does not change
     }
-    assert rule_rows(get_parametrization("depth_mup"), "adam")[1]["wd"] == "m_in"
+    assert rows[-2]["role"] == "attention"
+    assert (rows[-2]["mult"], rows[-2]["lr"]) == ("1/m_in", "")  # a number is not trained
+    assert get_parametrization("depth_mup").table("adam")[0]["wd"] == "1"
     table = rich_table(rows, "mup")
-    assert (table.row_count, len(table.columns)) == (len(Role), 1 + len(CELLS))
+    assert (table.row_count, len(table.columns)) == (len(Role) + 2, 2 + len(CELLS))
+    special = {row["role"] for row in get_parametrization("umup").table("adam")} & {*SPECIAL_ROWS}
+    assert special == {"input_embedding", "input_vector"}
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("update_kind", UpdateKind)
+def test_the_printed_exponents_are_those_of_a_check(name: str, update_kind: str) -> None:
+    parametrization = get_parametrization(name)
+    if not {update_kind, "*"} & set(parametrization.rules):
+        return
+    rows = {row["role"]: row for row in parametrization.table(update_kind, exponents=True)}
+    infos = describe(build, 32, 8)
+    found = expected_exponents(infos, parametrization, update_kind, t=0)
+    tensors = {"input": "layers.0", "hidden": "layers.1", "output": "readout"}
+    for role, layer in tensors.items():
+        for kind, column in (("param", "W"), ("update", "update")):
+            expected = found[kind, f"{layer}.weight"]
+            assert float(Fraction(rows[role][column])) == expected.high, (role, column)
+
+
+def test_rows_of_embeddings_and_vectors_fall_back_on_their_roles() -> None:
+    assert set(SPECIAL_ROWS) < set(ROWS)
+    mup, umup = get_parametrization("mup"), get_parametrization("umup")
+    for row, role in SPECIAL_ROWS.items():
+        assert mup.rule("adam", row) == mup.rule("adam", role)
+    assert umup.rule("adam", "input_vector") != umup.rule("adam", "input")
+    infos = describe(lambda w: nn.Sequential(nn.Embedding(5, w), nn.Linear(w, 3)), 8, 4)
+    assert infos["0.weight"].row == "input_embedding"
+    assert infos["1.bias"].row == "scalar_vector"
+    assert infos["1.weight"].row == "output"
+
+
+def test_the_table_of_a_model_says_what_starts_constant() -> None:
+    infos = describe(lambda w: nn.Sequential(nn.Linear(6, w), nn.LayerNorm(w)), 32, 8)
+    scales = scale(infos, "mup", "adam", lr=0.1)
+    rows = {row["name"]: row for row in scale_rows(infos, scales)}
+    assert rows["1.weight"]["init"] == "const 1"
+    assert rows["1.bias"]["init"] == "const 0"
+    assert rows["0.weight"]["init"] == "uniform"
+    assert rows["0.weight"]["init_std"] == pytest.approx(18**-0.5)
 
 
 def test_a_constant_tensor_keeps_its_effective_value_under_a_multiplier() -> None:
@@ -253,5 +408,5 @@ def test_a_constant_tensor_keeps_its_effective_value_under_a_multiplier() -> Non
     for name in (
         name for name in TABLES if name != "umup_output_scale"
     ):  # it has no rules for Adam
-        model = initialize_(norm(32), scale(infos, get_parametrization(name), "adam", lr=0.1))
+        model = initialize_(norm(32), scale(infos, name, "adam", lr=0.1), seed=0)
         torch.testing.assert_close(model[1].weight, torch.ones(32))

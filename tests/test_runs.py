@@ -14,8 +14,7 @@ from omegaconf import OmegaConf
 from mupl.analysis.transfer import best, curves
 from mupl.errors import ConfigError
 from mupl.figures.transfer import plot_hyperparameter_transfer
-from mupl.identity import write_result
-from mupl.sweep.callback import swept_keys
+from mupl.identity import swept_keys, write_result
 from mupl.sweep.results import collect
 from tests.commands import ROOT, SMALL, Done, train
 
@@ -31,8 +30,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Swept:
 
 
 def test_a_single_run_leaves_its_config_table_metrics_and_result(tmp_path: Path) -> None:
-    done = train(*SMALL, "width=16", "lr=1e-2", "data=digits", "optimizer=adamw", "trainer.log_every_n_steps=10",
-                 f"hydra.run.dir={tmp_path}")  # fmt: skip
+    arguments = ["width=16", "lr=1e-2", "data=digits", "optimizer=adamw"]
+    logged = "trainer.log_every_n_steps=10"
+    done = train(*SMALL, *arguments, logged, f"hydra.run.dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "layers.1.weight" in done.stdout  # the table is printed
     config = OmegaConf.load(tmp_path / ".hydra" / "config.yaml")
@@ -43,6 +43,7 @@ def test_a_single_run_leaves_its_config_table_metrics_and_result(tmp_path: Path)
         "shape",
         "update_kind",
         "mult",
+        "init",
         "init_std",
         "lr",
         "shape_factor",
@@ -57,6 +58,34 @@ def test_a_single_run_leaves_its_config_table_metrics_and_result(tmp_path: Path)
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["status"], result["steps"]) == ("completed", 20)
     assert result["val_loss"] == pytest.approx(metrics["val_loss"].dropna().item(), rel=1e-6)
+    summary = done.stdout.splitlines()[-1]
+    said = [f"{key} {result[key]:.4g}" for key in ("train_loss", "val_loss", "val_accuracy")]
+    assert summary == f"completed: {', '.join(said)}, {result['seconds']:.1f} s, {tmp_path}"
+
+
+def test_a_single_run_that_diverges_says_when(tmp_path: Path) -> None:
+    done = train(*SMALL, "width=8", "lr=1e30", "optimizer=sgd", f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    summary = done.stdout.splitlines()[-1]
+    step, seconds = result["steps"], result["seconds"]
+    assert summary == f"diverged at step {step}: {seconds:.1f} s, {tmp_path}"
+
+
+LAUNCHERS = ["basic", pytest.param("joblib", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_sweep_needs_no_report_to_know_its_folder(launcher: str, tmp_path: Path) -> None:
+    if launcher != "basic":
+        pytest.importorskip(f"hydra_plugins.hydra_{launcher}_launcher")
+    done = train(
+        "-m", *SMALL, "width=8", "max_steps=2", f"hydra/launcher={launcher}",
+        "~hydra.callbacks.sweep_report", f"hydra.sweep.dir={tmp_path}/${{sweep_id:}}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (result,) = tmp_path.glob("digits-*/*/result.json")
+    assert json.loads(result.read_text())["job"] == result.parent.name
 
 
 def test_a_sweep_ends_with_one_tidy_table(sweep: Swept) -> None:
@@ -95,7 +124,9 @@ def test_a_sweep_with_failed_jobs_exits_non_zero(sweep: Swept) -> None:
 
 
 BAD_INPUT = {
-    "parametrization=mupp": "Could not find 'parametrization/mupp' Available options in 'parametrization': cerebras",
+    "parametrization=mupp": (
+        "Could not find 'parametrization/mupp' Available options in 'parametrization': cerebras"
+    ),
     "base_width=0": "base_width=0: must be a whole number >= 1",
     "lr=-0.1": "lr=-0.1: must be a finite number > 0",
     "data=mnist data.root=/nowhere": "data.root=/nowhere: no MNIST files there",
@@ -107,6 +138,7 @@ BAD_INPUT = {
     "max_steps=1.5": "max_steps=1.5: must be a whole number >= 1",
     "wdith=3": "Could not override 'wdith'",
     "metric=loss": "metric=loss: must be one of",
+    "threads=few": "threads=few: must be a whole number >= 1, or auto",
     "loss=mse": "loss=mse: must be the dotted name of a function",
 }
 
@@ -128,8 +160,9 @@ def test_bad_input_is_one_clear_line_before_any_training(arguments: str, tmp_pat
 
 
 def test_optional_loggers_and_callbacks_compose_with_a_run(tmp_path: Path) -> None:
-    done = train(*SMALL, "width=16", "logger=tensorboard", "callbacks=lr_monitor", "scheduler=cosine",
-                 "trainer.log_every_n_steps=5", f"hydra.run.dir={tmp_path}")  # fmt: skip
+    chosen = ["logger=tensorboard", "callbacks=lr_monitor", "scheduler=cosine"]
+    logged = "trainer.log_every_n_steps=5"
+    done = train(*SMALL, "width=16", *chosen, logged, f"hydra.run.dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("tensorboard/events.out.*"))
     lr = pd.read_csv(tmp_path / "metrics.csv")["lr-AdamW/pg1"].dropna().to_numpy()
@@ -161,18 +194,20 @@ def test_swept_keys_are_those_of_the_command_line_over_those_of_the_config() -> 
 
 
 def fake_results() -> pd.DataFrame:
-    """Two widths, three lrs, two seeds: a parabola in log lr; one seed diverges at the largest lr of width 16."""
+    """Two widths, three lrs, two seeds: a parabola in log lr; one seed diverges at the largest lr
+    of width 16."""
     rows = []
     for width, optimum in ((8, 1.0), (16, 0.1)):
         for lr in (0.1, 1.0, 10.0):
             for seed in (0, 1):
                 diverged = (width, lr, seed) == (16, 10.0, 1)
                 loss = 1 + math.log10(lr / optimum) ** 2 + 0.1 * seed
-                rows.append({
-                    "width": width, "lr": lr, "seed": seed, "parametrization": "mup", "optimizer": "adamw",
-                    "status": "diverged" if diverged else "completed", "steps": 5, "train_loss": loss,
-                    "val_loss": math.nan if diverged else loss, "val_accuracy": 0.5, "seconds": 1.0,
-                })  # fmt: skip
+                identity = {"width": width, "lr": lr, "seed": seed}
+                identity |= {"parametrization": "mup", "optimizer": "adamw"}
+                outcome = {"status": "completed", "steps": 5, "train_loss": loss, "val_loss": loss}
+                if diverged:
+                    outcome |= {"status": "diverged", "val_loss": math.nan}
+                rows.append(identity | outcome | {"val_accuracy": 0.5, "seconds": 1.0})
     return pd.DataFrame(rows)
 
 
@@ -242,7 +277,8 @@ def losses_by_lr(experiment: str, folder: Path, *overrides: str) -> pd.DataFrame
 
 
 def assert_transfer(losses: pd.DataFrame) -> None:
-    """Under muP one lr is within 5 % of the best loss at every width from 32 up; SP's best lr falls as width grows."""
+    """Under muP one lr is within 5 % of the best loss at every width from 32 up; SP's best lr falls
+    as width grows."""
     mup, sp = losses.loc["mup"].loc[32:], losses.loc["sp"].loc[32:]
     assert mup.le(1.05 * mup.min(axis=1), axis=0).all(axis=0).any(), mup
     optima = sp.idxmin(axis=1)
@@ -269,11 +305,11 @@ def test_on_mnist_one_lr_serves_every_width_under_mup_and_not_under_sp(
 def test_a_coordinate_check_ends_with_a_verdict_and_an_exit_code(
     parametrization: str, code: int, tmp_path: Path
 ) -> None:
-    done = train(
-        "-m", "experiment=coord_check", f"parametrization={parametrization}", "optimizer=adam",
-        "width=128,256,512,1024", "seed=0,1,2", "model.input_mult=0.125", "model.output_mult=0.0625",
-        f"hydra.sweep.dir={tmp_path}",
-    )  # fmt: skip
+    theory = [f"parametrization={parametrization}", "optimizer=adam"]
+    grid = ["width=128,256,512,1024", "seed=0,1,2"]
+    multipliers = ["model.input_mult=0.125", "model.output_mult=0.0625"]
+    folder = f"hydra.sweep.dir={tmp_path}"
+    done = train("-m", "experiment=coord_check", *theory, *grid, *multipliers, folder)
     assert done.returncode == code, done.stdout + done.stderr
     verdict = json.loads((tmp_path / "verdict.json").read_text())
     assert verdict["passed"] is (code == 0)

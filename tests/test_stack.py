@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -9,25 +10,58 @@ import pytest
 import pytorch_optimizer
 import torch
 import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from mupl.data import Splits, TensorData, digits
 from mupl.models import MLP
 from mupl.nn.initialize import parameters
-from mupl.optim.elementwise import AdamAtan2, Lion, SignSGD
+from mupl.optim.elementwise import AdamAtan2, Elementwise, Lion, SignSGD
 from mupl.optim.groups import build_optimizer
 from mupl.optim.orthogonal import Orthogonal
 from mupl.optim.registry import optimizer_rules
 from mupl.optim.schedules import Schedule
-from mupl.parametrization.rules import Scale, get_parametrization
+from mupl.parametrization.rules import get_parametrization
+from mupl.parametrization.scales import Scale
 from mupl.parametrization.tables import TABLES
 from mupl.stacked.compiled import compiled
 from mupl.stacked.optimizer import StackedOptimizer
+from mupl.stacked.plan import shape_key
 from mupl.stacked.rules import NotStackable, stackable
 from mupl.stacked.stack import Stack
 from mupl.training.callbacks import LossRecord
 from mupl.training.module import TrainingModule
 from tests.resuming import trainer
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def soft_sign(g: Tensor, m: Tensor, momentum: Any, eps: Any) -> tuple[Tensor, Tensor]:
+    """Adam without a second moment: m over its own size."""
+    m = m.lerp(g, 1 - momentum)
+    return m / (m.abs() + eps), m
+
+
+class SoftSign(Elementwise):
+    """A new optimizer, with an eps: all that a newcomer writes, and nothing names it elsewhere."""
+
+    buffers = ("momentum_buffer",)
+    direction = staticmethod(soft_sign)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        momentum: float = 0.9,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, lr, weight_decay, momentum=momentum, eps=eps)
+
+    @staticmethod
+    def scalars(options: Any, k: int) -> dict[str, float]:
+        return {"momentum": options["momentum"]}
+
 
 OPTIMIZERS: dict[str, Any] = {
     "sgd": partial(torch.optim.SGD, momentum=0.9),
@@ -37,6 +71,7 @@ OPTIMIZERS: dict[str, Any] = {
     "lion": partial(Lion, betas=(0.8, 0.9)),
     "sign_sgd": SignSGD,
     "adam_atan2": AdamAtan2,
+    "soft_sign": partial(SoftSign, momentum=0.8),
     "shampoo_svd": partial(Orthogonal, method="svd", nesterov=False),
     "muon": partial(Orthogonal, method="accurate", scale="keller", momentum=0.9, eps=1e-4),
     "shampoo": partial(
@@ -51,7 +86,8 @@ OPTIMIZERS: dict[str, Any] = {
     "soap": pytorch_optimizer.SOAP,
 }
 LR = dict.fromkeys(OPTIMIZERS, 0.01)
-LR |= {"sgd": 0.05, "nesterov": 0.05, "lion": 0.001, "sign_sgd": 0.001, "shampoo_coupled": 0.001}
+LR |= {"sgd": 0.05, "nesterov": 0.05, "shampoo_coupled": 0.001}
+LR |= dict.fromkeys(("lion", "sign_sgd", "soft_sign"), 0.001)
 
 
 def build(width: Any, **options: Any) -> nn.Module:
@@ -234,7 +270,7 @@ def test_preconditioners_of_tensors_of_any_shape_are_the_librarys(optimizer: Any
 def test_a_rule_that_is_wrong_is_seen(splits: Splits) -> None:
     arguments = [a | {"optimizer": "adamw"} for a in members("adamw", (1,))[:2]]
     stack = stack_of(build, arguments, splits)
-    stack.optimizer._tensors["layers.1.weight"].numbers["eps"].mul_(1.01)
+    stack.optimizer._slots["layers.1.weight"].scalars["eps"].mul_(1.01)
     stack.train(100)
     module, record, _ = alone(build, arguments[0], splits)
     assert distances(stack, 0, module, record)[1] > 1e-6
@@ -331,19 +367,6 @@ def test_a_stack_goes_on_from_its_state_and_from_that_of_some_members(splits: Sp
     assert (part.losses - whole.losses[:, some]).abs().max() < 1e-12
 
 
-def test_on_a_cpu_large_members_have_torchs_fused_update(
-    splits: Splits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = [a | {"optimizer": "adam"} for a in members("adam", (0,))]
-    eager = stack_of(build, arguments, splits, train=50)
-    monkeypatch.setattr(
-        "mupl.stacked.optimizer.BLOCK", 1000
-    )  # as if the 2048 entries of the first layer were many
-    fused = stack_of(build, arguments, splits, train=50)
-    assert (fused.losses[:50] - eager.losses[:50]).abs().max() < 1e-12
-    assert not torch.equal(fused.losses[:50], eager.losses[:50])
-
-
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
@@ -366,6 +389,39 @@ def test_what_a_stack_does_not_know_is_said(optimizer: Any, message: str) -> Non
         stackable(optimizer)
 
 
+def test_a_new_elementwise_optimizer_is_known_to_the_rules_and_the_plan() -> None:
+    assert optimizer_rules(partial(SoftSign, momentum=0.5)).kind_of(None) == "adam"
+    known, options = stackable(partial(SoftSign, momentum=0.5, eps=1.0, lr=2.0))
+    assert known.options == ("momentum",)
+    assert options == {"momentum": 0.5}
+    assert stackable(SoftSign)[0] is known  # so that its update is compiled once
+    target = f"optimizer._target_={SoftSign.__module__}.SoftSign"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        keys = []
+        for momentum in (0.5, 0.9):
+            changes = [target, "~optimizer.betas", f"+optimizer.momentum={momentum}"]
+            config = compose("train", ["~parametrization", "trainer=cpu", "~logger", *changes])
+            keys.append(shape_key(config))
+    assert keys[0] == keys[1]
+    assert "SoftSign" in keys[0]
+
+
+def test_an_elementwise_optimizer_that_does_more_than_its_direction_says_runs_alone() -> None:
+    class Own(SoftSign):
+        def update(self, group: dict[str, Any], weights: list[Tensor]) -> None:
+            super().update(group, weights)
+
+    with pytest.raises(NotStackable, match="optimizer Own: has its own `update`"):
+        stackable(Own)
+
+
+def test_members_whose_tensors_follow_other_rules_cannot_be_stacked(splits: Splits) -> None:
+    with pytest.raises(NotStackable, match="members differ in the kind of its updates: adam, sgd"):
+        stack_of(build, [{"lr": 0.1, "update_kind": kind} for kind in ("sgd", "adam")], splits)
+    with pytest.raises(NotStackable, match="a stack knows no updates of the kind sgd"):
+        stack_of(build, [{"lr": 0.1, "update_kind": "sgd"}], splits)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "shampoo_coupled"])
 def test_a_captured_step_is_the_same(optimizer: str, splits: Splits) -> None:
@@ -373,7 +429,7 @@ def test_a_captured_step_is_the_same(optimizer: str, splits: Splits) -> None:
     clips = [0.1 if i % 2 else None for i in range(len(arguments))]
     on_cpu = stack_of(build, arguments, splits, train=100, clip=clips)
     on_gpu = stack_of(build, arguments, splits, train=100, clip=clips, device="cuda")
-    assert on_gpu._graph is not None
+    assert on_gpu._captured.graph is not None
     assert (on_gpu.losses.cpu() - on_cpu.losses).abs().max() < 1e-10
 
 

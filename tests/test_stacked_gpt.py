@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import pandas as pd
 import pytest
 import torch
-from commands import train
 from torch import Tensor
 
 from mupl.data import TextData, Tokens
@@ -17,6 +16,7 @@ from mupl.stacked.rules import NotStackable
 from mupl.stacked.stack import Stack
 from mupl.stats.recorder import Recorder
 from mupl.training.module import TrainingModule
+from tests.commands import train
 
 V, T, BATCH, STEPS = 11, 8, 4, 12
 WIDTH, BASE, DEPTH, BASE_DEPTH = 16, 8, 2, 1
@@ -255,7 +255,7 @@ def test_a_captured_step_is_the_same(tokens: Tokens, monkeypatch: pytest.MonkeyP
     on_cpu.train(STEPS)
     on_gpu = stack_of(arguments, tokens, options, device="cuda")
     on_gpu.train(STEPS)
-    assert on_gpu._graph is not None
+    assert on_gpu._captured.graph is not None
     assert (on_gpu.losses.cpu() - on_cpu.losses).abs().max() < 1e-9
 
 

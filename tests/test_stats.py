@@ -21,7 +21,8 @@ from mupl.data import TensorData, digits
 from mupl.errors import ConfigError
 from mupl.models import MLP
 from mupl.nn.initialize import parameters
-from mupl.parametrization.rules import Parametrization, Scale, get_parametrization
+from mupl.parametrization.rules import Parametrization, get_parametrization
+from mupl.parametrization.scales import Scale
 from mupl.stats.callback import CoordinateStats
 from mupl.stats.recorder import KINDS, Recorder
 from mupl.stats.reductions import STATISTICS, TensorReductions, measure, spectral_norm
@@ -264,7 +265,7 @@ def built(
         setup = Setup(
             build, 32, base_width=8, parametrization=parametrization, optimizer=optimizer, **tuned
         )
-    return setup.model, setup.scales, setup.build_optimizer()
+    return setup.model, setup.scales, setup.optimizer()
 
 
 def recorded(
@@ -531,9 +532,10 @@ def digits_data() -> TensorData:
 
 
 def digits_module() -> TrainingModule:
-    return TrainingModule(
+    setup = Setup(
         lambda w: MLP(64, 10, w, depth=1), 32, base_width=16, lr=0.01, parametrization="mulinear"
     )
+    return TrainingModule(setup)
 
 
 def trainer(callback: CoordinateStats, folder: Path, **options: Any) -> Trainer:
@@ -556,9 +558,10 @@ def test_the_callback_logs_and_writes_what_a_plain_loop_records(tmp_path: Path) 
 
     module = digits_module()
     plain = list(itertools.islice(digits_data().train_dataloader(), 4))
-    optimizer = module.build_optimizer()
-    with Recorder(module.model, module.scales, probe=plain[0][0], **options) as recorder:
-        train(module.model, optimizer, plain, recorder)
+    setup = module.training_setup
+    optimizer = setup.optimizer()
+    with Recorder(setup.model, setup.scales, probe=plain[0][0], **options) as recorder:
+        train(setup.model, optimizer, plain, recorder)
     pd.testing.assert_frame_equal(table, recorder.frame(), rtol=1e-5)
 
     metrics = pd.read_csv(tmp_path / "metrics.csv")

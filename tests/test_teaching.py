@@ -1,4 +1,4 @@
-"""The smallest example: its script against formulas in three numbers, and the exponents that it teaches."""
+"""The smallest example: its script against formulas, and the exponents that it teaches."""
 
 import runpy
 import sys
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mupl.nn.initialize import initialize_
-from mupl.parametrization.rules import get_parametrization, scale
+from mupl.optim.scaling import scale
 from mupl.roles import describe
 from mupl.training.coord_check import default_dtype
 
@@ -20,9 +20,9 @@ RATES = {"sp": lambda n: (1, 1), "mup": lambda n: (n, 1 / n)}  # learning rates 
 
 
 def by_formula(n: int, name: str, seed: int) -> list[float]:
-    """f at t = 0, 1, 2 from f, |U|^2 and |V|^2 alone: with e = f - Y, U -= LR_U e V and V -= LR_V e U."""
-    numbers = scale(describe(build, n, 1), get_parametrization(name), "sgd", lr=LR)
-    model = initialize_(build(n), numbers, torch.Generator().manual_seed(seed))
+    """f at t = 0, 1, 2 from f, |U|^2, |V|^2: with e = f - Y, U -= LR_U e V and V -= LR_V e U."""
+    scales = scale(describe(build, n, 1), name, "sgd", lr=LR)
+    model = initialize_(build(n), scales, seed=seed)
     u, v = (layer.weight.detach().flatten() for layer in model)  # with their multipliers
     f, uu, vv = float(u @ v), float(u @ u), float(v @ v)
     rate_u, rate_v = (LR * factor for factor in RATES[name](n))
@@ -64,9 +64,13 @@ def test_what_blows_up_with_width_and_what_does_not() -> None:
         for row in teaching["slopes"](rows)
     }
     expected = {
-        ("|f|", 1): (1, 0), ("|f|", 2): (3, 0), ("change of U and Ux", 1): (-0.5, 0),
-        ("change of U and Ux", 2): (1, 0), ("change of V", 1): (0, -1), ("change of V", 2): (1, -1),
-    }  # fmt: skip
+        ("|f|", 1): (1, 0),
+        ("|f|", 2): (3, 0),
+        ("change of U and Ux", 1): (-0.5, 0),
+        ("change of U and Ux", 2): (1, 0),
+        ("change of V", 1): (0, -1),
+        ("change of V", 2): (1, -1),
+    }
     for key, (sp, mup) in expected.items():
         assert found[key][0] == pytest.approx(sp, abs=0.4), (
             key

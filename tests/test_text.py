@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import train
 
 from mupl.data import TextData, Tokens, data_module, random_tokens, read_text, read_tokens
 from mupl.data.text import CropLoader, crop_starts
 from mupl.errors import ConfigError
+from tests.commands import train
 from tests.resuming import Recorder, whole_and_resumed
 
 
@@ -165,9 +165,18 @@ def test_bad_sizes_are_named(key: str) -> None:
 
 def test_a_gpt_trains_on_text_through_the_command_line(tmp_path: Path) -> None:
     done = train(
-        "model=gpt", "data=text", "parametrization=completep", "width=32", "base_width=32", "depth=2", "base_depth=1",
-        "max_steps=5", "batch_size=4", "trainer=cpu", f"hydra.run.dir={tmp_path}",
-    )  # fmt: skip
+        "model=gpt",
+        "data=text",
+        "parametrization=completep",
+        "width=32",
+        "base_width=32",
+        "depth=2",
+        "base_depth=1",
+        "max_steps=5",
+        "batch_size=4",
+        "trainer=cpu",
+        f"hydra.run.dir={tmp_path}",
+    )
     assert done.returncode == 0, done.stderr
     table = (tmp_path / "parametrization.csv").read_text()
     assert "blocks.1.mlp_residual,residual,,adam,0.5," in table
@@ -177,5 +186,5 @@ def test_a_model_for_other_data_is_one_clear_line(tmp_path: Path) -> None:
     done = train("model=gpt", "data=digits", f"hydra.run.dir={tmp_path}")
     assert done.returncode == 1
     assert done.stderr.startswith(
-        "error: model=mupl.models.GPT: takes no in_features and out_features"
+        "error: model=mupl.models.GPT: takes vocabulary and context, which these data do not have"
     )

@@ -209,6 +209,11 @@ def test_a_diverging_run_stops_early_and_says_at_which_step(every: int) -> None:
     assert math.isnan(record.outcome({})["train_loss"])
 
 
+def test_a_record_is_empty_before_a_training() -> None:
+    record = LossRecord()
+    assert (len(record.losses), record.steps, record.diverged) == (0, 0, False)
+
+
 def test_the_final_loss_is_the_mean_of_the_last_tenth() -> None:
     assert outcome(torch.arange(20.0), diverged=False, validation={})["train_loss"] == 18.5
 

@@ -24,7 +24,7 @@ from mupl.analysis.transfer import (
 )
 from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.identity import write_result
-from mupl.sweep.report import hyperparameter_transfer
+from mupl.report.transfer import hyperparameter_transfer
 
 WIDTHS = (64, 128, 256, 512, 1024)
 

@@ -1,4 +1,4 @@
-"""Unit scaling: operations and groups are those of the package `unit-scaling`, and tensors have unit scale."""
+"""Unit scaling: operations and groups as in the package `unit-scaling`; tensors have unit scale."""
 
 import math
 from collections.abc import Callable
@@ -12,23 +12,24 @@ import torch
 import torch.nn.functional as F
 import unit_scaling as reference
 import unit_scaling.functional as U
-from commands import train_here
-from loop import SGD, batches
 from torch import Tensor, nn
 from unit_scaling.core.functional import transformer_residual_scaling_rule
 
 from mupl.errors import ConfigError
 from mupl.models import GPT
-from mupl.models.gpt import MLP, Attention
+from mupl.models.gpt import Attention, FeedForward
 from mupl.nn import unit_scaling
 from mupl.nn.initialize import initialize_, parameters
-from mupl.nn.layers import scaled
+from mupl.nn.layers import LinearScale, ScaledLinear, scaled
 from mupl.nn.unit_scaling import UnitLinear
 from mupl.optim.groups import build_optimizer
-from mupl.parametrization.rules import Parametrization, get_parametrization, scale
+from mupl.optim.scaling import scale
+from mupl.parametrization.rules import Parametrization, get_parametrization
 from mupl.roles import describe
 from mupl.training.coord_check import default_dtype
 from mupl.training.module import TrainingModule
+from tests.commands import train_here
+from tests.loop import SGD, batches
 
 
 @pytest.fixture(autouse=True)
@@ -54,15 +55,43 @@ def test_linear_layers_and_readouts(bias: bool) -> None:
     x, w, b = torch.randn(3, 5, 8), torch.randn(6, 8), torch.randn(6)
     tensors = (x, w, b) if bias else (x, w)
 
-    def call(function: Callable[..., Tensor], *arguments: Any) -> Callable[..., Tensor]:
+    def ours(forward: float, backward: float) -> Callable[..., Tensor]:
+        scale = LinearScale(weight_mult=forward, bias_mult=forward)
+        return lambda x, w, b=None: unit_scaling.linear(x, w, b, scale, backward)
+
+    def theirs(function: Callable[..., Tensor], *arguments: Any) -> Callable[..., Tensor]:
         return lambda x, w, b=None: function(x, w, b, *arguments)
 
-    same(call(unit_scaling.linear, 8**-0.5, 8**-0.5), call(U.linear), *tensors)
-    same(call(unit_scaling.linear, 8**-0.5, 6**-0.5), call(U.linear, None), *tensors)
-    same(call(unit_scaling.linear, 1 / 8, 6**-0.5), call(U.linear_readout), *tensors)
-    same(
-        call(unit_scaling.linear, 1 / 8, 1 / 8), call(U.linear_readout, "to_output_scale"), *tensors
-    )
+    same(ours(8**-0.5, 8**-0.5), theirs(U.linear), *tensors)
+    same(ours(8**-0.5, 6**-0.5), theirs(U.linear, None), *tensors)
+    same(ours(1 / 8, 6**-0.5), theirs(U.linear_readout), *tensors)
+    same(ours(1 / 8, 1 / 8), theirs(U.linear_readout, "to_output_scale"), *tensors)
+
+
+def output_and_gradients(layer: ScaledLinear, x: Tensor) -> dict[str, Tensor]:
+    layer.zero_grad()
+    y = layer(x)
+    y.square().sum().backward()
+    return {"y": y.detach(), "weight": layer.weight.grad.clone(), "bias": layer.bias.grad.clone()}
+
+
+@pytest.mark.parametrize("amplified", [1.0, 3.0])
+def test_a_unit_scaled_layer_honours_all_that_a_parametrization_sets(amplified: float) -> None:
+    x = torch.randn(5, 8)
+    for layer in (ScaledLinear(8, 6), UnitLinear(8, 6), UnitLinear(8, 6, readout=True)):
+        nn.init.normal_(layer.bias)
+        if isinstance(layer, UnitLinear):
+            layer.amplified.fill_(amplified)
+        layer.set_scale("weight", 0.5, grad=1)
+        layer.set_scale("bias", 3.0, grad=1)
+        plain = output_and_gradients(layer, x)
+        torch.testing.assert_close(plain["y"], 0.5 * x @ layer.weight.T + 3 * layer.bias)
+        layer.set_scale("weight", 0.5, grad=4)
+        layer.set_scale("bias", 3.0, grad=7)
+        found = output_and_gradients(layer, x)
+        torch.testing.assert_close(found["y"], plain["y"])
+        torch.testing.assert_close(found["weight"], 4 * plain["weight"])
+        torch.testing.assert_close(found["bias"], 7 * plain["bias"])
 
 
 def test_embedding() -> None:
@@ -115,6 +144,30 @@ def test_cross_entropy() -> None:
     )
     batched = unit_scaling.cross_entropy(logits.view(4, 5, 9), target.view(4, 5))
     torch.testing.assert_close(batched, F.cross_entropy(logits, target))
+    single = unit_scaling.cross_entropy(logits[0], target[0])
+    torch.testing.assert_close(single, F.cross_entropy(logits[0], target[0]))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.4, 0.9])
+def test_dropout(p: float) -> None:
+    generator = torch.Generator().manual_seed(1)  # no numbers that the masks are made of
+    x, upstream = torch.randn(2, 400, 500, generator=generator)
+
+    def seeded(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def call(x: Tensor) -> Tensor:
+            torch.manual_seed(0)
+            return function(x)
+
+        return call
+
+    same(seeded(lambda x: unit_scaling.dropout(x, p)), seeded(lambda x: U.dropout(x, p)), x)
+    layer = unit_scaling.UnitDropout(p)
+    x.requires_grad_()
+    y = layer(x)
+    y.backward(upstream)
+    assert y.std().item() == pytest.approx(1, abs=0.01)
+    assert x.grad.std().item() == pytest.approx(1, abs=0.01)
+    assert torch.equal(layer.eval()(x), x)
 
 
 @pytest.mark.parametrize("mults", [(1.0, 1.0), (0.5, 2.0)])
@@ -136,9 +189,13 @@ def test_groups_are_those_of_the_package(optimizer: str) -> None:
     infos = describe(unit_gpt, 64, 32, depth=3, base_depth=1)
     name = "umup_output_scale" if " " in optimizer else "umup"
     numbers = scale(
-        infos, get_parametrization(name), "sgd" if "SGD" in optimizer else "adam", lr=0.3, weight_decay=2e-3,
+        infos,
+        name,
+        optimizer.split()[0].lower(),
+        lr=0.3,
+        weight_decay=2e-3,
         weight_decay_mode="independent",
-    )  # fmt: skip
+    )
     tagged = {}
     for tensor, p in unit_gpt(64, depth=3).named_parameters():
         tagged[tensor] = reference.Parameter(
@@ -158,7 +215,7 @@ def test_groups_are_those_of_the_package(optimizer: str) -> None:
 @pytest.mark.parametrize(("name", "factor"), [("umup", 1.0), ("umup_output_scale", 64.0)])
 def test_vectors_have_the_groups_of_the_package(name: str, factor: float) -> None:
     infos = describe(lambda w: nn.Sequential(nn.Linear(4, w), nn.LayerNorm(w)), 64, 32)
-    numbers = scale(infos, get_parametrization(name), "sgd", lr=0.3)
+    numbers = scale(infos, name, "sgd", lr=0.3)
     for tensor in ("0.bias", "1.weight", "1.bias"):
         assert numbers[tensor].lr == pytest.approx(0.3 * factor)
         assert numbers[tensor].mult == 1
@@ -181,8 +238,10 @@ def rms_at_start(depth: int, amplified: bool = True, **options: Any) -> dict[str
     )
     if not amplified:
         for layer in module.model.modules():
-            if isinstance(layer, Attention | MLP):
-                layer.amplify(1.0)
+            if isinstance(layer, Attention | FeedForward):
+                layer.gradient_scale = 1.0
+            if isinstance(layer, UnitLinear):
+                layer.amplified.fill_(1.0)
     found: dict[str, float] = {
         f"param {name}": rms(p) for name, p in module.model.named_parameters()
     }
@@ -202,9 +261,13 @@ def rms_at_start(depth: int, amplified: bool = True, **options: Any) -> dict[str
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 @pytest.mark.parametrize(
     ("depth", "ratio", "band"),
-    [(2, 1.0, (0.5, 2.0)), (4, 0.25, (0.5, 2.0)), (8, 0.25, (0.5, 2.2)),
-     (8, 1.0, (0.35, 2.2))],  # attention over attention makes tokens alike, which makes queries' gradients small
-)  # fmt: skip
+    [
+        (2, 1.0, (0.5, 2.0)),
+        (4, 0.25, (0.5, 2.0)),
+        (8, 0.25, (0.5, 2.2)),
+        (8, 1.0, (0.35, 2.2)),
+    ],  # attention over attention makes tokens alike, which makes queries' gradients small
+)
 def test_parameters_activations_and_gradients_have_unit_scale_at_the_start(
     activation: str, depth: int, ratio: float, band: tuple[float, float]
 ) -> None:
@@ -241,7 +304,8 @@ def test_the_inputs_of_an_amplified_linear_layer_have_the_gradients_of_the_loss(
 
     def gradients(amplified: Tensor) -> tuple[Tensor, ...]:
         leaves = [t.clone().requires_grad_() for t in (x, w)]
-        y = unit_scaling.linear(*leaves, None, 8**-0.5, 8**-0.5, amplified)
+        scale = LinearScale(weight_mult=8**-0.5)
+        y = unit_scaling.linear(*leaves, None, scale, 8**-0.5, amplified)
         return torch.autograd.grad(scaled(y, 1, amplified).square().sum(), leaves)
 
     (x_plain, w_plain), (x_amplified, w_amplified) = gradients(torch.ones(6)), gradients(factors)
@@ -265,7 +329,7 @@ def test_gradients_of_queries_and_keys_of_independent_tokens_have_the_derived_si
 
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 def test_logits_of_inference_are_those_of_training(activation: str) -> None:
-    """Though the scale of attention's output depends on the number of tokens: it is that of a full context."""
+    """Attention's output has the scale of a full context, whatever the number of tokens."""
     build = partial(unit_gpt, activation=activation, activation_mult=2.0, attention_mult=3.0)
     model = TrainingModule(build, 64, base_width=32, parametrization="umup", lr=0.1).model
     ids = torch.randint(V, (2, T))
@@ -299,11 +363,14 @@ class PlainMLP(nn.Module):
 
 @pytest.mark.parametrize("width", [8, 16, 48])
 def test_sgd_of_u_mup_is_that_of_mup_with_constants_by_layer(width: int) -> None:
-    """Unit-scaled gradients with lr 1/sqrt(fan_in) are one trajectory with Table 8's rules: the same function at every
-    width, once the learning rates and the readout's multiplier at the base width are set by layer."""
+    """Unit-scaled gradients with lr 1/sqrt(fan_in) are one trajectory with Table 8's rules.
+
+    They are the same function at every width, once the learning rates and the readout's multiplier
+    at the base width are set by layer.
+    """
     base, n, lr = 8, 16, 0.02  # width, examples of a batch
-    # u-muP's gradient of the logits is n V / sqrt(V - 1) times that of the mean loss, before the readout
-    # width / sqrt(V) times more, that of a w over sqrt(n) and without the multiplier of w
+    # u-muP's gradient of the logits is n V / sqrt(V - 1) times that of the mean loss, before the
+    # readout width / sqrt(V) times more, that of a w over sqrt(n) and without the multiplier of w.
     delta = math.sqrt(n) * 3 / math.sqrt(2)
     constants = {
         "layers.0.weight": f"{delta * base / math.sqrt(3) / 6}*m_out",
@@ -317,7 +384,7 @@ def test_sgd_of_u_mup_is_that_of_mup_with_constants_by_layer(width: int) -> None
 
     def losses(build: Any, parametrization: Parametrization, loss: Any) -> Tensor:
         numbers = scale(describe(build, width, base), parametrization, "sgd", lr=lr)
-        model = initialize_(build(width), numbers, torch.Generator().manual_seed(0))
+        model = initialize_(build(width), numbers, seed=0)
         optimizer = build_optimizer(SGD, parameters(model, numbers), numbers)
         found = []
         for x, target in batches(30, n):
@@ -340,7 +407,7 @@ def test_what_unit_scaling_has_not_is_refused(key: str) -> None:
 
 
 def test_of_sgd_no_exponents_are_told() -> None:
-    """As measured, hidden updates fall with width^-1.5 where the rules, with the loss' own gradients, say -3.5."""
+    """Hidden updates fall with width^-1.5, as measured; the rules would say -3.5."""
     module = partial(TrainingModule, unit_gpt, 64, base_width=32, parametrization="umup", lr=0.1)
     assert module(optimizer="adam").expected_exponents(0)
     with pytest.raises(

@@ -30,8 +30,8 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from mupl.analysis.columns import IDENTITY, OUTCOMES
 from mupl.analysis.coordinates import interval, records
+from mupl.identity import IDENTITY, OUTCOMES
 
 # Columns whose transfer is asked for, in this order, with their names
 HYPERPARAMETERS = {
@@ -58,12 +58,18 @@ INF = float("inf")
 def curve_keys(results: pd.DataFrame, x: str = "lr") -> list[str]:
     """The columns that tell curves of loss over x apart: all that is swept but seed and x.
 
-    >>> curve_keys(pd.DataFrame(columns=["width", "lr", "seed", "depth", "val_loss"]), x="lr")
+    >>> curve_keys(pd.DataFrame({"lr": [0.1, 0.2], "depth": [2, 4], "context": [16, 16]}), x="lr")
     ['parametrization', 'optimizer', 'width', 'depth']
     """
     keys = ["parametrization", "optimizer", "width", "lr"]
-    keys += [str(column) for column in results if column not in (*IDENTITY, *OUTCOMES)]
+    keys += [key for key in differing_columns(results) if key not in IDENTITY]
     return [key for key in keys if key != x]
+
+
+def differing_columns(results: pd.DataFrame) -> list[str]:
+    """The columns, but outcomes, in which runs differ; a missing value counts as one."""
+    columns = [str(column) for column in results if column not in OUTCOMES]
+    return [column for column in columns if results[column].nunique(dropna=False) > 1]
 
 
 def curves(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.DataFrame:

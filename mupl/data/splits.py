@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,6 +94,12 @@ class Splits:
         return self.train_x[0].numel()
 
     @property
-    def model_args(self) -> dict[str, int]:
-        """What a model's constructor is told about the data."""
-        return {"in_features": self.in_features, "out_features": self.num_classes}
+    def model_args(self) -> dict[str, Any]:
+        """The arguments that the data offer to a model's constructor, which gets those that it takes."""
+        channels, *image_size = self.train_x.shape[1:]
+        return {
+            "in_channels": channels,
+            "image_size": tuple(image_size),  # (height, width)
+            "in_features": self.in_features,
+            "num_classes": self.num_classes,
+        }

@@ -104,13 +104,16 @@ def _plot_stars(axes: Axes, stars: pd.DataFrame, x: str, y: str, hue: str, color
 
 def _panel_keys(results: pd.DataFrame, keys: list[str], size: str) -> list[str]:
     """The swept columns of which each value has panels of its own."""
-    swept = [key for key in keys if key != size and results[key].nunique() > 1]
+    swept = []
+    for key in keys:
+        if key != size and results[key].nunique(dropna=False) > 1:
+            swept.append(key)
     return swept or ["parametrization"]
 
 
 def _labelled(table: pd.DataFrame, panel_keys: list[str], size: str) -> pd.DataFrame:
     """The table with the label of each row's panel, and its size as text."""
-    texts = table[panel_keys].astype(str)
+    texts = table[panel_keys].map(str)  # a missing value too
     for key in panel_keys:
         if key not in ("parametrization", "optimizer"):
             short = key.split(".")[-1]

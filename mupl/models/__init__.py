@@ -2,5 +2,6 @@
 
 from mupl.models.gpt import GPT
 from mupl.models.mlp import MLP
+from mupl.models.resnet import ResNet
 
-__all__ = ["GPT", "MLP"]
+__all__ = ["GPT", "MLP", "ResNet"]

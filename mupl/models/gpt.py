@@ -1,9 +1,14 @@
-"""A decoder-only transformer that knows nothing of parametrizations."""
+"""A decoder-only transformer that knows nothing of parametrizations.
+
+Names of tensors end in their dimensions: B stands for all dimensions before the tokens (examples,
+and members of a stack), N for the same as one dimension, T for tokens, H for heads, G for heads of
+keys and values, D for the size of a head.
+"""
 
 import math
-from collections.abc import Callable
-from functools import partial
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,204 +28,292 @@ from mupl.nn.unit_scaling import (
     silu_glu_scale,
 )
 
-Linear = Callable[[int, int], ScaledLinear]
-CHOICES = {
-    "norm": ("layernorm", "rmsnorm"),
-    "activation": ("gelu", "swiglu"),
-    "positions": ("rotary", "learned"),
-}
+NORMS = ("layernorm", "rmsnorm")
+ACTIVATIONS = ("gelu", "swiglu")
+POSITIONS = ("rotary", "learned")
+NOT_UNIT_SCALED = ("norm_gain", "bias", "tied", "post_norm")  # u-muP has none of them
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Every choice that makes a GPT.
+
+    Raises:
+        ConfigError: naming the value that is out of range.
+    """
+
+    vocabulary: int  # number of different tokens
+    context: int  # tokens in the longest sequence
+    width: int  # size of the residual stream
+    depth: int = 4  # number of blocks
+    d_head: int | None = 32  # size of a head, more heads with width; None: see heads
+    heads: int | None = None  # number of heads, larger ones with width; None: see d_head
+    group_size: int = 1  # heads that share a key and a value (Ainslie et al. 2023)
+    norm: str = "layernorm"  # layernorm | rmsnorm
+    norm_gain: bool = True  # whether norms have a gain and, with `bias`, a bias
+    post_norm: bool = False  # norms after the residual sums instead of before the branches
+    activation: str = "gelu"  # gelu | swiglu (Shazeer 2020)
+    mlp_ratio: float = 4.0  # hidden units of a feed-forward network over width
+    positions: str = "rotary"  # rotary (Su et al. 2021) | learned
+    qk_norm: bool = False  # normalise the queries and keys of each head
+    tied: bool = False  # read out by the embedding's matrix, logits times width^-1/2
+    bias: bool = False  # of linear layers and LayerNorm
+    dropout: float = 0.0  # probability; of embeddings, attention weights and branches
+    input_mult: float = 1.0  # multiplies the embeddings
+    attention_mult: float = 1.0  # multiplies the attention logits
+    activation_mult: float = 1.0  # m of gelu(m x) / m, or of silu
+    residual_mult: float = 1.0  # multiplies the residual branches
+    residual_attention_ratio: float = 1.0  # attention over MLPs on the stream; if unit_scaling
+    output_mult: float = 1.0  # multiplies the logits
+    init_std: float = 1.0  # std of the weights times sqrt(fan_in)
+    embedding_std: float = 1.0  # std of the embeddings
+    zero_readout: bool = False  # start the readout at 0
+    unit_scaling: bool = False  # unit-scaled operations, for parametrization=umup
+
+    def __post_init__(self) -> None:
+        _require_one_of("norm", self.norm, NORMS)
+        _require_one_of("activation", self.activation, ACTIVATIONS)
+        _require_one_of("positions", self.positions, POSITIONS)
+        _require(self.depth >= 1, f"depth={self.depth}: must be a whole number >= 1")
+        self._check_heads()
+        _require(
+            0 <= self.dropout < 1,
+            f"model.dropout={self.dropout}: must be at least 0 and below 1",
+        )
+        _require(
+            not (self.tied and self.zero_readout),
+            "model.zero_readout=true: a tied readout is the embedding and cannot start at 0",
+        )
+        _require(self.init_std >= 0, f"model.init_std={self.init_std}: must be >= 0")
+        _require(self.embedding_std >= 0, f"model.embedding_std={self.embedding_std}: must be >= 0")
+        for key in NOT_UNIT_SCALED:
+            _require(
+                not (self.unit_scaling and getattr(self, key)),
+                f"model.{key}=true: unit scaling is without; say model.{key}=false",
+            )
+
+    def _check_heads(self) -> None:
+        _require(
+            (self.heads is None) != (self.d_head is None),
+            f"model.d_head={self.d_head}, model.heads={self.heads}: "
+            "give one and null for the other",
+        )
+        for key in ("d_head", "heads"):
+            given = getattr(self, key)
+            _require(
+                given is None or _divides(given, self.width),
+                f"model.{key}={given}: must be a whole number that divides the width {self.width}",
+            )
+        _require(
+            _divides(self.group_size, self.num_heads),
+            f"model.group_size={self.group_size}: "
+            f"must divide the number of heads, {self.num_heads}",
+        )
+        _require(
+            self.positions != "rotary" or self.head_size % 2 == 0,
+            f"model.d_head={self.head_size}: must be even for rotary positions",
+        )
+
+    @property
+    def num_heads(self) -> int:
+        """Heads, from whichever of `heads` and `d_head` is given."""
+        if self.d_head is None:
+            assert self.heads is not None
+            return self.heads
+        return self.width // self.d_head
+
+    @property
+    def head_size(self) -> int:
+        """Size of a head, from whichever of `heads` and `d_head` is given."""
+        return self.width // self.num_heads
+
+    @property
+    def hidden(self) -> int:
+        """Hidden units of a feed-forward network."""
+        return round(self.mlp_ratio * self.width)
+
+
+class PlainOperations:
+    """The layers of a standard transformer, and the numbers that its operations need."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        self.config = config
+        self.logit_scale = config.attention_mult / math.sqrt(config.head_size)
+        self.attention_scale = 1.0  # of the means of values
+        self.dropout_scale = 1.0  # of the same, while attention weights are dropped
+        self.hidden_scale = 1.0  # of what the activation returns
+        self.logit_gradient_scale = 1.0  # of the gradients of queries and keys
+        self.hidden_gradient_scale = 1.0  # of the gradients of hidden units
+
+    def embedding(self, count: int) -> nn.Embedding:
+        return Embedding(count, self.config.width)
+
+    def linear(
+        self, in_features: int, out_features: int, gradient_scales: Sequence[float] = (1.0,)
+    ) -> ScaledLinear:
+        """A layer of a block; its outputs have equal parts, one for each of `gradient_scales`.
+
+        gradient_scales: by how much the gradients that arrive at each part have been multiplied.
+        """
+        return ScaledLinear(in_features, out_features, self.config.bias)
+
+    def residual(self, index: int) -> Multiplier:
+        """How branch `index` is added to the stream; attention has the even, MLPs the odd ones."""
+        return Residual(self.config.residual_mult)
+
+    def dropout(self) -> nn.Module:
+        return nn.Dropout(self.config.dropout)
+
+    def readout(self) -> nn.Module:
+        if self.config.tied:
+            return TiedReadout(self.config.width)
+        return ScaledLinear(self.config.width, self.config.vocabulary, bias=False)
+
+
+class UnitOperations:
+    """The same with unit-scaled operations (`mupl.nn.unit_scaling`).
+
+    Attention logits are divided by d_head, residual sums are normalised, and gradients of queries,
+    keys and hidden units are brought to unit scale where they lie, without a trace in what comes
+    before them.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        self.config = config
+        attention = (config.context, config.head_size, config.attention_mult)
+        activation_scale = gelu_scale if config.activation == "gelu" else silu_glu_scale
+        self.logit_scale = config.attention_mult / config.head_size
+        self.attention_scale = attention_scale(*attention)
+        self.dropout_scale = math.sqrt(1 - config.dropout)
+        self.hidden_scale = activation_scale(config.activation_mult)
+        self.logit_gradient_scale = logit_gradient_scale(*attention)
+        # the gradient of a hidden unit sums over `width` terms, but is scaled for `hidden` of them
+        self.hidden_gradient_scale = math.sqrt(config.hidden / config.width)
+
+    def embedding(self, count: int) -> nn.Embedding:
+        return UnitEmbedding(count, self.config.width)
+
+    def linear(
+        self, in_features: int, out_features: int, gradient_scales: Sequence[float] = (1.0,)
+    ) -> ScaledLinear:
+        layer = UnitLinear(in_features, out_features, bias=False)
+        parts = layer.amplified.chunk(len(gradient_scales))
+        for part, gradient_scale in zip(parts, gradient_scales, strict=True):
+            part.fill_(gradient_scale)
+        return layer
+
+    def residual(self, index: int) -> Multiplier:
+        config = self.config
+        ratio = config.residual_attention_ratio
+        return UnitResidual(residual_tau(index, 2 * config.depth, config.residual_mult, ratio))
+
+    def dropout(self) -> nn.Module:
+        return UnitDropout(self.config.dropout)
+
+    def readout(self) -> nn.Module:
+        return UnitLinear(self.config.width, self.config.vocabulary, bias=False, readout=True)
+
+
+Operations = PlainOperations | UnitOperations
 
 
 class GPT(nn.Module):
     """Tokens (..., T) -> logits (..., T, vocabulary), each of the tokens up to its own.
 
-    With r the residual multiplier, a block is `x += r attention(norm(x)); x += r mlp(norm(x))`, and a last norm comes
-    before the readout; post-norm is `x = norm(x + r attention(x)); x = norm(x + r mlp(x))`. Attention is
-    softmax(attention_mult / sqrt(d_head) q.k) v over the past. Initialised in the standard parametrization:
-    `W ~ N(0, init_std^2 / fan_in)`, embeddings N(0, embedding_std^2), gains 1, biases 0.
+    With r the residual multiplier, a block is `x += r attention(norm(x)); x += r mlp(norm(x))`, and
+    a last norm comes before the readout. Post-norm is `x = norm(x + r attention(x))`, then
+    `x = norm(x + r mlp(x))`. Attention is `softmax(attention_mult / sqrt(d_head) q.k) v` over the
+    past.
+
+    Initialised in the standard parametrization: `W ~ N(0, init_std^2 / fan_in)`, embeddings
+    N(0, embedding_std^2), gains 1, biases 0.
 
     Args:
-        vocabulary: number of tokens. context: largest T.
-        width: of the residual stream. depth: number of blocks.
-        d_head, heads: size and number of heads; give one of them, the other follows from the width and grows with it.
-        group_size: heads that share a key and a value (grouped-query attention).
-        norm: "layernorm" or "rmsnorm"; norm_gain: whether it has a gain (and, with `bias`, a bias).
-        post_norm: norms after the residual sum instead of before each branch.
-        activation: "gelu" or "swiglu"; mlp_ratio: hidden units of the MLP over width.
-        positions: "rotary" (Su et al. 2021, base 10,000) or "learned".
-        qk_norm: normalise queries and keys of each head.
-        tied: read out by the embedding's matrix (logits times width^-1/2).
-        input_mult, attention_mult, activation_mult, residual_mult, output_mult: tunable multipliers; that of an
-            activation f makes it f(mult x) / mult.
-        residual_attention_ratio: what attention adds to the stream over what MLPs add; with `unit_scaling` only.
-        zero_readout: start the readout at 0.
-        unit_scaling: operations of `mupl.nn.unit_scaling`, for `parametrization=umup`: attention logits are divided by
-            d_head, residual sums normalised (`residual_tau`), and gradients of queries, keys and hidden units of MLPs
-            are amplified to unit scale where they lie (`Attention.amplify`, `MLP.amplify`).
+        options: the other fields of `GPTConfig`.
 
     Raises:
         ConfigError: naming the argument that is out of range.
+
+    Example:
+        >>> import torch
+        >>> model = GPT(vocabulary=11, context=8, width=16, depth=2, d_head=4)
+        >>> model(torch.zeros(3, 5, dtype=torch.int64)).shape
+        torch.Size([3, 5, 11])
     """
 
-    # Of the arguments, those in which the members of one stack may differ (see `mupl.stacked.stack`)
+    # Options in which the members of one stack may differ (see `mupl.stacked.stack`)
     per_member: ClassVar = (
-        "input_mult", "attention_mult", "activation_mult", "residual_mult", "output_mult", "init_std", "embedding_std",
+        "input_mult",
+        "attention_mult",
+        "activation_mult",
+        "residual_mult",
+        "output_mult",
+        "init_std",
+        "embedding_std",
         "zero_readout",
-    )  # fmt: skip
+    )
     member_axis: ClassVar = True  # the parameters may have a leading member axis
 
-    def __init__(
-        self,
-        vocabulary: int,
-        context: int,
-        width: int,
-        depth: int = 4,
-        d_head: int | None = 32,
-        heads: int | None = None,
-        group_size: int = 1,
-        norm: str = "layernorm",
-        norm_gain: bool = True,
-        post_norm: bool = False,
-        activation: str = "gelu",
-        mlp_ratio: float = 4.0,
-        positions: str = "rotary",
-        qk_norm: bool = False,
-        tied: bool = False,
-        bias: bool = False,
-        dropout: float = 0.0,
-        input_mult: float = 1.0,
-        attention_mult: float = 1.0,
-        activation_mult: float = 1.0,
-        residual_mult: float = 1.0,
-        residual_attention_ratio: float = 1.0,
-        output_mult: float = 1.0,
-        init_std: float = 1.0,
-        embedding_std: float = 1.0,
-        zero_readout: bool = False,
-        unit_scaling: bool = False,
-    ) -> None:
+    def __init__(self, vocabulary: int, context: int, width: int, **options: Any) -> None:
         super().__init__()
-        for key, value in (("norm", norm), ("activation", activation), ("positions", positions)):
-            if value not in CHOICES[key]:
-                raise ConfigError(f"model.{key}={value}: must be one of {', '.join(CHOICES[key])}")
-        if depth < 1:
-            raise ConfigError(f"depth={depth}: must be a whole number >= 1")
-        heads, d_head = _heads(width, heads, d_head)
-        if group_size < 1 or heads % group_size:
-            raise ConfigError(
-                f"model.group_size={group_size}: must divide the number of heads, {heads}"
-            )
-        if positions == "rotary" and d_head % 2:
-            raise ConfigError(f"model.d_head={d_head}: must be even for rotary positions")
-        if tied and zero_readout:
-            raise ConfigError(
-                "model.zero_readout=true: a tied readout is the embedding and cannot start at 0"
-            )
-        for key, std in (("init_std", init_std), ("embedding_std", embedding_std)):
-            if std < 0:
-                raise ConfigError(f"model.{key}={std}: must be >= 0")
-        for key, given in (
-            ("norm_gain", norm_gain),
-            ("bias", bias),
-            ("tied", tied),
-            ("post_norm", post_norm),
-        ):
-            if unit_scaling and given:
-                raise ConfigError(
-                    f"model.{key}=true: unit scaling is without; say model.{key}=false"
-                )
-        self.context, self.input_mult, self.output_mult = context, input_mult, output_mult
-        self.init_std, self.embedding_std, self.zero_readout = init_std, embedding_std, zero_readout
+        config = GPTConfig(vocabulary, context, width, **options)
+        operations: Operations = PlainOperations(config)
+        if config.unit_scaling:
+            operations = UnitOperations(config)
+        rotary: nn.Module = nn.Identity()
+        if config.positions == "rotary":
+            rotary = Rotary(config.head_size, context)
+        self.config = config
+        self.input_mult = config.input_mult
+        self.output_mult = config.output_mult
 
-        linear = partial(UnitLinear if unit_scaling else ScaledLinear, bias=bias)
-        logit_scale, value_scale, hidden_scale = attention_mult / math.sqrt(d_head), 1.0, 1.0
-        if unit_scaling:
-            logit_scale = attention_mult / d_head
-            value_scale = attention_scale(context, d_head, attention_mult)
-            hidden_scale = (gelu_scale if activation == "gelu" else silu_glu_scale)(activation_mult)
-        rotary = Rotary(d_head, context) if positions == "rotary" else nn.Identity()
-        new_norm: Callable[[int], nn.Module] = partial(RMSNorm, elementwise_affine=norm_gain)
-        if norm == "layernorm":
-            new_norm = partial(LayerNorm, elementwise_affine=norm_gain, bias=bias)
-
-        def new_residual(index: int) -> Multiplier:
-            if not unit_scaling:
-                return Residual(residual_mult)
-            return UnitResidual(
-                residual_tau(index, 2 * depth, residual_mult, residual_attention_ratio)
-            )
-
-        def new_block(index: int) -> Block:
-            qk_norms = (
-                (new_norm(d_head), new_norm(d_head)) if qk_norm else (nn.Identity(), nn.Identity())
-            )
-            attention = Attention(
-                width,
-                heads,
-                d_head,
-                group_size,
-                logit_scale,
-                value_scale,
-                linear,
-                rotary,
-                qk_norms,
-                dropout,
-            )
-            mlp = MLP(
-                width, round(mlp_ratio * width), activation, activation_mult, hidden_scale, linear
-            )
-            if unit_scaling:
-                attention.amplify(logit_gradient_scale(context, d_head, attention_mult))
-                mlp.amplify(
-                    math.sqrt(mlp.down.in_features / width)
-                )  # its gradients are sums over fewer terms
-            residuals = (new_residual(2 * index), new_residual(2 * index + 1))
-            return Block(
-                attention, mlp, (new_norm(width), new_norm(width)), residuals, post_norm, dropout
-            )
-
-        new_embedding = UnitEmbedding if unit_scaling else Embedding
-        self.embedding = new_embedding(vocabulary, width)
-        self.positions = new_embedding(context, width) if positions == "learned" else None
-        self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(map(new_block, range(depth)))
-        self.norm = nn.Identity() if post_norm else new_norm(width)
-        if tied:
-            self.readout: nn.Module = TiedReadout(width)
-        elif unit_scaling:
-            self.readout = UnitLinear(width, vocabulary, bias=False, readout=True)
-        else:
-            self.readout = ScaledLinear(width, vocabulary, bias=False)
+        self.embedding = operations.embedding(vocabulary)
+        self.positions: nn.Module | None = None
+        if config.positions == "learned":
+            self.positions = operations.embedding(context)
+        self.dropout = operations.dropout()
+        self.blocks = nn.ModuleList(
+            Block(config, operations, rotary, index) for index in range(config.depth)
+        )
+        self.norm = nn.Identity() if config.post_norm else new_norm(config, width)
+        self.readout = operations.readout()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=self.embedding_std)
+                nn.init.normal_(module.weight, std=self.config.embedding_std)
             elif isinstance(module, ScaledLinear):
-                std = 0 if module is self.readout and self.zero_readout else self.init_std
-                module.draw(std / math.sqrt(module.in_features))
+                module.init_normal_(self._std_of(module) / math.sqrt(module.in_features))
             elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
                 module.reset_parameters()
 
+    def _std_of(self, layer: nn.Module) -> float:
+        """The std of a layer's weights times sqrt(fan_in)."""
+        if layer is self.readout and self.config.zero_readout:
+            return 0.0
+        return self.config.init_std
+
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens: (..., T) integers, T <= context -> logits (..., T, vocabulary); with a stack (S, ..., T, V)."""
+        """tokens (..., T), integers, T <= context -> logits (..., T, vocabulary).
+
+        Of a stack of S members: tokens (G, ..., T), G a divisor of S -> (S, ..., T, vocabulary).
+        """
         length = tokens.shape[-1]
-        if length > self.context:
-            raise ValueError(f"{length} tokens are more than the context of {self.context}")
+        if length > self.config.context:
+            raise ValueError(f"{length} tokens are more than the context of {self.config.context}")
         x = self.embedding(tokens)
         if self.positions is not None:
             places = torch.arange(length, device=tokens.device)
-            x = x + self.positions(places.view(*[1] * (tokens.dim() - 1), -1))
+            leading = [1] * (tokens.dim() - 1)
+            x = x + self.positions(places.view(*leading, length))
         x = self.dropout(times(self.input_mult, x))
         for block in self.blocks:
             x = block(x)
         x = times(self.output_mult, self.norm(x))
-        return (
-            self.readout(x, self.embedding.weight)
-            if isinstance(self.readout, TiedReadout)
-            else self.readout(x)
-        )
+        if isinstance(self.readout, TiedReadout):
+            return self.readout(x, self.embedding.weight)
+        return self.readout(x)
 
     @torch.no_grad()
     def generate(
@@ -230,173 +323,179 @@ class GPT(nn.Module):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """tokens (..., T) followed by `count` more, (..., T + count), each drawn given at most `context` before it.
+        """tokens (..., T) followed by `count` more, (..., T + count).
 
-        temperature: divides the logits; 0 takes the most likely token.
+        Each is sampled given at most `context` tokens before it. temperature: divides the logits; 0
+        takes the most likely token.
         """
         for _ in range(count):
-            logits = self(tokens[..., -self.context :])[..., -1, :]
+            seen = tokens[..., -self.config.context :]
+            logits = self(seen)[..., -1, :]
             if temperature == 0:
-                drawn = logits.argmax(-1, keepdim=True)
+                following = logits.argmax(-1, keepdim=True)
             else:
-                p = (logits / temperature).softmax(-1)
-                drawn = torch.multinomial(p.reshape(-1, p.shape[-1]), 1, generator=generator).view(
-                    *p.shape[:-1], 1
-                )
-            tokens = torch.cat([tokens, drawn], -1)
+                probabilities = (logits / temperature).softmax(-1)
+                rows = probabilities.view(-1, probabilities.shape[-1])  # (N, vocabulary)
+                following = torch.multinomial(rows, 1, generator=generator)
+                following = following.view(*tokens.shape[:-1], 1)
+            tokens = torch.cat([tokens, following], -1)
         return tokens
 
 
 class Block(nn.Module):
+    """Attention and a feed-forward network, each added to the residual stream."""
+
     def __init__(
-        self,
-        attention: "Attention",
-        mlp: "MLP",
-        norms: tuple[nn.Module, nn.Module],
-        residuals: tuple[Multiplier, Multiplier],
-        post_norm: bool,
-        dropout: float,
+        self, config: GPTConfig, operations: Operations, rotary: nn.Module, index: int
     ) -> None:
         super().__init__()
-        self.attention_norm, self.attention, self.attention_residual = (
-            norms[0],
-            attention,
-            residuals[0],
-        )
-        self.mlp_norm, self.mlp, self.mlp_residual = norms[1], mlp, residuals[1]
-        self.dropout = nn.Dropout(dropout)
-        self.post_norm = post_norm
+        self.attention_norm = new_norm(config, config.width)
+        self.attention = Attention(config, operations, rotary)
+        self.attention_residual = operations.residual(2 * index)
+        self.mlp_norm = new_norm(config, config.width)
+        self.mlp = FeedForward(config, operations)
+        self.mlp_residual = operations.residual(2 * index + 1)
+        self.dropout = operations.dropout()
+        self.post_norm = config.post_norm
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., T, width) -> the same shape."""
         if self.post_norm:
-            x = self.attention_norm(
-                self.attention_residual(x, lambda h: self.dropout(self.attention(h)))
-            )
-            return self.mlp_norm(self.mlp_residual(x, lambda h: self.dropout(self.mlp(h))))
-        x = self.attention_residual(
-            x, lambda h: self.dropout(self.attention(self.attention_norm(h)))
-        )
-        return self.mlp_residual(x, lambda h: self.dropout(self.mlp(self.mlp_norm(h))))
+            x = self.attention_norm(self.attention_residual(x, self._attend))
+            return self.mlp_norm(self.mlp_residual(x, self._feed_forward))
+        x = self.attention_residual(x, lambda h: self._attend(self.attention_norm(h)))
+        return self.mlp_residual(x, lambda h: self._feed_forward(self.mlp_norm(h)))
+
+    def _attend(self, x: Tensor) -> Tensor:
+        return self.dropout(self.attention(x))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.mlp(x))
 
 
 class Attention(nn.Module):
-    """Causal self-attention, the means of values times `value_scale`; keys and values are one matrix, keys first."""
+    """Causal self-attention; keys and values are one matrix, keys first.
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        d_head: int,
-        group_size: int,
-        logit_scale: float,
-        value_scale: float,
-        linear: Linear,
-        rotary: nn.Module,
-        qk_norms: tuple[nn.Module, nn.Module],
-        dropout: float,
-    ) -> None:
+    The scales are those of `PlainOperations`.
+    """
+
+    def __init__(self, config: GPTConfig, operations: Operations, rotary: nn.Module) -> None:
         super().__init__()
-        self.d_head, self.grouped, self.dropout, self.value_scale = (
-            d_head,
-            group_size > 1,
-            dropout,
-            value_scale,
-        )
-        self.query = linear(width, heads * d_head)
-        self.key_value = linear(width, 2 * (heads // group_size) * d_head)
-        self.out = linear(heads * d_head, width)
+        gradient_scale = operations.logit_gradient_scale
+        d_head = config.head_size
+        queries = config.num_heads * d_head
+        keys = queries // config.group_size
+        self.d_head = d_head
+        self.grouped = config.group_size > 1
+        self.dropout = config.dropout
+        self.dropout_scale = operations.dropout_scale
+        self.value_scale = operations.attention_scale
+        self.gradient_scale = gradient_scale
+        self.query = operations.linear(config.width, queries, [gradient_scale])
+        self.key_value = operations.linear(config.width, 2 * keys, [gradient_scale, 1.0])
+        self.out = operations.linear(queries, config.width)
         self.rotary = rotary
-        self.query_norm, self.key_norm = qk_norms
-        self.scale = Multiplier("attention", logit_scale, fan_in=d_head)
+        self.query_norm = new_norm(config, d_head) if config.qk_norm else nn.Identity()
+        self.key_norm = new_norm(config, d_head) if config.qk_norm else nn.Identity()
+        self.scale = Multiplier("attention", operations.logit_scale, fan_in=d_head)
         self.logits = Logits()
-        self.amplified = 1.0
-
-    def amplify(self, factor: float) -> None:
-        """Multiply the gradients of queries and keys, and of their unit-scaled weights, not of what comes before."""
-        self.amplified = factor
-        self.query.get_buffer("amplified").fill_(factor)
-        self.key_value.get_buffer("amplified").chunk(2)[0].fill_(factor)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., T, width) -> the same shape."""
-        q, k, v = (self._split(y) for y in (self.query(x), *self.key_value(x).chunk(2, -1)))
-        q, k, v = map(self._fold, (self.scale(self.query_norm(q)), self.key_norm(k), v))
-        q, k = self.rotary(q), self.rotary(k)
-        if self.amplified != 1:
-            q, k = scaled(q, 1, self.amplified), scaled(k, 1, self.amplified)
+        q_BTHD = self._split_heads(self.query(x))
+        k_BT, v_BT = self.key_value(x).chunk(2, -1)
+        k_BTGD = self._split_heads(k_BT)
+        v_BTGD = self._split_heads(v_BT)
+        q_BTHD = self.scale(self.query_norm(q_BTHD))
+        k_BTGD = self.key_norm(k_BTGD)
+
+        q_NHTD = self.rotary(heads_first(q_BTHD))
+        k_NGTD = self.rotary(heads_first(k_BTGD))
+        v_NGTD = heads_first(v_BTGD)
+        q_NHTD = scale_gradient(q_NHTD, self.gradient_scale)
+        k_NGTD = scale_gradient(k_NGTD, self.gradient_scale)
+
         if self.logits._forward_hooks:  # fused attention does not return them
-            self.logits(q, k, x.shape[:-2])
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(
-            q, k, v, is_causal=True, scale=1.0, dropout_p=dropout, enable_gqa=self.grouped
+            self.logits(q_NHTD, k_NGTD, x.shape[:-2])
+        y_NHTD = self._attend(q_NHTD, k_NGTD, v_NGTD)
+        y_NT = y_NHTD.transpose(-3, -2).flatten(-2)
+        y_BT = y_NT.view(*x.shape[:-1], -1)
+        return self.out(y_BT)
+
+    def _attend(self, q_NHTD: Tensor, k_NGTD: Tensor, v_NGTD: Tensor) -> Tensor:
+        """Means of the past values, each weighted by softmax(q.k), in scale: (N, H, T, D)."""
+        dropout = 0.0
+        value_scale = self.value_scale
+        if self.training:
+            dropout = self.dropout
+            value_scale = self.value_scale * self.dropout_scale
+        y_NHTD = F.scaled_dot_product_attention(
+            q_NHTD,
+            k_NGTD,
+            v_NGTD,
+            is_causal=True,
+            scale=1.0,
+            dropout_p=dropout,
+            enable_gqa=self.grouped,
         )
-        y = times(self.value_scale, y)
-        return self.out(y.transpose(-3, -2).flatten(-2).view(*x.shape[:-1], -1))
+        return times(value_scale, y_NHTD)
 
-    def _split(self, x: Tensor) -> Tensor:
-        """(..., T, n * d_head) -> (..., T, n, d_head)."""
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """(..., n * D) -> (..., n, D)."""
         return x.unflatten(-1, (-1, self.d_head))
-
-    def _fold(self, x: Tensor) -> Tensor:
-        """(..., T, n, d_head) -> (N, n, T, d_head), all dimensions before T as one, as fused attention wants it."""
-        return x.reshape(-1, *x.shape[-3:]).transpose(-3, -2)
 
 
 class Logits(nn.Module):
     """Attention logits q.k of the past, for whoever hooks this module; nothing else calls it."""
 
-    def forward(self, q: Tensor, k: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """q (N, n, T, d), k (N, n / group_size, T, d) -> (*shape, n, T, T), those of the future 0."""
-        k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
-        return (q @ k.mT).tril().view(*shape, *q.shape[1:-1], -1)
+    def forward(self, q_NHTD: Tensor, k_NGTD: Tensor, leading: tuple[int, ...]) -> Tensor:
+        """Logits (*leading, H, T, T), those of the future 0; N is the product of `leading`."""
+        group_size = q_NHTD.shape[1] // k_NGTD.shape[1]
+        k_NHTD = k_NGTD.repeat_interleave(group_size, 1)
+        logits_NHTT = (q_NHTD @ k_NHTD.mT).tril()
+        return logits_NHTT.view(*leading, *logits_NHTT.shape[1:])
 
 
 class Rotary(nn.Module):
-    """Rotates the pair (x_i, x_(i + d/2)) at position t by the angle t * 10000^(-2i / d) (Su et al. 2021)."""
+    """Rotates the pair (x_i, x_(i + d/2)) at position t by t * 10000^(-2i / d) (Su et al. 2021)."""
 
     cos: Tensor
     sin: Tensor
 
     def __init__(self, d_head: int, context: int) -> None:
         super().__init__()
-        angles = torch.outer(
-            torch.arange(context), 10_000.0 ** (torch.arange(0, d_head, 2) / -d_head)
-        )
+        frequencies = 10_000.0 ** (torch.arange(0, d_head, 2) / -d_head)
+        angles = torch.outer(torch.arange(context), frequencies)
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., T, d_head) -> the same shape and dtype."""
-        cos, sin = (table[: x.shape[-2]] for table in (self.cos, self.sin))
+        length = x.shape[-2]
+        cos = self.cos[:length]
+        sin = self.sin[:length]
         a, b = x.chunk(2, -1)
         return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).type_as(x)
 
 
-class MLP(nn.Module):
-    """`down(hidden_scale h)`, `h = gelu(mult up(x)) / mult`, or `silu(mult a) / mult * b` for `(a, b) = up(x)`."""
+class FeedForward(nn.Module):
+    """`down(hidden_scale h)`, h being `gelu(mult up(x)) / mult`.
+
+    Of "swiglu", h is `silu(mult a) / mult * b` for `(a, b) = up(x)`.
+    """
 
     per_member: ClassVar = ("mult",)
 
-    def __init__(
-        self,
-        width: int,
-        hidden: int,
-        activation: str,
-        mult: float,
-        hidden_scale: float,
-        linear: Linear,
-    ) -> None:
+    def __init__(self, config: GPTConfig, operations: Operations) -> None:
         super().__init__()
-        self.gated, self.mult, self.hidden_scale = activation == "swiglu", mult, hidden_scale
-        self.up = linear(width, 2 * hidden if self.gated else hidden)
-        self.down = linear(hidden, width)
-        self.amplified = 1.0
-
-    def amplify(self, factor: float) -> None:
-        """Multiply the gradients of what `up` returns, and of its unit-scaled weight, not of what comes before."""
-        self.amplified = factor
-        self.up.get_buffer("amplified").fill_(factor)
+        gradient_scale = operations.hidden_gradient_scale
+        self.gated = config.activation == "swiglu"
+        self.mult = config.activation_mult
+        self.hidden_scale = operations.hidden_scale
+        self.gradient_scale = gradient_scale
+        hidden = 2 * config.hidden if self.gated else config.hidden
+        self.up = operations.linear(config.width, hidden, [gradient_scale])
+        self.down = operations.linear(config.hidden, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> the same shape."""
@@ -407,24 +506,47 @@ class MLP(nn.Module):
         else:
             h = F.gelu(times(self.mult, h))
         h = times(self.hidden_scale / self.mult, h)
-        return self.down(h if self.amplified == 1 else scaled(h, 1, self.amplified))
+        return self.down(scale_gradient(h, self.gradient_scale))
 
 
-def _heads(width: int, heads: int | None, d_head: int | None) -> tuple[int, int]:
-    """Number and size of heads from the one that is given."""
-    if (heads is None) == (d_head is None):
-        raise ConfigError(
-            f"model.d_head={d_head}, model.heads={heads}: give one and null for the other"
-        )
-    key, given = ("heads", heads) if d_head is None else ("d_head", d_head)
-    if (
-        not isinstance(width, int)
-        or not isinstance(given, int)
-        or given < 1
-        or width < 1
-        or width % given
-    ):
-        raise ConfigError(
-            f"model.{key}={given}: must be a whole number that divides the width {width}"
-        )
-    return (given, width // given) if d_head is None else (width // given, given)
+class UnitDropout(nn.Dropout):
+    """Dropout that keeps the standard deviation: it divides by sqrt(1 - p) what plain dropout
+    divides by 1 - p, and the gradient likewise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return times(math.sqrt(1 - self.p), y) if self.training else y
+
+
+def new_norm(config: GPTConfig, size: int) -> nn.Module:
+    """The norm of a config over a last dimension of `size`."""
+    if config.norm == "rmsnorm":
+        return RMSNorm(size, elementwise_affine=config.norm_gain)
+    return LayerNorm(size, elementwise_affine=config.norm_gain, bias=config.bias)
+
+
+def heads_first(x_BTHD: Tensor) -> Tensor:
+    """(..., T, H, D) -> (N, H, T, D): fused attention wants one dimension before the heads."""
+    x_NTHD = x_BTHD.reshape(-1, *x_BTHD.shape[-3:])
+    return x_NTHD.transpose(-3, -2)
+
+
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """x, with its gradient multiplied by `factor`."""
+    return x if factor == 1 else scaled(x, 1, factor)
+
+
+def _divides(divisor: Any, number: Any) -> bool:
+    """Whether both are whole numbers >= 1 and the first divides the second."""
+    if not isinstance(divisor, int) or not isinstance(number, int):
+        return False
+    return divisor >= 1 and number >= 1 and number % divisor == 0
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _require_one_of(key: str, value: str, choices: Sequence[str]) -> None:
+    _require(value in choices, f"model.{key}={value}: must be one of {', '.join(choices)}")

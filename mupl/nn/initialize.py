@@ -6,64 +6,85 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from mupl.errors import ConfigError
 from mupl.nn.layers import ScaledLinear, scaled
-from mupl.nn.multipliers import Multiplier
-from mupl.parametrization.rules import Scale
+from mupl.parametrization.scales import Scale
+from mupl.roles import multipliers
 
 
 def initialize_(
-    model: nn.Module, scales: Mapping[str, Scale], generator: torch.Generator | None = None
+    model: nn.Module,
+    scales: Mapping[str, Scale],
+    generator: torch.Generator | None = None,
+    *,
+    seed: int | None = None,
 ) -> nn.Module:
-    """Draw every parameter anew and set its multiplier, gradient factor, and every `Multiplier`; returns the module.
+    """Sample every parameter anew, set every multiplier and gradient factor; return the module.
 
-    Tensors are drawn in the order of `scales`, on the CPU, so one seed gives one network on every device and the same
-    standard normals under every parametrization. Our `ScaledLinear` holds its multiplier and applies it to activations;
-    in any other module a tensor with multiplier != 1 becomes `W = mult * w` by `torch.nn.utils.parametrize` (its
-    parameter is then called `parametrizations.NAME.original`). Applying again replaces what was set before. A module on
+    Tensors are sampled in the order of `scales`, on the CPU, so one seed gives one network on every
+    device, and the same standard normals under every parametrization. A `ScaledLinear` holds its
+    multiplier and applies it to activations. In any other module a tensor with a multiplier != 1
+    becomes `W = mult * w` by `torch.nn.utils.parametrize`; its parameter is then called
+    `parametrizations.NAME.original`. Initializing again replaces what was set before. A module on
     the meta device, which has no values, gets its multipliers only.
+
+    Args:
+        scales: what `scale` returns.
+        generator, seed: where the samples come from; give exactly one of them.
+
+    Raises:
+        ConfigError: unless one of seed and generator is given.
+
+    Example:
+        >>> from mupl.optim.scaling import scale
+        >>> from mupl.roles import describe
+        >>> infos = describe(lambda width: nn.Linear(width, 3), width=32, base_width=8)
+        >>> scales = scale(infos, "mup", "adamw", lr=0.1)
+        >>> model = initialize_(nn.Linear(32, 3), scales, seed=0)
+        >>> model.parametrizations.weight[0]
+        ScaledParameter(mult=0.25, grad=1)
     """
-    factors = _factors(model)
+    if (seed is None) == (generator is None):
+        raise ConfigError(f"seed={seed}: give a seed or a generator, one of them")
+    if seed is not None:
+        generator = torch.Generator().manual_seed(seed)
+    numbers = multipliers(model)
     for name, scale in scales.items():
-        if name in factors:
-            factors[name].value = scale.mult
+        if name in numbers:
+            numbers[name].value = scale.mult
         else:
             _set_multiplier(*owner(model, name), scale.mult, scale.grad)
     for name, w in parameters(model, scales).items():
         if not w.is_meta:
             with torch.no_grad():
-                w.copy_(draw(scales[name], w.shape, w.dtype, generator))
+                w.copy_(sample(scales[name], w.shape, w.dtype, generator))
     return model
 
 
-def draw(
+def sample(
     scale: Scale, shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator | None = None
 ) -> Tensor:
-    """The initial `w` of one tensor, on the CPU."""
+    """Return initial values `w` for one tensor, on the CPU."""
     return scale.init(torch.empty(shape, dtype=dtype, device="cpu"), generator)
 
 
 def parameters(model: nn.Module, names: Mapping[str, object]) -> dict[str, nn.Parameter]:
-    """The parameters `w` among `names`, by the names that they had before any multiplier was set."""
-    factors = _factors(model)
-    return {name: _original(*owner(model, name)) for name in names if name not in factors}
+    """Return the parameters `w` among `names`, by the names from before any multiplier was set."""
+    numbers = multipliers(model)
+    return {name: _original(*owner(model, name)) for name in names if name not in numbers}
 
 
 def owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that has an attribute, such as a parameter, and the attribute's own name."""
+    """Return the module that has an attribute such as a parameter, and the attribute's own name."""
     path, _, leaf = name.rpartition(".")
     return model.get_submodule(path), leaf
 
 
 def _original(module: nn.Module, leaf: str) -> nn.Parameter:
-    """The parameter `w` that the optimizer sees, whether or not a multiplier stands between it and the module."""
-    parametrized = parametrize.is_parametrized(module, leaf)
-    return module.get_parameter(f"parametrizations.{leaf}.original" if parametrized else leaf)
-
-
-def _factors(model: nn.Module) -> dict[str, Multiplier]:
-    return {
-        name: module for name, module in model.named_modules() if isinstance(module, Multiplier)
-    }
+    """Return the parameter `w` that the optimizer sees, whether or not a multiplier is set."""
+    if parametrize.is_parametrized(module, leaf):
+        leaf = f"parametrizations.{leaf}.original"
+    return module.get_parameter(leaf)
 
 
 class ScaledParameter(nn.Module):
@@ -71,12 +92,16 @@ class ScaledParameter(nn.Module):
 
     def __init__(self, mult: float, grad: float) -> None:
         super().__init__()
-        self.mult, self.grad = mult, grad
+        self.mult = mult
+        self.grad = grad
 
     def forward(self, w: Tensor) -> Tensor:
         if self.grad == 1:
             return self.mult * w
         return scaled(w, self.mult, self.mult * self.grad)
+
+    def extra_repr(self) -> str:
+        return f"mult={self.mult:g}, grad={self.grad:g}"
 
 
 def _set_multiplier(module: nn.Module, leaf: str, mult: float, grad: float) -> None:

@@ -1,30 +1,37 @@
-"""A linear layer that is its own parametrization: right under a stock optimizer with one learning rate."""
+"""A linear layer that is its own parametrization: right under a stock optimizer with one lr."""
 
 import math
 
-import torch
-
+from mupl.errors import ConfigError
 from mupl.nn.layers import ScaledLinear
 from mupl.parametrization.rules import get_parametrization
 from mupl.roles import Role
+
+ROLES = (Role.INPUT, Role.HIDDEN, Role.OUTPUT)
 
 
 class MuLinear(ScaledLinear):
     """Linear layer in the abcd-parametrization, with `n` the fan that grows and `n0 = base_width`.
 
-    `W = mult * w` with `mult = sqrt(lr_scale) (n0/n)^a`, `w ~ N(0, (init_std^2 / base fan_in) (n0/n)^(2b) / lr_scale)`,
-    gradient of `w` multiplied by `(n/n0)^d`; exponents from the table `mulinear`. At width n0 with `lr_scale=1` it is
-    a plain linear layer. The bias starts at 0.
+    `W = mult * w` with `mult = sqrt(lr_scale) (n0/n)^a`, `w ~ N(0, std^2)` with
+    `std = init_std / sqrt(base fan_in) (n0/n)^b / sqrt(lr_scale)`, and the gradient of `w` is
+    multiplied by `(n/n0)^d`. The exponents are those of the table `mulinear`. At width n0 with
+    `lr_scale=1` it is a plain linear layer. The bias starts at 0.
 
     Args:
-        role: "input" (only out_features grows with width), "hidden" (both) or "output" (only in_features).
+        role: "input" (only out_features grows with width), "hidden" (both) or "output" (only
+            in_features).
         base_width: the width n0 at which lr, eps and weight decay were tuned.
-        update_kind: update kind of the optimizer, "sgd" or "adam" (Adam, AdamW, ...).
+        update_kind: "sgd" or "adam" (Adam, AdamW, ...): how the optimizer's updates scale.
         lr_scale: alpha, this layer's own learning-rate factor (under Adam its square root).
         init_std: weights have std `init_std / sqrt(base fan_in)` at the base width.
 
     Raises:
-        ValueError: on an unknown role; ConfigError on an unsupported update_kind.
+        ConfigError: on an unknown role or an update kind that is not supported.
+
+    Example:
+        >>> MuLinear(512, 10, role="output", base_width=128)
+        MuLinear(in_features=512, out_features=10, bias=True, weight_mult=0.25, weight_grad=4)
     """
 
     def __init__(
@@ -40,19 +47,18 @@ class MuLinear(ScaledLinear):
         init_std: float = 1.0,
     ) -> None:
         super().__init__(in_features, out_features, bias)
-        weight_role = Role(role)
-        m_in = 1.0 if weight_role is Role.INPUT else in_features / base_width
-        m_out = 1.0 if weight_role is Role.OUTPUT else out_features / base_width
+        if role not in ROLES:
+            raise ConfigError(f"role={role}: must be one of {', '.join(ROLES)}")
+        symbols = {"m_in": 1.0, "m_out": 1.0, "alpha": lr_scale}
+        if role != Role.INPUT:
+            symbols["m_in"] = in_features / base_width
+        if role != Role.OUTPUT:
+            symbols["m_out"] = out_features / base_width
+        bias_role = Role.SCALAR if role == Role.OUTPUT else Role.INPUT
         table = get_parametrization("mulinear")
-        std = init_std / math.sqrt(in_features / m_in)
-        symbols = {"m_in": m_in, "m_out": m_out, "alpha": lr_scale}
-        weight_rule = table.rule(update_kind, weight_role)
-        bias_rule = table.rule(
-            update_kind, Role.SCALAR if weight_role is Role.OUTPUT else Role.INPUT
-        )
+        weight_rule = table.rule(update_kind, role)
+        bias_rule = table.rule(update_kind, bias_role)
         self.set_scale("weight", weight_rule.mult(**symbols), weight_rule.grad(**symbols))
         self.set_scale("bias", bias_rule.mult(**symbols), bias_rule.grad(**symbols))
-        with torch.no_grad():
-            self.weight.normal_(0, std * weight_rule.init(**symbols))
-            if bias:
-                self.bias.zero_()
+        base_std = init_std / math.sqrt(in_features / symbols["m_in"])
+        self.init_normal_(base_std * weight_rule.init(**symbols))

@@ -1,26 +1,46 @@
-"""What our own optimizers have in common: param groups, decoupled weight decay, and no touching of gradients."""
+"""What our own optimizers share: param groups, decoupled weight decay, gradients only read."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
+
 
 class DirectionOptimizer(Optimizer, ABC):
-    """`w <- w - lr (weight_decay w + u)` with u a direction that a subclass makes of gradient and state.
+    """`w <- w - lr (weight_decay w + u)`, with a direction u of gradient and state.
 
-    Gradients are only read. State is by tensor, hyperparameters by param group, as in any torch optimizer.
+    A subclass makes the direction. Gradients are only read. State is kept by tensor and
+    hyperparameters by param group, as in any torch optimizer.
+
+    Attributes:
+        update_kind: how the size of its updates follows from the gradient, for every tensor; see
+            `rules`.
     """
 
-    def __init__(self, params: Any, lr: float, weight_decay: float, **options: Any) -> None:
-        # the flag says to readers of the groups, as in torch's AdamW, that weight decay is no part of the gradient
-        super().__init__(
-            params,
-            {"lr": lr, "weight_decay": weight_decay, "decoupled_weight_decay": True, **options},
-        )
+    update_kind: ClassVar[UpdateKind]
+
+    @classmethod
+    def rules(cls, **options: Any) -> OptimizerRules:
+        """The scaling rules of an optimizer that is constructed with these options."""
+        return as_optimizer_rules(cls.update_kind)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        weight_decay: float,
+        **options: Any,
+    ) -> None:
+        defaults = {"lr": lr, "weight_decay": weight_decay, **options}
+        # says to readers of the groups, as in torch's AdamW, that weight decay is no part of the
+        # gradient
+        defaults["decoupled_weight_decay"] = True
+        super().__init__(params, defaults)
 
     @abstractmethod
     def update(self, group: dict[str, Any], weights: list[Tensor]) -> None:
@@ -28,8 +48,12 @@ class DirectionOptimizer(Optimizer, ABC):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None if closure is None else torch.enable_grad()(closure)()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
-            if weights := [w for w in group["params"] if w.grad is not None]:
+            weights = [w for w in group["params"] if w.grad is not None]
+            if weights:
                 self.update(group, weights)
         return loss

@@ -1,82 +1,133 @@
 """Param groups: tensors with equal hyperparameters together, as any torch optimizer takes them."""
 
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
 from mupl.optim.registry import unwrapped
-from mupl.parametrization.rules import Scale
+from mupl.parametrization.scales import Scale
+
+Parameters = nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
+
+# What torch puts into a parameter's name when a module is parametrized, compiled or wrapped
+_WRAPPED = re.compile(r"\bparametrizations\.(\w+)\.original\b|\b_orig_mod\.|^module\.")
 
 
 def param_groups(
-    parameters: Mapping[str, nn.Parameter], scales: Mapping[str, Scale], *, eps: bool = True
+    parameters: Parameters, scales: Mapping[str, Scale], *, eps: bool = True
 ) -> list[dict[str, Any]]:
-    """One group for each distinct (lr, weight_decay, update_kind, eps), in order of first appearance; no frozen tensors.
+    """Make one param group for each distinct (lr, weight_decay, update kind, eps).
 
-    `update_kind` is the rule by which an optimizer that routes moves the tensors of a group; others do not look at it.
+    Groups come in the order of their first tensor. Frozen tensors are left out. The key
+    `update_kind` tells `mupl.optim.Orthogonal` how to move a group's tensors; other optimizers do
+    not look at it.
 
     Args:
-        parameters: what the optimizer sees, by name.
+        parameters: the model that `mupl.initialize_` returned, its `named_parameters()`, or a dict
+            of them.
+        scales: what `mupl.scale` returned for this model.
         eps: whether the optimizer takes an epsilon.
+
+    Raises:
+        ConfigError: if a tensor has no scale, or `parameters` has no names.
+
+    Example:
+        >>> import mupl
+        >>> build = lambda width: nn.Sequential(nn.Linear(4, width), nn.Linear(width, 2))
+        >>> infos = mupl.describe(build, width=32, base_width=8)
+        >>> scales = mupl.scale(infos, "mup", "adam", lr=0.1)
+        >>> groups = param_groups(mupl.initialize_(build(32), scales, seed=0), scales)
+        >>> [group["lr"] for group in groups]
+        [0.1, 0.1, 0.1]
+        >>> [group["eps"] for group in groups]
+        [2.5e-09, 2.5e-09, 1e-08]
     """
     groups: dict[tuple[object, ...], dict[str, Any]] = {}
-    for name, parameter in parameters.items():
-        if parameter.requires_grad:
-            scale = scales[name]
-            options = {
-                "lr": scale.lr,
-                "weight_decay": scale.weight_decay,
-                "update_kind": scale.update_kind,
-            }
-            options |= {"eps": scale.eps} if eps else {}
-            groups.setdefault(tuple(options.values()), {"params": [], **options})["params"].append(
-                (name, parameter)
+    for name, parameter in _named(parameters):
+        if not parameter.requires_grad:
+            continue
+        if name not in scales:
+            raise ConfigError(
+                f"param_groups: the parameter {name!r} has no scale; describe the model that you "
+                f"train (scales are there of {', '.join(scales)})"
             )
+        scale = scales[name]
+        options = {
+            "lr": scale.lr,
+            "weight_decay": scale.weight_decay,
+            "update_kind": scale.update_kind,
+        }
+        if eps:
+            options["eps"] = scale.eps
+        group = groups.setdefault(tuple(options.values()), {"params": [], **options})
+        group["params"].append((name, parameter))
     return list(groups.values())
 
 
-def build_optimizer(
-    optimizer: Callable[..., Optimizer],
-    parameters: Mapping[str, nn.Parameter],
-    scales: Mapping[str, Scale],
-) -> Optimizer:
-    """The optimizer over the param groups of `scales`.
+def _named(parameters: Parameters) -> list[tuple[str, Tensor]]:
+    """Pairs of a parameter and the name that it has in the plain model."""
+    if isinstance(parameters, nn.Module):
+        parameters = parameters.named_parameters()
+    elif isinstance(parameters, Mapping):
+        parameters = parameters.items()
+    pairs = []
+    for pair in parameters:
+        if not isinstance(pair, tuple):
+            raise ConfigError(
+                "param_groups: takes a model, its named_parameters() or a dict by name, as scales "
+                "are by name; model.parameters() has none"
+            )
+        name, parameter = pair
+        pairs.append((_WRAPPED.sub(lambda match: match[1] or "", name), parameter))
+    return pairs
 
-    Loading a state that was saved under other hyperparameters into it is a ConfigError: see `check_same_groups`.
+
+def build_optimizer(
+    optimizer: Callable[..., Optimizer], parameters: Parameters, scales: Mapping[str, Scale]
+) -> Optimizer:
+    """Build the optimizer over the param groups of `scales`.
+
+    A state that was saved under other hyperparameters cannot be loaded into it: see
+    `check_same_groups`.
     """
     constructor, chosen = unwrapped(optimizer)
     takes = inspect.signature(constructor).parameters
+    groups = param_groups(parameters, scales, eps="eps" in takes)
+    tensors = [tensor for group in groups for _, tensor in group["params"]]
     options = {}
-    if (
-        "foreach" in takes
-        and not {"foreach", "fused"} & set(chosen)
-        and all(p.is_cpu for p in parameters.values())
-    ):
-        # what torch comes to on a CPU, after asking every tensor of every group at every step
+    chooses = "foreach" in chosen or "fused" in chosen
+    if "foreach" in takes and not chooses and all(tensor.is_cpu for tensor in tensors):
+        # Torch's own choice on a CPU, which it would find anew at each step by asking every tensor
         options["foreach"] = False
-    built = optimizer(param_groups(parameters, scales, eps="eps" in takes), **options)
+    built = optimizer(groups, **options)
     built.register_load_state_dict_pre_hook(check_same_groups)
     return built
 
 
 def check_same_groups(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """What `optimizer.load_state_dict(state)` would silently change: the hyperparameters that scaling rules have set.
+    """Refuse a state whose param groups have other hyperparameters than the optimizer's.
 
+    `optimizer.load_state_dict(state)` would silently replace what the scaling rules have set.
     Learning rates are compared as they were before any schedule.
 
     Raises:
-        ConfigError: if lr, weight_decay, eps or update_kind of a group are not those that were saved.
+        ConfigError: if lr, weight_decay, eps or update_kind of a group differ from the saved ones.
     """
     for mine, saved in zip(optimizer.param_groups, state["param_groups"], strict=False):
         for key in ("lr", "weight_decay", "eps", "update_kind"):
-            ours, theirs = (group.get(f"initial_{key}", group.get(key)) for group in (mine, saved))
-            if key in saved and ours != theirs:
+            if key not in saved:
+                continue
+            ours = mine.get(f"initial_{key}", mine.get(key))
+            theirs = saved.get(f"initial_{key}", saved[key])
+            if ours != theirs:
                 raise ConfigError(
-                    f"optimizer state: it was saved under {key}={theirs} where this run has {key}={ours}. To resume, "
-                    "train with the hyperparameters of that run; to go on with these, load the state "
+                    f"optimizer state: it was saved under {key}={theirs} where this run has "
+                    f"{key}={ours}. To resume, train with the hyperparameters of that run; to go "
+                    "on with these, load the state "
                     "{**state, 'param_groups': optimizer.state_dict()['param_groups']}"
                 )

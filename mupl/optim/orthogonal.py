@@ -1,6 +1,5 @@
-"""Updates whose singular values are all alike: simplified Shampoo by SVD, and Muon by Newton-Schulz."""
+"""Updates whose singular values are all alike: simplified Shampoo by SVD, Muon by Newton-Schulz."""
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
@@ -11,81 +10,111 @@ from torch.optim.adamw import adamw
 
 from mupl.errors import ConfigError
 from mupl.optim.base import DirectionOptimizer
-from mupl.parametrization.update_kinds import OptimizerRules
-from mupl.roles import ParamInfo, Role
+from mupl.optim.registry import register
+from mupl.parametrization.cells import Monomial
+from mupl.parametrization.update_kinds import OptimizerRules, largest
+from mupl.roles import Info, ParamInfo, Role
 
-# (a, b, c) of one step s -> a s + b s^3 + c s^5 on singular values. MUON maps all from 0.002 to 1 into [0.68, 1.21] in
-# five steps, without converging (Jordan 2024; torch.optim.Muon's); QUINTIC has 1 for a fixed point with two vanishing
-# derivatives (Higham 2008, section 8.3), so that three steps of it bring those within 1e-9 of 1.
+# Coefficients (a, b, c) of one step s -> a s + b s^3 + c s^5 on singular values.
+# Five steps of MUON map all from 0.002 to 1 into [0.68, 1.21], without converging (Jordan 2024;
+# those of torch.optim.Muon).
 MUON = (3.4445, -4.7750, 2.0315)
+# 1 is a fixed point of QUINTIC with two vanishing derivatives (Higham 2008, section 8.3): three
+# steps bring what MUON has made of singular values within 1e-9 of 1.
 QUINTIC = (15 / 8, -10 / 8, 3 / 8)
-SMALLEST = 1e-18  # norm; the squares of smaller ones are lost in float32
+SMALLEST = 1e-18  # Frobenius norm; the squares of smaller ones are lost in float32
 
-# By what to multiply an update with singular values 1, given (fan_out, fan_in), beside lr
-SHAPE_FACTORS: dict[str, Callable[[float, float], float]] = {
-    # RMS->RMS norm 1 whatever the shape (Yang, Simon & Bernstein 2023)
-    "spectral": lambda fan_out, fan_in: math.sqrt(fan_out / fan_in),
-    # that, but spectral norm >= 1 (Jordan 2024; "original" in torch.optim.Muon)
-    "keller": lambda fan_out, fan_in: math.sqrt(max(1.0, fan_out / fan_in)),
+
+def _cells(*texts: str) -> tuple[Monomial, ...]:
+    return tuple(map(Monomial.parse, texts))
+
+
+# An update with singular values 1 is multiplied by the largest of these cells, beside lr.
+SHAPE_FACTORS: dict[str, tuple[Monomial, ...]] = {
+    # RMS->RMS norm 1, whatever the shape (Yang, Simon & Bernstein 2023)
+    "spectral": _cells("fan_out^1/2*fan_in^-1/2"),
+    # the same, but with a spectral norm of at least 1 (Jordan 2024; "original" in torch.optim.Muon)
+    "keller": _cells("1", "fan_out^1/2*fan_in^-1/2"),
     # RMS of the entries 0.2, as AdamW's often is (Liu et al. 2025)
-    "match_rms_adamw": lambda fan_out, fan_in: 0.2 * math.sqrt(max(fan_out, fan_in)),
-    # simplified Shampoo as it stands: spectral norm 1
-    "none": lambda fan_out, fan_in: 1.0,
+    "match_rms_adamw": _cells("0.2*fan_out^1/2", "0.2*fan_in^1/2"),
+    # spectral norm 1: simplified Shampoo as it stands
+    "none": _cells("1"),
 }
 
 
 def accumulate(
     g: Tensor, m: Tensor, momentum: float | Tensor, nesterov: bool
 ) -> tuple[Tensor, Tensor]:
-    """`m <- momentum m + (1 - momentum) g`; returns `momentum m + (1 - momentum) g` if nesterov, else m, and m."""
+    """Update a momentum by a gradient, `m <- momentum m + (1 - momentum) g`.
+
+    Returns:
+        The direction, which is `momentum m + (1 - momentum) g` if nesterov and else m; and m.
+    """
     m = m.lerp(g, 1 - momentum)
-    return g.lerp(m, momentum) if nesterov else m, m
+    direction = g.lerp(m, momentum) if nesterov else m
+    return direction, m
 
 
 def svd(x: Tensor) -> Tensor:
-    """`U V^T` of `x = U S V^T` (.., out, in), of those singular values that are not rounding of 0.
+    """Return `U V^T` of `x = U S V^T` (.., out, in), of singular values that are not rounding of 0.
 
-    A direction that x has not is given none: of a zero matrix the result is 0, not an arbitrary rotation. Of one that
-    is not finite it is NaN, where `torch.linalg.svd` would raise, so that a run which diverges ends as any other.
+    A direction that x lacks is given none: a zero matrix has the result 0, not an arbitrary
+    rotation. A matrix that is not finite has the result NaN, where `torch.linalg.svd` would raise,
+    so that a run which diverges ends like any other.
     """
     finite = x.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
-    u, s, vh = torch.linalg.svd(
-        x.where(finite, 0).to(torch.promote_types(x.dtype, torch.float32)), full_matrices=False
-    )
-    present = s > s[..., :1] * max(x.shape[-2:]) * torch.finfo(s.dtype).eps
-    return ((u * present[..., None, :]) @ vh).where(finite, torch.nan).to(x.dtype)
+    work_dtype = torch.promote_types(x.dtype, torch.float32)
+    work = x.where(finite, 0).to(work_dtype)
+    u, s, vh = torch.linalg.svd(work, full_matrices=False)
+    rounding = s[..., :1] * max(x.shape[-2:]) * torch.finfo(s.dtype).eps
+    present = s > rounding
+    product = (u * present[..., None, :]) @ vh
+    return product.where(finite, torch.nan).to(x.dtype)
 
 
 def newton_schulz(
     x: Tensor, coefficients: Sequence[tuple[float, float, float]], dtype: torch.dtype
 ) -> Tensor:
-    """About `U V^T` of `x = U S V^T` (.., out, in), by matrix products alone; of a zero matrix 0.
+    """Return about `U V^T` of `x = U S V^T` (.., out, in), by matrix products alone; 0 for 0.
 
-    x over its Frobenius norm, then `x <- a x + (b A + c A^2) x` with `A = x x^T` for each (a, b, c), in `dtype`.
+    From `y = x / |x|`, with the Frobenius norm, each (a, b, c) makes `y <- a y + (b A + c A^2) y`
+    with `A = y y^T`, in `dtype`.
     """
     y = x.to(dtype).reshape(-1, *x.shape[-2:])
     tall = y.shape[-2] > y.shape[-1]
-    y = y.mT if tall else y
-    y = y / torch.linalg.matrix_norm(y, keepdim=True).clamp_min(SMALLEST)
+    if tall:  # the smaller of the two Gram matrices
+        y = y.mT
+    norm = torch.linalg.matrix_norm(y, keepdim=True)
+    y = y / norm.clamp_min(SMALLEST)
     for a, b, c in coefficients:
         gram = y @ y.mT
-        y = torch.baddbmm(y, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), y, beta=a)
-    return (y.mT if tall else y).reshape(x.shape).to(x.dtype)
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        y = torch.baddbmm(y, polynomial, y, beta=a)
+    if tall:
+        y = y.mT
+    return y.reshape(x.shape).to(x.dtype)
+
+
+def _muon(x: Tensor) -> Tensor:
+    return newton_schulz(x, 5 * [MUON], torch.bfloat16)
+
+
+def _accurate(x: Tensor) -> Tensor:
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return newton_schulz(x, 5 * [MUON] + 3 * [QUINTIC], dtype)
 
 
 METHODS: dict[str, Callable[[Tensor], Tensor]] = {
     "svd": svd,
-    "muon": lambda x: newton_schulz(x, 5 * [MUON], torch.bfloat16),
-    "accurate": lambda x: newton_schulz(
-        x, 5 * [MUON] + 3 * [QUINTIC], torch.promote_types(x.dtype, torch.float32)
-    ),
+    "muon": _muon,
+    "accurate": _accurate,
 }
 
 
 def routing(
     method: str = "muon", scale: str = "spectral", roles: Collection[str] = ("hidden",), **_: Any
 ) -> OptimizerRules:
-    """The rules of `Orthogonal` with these arguments.
+    """Return the rules that `Orthogonal` follows with these arguments.
 
     Raises:
         ConfigError: on an unknown scale, role or method.
@@ -97,40 +126,48 @@ def routing(
         raise ConfigError(
             f"optimizer.roles={', '.join(sorted(unknown))}: must be of input, hidden, output"
         )
-
-    return OptimizerRules(partial(_route, tuple(roles)), partial(_shape_factor, scale))
-
-
-def _route(roles: Collection[str], info: ParamInfo) -> str:
-    # tensors that are stored another way round, such as embeddings, are no (fan_out, fan_in) matrix as they stand
-    is_matrix = len(info.shape) > 1 and info.out_first
-    return "orthogonal" if is_matrix and info.role in roles else "adam"
+    kind_of = partial(_route, tuple(roles))
+    return OptimizerRules(kind_of, {"orthogonal": SHAPE_FACTORS[scale]})
 
 
-def _shape_factor(scale: str, update_kind: str, fan_out: float, fan_in: float) -> float:
-    return SHAPE_FACTORS[scale](fan_out, fan_in) if update_kind == "orthogonal" else 1.0
+def _route(roles: Collection[str], info: Info) -> str:
+    """Send matrices of these roles to orthogonal updates, everything else to AdamW.
+
+    Tensors that are stored another way round, such as embeddings, are no matrix (fan_out, fan_in)
+    as they stand.
+    """
+    if not isinstance(info, ParamInfo) or len(info.shape) < 2 or not info.out_first:
+        return "adam"
+    return "orthogonal" if info.role in roles else "adam"
 
 
+@register("muon")
 class Orthogonal(DirectionOptimizer):
-    """Orthogonal updates for matrices, AdamW for every other tensor, as the key `update_kind` of a param group says.
+    """Orthogonal updates for matrices, AdamW for every other tensor, by a group's `update_kind`.
 
-    A matrix W (fan_out, fan_in), or a convolution's weight as (fan_out, fan_in) with the receptive field in fan_in:
-    `w <- w - lr (weight_decay w + factor U V^T)` with `U S V^T` the momentum (see `accumulate`). Momenta of one shape
-    are stacked and computed at once. Where all gradients so far were 0 there is no direction, and no update.
+    A matrix W (fan_out, fan_in) moves by `w <- w - lr (weight_decay w + factor U V^T)` with
+    `U S V^T` the momentum (see `accumulate`). A convolution's weight is such a matrix with the
+    receptive field in fan_in. Momenta of one shape are stacked and computed at once. Where all
+    gradients so far were 0 there is no direction, and no update.
 
     Args:
         params: param groups with the keys `params` and `update_kind` ("orthogonal" or "adam"), as
             `mupl.optim.groups.param_groups` makes them.
-        method: U V^T by "svd" (exact; simplified Shampoo), "muon" (five steps of Newton-Schulz in bfloat16) or
-            "accurate" (eight in float32). Singular values of at least 0.002 of the Frobenius norm become 1 +- 1e-5,
-            0.68 to 1.21 up to rounding, and 1 +- 1e-5; rounding to bfloat16 adds small ones where there were none.
+        method: how U V^T is computed: by "svd" (exact; simplified Shampoo), "muon" (five steps of
+            Newton-Schulz in bfloat16) or "accurate" (eight in float32). Singular values of at least
+            0.002 of the Frobenius norm become 1 +- 1e-5, 0.68 to 1.21 up to rounding, and
+            1 +- 1e-5; rounding to bfloat16 adds small ones where there were none.
         scale: "spectral", "keller", "match_rms_adamw" or "none": see `SHAPE_FACTORS`.
-        roles: of the matrices that get orthogonal updates; says to `routing` what the groups then hold.
-        betas, eps: of AdamW, as `torch.optim.AdamW`; `fused`: whether its fused kernel is used.
+        roles: roles of the matrices that get orthogonal updates; `routing` makes the groups of it.
+        betas, eps: as in `torch.optim.AdamW`, for every other tensor.
+        fused: whether AdamW's fused kernel is used.
 
     Raises:
-        ConfigError: on an unknown name, a group without `update_kind`, or if no matrix gets orthogonal updates.
+        ConfigError: on an unknown name, a group without `update_kind`, or if no matrix gets
+            orthogonal updates.
     """
+
+    rules = staticmethod(routing)
 
     def __init__(
         self,
@@ -148,14 +185,19 @@ class Orthogonal(DirectionOptimizer):
         fused: bool = False,
     ) -> None:
         routing(method, scale, roles)
-        options = {
-            "method": method,
-            "scale": scale,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "update_kind": None,
-        }
-        super().__init__(params, lr, weight_decay, **options, betas=betas, eps=eps, fused=fused)
+        super().__init__(
+            params,
+            lr,
+            weight_decay,
+            method=method,
+            scale=scale,
+            momentum=momentum,
+            nesterov=nesterov,
+            update_kind=None,
+            betas=betas,
+            eps=eps,
+            fused=fused,
+        )
         update_kinds = {group["update_kind"] for group in self.param_groups}
         if update_kinds - {"orthogonal", "adam"}:
             raise ConfigError(
@@ -163,60 +205,69 @@ class Orthogonal(DirectionOptimizer):
             )
         if "orthogonal" not in update_kinds:
             raise ConfigError(
-                f"optimizer.roles={', '.join(roles)}: the model has no such matrix, so everything would go to AdamW"
+                f"optimizer.roles={', '.join(roles)}: the model has no such matrix, so everything "
+                "would go to AdamW"
             )
 
     def update(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        (self._orthogonal if group["update_kind"] == "orthogonal" else self._adamw)(group, weights)
+        if group["update_kind"] == "orthogonal":
+            self._orthogonal(group, weights)
+        else:
+            self._adamw(group, weights)
 
     def _orthogonal(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
         for w, momentum in zip(weights, self._momenta(group, weights), strict=True):
-            by_shape.setdefault((len(w), w.numel() // len(w)), []).append((w, momentum))
-        for shape, alike in by_shape.items():
-            directions = METHODS[group["method"]](
-                torch.stack([momentum.reshape(shape) for _, momentum in alike])
-            )
-            changes = [
-                direction.view_as(w) for (w, _), direction in zip(alike, directions, strict=True)
-            ]
-            torch._foreach_add_(
-                [w for w, _ in alike],
-                changes,
-                alpha=-group["lr"] * SHAPE_FACTORS[group["scale"]](*shape),
-            )
+            fan_out = len(w)
+            fan_in = w.numel() // fan_out
+            by_shape.setdefault((fan_out, fan_in), []).append((w, momentum))
+        orthogonalize = METHODS[group["method"]]
+        for (fan_out, fan_in), alike in by_shape.items():
+            factor = largest(SHAPE_FACTORS[group["scale"]], fan_out, fan_in)
+            momenta = torch.stack([momentum.reshape(fan_out, fan_in) for _, momentum in alike])
+            directions = orthogonalize(momenta)
+            matrices = [w for w, _ in alike]
+            changes = [d.view_as(w) for w, d in zip(matrices, directions, strict=True)]
+            torch._foreach_add_(matrices, changes, alpha=-group["lr"] * factor)
 
     def _momenta(self, group: dict[str, Any], weights: list[Tensor]) -> Sequence[Tensor]:
-        """`accumulate` of each, in one kernel for all."""
+        """Apply `accumulate` to all weights, in one kernel each step; returns the directions."""
         for w in weights:
             if not self.state[w]:
                 self.state[w]["momentum_buffer"] = torch.zeros_like(w)
         buffers = [self.state[w]["momentum_buffer"] for w in weights]
         gradients = [w.grad for w in weights if w.grad is not None]
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-        return (
-            torch._foreach_lerp(gradients, buffers, group["momentum"])
-            if group["nesterov"]
-            else buffers
-        )
+        if group["nesterov"]:
+            return torch._foreach_lerp(gradients, buffers, group["momentum"])
+        return buffers
 
     def _adamw(self, group: dict[str, Any], weights: list[Tensor]) -> None:
+        fused = group["fused"] or None
         for w in weights:
             if not self.state[w]:
-                self.state[w].update(
-                    step=torch.zeros(
-                        (), device=w.device if group["fused"] else None
-                    ),  # as torch's kernels want it
-                    exp_avg=torch.zeros_like(w),
-                    exp_avg_sq=torch.zeros_like(w),
-                )
-        states = {
-            key: [self.state[w][key] for w in weights] for key in ("exp_avg", "exp_avg_sq", "step")
-        }
+                device = w.device if fused else None  # where torch's kernels want it
+                self.state[w]["step"] = torch.zeros((), device=device)
+                self.state[w]["exp_avg"] = torch.zeros_like(w)
+                self.state[w]["exp_avg_sq"] = torch.zeros_like(w)
         beta1, beta2 = group["betas"]
         adamw(
-            weights, [w.grad for w in weights if w.grad is not None], states["exp_avg"], states["exp_avg_sq"], [],
-            states["step"], fused=group["fused"] or None, amsgrad=False, beta1=beta1, beta2=beta2, lr=group["lr"],
-            weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
-        )  # fmt: skip
+            weights,
+            [w.grad for w in weights if w.grad is not None],
+            [self.state[w]["exp_avg"] for w in weights],
+            [self.state[w]["exp_avg_sq"] for w in weights],
+            [],  # AMSGrad's maxima
+            [self.state[w]["step"] for w in weights],
+            fused=fused,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+
+register("shampoo_svd")(partial(Orthogonal, method="svd", nesterov=False))

@@ -1,85 +1,124 @@
-"""Which optimizers there are, by name, and which rules each one follows."""
+"""The optimizers: their names in `optimizer=NAME`, and how the updates of each one scale.
 
+Our own classes register their name and say their rules themselves. Those of torch and of
+pytorch_optimizer are listed here. Any other optimizer trains too, if the user says its update kind.
+"""
+
+import importlib
 import inspect
-from collections.abc import Callable
+import pkgutil
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from torch.optim import SGD, Adam, AdamW, Optimizer
+import torch
+from torch.optim import Optimizer
 
+from mupl import optim
 from mupl.errors import ConfigError
-from mupl.optim.elementwise import AdamAtan2, Lion, SignSGD
-from mupl.optim.orthogonal import Orthogonal, routing
-from mupl.parametrization.update_kinds import OptimizerRules, as_optimizer_rules
+from mupl.optim.base import DirectionOptimizer
+from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
 
-OptimizerLike = str | type[Optimizer] | Callable[..., Optimizer]
+Constructor = Callable[..., Optimizer]
+OptimizerLike = str | type[Optimizer] | Constructor
+C = TypeVar("C", bound=Constructor)
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "sgd": SGD,
-    "adam": Adam,
-    "adamw": AdamW,
-    "lion": Lion,
-    "sign_sgd": SignSGD,
-    "adam_atan2": AdamAtan2,
-    "muon": Orthogonal,
-    "shampoo_svd": partial(Orthogonal, method="svd", nesterov=False),
+_BY_NAME: dict[str, Constructor] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
 }
 
-# Package and class -> update kind or rules, or what makes it of the constructor's arguments; by name, as a package may be missing.
-UPDATE_KINDS: dict[str, str | OptimizerRules | Callable[..., OptimizerRules]] = {
-    "torch.SGD": "sgd",
-    "torch.Adam": "adam",
-    "torch.AdamW": "adam",
-    "mupl.Elementwise": "adam",
-    "mupl.Orthogonal": routing,
-    "pytorch_optimizer.Lion": "adam",
+# Rules of other packages' optimizers, by package and class, as pytorch_optimizer may not be
+# installed.
+_FOREIGN_RULES: dict[str, OptimizerRules] = {
+    "torch.SGD": as_optimizer_rules(UpdateKind.SGD),
+    "torch.Adam": as_optimizer_rules(UpdateKind.ADAM),
+    "torch.AdamW": as_optimizer_rules(UpdateKind.ADAM),
+    "pytorch_optimizer.Lion": as_optimizer_rules(UpdateKind.ADAM),
     # entries of size lr in a rotated basis; its first step only finds the basis
-    "pytorch_optimizer.SOAP": replace(as_optimizer_rules("adam"), idle_steps=1),
-    # L^(-1/4) G R^(-1/4) is U V^T at the first step and keeps its scale; (g g^T)^(-1/2) g of a vector has norm 1
-    "pytorch_optimizer.Shampoo": "orthogonal",
+    "pytorch_optimizer.SOAP": replace(as_optimizer_rules(UpdateKind.ADAM), idle_steps=1),
+    # L^(-1/4) G R^(-1/4) is U V^T at the first step and keeps its scale; (g g^T)^(-1/2) g of a
+    # vector has norm 1
+    "pytorch_optimizer.Shampoo": as_optimizer_rules(UpdateKind.ORTHOGONAL),
 }
 
 
-def qualified(constructor: Callable[..., Any]) -> str:
-    """The name by which optimizers are known, e.g. "torch.Adam": that of the package and that of the class."""
-    return f"{constructor.__module__.partition('.')[0]}.{constructor.__name__}"
+def register(name: str) -> Callable[[C], C]:
+    """Make a class, or a partial of one, known as `optimizer=name`; for modules of `mupl.optim`."""
+
+    def add(constructor: C) -> C:
+        _BY_NAME[name] = constructor
+        return constructor
+
+    return add
 
 
-def unwrapped(optimizer: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """A constructor, or that which a partial is of, and the options that the partial has chosen."""
-    return (
-        (optimizer.func, dict(optimizer.keywords))
-        if isinstance(optimizer, partial)
-        else (optimizer, {})
-    )
+def optimizers() -> Mapping[str, Constructor]:
+    """Return every optimizer that has a name, by that name."""
+    for module in pkgutil.iter_modules(optim.__path__, f"{optim.__name__}."):
+        importlib.import_module(module.name)  # which registers what it defines
+    return dict(_BY_NAME)
 
 
-def resolve(optimizer: OptimizerLike) -> Callable[..., Optimizer]:
-    """An optimizer's constructor, given it, its name, or a partial of it.
+def resolve(optimizer: OptimizerLike) -> Constructor:
+    """Return the constructor of an optimizer.
+
+    Args:
+        optimizer: its name; a class or a partial of one is returned as it is.
 
     Raises:
         ConfigError: on an unknown name.
     """
     if not isinstance(optimizer, str):
         return optimizer
-    if optimizer not in OPTIMIZERS:
-        raise ConfigError(f"optimizer={optimizer}: must be one of {', '.join(OPTIMIZERS)}")
-    return OPTIMIZERS[optimizer]
+    known = optimizers()
+    if optimizer not in known:
+        raise ConfigError(f"optimizer={optimizer}: must be one of {', '.join(known)}")
+    return known[optimizer]
 
 
-def optimizer_rules(optimizer: Callable[..., Any]) -> OptimizerRules:
-    """The rules that an optimizer's constructor follows.
+def optimizer_rules(optimizer: OptimizerLike | UpdateKind | OptimizerRules) -> OptimizerRules:
+    """Return the rules by which an optimizer's updates scale.
+
+    Args:
+        optimizer: a name, a class, a partial of one, an update kind ("sgd", "adam", "orthogonal"),
+            or rules.
 
     Raises:
-        ConfigError: if it is not known; pass `update_kind=` then.
+        ConfigError: on an unknown name, or an optimizer whose rules are not known.
     """
-    constructor, options = unwrapped(optimizer)
-    for known in inspect.getmro(constructor) if inspect.isclass(constructor) else ():
-        rules = UPDATE_KINDS.get(qualified(known))
-        if rules is not None:
-            return rules(**options) if callable(rules) else as_optimizer_rules(rules)
-    name = getattr(constructor, "__name__", constructor)
+    if isinstance(optimizer, OptimizerRules):
+        return optimizer
+    if isinstance(optimizer, str) and optimizer in list(UpdateKind):
+        return as_optimizer_rules(optimizer)
+    constructor, options = unwrapped(resolve(optimizer))
+    if inspect.isclass(constructor):
+        if issubclass(constructor, DirectionOptimizer):
+            return constructor.rules(**options)
+        for base in inspect.getmro(constructor):
+            if qualified(base) in _FOREIGN_RULES:
+                return _FOREIGN_RULES[qualified(base)]
+    name = getattr(constructor, "__name__", type(constructor).__name__)
+    kinds = ", ".join(repr(str(kind)) for kind in UpdateKind)
     raise ConfigError(
-        f"optimizer={name}: how its updates scale is not known; say update_kind='sgd', 'adam' or 'orthogonal'"
+        f"optimizer={name}: how its updates scale is not known; "
+        f"pass its class, or say update_kind= one of {kinds}"
     )
+
+
+def qualified(constructor: Callable[..., Any]) -> str:
+    """Package and class, such as "torch.Adam": how other packages' optimizers are listed."""
+    package = constructor.__module__.partition(".")[0]
+    return f"{package}.{constructor.__name__}"
+
+
+def unwrapped(optimizer: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Split a partial into its constructor and the options that it sets.
+
+    Any other constructor is returned as it is, with no options.
+    """
+    if isinstance(optimizer, partial):
+        return optimizer.func, dict(optimizer.keywords)
+    return optimizer, {}

@@ -1,1 +1,1 @@
-"""Rule tables, the numbers that follow from them for each tensor, and putting those into a module."""
+"""The theory: rule tables, and the numbers and predictions that follow from them."""

@@ -1,23 +1,66 @@
-"""What a coordinate check must see: the exponents in width, or in depth, that follow from a rule table."""
+"""What a coordinate check must see: exponents in width or in depth that follow from a rule table.
 
-import math
+All is said of effective tensors `W = mult * w`. Let e(cell) be the power of width in a cell of the
+rule of a tensor, where m_in and m_out grow as its role says. Then
+
+| quantity                        | exponent                                                 |
+|---------------------------------|----------------------------------------------------------|
+| W at init                       | e(mult) + e(init); W is 0 if it starts at 0              |
+| update of W, kind `adam`        | e(mult) + e(lr)                                          |
+| update of W, kind `sgd`         | 2 e(mult) + e(lr) + e(grad) + g                          |
+| update of W, kind `orthogonal`  | e(mult) + e(lr) + e(shape factor) - d/2                  |
+| W after updates                 | the larger of init and update, or between that and init  |
+| decoupled weight decay of W     | that of W                                                |
+| output of input, hidden layers  | 0                                                        |
+| logits at init                  | e(mult) + e(init) + 1/2, or between that and a bias's    |
+| logits after updates            | 0, or between that and their exponent at init            |
+
+- `adam`: entries of w move by lr, whatever the gradient is.
+- `sgd`: g is the exponent of the gradient of W. It is 0 for the readout. For every tensor before
+  it, it is the exponent of the readout's W, because backpropagation is linear in that.
+- `orthogonal`: d is the number of dimensions that grow. r singular values of 1 make entries of
+  sqrt(r / (fan_in fan_out)), and the rank r of a gradient does not grow with width once that is
+  above the batch size.
+- Logits at init are a sum of n independent terms, and of the readout's bias where that does not
+  start at 0. After updates they may keep such parts.
+- No update may exceed `STABLE`, above which outputs grow. A table that predicts such updates (sp,
+  ntk under Adam) describes a network that fails, and it must be seen to fail.
+- Outputs must have the exponent 0 in every parametrization: this is what muP is for.
+- While every readout is 0, no gradient reaches the layers before it: their first update is 0.
+  All updates are 0 while an optimizer is idle (`OptimizerRules.idle_steps`).
+
+Along depth the same holds with powers of m_L, for what is in the blocks. There the gradient has the
+exponent r of the residual multiplier. An update may have at most -1 - r, because those of all
+blocks add up on the residual stream. Outputs must have 0, or between that and what an update adds.
+
+Roles are those of the shapes, and cells those of the parametrization's own table: neither a role
+nor an override that a user sets changes what must be seen.
+"""
+
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
+from mupl.initializers import Initializer
 from mupl.parametrization.cells import Monomial
-from mupl.parametrization.rules import Parametrization, tied_rule
+from mupl.parametrization.rules import ROWS, Parametrization
+from mupl.parametrization.scales import tied_rule
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
-from mupl.roles import MULTIPLIERS, ParamInfo, Role
+from mupl.roles import SPECIAL_ROWS, Info, MultiplierInfo, MultiplierRole, ParamInfo, Role
 
 HALF = 0.5
 
-# The largest exponent of an update at which outputs stay bounded: it sums over fan_in coherently (spectral condition).
+# The largest exponent of an update at which outputs stay bounded. An update sums over fan_in
+# coherently (Yang, Simon & Bernstein 2023, spectral condition).
 STABLE = {Role.INPUT: 0.0, Role.HIDDEN: -1.0, Role.OUTPUT: -1.0, Role.SCALAR: 0.0}
 
 
 @dataclass(frozen=True)
 class Expected:
-    """Slope of log(mean |x|) against log(width or depth): in [low, high], or `zero` if x must be 0 at every width."""
+    """The slope of log(mean |x|) against log(width or depth): from low to high.
+
+    `zero` says instead that x must be 0 at every width.
+    """
 
     low: float = 0.0
     high: float = 0.0
@@ -29,206 +72,247 @@ UNKNOWN = Expected(low=float("nan"), high=float("nan"))  # not judged
 
 
 def expected_exponents(
-    infos: Mapping[str, ParamInfo],
+    infos: Mapping[str, Info],
     parametrization: Parametrization,
     optimizer: UpdateKind | str | OptimizerRules,
     t: int,
     decay: bool = False,
     along: str = "width",
 ) -> dict[tuple[str, str], Expected]:
-    """By (kind, name), with t the number of updates done; of effective tensors W = mult * w.
+    """Return the exponents that must be seen after t updates, by kind and name.
 
-    Of a tensor of role r let e(cell) be the exponent of a cell of its rule. Then
+    Kinds are
 
-    - W at init has e(mult) + e(init), or is 0 if it starts at 0;
-    - an update under `adam` has e(mult) + e(lr): entries of w move by lr whatever the gradient;
-    - an update under `sgd` has 2 e(mult) + e(lr) + e(grad) + g, with g the exponent of the gradient of W: 0 for the
-      readout, and for all before it that of the readout's W (backpropagation is linear in it);
-    - an update under `orthogonal` has e(mult) + e(lr) + e(the optimizer's own factor) - d/2, with d the number of
-      dimensions that grow: r singular values of 1 make entries of sqrt(r / (fan_in fan_out)), and the rank r of a
-      gradient does not grow with width once that is above the batch size;
-    - W after updates has the larger of both (on the way there, if updates grow faster than what it starts from, it lies
-      between); the part of an update that is (decoupled) weight decay that of W;
-    - no update may exceed `STABLE`, above which outputs grow: a table that predicts such updates (SP's, NTK's
-      under Adam) describes a network that fails, and must be seen to fail;
-    - outputs of input and hidden layers must have 0, in every parametrization: this is what muP is for. Logits too,
-      after the first update; at init they are a sum of n independent terms, e(mult) + e(init) + 1/2, and of the bias if
-      that does not start at 0, so they lie between the two; after it they may keep such a part.
+    - `param`: the tensor;
+    - `update`: its change from t to t + 1. With decoupled weight decay the two parts of it are
+      told apart instead, as `gradient_update` and `decay`;
+    - `output`: what a multiplier returns, or the module that owns a matrix. Where the size of
+      heads grows, scaled queries must have -1, so that attention logits (`logits` beside them) do
+      not grow; these may keep the -1/2 that they have while q and k are random.
 
-    Along depth the same holds with powers of m_L, for what is in the blocks: the gradient has the exponent r of the
-    residual multiplier, an update may have at most -1 - r (those of all blocks add up on the residual stream), and
-    outputs, the residual stream among them, must have 0; in a block they may fall to what an update adds to them.
-
-    While every readout is 0 no gradient reaches the layers before it: their first update is 0. Before the first update
-    that an optimizer makes (`OptimizerRules.idle_steps`) all are.
-
-    Roles are those of the shapes, and cells those of the parametrization's own table: neither a role nor an override
-    that a user sets changes what must be seen. kinds: `output` (name of the `Multiplier`, or of the module that owns the
-    tensor: scaled queries must have -1 where heads grow, so that attention logits, `logits` beside them, do not; these
-    may keep the -1/2 that they have while q and k are random), `param` and
-    `update` (from t to t + 1); with decoupled weight decay the two parts of an update are told apart instead, as
-    `gradient_update` and `decay`.
+    Args:
+        infos: what `describe` returns.
+        optimizer: its rules, or the one kind of all its updates.
+        decay: whether the optimizer decays weights apart from the gradient.
+        along: "width" or "depth".
     """
     network = _Network(infos, parametrization, as_optimizer_rules(optimizer), along)
-    t -= network.rules.idle_steps  # 0: the first update that moves anything
-    result: dict[tuple[str, str], Expected] = {}
-    for name, info in network.infos.items():
-        if info.role in MULTIPLIERS:
-            result |= network.multiplier(name)
+    t -= network.rules.idle_steps  # so 0 is the first update that moves anything
+    expected: dict[tuple[str, str], Expected] = {}
+    for name, info in infos.items():
+        if isinstance(info, MultiplierInfo):
+            expected |= network.multiplier(name, info)
             continue
-        result["param", name] = network.weight(name, t)
-        result["gradient_update" if decay else "update", name] = network.stable_update(name, t)
+        expected["param", name] = network.weight(name, t)
+        expected["gradient_update" if decay else "update", name] = network.stable_update(name, t)
         if decay:
-            result["decay", name] = network.weight(name, t)
+            expected["decay", name] = network.weight(name, t)
         if len(info.shape) > 1:
-            result["output", name.rpartition(".")[0]] = network.output(name, t)
-    return result
+            expected["output", _owner(name)] = network.output(name, t)
+    return expected
 
 
 class _Network:
-    """The exponents of one network's tensors by name, after t updates that move something."""
+    """The exponents of one network's tensors, by name.
+
+    `t` counts the updates that move something; at t < 0 the optimizer is idle.
+    """
 
     def __init__(
         self,
-        infos: Mapping[str, ParamInfo],
+        infos: Mapping[str, Info],
         parametrization: Parametrization,
         rules: OptimizerRules,
         along: str,
     ) -> None:
-        self.infos = {
-            n: i if i.role in MULTIPLIERS else replace(i, role=i.shape_role)
-            for n, i in infos.items()
-        }
-        self.rules, self._parametrization, self._in_depth = rules, parametrization, along == "depth"
-        self._readouts = [name for name, info in self.infos.items() if info.role is Role.OUTPUT]
-        self._silent = bool(self._readouts) and all(
-            _starts_at_zero(self.infos[name]) for name in self._readouts
-        )
-        tied = [
-            replace(info, role=Role.OUTPUT)
-            for info in self.infos.values()
-            if info.role is Role.TIED
-        ]
-        self._tied = [
-            self._power(tied_rule(parametrization, self.infos, rules).mult, info) for info in tied
-        ]
-        branches = [name for name, info in self.infos.items() if info.role is Role.RESIDUAL]
-        self._residual = max((self._cell(name, "mult") for name in branches), default=0.0)
+        self.rules = rules
+        self._parametrization = parametrization
+        self._in_depth = along == "depth"
+        self._tensors: dict[str, ParamInfo] = {}
+        self._readouts: list[str] = []
+        self._tied: list[float] = []  # of tied readouts, the exponents of W
+        residuals: list[float] = []
+        for name, info in infos.items():
+            if isinstance(info, ParamInfo):
+                self._tensors[name] = replace(info, role=info.shape_role)
+                if info.shape_role is Role.OUTPUT:
+                    self._readouts.append(name)
+            elif info.role is MultiplierRole.TIED:
+                rule = tied_rule(parametrization, infos, rules)
+                self._tied.append(self._power(rule.mult, info))
+            elif info.role is MultiplierRole.RESIDUAL:
+                residuals.append(self._cell(info, "mult"))
+        self._residual = max(residuals, default=0.0)
+        # Through readouts that are all 0 no gradient passes at first.
+        at_zero = [_starts_at_zero(self._tensors[name]) for name in self._readouts]
+        self._silent = bool(at_zero) and all(at_zero)
 
     def weight(self, name: str, t: int) -> Expected:
-        """W after t updates (as many as none if t < 0)."""
-        initial = [] if _starts_at_zero(self.infos[name]) else [self._initial(name)]
-        # updates after the second are as the second
-        updates = [e.high for k in range(min(t, 2)) if not (e := self._update(name, k)).zero]
-        parts = initial + updates
-        return Expected(min([*initial, max(parts)]), max(parts)) if parts else ZERO
+        """W after t updates; before the first one it is as at the start."""
+        info = self._tensors[name]
+        parts = []
+        if not _starts_at_zero(info):
+            parts.append(self._initial(info))
+        for k in range(min(t, 2)):  # later updates are like the second
+            update = self._update(name, k)
+            if not update.zero:
+                parts.append(update.high)
+        if not parts:
+            return ZERO
+        high = max(parts)
+        low = high if _starts_at_zero(info) else self._initial(info)
+        return Expected(low, high)
 
     def stable_update(self, name: str, t: int) -> Expected:
-        """The step of W from t to t + 1 by its gradient, at most the one at which outputs stay bounded."""
-        info, step = self.infos[name], self._update(name, t)
+        """The change of W by its gradient from t to t + 1, as far as outputs stay bounded."""
+        update = self._update(name, t)
+        if update.zero:
+            return update
+        info = self._tensors[name]
         most = STABLE[info.role]
         if self._in_depth:
             most = -1 - self._residual if info.in_block else 0.0
-        return step if step.zero else Expected(min(step.low, most), min(step.high, most))
+        return Expected(min(update.low, most), min(update.high, most))
 
     def output(self, name: str, t: int) -> Expected:
-        """What the module returns that owns W."""
-        info = self.infos[name]
+        """What the module returns that owns W, at time t."""
+        info = self._tensors[name]
         if info.role is not Role.OUTPUT:
-            grown = self._in_depth and info.in_block and t > 0
-            return Expected(min(self._update(name, t).low, 0.0), 0.0) if grown else Expected()
-        parts = []  # of logits at init: a sum of independent terms, and the bias
+            if self._in_depth and info.in_block and t > 0:
+                return Expected(min(self._update(name, t).low, 0.0), 0.0)
+            return Expected()
+        parts = []
         if not _starts_at_zero(info):
-            parts.append(0.0 if self._in_depth else self._initial(name) + HALF)
-        bias = name.removesuffix("weight") + "bias"
-        if bias in self.infos and not _starts_at_zero(self.infos[bias]):
+            parts.append(0.0 if self._in_depth else self._initial(info) + HALF)
+        bias = self._tensors.get(name.removesuffix("weight") + "bias")
+        if bias is not None and not _starts_at_zero(bias):
             parts.append(self._initial(bias))
         if t > 0:
             return Expected(min([*parts, 0.0]), 0.0)
-        return Expected(min(parts), max(parts)) if parts else ZERO
+        if not parts:
+            return ZERO
+        return Expected(min(parts), max(parts))
 
-    def multiplier(self, name: str) -> dict[tuple[str, str], Expected]:
-        """What a `Multiplier` returns; of attention, the logits too."""
-        info, output = self.infos[name], Expected()
-        if not self._in_depth and info.shape_role is not Role.SCALAR:
-            # logits of a tied readout: a random part, and that of the token itself, whose embedding is on the stream
-            output = Expected(-1.0, -1.0) if info.role is Role.ATTENTION else Expected(-HALF, 0.0)
-        if info.role is not Role.ATTENTION:
-            return {("output", name): output}
-        logits = Expected(-HALF if output.low else 0.0, 0.0)
-        return {("output", name): output, ("output", f"{name.rpartition('.')[0]}.logits"): logits}
+    def multiplier(self, name: str, info: MultiplierInfo) -> dict[tuple[str, str], Expected]:
+        """What a multiplier returns; where it scales attention, the logits too."""
+        attention = info.role is MultiplierRole.ATTENTION
+        output = logits = Expected()
+        if info.grows and not self._in_depth:
+            # Logits of a tied readout have a random part, and that of the token itself, whose
+            # embedding is on the residual stream.
+            output = Expected(-1.0, -1.0) if attention else Expected(-HALF, 0.0)
+            logits = Expected(-HALF, 0.0)
+        expected = {("output", name): output}
+        if attention:
+            expected["output", f"{_owner(name)}.logits"] = logits
+        return expected
 
     def _update(self, name: str, t: int) -> Expected:
-        """The step of W from t to t + 1 by its gradient."""
-        info = self.infos[name]
-        update_kind = self.rules.kind_of(info)
-        before_readout = name.rpartition(".")[0] not in {
-            r.rpartition(".")[0] for r in self._readouts
-        }
-        if t < 0 or (before_readout and self._silent and t == 0):
+        """The change of W by its gradient from t to t + 1."""
+        info = self._tensors[name]
+        is_readout = _owner(name) in map(_owner, self._readouts)
+        if t < 0 or (t == 0 and self._silent and not is_readout):
             return ZERO
-        power = self._cell(name, "mult") + self._cell(name, "lr")
-        if update_kind == "orthogonal" and not self._in_depth:
-            power += shape_factor_exponent(info, self.rules) - HALF * sum(_grows(info.role))
-        if update_kind == "sgd":
-            power += self._cell(name, "mult") + self._cell(name, "grad") + self._gradient(name, t)
+        mult = self._cell(info, "mult")
+        power = mult + self._cell(info, "lr")
+        kind = self.rules.kind_of(info)
+        if kind == UpdateKind.ORTHOGONAL and not self._in_depth:
+            growing_dimensions = sum(_growth(info))
+            power += shape_factor_exponent(info, self.rules)
+            power -= HALF * growing_dimensions
+        if kind == UpdateKind.SGD:
+            power += mult + self._cell(info, "grad")
+            power += self._gradient(info, t)
         return Expected(power, power)
 
-    def _gradient(self, name: str, t: int) -> float:
-        """That of the gradient of W."""
-        info = self.infos[name]
+    def _gradient(self, info: ParamInfo, t: int) -> float:
+        """The exponent of the gradient of W."""
         if self._in_depth:
             return self._residual if info.in_block else 0.0
         if info.role not in (Role.INPUT, Role.HIDDEN):
             return 0.0
-        return max([self.weight(r, t).high for r in self._readouts] + self._tied, default=0.0)
+        readouts = [self.weight(name, t).high for name in self._readouts]
+        return max(readouts + self._tied, default=0.0)
 
-    def _initial(self, name: str) -> float:
-        return self._cell(name, "mult") + self._cell(name, "init")
+    def _initial(self, info: ParamInfo) -> float:
+        return self._cell(info, "mult") + self._cell(info, "init")
 
-    def _cell(self, name: str, cell: str) -> float:
-        """That of a cell of the tensor's rule."""
-        info = self.infos[name]
-        return self._power(
-            getattr(self._parametrization.rule(self.rules.kind_of(info), info.role), cell), info
-        )
+    def _cell(self, info: Info, cell: str) -> float:
+        """The exponent of a cell of the rule for a tensor or a number."""
+        rule = self._parametrization.rule(self.rules.kind_of(info), info.row)
+        return self._power(getattr(rule, cell), info)
 
-    def _power(self, cell: Monomial, info: ParamInfo) -> float:
-        """Of depth, in the blocks, or of width in a cell."""
-        if self._in_depth:
-            return float(cell.exponents.get("m_L", 0)) if info.in_block else 0.0
-        return exponent(cell, info, self.rules)
+    def _power(self, cell: Monomial, info: Info) -> float:
+        if not self._in_depth:
+            return exponent(cell, info, self.rules)
+        return float(cell.exponents.get("m_L", 0)) if info.in_block else 0.0
 
 
-def exponent(cell: Monomial, info: ParamInfo, rules: OptimizerRules) -> float:
-    """The power of width in a cell, where m_in and m_out grow as the tensor's role says."""
-    m_in, m_out = _grows(info.role)
-    powers = {
-        "m_in": m_in,
-        "m_out": m_out,
-        "terms": m_in,
-        "d_embedding": m_out and info.is_embedding,
-        "length": m_out and len(info.shape) < 2,
-        "shape_factor": shape_factor_exponent(info, rules),
-    }
+def exponent(cell: Monomial, info: Info, rules: OptimizerRules) -> float:
+    """Return the power of width in a cell, where fan_in and fan_out grow as the role says."""
+    fan_in, fan_out = _growth(info)
+    powers = {"m_in": fan_in, "fan_in": fan_in, "m_out": fan_out, "fan_out": fan_out}
+    powers["shape_factor"] = shape_factor_exponent(info, rules)
+    return _sum_of_powers(cell, powers)
+
+
+def shape_factor_exponent(info: Info, rules: OptimizerRules) -> float:
+    """Return the power of width in the factor that the optimizer itself puts on an update."""
+    fan_in, fan_out = _growth(info)
+    powers = {"fan_in": fan_in, "fan_out": fan_out}
+    return max(_sum_of_powers(cell, powers) for cell in rules.shape_cells(info))
+
+
+def _sum_of_powers(cell: Monomial, powers: Mapping[str, float]) -> float:
     return float(sum(power * powers.get(symbol, 0) for symbol, power in cell.exponents.items()))
 
 
-def shape_factor_exponent(info: ParamInfo, rules: OptimizerRules) -> float:
-    """The power of width in the factor that the optimizer itself puts on an update."""
-    wide, wider = (
-        rules.shape_factor(
-            rules.kind_of(info), *(width if grows else 1.0 for grows in reversed(_grows(info.role)))
-        )
-        for width in (2.0**40, 2.0**42)  # above any dimension that stays finite
-    )
-    return math.log2(wider / wide) / 2
-
-
-def _grows(role: Role) -> tuple[bool, bool]:
-    """Whether fan_in and fan_out grow with width."""
-    return role in (Role.HIDDEN, Role.OUTPUT), role in (Role.INPUT, Role.HIDDEN)
+def _growth(info: Info) -> tuple[float, float]:
+    """Return the powers of width in fan_in and in fan_out."""
+    if isinstance(info, MultiplierInfo):
+        return float(info.grows), 0.0
+    fan_in = info.role in (Role.HIDDEN, Role.OUTPUT)
+    fan_out = info.role in (Role.INPUT, Role.HIDDEN)
+    return float(fan_in), float(fan_out)
 
 
 def _starts_at_zero(info: ParamInfo) -> bool:
     return info.init.std == info.init.mean == 0
+
+
+def _owner(name: str) -> str:
+    """Return the name of the module that owns a tensor."""
+    return name.rpartition(".")[0]
+
+
+def exponents_of_rows(
+    parametrization: Parametrization, update_kind: str
+) -> dict[str, dict[str, str]]:
+    """Return the exponents of `W` at init and of an `update` of it, for every row of a table."""
+    infos: dict[str, Info] = {}
+    for row in ROWS:
+        if row not in list(MultiplierRole):
+            infos[f"{row}.w"] = _typical_tensor(row)
+    expected = expected_exponents(infos, parametrization, update_kind, t=0)
+    table = {}
+    for name in infos:
+        initial = Fraction(expected["param", name].high).limit_denominator(12)
+        update = Fraction(expected["update", name].high).limit_denominator(12)
+        table[_owner(name)] = {"W": str(initial), "update": str(update)}
+    return table
+
+
+def _typical_tensor(row: str) -> ParamInfo:
+    """Return a tensor to which a row of a table applies."""
+    role = Role(SPECIAL_ROWS.get(row, row))
+    return ParamInfo(
+        role=role,
+        shape_role=role,
+        shape=(1,) if row.endswith("vector") else (1, 1),
+        fan_in=1,
+        fan_out=1,
+        m_in=1.0,
+        m_out=1.0,
+        init=Initializer("normal", std=1.0),
+        is_embedding=row.endswith("embedding"),
+    )

@@ -1,35 +1,35 @@
-"""From a rule table to the numbers of each tensor."""
+"""Parametrizations: the rule tables as objects, by name, with cells replaced if a user asks."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any
 
 from mupl.errors import ConfigError
-from mupl.initializers import Initializer
+from mupl.names import match_globs
 from mupl.parametrization.cells import Monomial
-from mupl.parametrization.cerebras import lr_overrides
 from mupl.parametrization.tables import TABLES
-from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
-from mupl.roles import MULTIPLIERS, ParamInfo, Role, match_glob
+from mupl.roles import SPECIAL_ROWS, MultiplierRole, Role
 
-WEIGHT_DECAY_MODES = ("coupled", "decoupled", "independent")
-_ONE = Monomial()
+Overrides = Mapping[str, Mapping[str, str | float]]
+
+# A tied readout has no row: its multiplier follows from the rows `input` and `output`.
+ROWS = (*Role, *SPECIAL_ROWS, MultiplierRole.ATTENTION, MultiplierRole.RESIDUAL)
+ONE = Monomial()
 
 
 @dataclass(frozen=True)
 class Rule:
     """One row of a table for one update kind; every cell multiplies a base value.
 
-    `wd` multiplies decoupled weight decay; None: it follows from lr.
+    `wd` multiplies decoupled weight decay; where it is None, weight decay follows from lr.
     """
 
-    mult: Monomial = _ONE
-    init: Monomial = _ONE
-    lr: Monomial = _ONE
-    eps: Monomial = _ONE
-    grad: Monomial = _ONE
+    mult: Monomial = ONE
+    init: Monomial = ONE
+    lr: Monomial = ONE
+    eps: Monomial = ONE
+    grad: Monomial = ONE
     wd: Monomial | None = None
 
 
@@ -38,220 +38,254 @@ CELLS = tuple(f.name for f in fields(Rule) if f.name != "wd")
 
 @dataclass(frozen=True)
 class Parametrization:
-    """A rule for each update kind and role.
+    """A rule for each update kind and row.
 
-    `rules[update_kind]` may lack roles (all ones); the update_kind `"*"` stands for every update_kind that has no rules of its own.
-    `overrides` maps a glob on parameter names to cells that replace the table's, e.g. `{"readout.*": {"mult": 1}}` or
-    `{"layers.1.*": {"lr": "1/m_in", "wd": 0}}`; beside the cells of `Rule` they may set `wd` (a factor on the weight
-    decay instead of that which follows from lr) and `lr_scale` (alpha). Where globs overlap the later one wins.
+    Args:
+        name: for messages and tables.
+        rules: update kind -> row -> rule. A row that is missing is all ones, one of
+            `SPECIAL_ROWS` that of its role. The update kind `"*"` stands for every kind that has
+            no rules of its own.
+        overrides: glob on names -> cells in place of the table's, such as
+            `{"readout.*": {"mult": 1}}` or `{"layers.1.*": {"lr": "1/m_in", "wd": 0}}`. Beside the
+            cells of `Rule` there is `lr_scale` (alpha), and `wd` holds in every weight decay mode.
+            Where globs overlap the later one wins.
+
+    Example:
+        >>> mup = get_parametrization("mup")
+        >>> print(mup.rule("adam", "hidden").lr)
+        1/m_in
+        >>> mup = mup.override({"readout.weight": {"lr": 0.5}})
     """
 
     name: str
-    rules: Mapping[str, Mapping[Role, Rule]]
-    overrides: Mapping[str, Mapping[str, str | float]] = field(default_factory=dict)
+    rules: Mapping[str, Mapping[str, Rule]]
+    overrides: Overrides = field(default_factory=dict)
 
-    def rule(self, update_kind: str, role: Role) -> Rule:
-        """Raises ConfigError if the parametrization has no rules for the update kind."""
-        by_role = self.rules.get(update_kind, self.rules.get("*"))
-        if by_role is None:
+    def rules_of(self, update_kind: str) -> Mapping[str, Rule]:
+        """Return the rules for one update kind, by row.
+
+        Raises:
+            ConfigError: if the parametrization has none.
+        """
+        by_row = self.rules.get(update_kind, self.rules.get("*"))
+        if by_row is None:
             raise ConfigError(
-                f"parametrization={self.name} has no rules for the update kind {update_kind!r}; "
+                f"parametrization={self.name} has no rules for the update kind '{update_kind}'; "
                 f"it supports {', '.join(self.rules)}"
             )
-        return by_role.get(role, Rule())
+        return by_row
 
-    def override(self, overrides: Mapping[str, Mapping[str, str | float]]) -> "Parametrization":
-        """The same parametrization with these cells replaced, on top of earlier overrides."""
+    def rule(self, update_kind: str, row: str) -> Rule:
+        """Return the rule of one row; raises ConfigError if there are none for the update kind."""
+        by_row = self.rules_of(update_kind)
+        if row not in by_row:
+            row = SPECIAL_ROWS.get(row, row)
+        return by_row.get(row, Rule())
+
+    def override(self, overrides: Overrides) -> "Parametrization":
+        """Return the parametrization with these cells replaced, on top of earlier overrides."""
         return replace(self, overrides={**self.overrides, **overrides})
+
+    def overrides_of(self, names: Iterable[str]) -> dict[str, dict[str, Monomial]]:
+        """Return the cells that the overrides give to each name.
+
+        Raises:
+            ConfigError: on a glob that matches nothing, an unknown cell, or text that is no cell.
+        """
+        found: dict[str, dict[str, Monomial]] = {name: {} for name in names}
+        for glob, texts in self.overrides.items():
+            cells = _parse_override(f"parametrization.overrides.{glob}", texts)
+            for name in match_globs("parametrization.overrides", [glob], found):
+                found[name] |= cells
+        return found
+
+    def table(self, update_kind: str, exponents: bool = False) -> list[dict[str, str]]:
+        """Return the rules as rows of text to print, by role; cells are factors on base values.
+
+        `wd` is the factor on decoupled weight decay. Numbers of a model have a multiplier alone.
+
+        Args:
+            update_kind: "sgd", "adam" or "orthogonal".
+            exponents: whether to add the powers of width that a coordinate check must see: `W` at
+                init and `update` of W, for effective tensors `W = mult * w`.
+
+        Example:
+            >>> get_parametrization("mup").table("adam", exponents=True)[1]
+            ... # doctest: +NORMALIZE_WHITESPACE
+            {'role': 'hidden', 'mult': '1', 'init': 'm_in^-1/2', 'lr': '1/m_in', 'eps': '1/m_out',
+             'grad': '1', 'wd': 'm_in', 'W': '-1/2', 'update': '-1'}
+        """
+        by_row = self.rules_of(update_kind)
+        predicted: Mapping[str, dict[str, str]] = {}
+        if exponents:
+            from mupl.parametrization.exponents import exponents_of_rows  # it builds on this module
+
+            predicted = exponents_of_rows(self, update_kind)
+        table = []
+        for row in ROWS:
+            if row in SPECIAL_ROWS and row not in by_row:
+                continue
+            rule = self.rule(update_kind, row)
+            cells = {cell: str(getattr(rule, cell)) for cell in CELLS}
+            cells["wd"] = str(rule.wd or ONE / rule.lr)
+            cells |= predicted.get(row, {})
+            if row in list(MultiplierRole):
+                cells = dict.fromkeys(cells, "") | {"mult": str(rule.mult)}
+            table.append({"role": str(row), **cells})
+        return table
+
+
+def _parse_override(key: str, texts: Mapping[str, str | float]) -> dict[str, Monomial]:
+    known = (*CELLS, "wd", "lr_scale")
+    cells = {}
+    for cell, text in texts.items():
+        if cell not in known:
+            raise ConfigError(f"{key}.{cell}: must be one of {', '.join(known)}")
+        try:
+            cells[cell] = Monomial.parse(text)
+        except ValueError as error:
+            raise ConfigError(f"{key}.{cell}: {error}") from error
+    return cells
 
 
 @dataclass(frozen=True)
-class Scale:
-    """The numbers of one tensor: `W = mult * w`, `w` drawn by `init`, and what its param group is told.
+class Table:
+    """What the text of a table says: what it is about, where it is from, and its rules.
 
-    `shape_factor` is what the optimizer itself multiplies the tensor's updates by, beside lr, as its `update_kind` there. Of a
-    `Multiplier`, `mult` is its value and the rest, by default, without meaning.
+    `rules` are by update kind and row.
     """
 
-    mult: float
-    init: Initializer
-    update_kind: str
-    lr: float = 0.0
-    eps: float = 0.0
-    weight_decay: float = 0.0
-    grad: float = 1.0
-    shape_factor: float = 1.0
+    about: str
+    paper: str
+    year: int
+    rules: dict[str, dict[str, Rule]]
 
 
 @cache
-def parse_table(text: str) -> dict[str, dict[Role, Rule]]:
-    """Rules by update_kind and role from the text form that `mupl.parametrization.tables` describes.
+def parse_table(text: str) -> Table:
+    """Read a table in the text form that `mupl.parametrization.tables` describes.
 
     Raises:
-        ValueError: on an unknown role, column or cell.
+        ValueError: on a title without paper and year, or an unknown row, column or cell.
     """
-    header, *lines = [line.split() for line in text.strip().splitlines()]
-    columns = [tuple(c.split(".")) if "." in c else ("*", c) for c in header]
-    update_kinds = sorted({update_kind for update_kind, _ in columns if update_kind != "*"}) or [
-        "*"
-    ]
-    rules: dict[str, dict[Role, Rule]] = {update_kind: {} for update_kind in update_kinds}
-    for role, *cells in lines:
-        row = [
-            (update_kind, column, Monomial.parse(cell))
-            for (update_kind, column), cell in zip(columns, cells, strict=True)
-        ]
-        for update_kind in update_kinds:
-            mine = {column: cell for owner, column, cell in row if owner in ("*", update_kind)}
-            if unknown := set(mine) - {*CELLS, "wd"}:
-                raise ValueError(
-                    f"unknown column {sorted(unknown)}; columns are {', '.join(CELLS)}, wd"
-                )
-            rules[update_kind][Role(role)] = Rule(**mine)
-    return rules
+    title, _, body = text.strip().partition("\n")
+    about, _, source = title.partition(": ")
+    paper, _, year = source.rpartition(", ")
+    if not paper or not year.isdigit():
+        raise ValueError(f"{title!r} must be a title 'ABOUT: PAPER, YEAR'")
+    cells = _parse_cells(body)
+    kinds = {column.rpartition(".")[0] for by_column in cells.values() for column in by_column}
+    rules = {}
+    for kind in sorted(kinds - {""}) or ["*"]:
+        rules[kind] = {row: _rule(by_column, kind) for row, by_column in cells.items()}
+    return Table(about, paper, int(year), rules)
+
+
+def _parse_cells(body: str) -> dict[str, dict[str, Monomial]]:
+    """Return the cells of a table by row and column, from all its blocks."""
+    cells: dict[str, dict[str, Monomial]] = {}
+    for block in body.split("\n\n"):
+        header, *lines = block.splitlines()
+        for line in lines:
+            row, *texts = line.split()
+            if row not in ROWS:
+                raise ValueError(f"unknown row {row!r}; rows are {', '.join(ROWS)}")
+            for column, text in zip(header.split(), texts, strict=True):
+                cells.setdefault(row, {})[column] = Monomial.parse(text)
+    return cells
+
+
+def _rule(by_column: Mapping[str, Monomial], update_kind: str) -> Rule:
+    """Return the rule of a row for one update kind, from the columns that hold for it."""
+    values = {}
+    for column, cell in by_column.items():
+        kind, _, name = column.rpartition(".")
+        if name not in (*CELLS, "wd"):
+            raise ValueError(f"unknown column {name!r}; columns are {', '.join(CELLS)}, wd")
+        if kind in ("", update_kind):
+            values[name] = cell
+    return Rule(**values)
+
+
+def parametrizations() -> list[dict[str, Any]]:
+    """Return name, subject, paper and year of every parametrization, as rows of a table to print.
+
+    Example:
+        >>> next(row for row in parametrizations() if row["name"] == "ntk")
+        ... # doctest: +NORMALIZE_WHITESPACE
+        {'name': 'ntk', 'about': 'neural tangent parametrization',
+         'paper': 'Jacot et al., Neural Tangent Kernel', 'year': 2018}
+    """
+    rows = []
+    for name, text in TABLES.items():
+        table = parse_table(text)
+        rows.append({"name": name, "about": table.about, "paper": table.paper, "year": table.year})
+    return rows
 
 
 def get_parametrization(
     name: str,
-    overrides: Mapping[str, Mapping[str, str | float]] | None = None,
+    overrides: Overrides | None = None,
     lr_adjustment_groups: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Parametrization:
-    """The parametrization of that name, with cells replaced by glob if asked.
+    """Return the parametrization of that name, with cells replaced by glob if asked.
 
     Args:
         overrides: as in `Parametrization`.
-        lr_adjustment_groups: the same for learning rates alone, by named groups (see `lr_overrides`).
+        lr_adjustment_groups: the same for learning rates alone; see `lr_overrides`.
 
     Raises:
         ConfigError: if there is no such parametrization.
+
+    Example:
+        >>> get_parametrization("mup").rule("sgd", "output").lr(m_in=4)
+        4.0
     """
     if name not in TABLES:
         raise ConfigError(f"parametrization={name}: must be one of {', '.join(TABLES)}")
-    as_tabled = Parametrization(name, parse_table(TABLES[name]))
+    as_tabled = Parametrization(name, parse_table(TABLES[name]).rules)
     return as_tabled.override({**lr_overrides(lr_adjustment_groups or {}), **(overrides or {})})
 
 
-def scale(
-    infos: Mapping[str, ParamInfo],
-    parametrization: Parametrization,
-    optimizer: UpdateKind | str | OptimizerRules,
-    *,
-    lr: float,
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    weight_decay_mode: str = "decoupled",
-) -> dict[str, Scale]:
-    """The numbers of each tensor, from the values tuned at the base width.
-
-    With f the lr cell, weight decay is, by mode (PyTorch multiplies it by lr):
-    `coupled`: `wd`; `decoupled`: `wd / f`, so that `lr * wd` does not change with width (where the table has a column
-    `wd`, that times `wd`); `independent`:
-    `wd / (f * lr)`, so that a step decays by `wd` times the schedule, whatever lr. The layer's `lr_scale` (alpha)
-    goes where the table names it, else into f.
+def as_parametrization(parametrization: str | Parametrization) -> Parametrization:
+    """Return a parametrization as it is, or the one of that name.
 
     Raises:
-        ConfigError: on values out of range, an override that matches nothing, or an unsupported update kind.
+        ConfigError: if it is neither.
     """
-    check_hyperparameters(lr, eps, weight_decay, weight_decay_mode)
-    overridden = _overrides_by_name(infos, parametrization.overrides)
-    rules = as_optimizer_rules(optimizer)
-    result = {}
-    for name, info in infos.items():
-        cells = dict(overridden[name])
-        alpha, wd_factor = cells.pop("lr_scale", _ONE)(), cells.pop("wd", None)
-        update_kind = rules.kind_of(info)
-        tied = info.role is Role.TIED
-        row = (
-            tied_rule(parametrization, infos, rules)
-            if tied
-            else parametrization.rule(update_kind, info.role)
-        )
-        rule = replace(row, **cells)
-        symbols = info.symbols | {"alpha": alpha, "shape_factor": rules.relative_shape_factor(info)}
-        value = {cell: getattr(rule, cell)(**symbols) for cell in CELLS}
-        if info.role in MULTIPLIERS:
-            result[name] = Scale(info.init.mean * value["mult"], info.init, update_kind)
-            continue
-        if not any("alpha" in getattr(rule, cell).exponents for cell in CELLS):
-            value["lr"] *= alpha
-        if wd_factor is not None:
-            decay = wd_factor(**symbols)
-        elif weight_decay_mode == "coupled" or value["lr"] == 0:
-            decay = 1.0
-        elif weight_decay_mode == "decoupled" and rule.wd is not None:
-            decay = rule.wd(**symbols)
-        else:
-            decay = 1 / value["lr"] / (lr if weight_decay_mode == "independent" else 1)
-        result[name] = Scale(
-            mult=value["mult"],
-            init=info.init.scaled(value["init"]),
-            update_kind=update_kind,
-            lr=lr * value["lr"],
-            eps=eps * value["eps"],
-            weight_decay=weight_decay * decay,
-            grad=value["grad"],
-            shape_factor=rules.shape_factor(update_kind, info.fan_out, info.fan_in),
-        )
-    return result
-
-
-def tied_rule(
-    parametrization: Parametrization, infos: Mapping[str, ParamInfo], rules: OptimizerRules
-) -> Rule:
-    """The row of a readout whose matrix is the embedding's, which is drawn and trained by the row `input`.
-
-    Its multiplier makes the effective matrix start as the row `output` says. The rows are those of the embedding's
-    update_kind; where the model's is no `nn.Embedding`, of the update_kind that the optimizer gives to the readout itself.
-
-    Raises:
-        ConfigError: if the two rows train their tensors differently: then no multiplier makes one tensor do for both.
-    """
-    matrices = [info for info in infos.values() if info.is_embedding]
-    update_kind = rules.kind_of(
-        (matrices or [info for info in infos.values() if info.role is Role.TIED])[0]
+    if isinstance(parametrization, Parametrization):
+        return parametrization
+    if isinstance(parametrization, str):
+        return get_parametrization(parametrization)
+    raise ConfigError(
+        f"parametrization={parametrization}: must be a mupl.Parametrization or one of "
+        f"{', '.join(TABLES)}"
     )
-    given, wanted = (parametrization.rule(update_kind, role) for role in (Role.INPUT, Role.OUTPUT))
-    for cell in ("lr", "eps", "grad"):
-        mine, other = getattr(given, cell).replace("m_out", "m_in"), getattr(wanted, cell)
-        if mine != other:
+
+
+def lr_overrides(
+    groups: Mapping[str, Mapping[str, Any]],
+) -> dict[str, dict[str, str | float]]:
+    """Turn learning-rate adjustment groups, as in Cerebras' models, into overrides.
+
+    The tensors that a filter matches get `lr * scale` instead of what the table says, and under
+    decoupled weight decay `wd / scale`. Without `scale`, a number or a cell, it is `1/m_in`.
+
+    Args:
+        groups: name -> {param_filter: glob or list of globs, scale: number or cell}.
+
+    Raises:
+        ConfigError: if a group has no `param_filter` or has other keys.
+    """
+    overrides: dict[str, dict[str, str | float]] = {}
+    for name, group in groups.items():
+        if "param_filter" not in group or set(group) - {"param_filter", "scale"}:
             raise ConfigError(
-                f"model.tied=true: parametrization={parametrization.name} gives the {cell} of an embedding the factor "
-                f"{mine} and that of a readout {other}, so they cannot be one tensor; take a formulation with an "
-                f"output multiplier, such as mup"
+                f"parametrization.lr_adjustment_groups.{name}: takes param_filter and scale"
             )
-    return Rule(mult=wanted.mult * wanted.init / (given.mult * given.init).replace("m_out", "m_in"))
-
-
-def check_hyperparameters(
-    lr: float, eps: float, weight_decay: float, weight_decay_mode: str
-) -> None:
-    """Raises ConfigError, naming the key, unless lr > 0, eps >= 0, weight_decay >= 0 and the mode is known."""
-    for key, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
-        if not 0 <= value < math.inf or (key == "lr" and value == 0):
-            raise ConfigError(
-                f"{key}={value}: must be a finite number {'> 0' if key == 'lr' else '>= 0'}"
-            )
-    if weight_decay_mode not in WEIGHT_DECAY_MODES:
-        raise ConfigError(
-            f"weight_decay_mode={weight_decay_mode}: must be one of {', '.join(WEIGHT_DECAY_MODES)}"
-        )
-
-
-def _overrides_by_name(
-    names: Mapping[str, ParamInfo], overrides: Mapping[str, Mapping[str, str | float]]
-) -> dict[str, dict[str, Monomial]]:
-    found: dict[str, dict[str, Monomial]] = {name: {} for name in names}
-    for glob, cells in overrides.items():
-        matches = match_glob(glob, found, "parametrization.overrides")
-        for cell, text in cells.items():
-            if cell not in (*CELLS, "wd", "lr_scale"):
-                raise ConfigError(
-                    f"parametrization.overrides.{glob}.{cell}: must be one of {', '.join(CELLS)}, wd, lr_scale"
-                )
-            try:
-                value = Monomial.parse(text)
-            except ValueError as error:
-                raise ConfigError(f"parametrization.overrides.{glob}.{cell}: {error}") from error
-            for name in matches:
-                found[name][cell] = value
-    return found
+        globs = group["param_filter"]
+        if isinstance(globs, str) or not isinstance(globs, Sequence):
+            globs = [globs]
+        for glob in globs:
+            overrides[str(glob)] = {"lr": group.get("scale", "1/m_in")}
+    return overrides

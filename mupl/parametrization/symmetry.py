@@ -1,57 +1,76 @@
-"""The abc-symmetry: what may be changed in a parametrization without changing any training trajectory."""
+"""The abc-symmetry: what may be changed in a parametrization without changing any trajectory."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 from mupl.parametrization.cells import Monomial
-from mupl.parametrization.rules import Parametrization, Rule
-from mupl.roles import Role
+from mupl.parametrization.rules import ONE, Parametrization, Rule
+from mupl.roles import SPECIAL_ROWS, Role
 
-# How lr and eps answer to mult *= theta, init /= theta: lr /= theta^p, eps *= theta^q.
+# With mult *= theta and init /= theta go lr /= theta^p and eps *= theta^q, by update kind (p, q).
 _POWERS = {"sgd": (2, 0), "adam": (1, 1), "orthogonal": (1, 0)}
 
+Theta = Monomial | str | float
 
-def shift_rule(rule: Rule, theta: Monomial | str | float, update_kind: str) -> Rule:
-    """The equivalent rule with `mult *= theta, init /= theta`.
 
-    Under SGD `lr /= theta^2`; under updates that are invariant to the scale of the gradient `lr /= theta`, and where
-    these have an epsilon (`adam`) `eps *= theta`. Weight decay is multiplied by what lr is divided by; where it follows
-    from lr it does so by itself. (Tensor Programs V, Lemma J.1.)
+def shift_rule(rule: Rule, theta: Theta, update_kind: str) -> Rule:
+    """Return the equivalent rule with `mult *= theta, init /= theta`.
+
+    Under SGD `lr /= theta^2`; under updates that are invariant to the scale of the gradient
+    `lr /= theta`, and where these have an epsilon (`adam`) `eps *= theta`. Weight decay is
+    multiplied by what lr is divided by; where it follows from lr it does so by itself.
+    (Tensor Programs V, Lemma J.1.)
 
     Raises:
         KeyError: on an update kind whose symmetry is not known.
     """
     theta = Monomial.parse(theta)
     lr_power, eps_power = _POWERS[update_kind]
+    wd = rule.wd
+    if wd is not None:
+        wd *= theta**lr_power
     return replace(
         rule,
         mult=rule.mult * theta,
         init=rule.init / theta,
         lr=rule.lr / theta**lr_power,
         eps=rule.eps * theta**eps_power,
-        wd=None if rule.wd is None else rule.wd * theta**lr_power,
+        wd=wd,
     )
+
+
+def theta_between(before: Rule, after: Rule, update_kind: str) -> Monomial | None:
+    """Return the theta by which one rule must be shifted to become the other; None if there is none."""
+    theta = after.mult / before.mult
+    return theta if shift_rule(before, theta, update_kind) == after else None
 
 
 def shift(
     parametrization: Parametrization,
-    theta: Mapping[Role, Monomial | str | float],
+    theta: Mapping[Role, Theta],
     update_kinds: tuple[str, ...],
 ) -> Parametrization:
-    """The parametrization moved by one theta for each role (1 where none is given).
-
-    `shift(get_parametrization("mup"), {Role.OUTPUT: "m_in"}, ("sgd", "adam"))` is Table 3.
+    """Return the parametrization moved by one theta for each role (1 where none is given).
 
     Args:
         update_kinds: the update kinds that the result has rules for.
+
+    Example:
+        Table 3 of Tensor Programs V is Table 8 with the multiplier of the readout taken off:
+
+        >>> from mupl.parametrization.rules import get_parametrization
+        >>> moved = shift(get_parametrization("mup"), {Role.OUTPUT: "m_in"}, ("adam",))
+        >>> table_3 = get_parametrization("mup_table3")
+        >>> moved.rule("adam", "output") == table_3.rule("adam", "output")
+        True
     """
-    rules = {
-        update_kind: {
-            role: shift_rule(
-                parametrization.rule(update_kind, role), theta.get(role, 1.0), update_kind
-            )
-            for role in Role
-        }
-        for update_kind in update_kinds
-    }
+    rules = {}
+    for update_kind in update_kinds:
+        moved = dict(parametrization.rules_of(update_kind))
+        special = [row for row in SPECIAL_ROWS if row in moved]
+        for row in (*Role, *special):
+            factor = theta.get(Role(SPECIAL_ROWS.get(row, row)), ONE)
+            rule = parametrization.rule(update_kind, row)
+            moved[row] = shift_rule(rule, factor, update_kind)
+        rules[update_kind] = moved
     return replace(parametrization, name=f"{parametrization.name}*", rules=rules)

@@ -1,71 +1,91 @@
 """The files from which stacks go on."""
 
 import hashlib
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from mupl.identity import write_atomically
 from mupl.stacked.stack import Stack
 
-DISK = 1e9  # bytes a second, a guess until the first state is saved
-SAVING = 0.05  # share of the time that may be spent on saving states
+DISK = 1e9  # bytes a second: a guess until the first checkpoint is saved
+SAVING = 0.05  # share of the time that may be spent on saving
 
 
-class State:
-    """The file from which a stack goes on, and beside it the ids of its members.
+class Checkpoint:
+    """The file from which a stack goes on.
+
+    Args:
+        folder: of the checkpoints of all stacks of the sweep.
+        ids: of the stack's jobs, in the order of its members.
+        save_every: seconds.
 
     Attributes:
         validation: what `Stack.evaluate` gave, by updates done.
     """
 
-    def __init__(self, folder: Path, ids: Sequence[str], stack: Stack, save_every: float) -> None:
-        self._ids, self._stack, self._folder, self._every = list(ids), stack, folder, save_every
-        self.file = folder / f"{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:12]}.pt"
-        self._saved_at, self._cost = time.perf_counter(), stack.nbytes() / DISK
+    def __init__(
+        self,
+        folder: Path,
+        ids: Sequence[str],
+        stack: Stack,
+        save_every: float,
+    ) -> None:
+        self._ids = list(ids)
+        self._stack = stack
+        self._folder = folder
+        self._save_every = save_every
+        digest = hashlib.sha256(" ".join(ids).encode()).hexdigest()
+        self.file = folder / f"{digest[:12]}.pt"
+        self._saved_at = time.perf_counter()
+        self._seconds_to_save = stack.nbytes() / DISK
         self.validation: dict[int, dict[str, list[float]]] = {}
 
     def load(self) -> None:
-        """Go on from where a state of the stack's members was saved, if there is one."""
-        for file, ids in saved(self._folder):
+        """Go on from the smallest checkpoint that holds all members, if there is one."""
+        for file, ids in checkpoints(self._folder):
             if set(self._ids) <= set(ids):
-                state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-                chosen = [ids.index(i) for i in self._ids]
-                self._stack.load_state_dict(state["stack"], chosen)
-                for k, row in state["validation"].items():
-                    self.validation[k] = {
-                        name: [values[i] for i in chosen] for name, values in row.items()
-                    }
+                self._load(file, [ids.index(job) for job in self._ids])
                 return
 
+    def _load(self, file: Path, members: Sequence[int]) -> None:
+        saved = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        self._stack.load_state_dict(saved["stack"], members)
+        for k, row in saved["validation"].items():
+            self.validation[k] = {}
+            for name, values in row.items():
+                self.validation[k][name] = [values[i] for i in members]
+
     def save_sometimes(self) -> None:
-        if time.perf_counter() - self._saved_at >= max(self._every, self._cost / SAVING):
+        """Save if `save_every` seconds have passed, and saving takes at most 5 % of the time."""
+        pause = max(self._save_every, self._seconds_to_save / SAVING)
+        if time.perf_counter() - self._saved_at >= pause:
             self.save()
 
     def save(self) -> None:
+        """Save the state; the file is there whole or not at all."""
         started = time.perf_counter()
         self._folder.mkdir(parents=True, exist_ok=True)
+        content = {
+            "ids": self._ids,
+            "stack": self._stack.state_dict(),
+            "validation": self.validation,
+        }
         partial = self.file.with_suffix(".partial")
-        torch.save({"stack": self._stack.state_dict(), "validation": self.validation}, partial)
+        torch.save(content, partial)
         partial.replace(self.file)
-        write_atomically(self.file.with_suffix(".json"), json.dumps(self._ids))
         self._saved_at = time.perf_counter()
-        self._cost = self._saved_at - started
+        self._seconds_to_save = self._saved_at - started
 
 
-def saved(folder: Path) -> list[tuple[Path, list[str]]]:
-    """The states in a folder, each with the ids of its members; a part of a stack that was halved before the stack."""
-    states = [
-        (file.with_suffix(".pt"), json.loads(file.read_text()))
-        for file in sorted(folder.glob("*.json"))
-    ]
-    return sorted(states, key=lambda state: len(state[1]))
+def checkpoints(folder: Path) -> list[tuple[Path, list[str]]]:
+    """The checkpoints in a folder, each with the ids of its jobs; the smallest first.
 
-
-def delete_state(file: Path) -> None:
-    """Remove a state."""
-    for suffix in (".json", ".pt"):  # in this order: a state without its members' ids is not found
-        file.with_suffix(suffix).unlink(missing_ok=True)
+    So a half of a stack that went out of memory comes before the whole one.
+    """
+    found = []
+    for file in sorted(folder.glob("*.pt")):
+        saved = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        found.append((file, saved["ids"]))
+    return sorted(found, key=lambda entry: len(entry[1]))

@@ -18,11 +18,16 @@ class Submission(NamedTuple):
 Submit = Callable[[Task], Submission]
 
 
-def _submitit(cluster: str, folder: Path, resources: Mapping[str, Any]) -> Submit:
+def _submitit(
+    cluster: str,
+    folder: Path,
+    resources: Mapping[str, Any],
+) -> Submit:
     """Through submitit, whose logs go to folder/submitit.
 
     Args:
-        resources: of `submitit.AutoExecutor.update_parameters`, such as timeout_min, gpus_per_node, slurm_partition.
+        resources: of `submitit.AutoExecutor.update_parameters`, such as timeout_min, gpus_per_node,
+            slurm_partition.
     """
     import submitit
 

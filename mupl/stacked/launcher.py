@@ -1,32 +1,29 @@
-"""What `hydra/launcher=stacked` does with jobs: compose, plan, train in stacks, and the rest one by one."""
+"""What `hydra/launcher=stacked` does: compose, plan, train in stacks, run the rest one by one."""
 
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from mupl.errors import ConfigError, bad_input
-from mupl.garbage import no_garbage
-from mupl.identity import RESULT_FILE, finished, job_id, own
-from mupl.stacked.checkpoint import delete_state, saved
-from mupl.stacked.compose import to_yaml
+from mupl.identity import RESULT_FILE, finished, job_row, without_hydra
+from mupl.stacked import plan
+from mupl.stacked.checkpoint import checkpoints
 from mupl.stacked.executors import EXECUTORS, Submission
 from mupl.stacked.member import Job
 from mupl.stacked.options import Options
 from mupl.stacked.rules import NotStackable
 from mupl.stacked.train import device_of, train_stack
-from mupl.stacked import plan
-from mupl.training.config import identity
 
-# Bytes of one stack on a CPU (weights, gradients, state): more does not stay in the cache and is slower
+# Bytes of one stack on a CPU (weights, gradients, state): more does not stay in the cache and is
+# slower
 CPU_BYTES = 45e6
 GPU_SHARE = 0.85  # of the free memory: the estimate does not know of everything
 
@@ -39,126 +36,120 @@ def launch(
     job_overrides: Sequence[Sequence[str]],
     first: int,
 ) -> list[JobReturn]:
-    """Run the jobs; returns what Hydra's basic launcher would, in their order."""
+    """Run the jobs, and return what Hydra's basic launcher would, in their order.
+
+    Args:
+        first: number of the first job.
+    """
     setup_globals()
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
-    before = HydraConfig.instance().cfg
-    with no_garbage():
-        configs = [
-            _compose(context, master, overrides, first + i)
-            for i, overrides in enumerate(job_overrides)
-        ]
-        jobs = [_job(config) for config in configs]
+    configs = []
+    for number, overrides in enumerate(job_overrides, start=first):
+        configs.append(_compose(context, master, overrides, number))
+    jobs = [_job(config) for config in configs]
     states = Path(str(master.hydra.sweep.dir)) / "states"
-    missing = {
-        job.id: job for job in jobs if finished(job.folder, job.id, job.config.rerun) is None
-    }
-    for job in missing.values():
-        (job.folder / RESULT_FILE).unlink(missing_ok=True)  # of a job that is to run again
-    anew = {job.id for job in jobs if job.config.rerun == "all"}
-    for file, ids in saved(states):
-        if anew & set(ids):
-            delete_state(file)
-    with (
-        ThreadPoolExecutor() as pool
-    ):  # beside the training, as all that they cost is waiting for the disk
-        written = pool.map(_write_config, configs)
-        _train(_stacks(missing, {job.id: job for job in jobs}, states, options), states, options)
-    list(written)  # raises what a write raised
+    missing = _missing(jobs)
+    _delete_checkpoints(states, {job.id for job in jobs if job.config.rerun == "all"})
+    stacks = _stacks(missing, {job.id: job for job in jobs}, states, options)
+    if options.executor is None:
+        _train_here(stacks, states, options)
+    else:
+        _train_elsewhere(stacks, states, options)
     results = {job.id: finished(job.folder, job.id) for job in jobs}
-    for file, ids in saved(states):  # of stacks that were halved
-        if all(results.get(i) for i in ids):
-            delete_state(file)
+    for file, ids in checkpoints(states):
+        if all(results.get(job) for job in ids):
+            file.unlink()  # of a stack that was halved
     returns = []
     for config, job in zip(configs, jobs, strict=True):
+        function = task_function
         result = results[job.id]
-        if result is None:
-            returns.append(
-                run_job(task_function, config, "hydra.sweep.dir", "hydra.sweep.subdir", context)
-            )
-        else:
-            returns.append(_conclude(context, task_function, config, job, result))
+        if result is not None:
+            function = partial(_objective, result.get(job.config.metric, float("nan")))
+        returns.append(run_job(function, config, "hydra.sweep.dir", "hydra.sweep.subdir", context))
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
-    HydraConfig.instance().cfg = before
     return returns
 
 
+def _objective(value: float, config: DictConfig) -> float:
+    """The task of a job that is trained already."""
+    return value
+
+
 def _compose(
-    context: HydraContext, master: DictConfig, overrides: Sequence[str], number: int
+    context: HydraContext,
+    master: DictConfig,
+    overrides: Sequence[str],
+    number: int,
 ) -> DictConfig:
-    """The config of one job, as Hydra's `run_job` completes it."""
+    """The config of one job, with its number and its folder."""
     config = context.config_loader.load_sweep_config(master, list(overrides))
     with read_write(config.hydra), open_dict(config.hydra):
-        config.hydra.job.id = config.hydra.job.num = number
+        config.hydra.job.id = number
+        config.hydra.job.num = number
         folder = Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
         config.hydra.runtime.output_dir = str(folder.absolute())
     return config
 
 
 def _job(config: DictConfig) -> Job:
-    HydraConfig.instance().cfg = cast(Any, config)  # for what is interpolated from it
-    resolved = own(config)
-    OmegaConf.resolve(resolved)
-    folder = Path(config.hydra.runtime.output_dir)
-    named: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
-    known_as = folder.name if named["subdir"] == "${job_id:}" else job_id(config)  # hashed once
-    return Job(known_as, resolved, {"job": known_as, **identity(resolved, config.hydra)}, folder)
+    """The job of a config, which may be interpolated from Hydra's part of it."""
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().cfg = cast(Any, config)
+    try:
+        row = job_row(config, config.hydra)
+        resolved = without_hydra(config)
+        OmegaConf.resolve(resolved)
+        return Job(row["job"], resolved, row, Path(config.hydra.runtime.output_dir))
+    finally:
+        HydraConfig.instance().cfg = before
 
 
-def _write_config(config: DictConfig) -> None:
-    """The files of a job that Hydra's `run_job` writes before it runs it."""
-    if config.hydra.output_subdir is not None:
-        folder = Path(config.hydra.runtime.output_dir, config.hydra.output_subdir)
-        folder.mkdir(parents=True, exist_ok=True)
-        values: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
-        hydra = {"hydra": values.pop("hydra")}
-        for name, part in (
-            ("config", values),
-            ("hydra", hydra),
-            ("overrides", hydra["hydra"]["overrides"]["task"]),
-        ):
-            (folder / f"{name}.yaml").write_text(to_yaml(part))
+def _missing(jobs: Sequence[Job]) -> dict[str, Job]:
+    """The jobs that are to be trained, by id; a result that one of them left earlier is deleted."""
+    missing = {}
+    for job in jobs:
+        if finished(job.folder, job.id, job.config.rerun) is None:
+            missing[job.id] = job
+    for job in missing.values():
+        (job.folder / RESULT_FILE).unlink(missing_ok=True)
+    return missing
 
 
-def _conclude(
-    context: HydraContext,
-    task_function: TaskFunction,
-    config: DictConfig,
-    job: Job,
-    result: dict[str, Any],
-) -> JobReturn:
-    """Leave what else Hydra's `run_job` leaves, of a job that is trained."""
-    configure_log(config.hydra.job_logging, config.hydra.verbose)  # makes its log file
-    context.callbacks.on_job_start(config=config, task_function=task_function)
-    overrides, name = list(config.hydra.overrides.task), config.hydra.job.name
-    returned = JobReturn(overrides, job.config, config, str(Path.cwd()), name)
-    returned.return_value = result.get(job.config.metric, float("nan"))
-    returned.status = JobStatus.COMPLETED
-    context.callbacks.on_job_end(config=config, job_return=returned)
-    return returned
+def _delete_checkpoints(states: Path, jobs: set[str]) -> None:
+    """Delete the checkpoints of stacks that any of these jobs was a member of."""
+    for file, ids in checkpoints(states):
+        if jobs & set(ids):
+            file.unlink()
 
 
 def _stacks(
-    missing: dict[str, Job], known: dict[str, Job], states: Path, options: Options
+    missing: Mapping[str, Job],
+    known: Mapping[str, Job],
+    states: Path,
+    options: Options,
 ) -> list[list[Job]]:
-    """The jobs that can be stacked, in stacks: first those that were begun earlier, with the members they had."""
+    """Put the jobs that can be stacked into stacks; those that were begun earlier come first.
+
+    A stack that was begun has the members that it had then.
+    """
     stacks = []
     begun: set[str] = set()
-    for _, ids in saved(states):
-        if any(i in missing and i not in begun for i in ids):
+    for _, ids in checkpoints(states):
+        if any(job in missing and job not in begun for job in ids):
             # members that are done go along, so that the others train as before
-            stacks.append([known[i] for i in ids if i in known])
+            stacks.append([known[job] for job in ids if job in known])
             begun.update(ids)
     groups: dict[str, list[Job]] = {}
     reasons: Counter[str] = Counter()
     for job in missing.values():
-        if job.id not in begun:
-            try:
-                job.setup  # noqa: B018  (describes it: this finds bad input)
-                groups.setdefault(plan.shape_key(job.config), []).append(job)
-            except Exception as error:  # it runs alone, which reports any error in its row
-                if isinstance(error, NotStackable) or not isinstance(bad_input(error), ConfigError):
-                    reasons[str(error)] += 1
+        if job.id in begun:
+            continue
+        try:
+            job.setup  # noqa: B018  (describes it, which finds bad input)
+            groups.setdefault(plan.shape_key(job.config), []).append(job)
+        except Exception as error:  # it runs alone, which reports any error in its row
+            if isinstance(error, NotStackable) or not isinstance(bad_input(error), ConfigError):
+                reasons[str(error)] += 1
     for reason, count in reasons.items():
         print(f"{count} of {len(missing)} jobs run one by one: {reason}", flush=True)
     for group in groups.values():
@@ -174,39 +165,60 @@ def _limit(job: Job, options: Options) -> int:
         budget = torch.cuda.mem_get_info()[0] * GPU_SHARE
     else:
         budget = CPU_BYTES
-    return max(1, min(int(budget / job.nbytes()), options.max_members or 10**9))
+    limit = max(1, int(budget / job.nbytes()))
+    return limit if options.max_members is None else min(limit, options.max_members)
 
 
-def _train(stacks: Sequence[list[Job]], states: Path, options: Options) -> None:
-    """Train the stacks; the jobs of one that fails here are left without results, elsewhere they are failed rows."""
-    elsewhere: list[tuple[list[Job], str, Submission]] = []
-    submit = (
-        EXECUTORS[options.through](states.parent, options.resources) if options.through else None
-    )
-    for i, stack in enumerate(stacks):
-        title = f"stack {i + 1} of {len(stacks)}"
-        print(f"{title}: {len(stack)} jobs, {stack[0].config.max_steps} steps", flush=True)
-        task = partial(train_stack, stack, states, options.save_every, title)
-        if submit is None:
-            try:
-                task()
-            except Exception as error:
-                print(
-                    f"{title}: {type(error).__name__}: {error}: its jobs run one by one", flush=True
-                )
-        else:
-            elsewhere.append((stack, title, submit(task)))
-    for stack, title, sent in elsewhere:
+def _announce(stacks: Sequence[list[Job]], index: int) -> str:
+    title = f"stack {index + 1} of {len(stacks)}"
+    jobs = stacks[index]
+    print(f"{title}: {len(jobs)} jobs, {jobs[0].config.max_steps} steps", flush=True)
+    return title
+
+
+def _train_here(
+    stacks: Sequence[list[Job]],
+    states: Path,
+    options: Options,
+) -> None:
+    """Train the stacks one after the other; the jobs of one that fails are left without results."""
+    for i, jobs in enumerate(stacks):
+        title = _announce(stacks, i)
         try:
-            sent.wait()
-        except (
-            KeyboardInterrupt
-        ):  # else they would go on, and the same command would start them a second time
-            for *_, other in elsewhere:
+            train_stack(jobs, states, options.save_every, title)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            print(f"{title}: {reason}: its jobs run one by one", flush=True)
+
+
+def _train_elsewhere(
+    stacks: Sequence[list[Job]],
+    states: Path,
+    options: Options,
+) -> None:
+    """Send the stacks to an executor and wait; the jobs of one that fails become failed rows.
+
+    They are not run here, as this machine is not the one that was to train them.
+    """
+    if not stacks:
+        return
+    assert options.executor is not None
+    submit = EXECUTORS[options.executor](states.parent, options.resources)
+    tasks: list[tuple[list[Job], str, Submission]] = []
+    for i, jobs in enumerate(stacks):
+        title = _announce(stacks, i)
+        task = partial(train_stack, jobs, states, options.save_every, title)
+        tasks.append((jobs, title, submit(task)))
+    for jobs, title, submission in tasks:
+        try:
+            submission.wait()
+        except KeyboardInterrupt:
+            # else they would go on, and the same command would start them a second time
+            for _, _, other in tasks:
                 other.cancel()
             raise
-        except Exception as error:  # this machine is not the one that was to train them
+        except Exception as error:
             text = f"{title}: {type(error).__name__}: {error}"
-            for job in stack:
+            for job in jobs:
                 if finished(job.folder, job.id) is None:
                     job.write({"status": "failed", "error": text})

@@ -8,22 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mupl.data.splits import Splits
 from mupl.data.text import Tokens
-from mupl.identity import IGNORED_KEYS, write_result
+from mupl.identity import write_result
 from mupl.initializers import on_meta
+from mupl.stacked.model import check_stackable
 from mupl.stacked.plan import member_bytes
-from mupl.stacked.rules import NotStackable, default_options, stackable
-from mupl.stacked.stack import check_stackable
-from mupl.training.check import check
-from mupl.training.config import TUNED_KEYS, build, varied
+from mupl.stacked.rules import NotStackable, has_default_options, stackable
+from mupl.training.config import TUNED_KEYS, build_setup, check, tuned
 from mupl.training.setup import Setup
 
-_SETUPS: dict[
-    str, Setup
-] = {}  # by what jobs that differ in `TUNED_KEYS` only have in common; they hold no weights
+# By the config without TUNED_KEYS: jobs that differ in nothing else share a setup, which holds no
+# weights.
+_SETUPS: dict[str, Setup] = {}
 
 
 @dataclass
@@ -33,13 +32,13 @@ class Job:
     Args:
         id: see `mupl.identity.job_id`.
         config: resolved, without Hydra's part.
-        identity: the columns of its row of results that tell it from the others.
+        row: all but the outcome of its row of results; see `mupl.identity.job_row`.
         folder: where its files go.
     """
 
     id: str
     config: DictConfig
-    identity: dict[str, Any]
+    row: dict[str, Any]
     folder: Path
 
     @cached_property
@@ -51,20 +50,19 @@ class Job:
             NotStackable: if its data, its model or its optimizer cannot be stacked.
         """
         check(self.config)
-        told: Any = OmegaConf.to_container(self.config)
-        key = json.dumps(
-            {k: v for k, v in told.items() if k not in (*TUNED_KEYS, *IGNORED_KEYS)}, default=str
-        )
-        if key not in _SETUPS:
-            _SETUPS[key] = self._describe()
-        setup = _SETUPS[key].varied(**varied(self.config))
-        # Bad options would stop the whole stack. torch finds them; but at the first call it imports its compiler, for
-        # which half a sweep of small models can be trained: not where nothing can be wrong
-        numbers = [
-            n for scale in setup.scales.values() for n in (scale.lr, scale.eps, scale.weight_decay)
-        ]
-        if min(numbers) < 0 or not default_options(setup.optimizer_class):
-            setup.build_optimizer()
+        untuned = {k: v for k, v in self.row["config"].items() if k not in TUNED_KEYS}
+        text = json.dumps(untuned, default=str)
+        if text not in _SETUPS:
+            _SETUPS[text] = self._describe()
+        setup = _SETUPS[text].with_tuned(**tuned(self.config))
+        # A bad number or option would stop the whole stack, and torch finds it here. But the first
+        # optimizer that is built makes torch import its compiler, in which time half a sweep of
+        # small models is trained
+        suspicious = not has_default_options(setup.optimizer_class)
+        for scale in setup.scales.values():
+            suspicious |= min(scale.lr, scale.eps, scale.weight_decay) < 0
+        if suspicious:
+            setup.optimizer()
         return setup
 
     def _describe(self) -> Setup:
@@ -74,36 +72,37 @@ class Job:
                 f"data: {self.config.data['_target_']} returns neither Splits nor Tokens"
             )
         with on_meta():
-            setup = build(Setup, self.config, splits.model_args)
+            setup = build_setup(self.config, splits.model_args)
         check_stackable(setup)
         stackable(setup.optimizer_class)
         return setup
 
     def nbytes(self) -> int:
-        """About the memory that it takes in a stack."""
-        splits = instantiate(self.config.data)  # one class an image, or one token after each
-        positions = self.config.batch_size * (splits.context if isinstance(splits, Tokens) else 1)
+        """Estimate the memory in bytes that it takes in a stack."""
+        splits = instantiate(self.config.data)
+        positions = (
+            self.config.batch_size
+        )  # at which there is an output: one an image, or one a token
+        if isinstance(splits, Tokens):
+            positions *= splits.context
         shapes = [info.shape for info in self.setup.infos.values()]
-        optimizer, flags = stackable(self.setup.optimizer_class)
-        rules = optimizer.rules.values()
-        state = sum(
-            max(sum(map(math.prod, rule.states(s, flags).values())) for rule in rules)
-            for s in shapes
-        )
-        recorded = bool(self.config.callbacks)  # the weights before a step are kept
-        states = state / sum(map(math.prod, shapes)) + recorded
-        return member_bytes(
-            shapes,
-            states,
-            positions,
-            itemsize=8 if self.config.trainer.precision == "64-true" else 4,
-        )
+        optimizer, options = stackable(self.setup.optimizer_class)
+        state = 0
+        for shape in shapes:
+            entries = []
+            for rule in optimizer.rules.values():
+                entries.append(sum(math.prod(x) for x in rule.states(shape, options).values()))
+            state += max(entries)
+        states = state / sum(math.prod(shape) for shape in shapes)
+        if self.config.callbacks:
+            states += 1  # the recorder keeps the weights before a step
+        itemsize = 8 if self.config.trainer.precision == "64-true" else 4
+        return member_bytes(shapes, states, positions, itemsize)
 
     def write(self, outcome: dict[str, Any]) -> None:
-        """Its row of results."""
-        write_result(self.folder, self.identity | outcome)
+        """Write its row of results."""
+        write_result(self.folder, self.row | outcome)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value for name, value in vars(self).items() if name != "setup"
-        }  # which is described anew
+        """What is sent to another process; the setup is described anew there."""
+        return {name: value for name, value in vars(self).items() if name != "setup"}

@@ -1,14 +1,13 @@
 """The optimizer of a stack of members, each with its own hyperparameters.
 
-A stack trains effective weights: by the abc-symmetry (Tensor Programs V, Lemma J.1) a tensor `W = mult * w` with the
-gradient of w multiplied by `grad` follows the same trajectory as W itself under other numbers, so that a model needs no
-multipliers and a parametrization is nothing but numbers per tensor and member.
+It updates effective weights, so that the model needs no multipliers and a parametrization is
+nothing but scalars for each tensor and member; see `mupl.stacked.rules`.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,13 +15,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mupl.optim.schedules import Schedule
-from mupl.parametrization.rules import Scale
+from mupl.parametrization.scales import Scale
 from mupl.stacked.compiled import compiled
-from mupl.stacked.rules import NotStackable, StackedRule, StepNumbers, Tensors, stackable
-
-BLOCK = (
-    2**16
-)  # entries of a tensor that a CPU updates at once: with their gradients and state they stay in its cache
+from mupl.stacked.rules import NotStackable, StackedRule, Tensors, stackable
 
 
 class StackedOptimizer:
@@ -30,10 +25,15 @@ class StackedOptimizer:
 
     Args:
         weights: by name, (S, *shape).
-        scales: of each member.
+        scales: of each member, by name of the weight.
         optimizers: each member's constructor, or partial of one; all of the same class.
         schedules: each member's.
         clip: norm to which each member's gradient is clipped, or None.
+        max_steps: number of updates for which the scalars that depend on the step are computed.
+
+    Raises:
+        NotStackable: if it does not know the optimizer, or members need different rules for one
+            tensor.
 
     Attributes:
         state: by its name and then the weight's, (S, *shape) or (S, n, n).
@@ -48,182 +48,215 @@ class StackedOptimizer:
         clip: Sequence[float | None],
         max_steps: int,
     ) -> None:
-        known, options = zip(*map(stackable, optimizers), strict=True)
-        self._flags = options[0]
-        any_weight = next(iter(weights.values()))
-        tensor = partial(torch.tensor, dtype=any_weight.dtype, device=any_weight.device)
+        known, _ = stackable(optimizers[0])
+        options = [stackable(optimizer)[1] for optimizer in optimizers]
+        self._options = options[0]  # read for those in which all members agree
+        self._slots: dict[str, _Slot] = {}
         self.state: dict[str, dict[str, Tensor]] = {}
-        self._tensors: dict[str, _Seen] = {}
+        tables: dict[StackedRule, StepTable] = {}
         for name, weight in weights.items():
-            rule = _shared_rule(name, known[0].rules, scales)
-            states = {
-                state: weight.new_zeros(len(scales), *shape)
-                for state, shape in rule.states(weight.shape[1:], self._flags).items()
-            }
-            for state, x in states.items():
-                self.state.setdefault(state, {})[name] = x
-            numbers = [rule.numbers(s[name]) for s in scales]
-            columns = {key: [of_member[key] for of_member in numbers] for key in numbers[0]}
-            kept = {
-                key: values
-                for key, values in columns.items()
-                if key not in ("l2", "decay") or any(values)
-            }
-            rows = weight.shape if rule.dims is None else (*weight.shape[: rule.dims], -1)
-            column = (len(scales), *[1] * (len(rows) - 1))
-            self._tensors[name] = _Seen(
-                rule,
-                weight.detach().view(rows),
-                {s: x.view(rows) if s in rule.state else x for s, x in states.items()},
-                {key: tensor(values).view(column) for key, values in kept.items()},
-            )
-        self._clip = (
-            tensor([math.inf if c is None else c for c in clip])
-            if any(c is not None for c in clip)
-            else None
-        )
-        self._grad_scale = {
-            name: tensor([s[name].mult * s[name].grad for s in scales]) for name in weights
-        }
-        self._by_step = {}
-        for rule in dict.fromkeys(seen.rule for seen in self._tensors.values()):
-            names, by_step = _by_step(options, schedules, rule.step_numbers, max_steps)
-            self._by_step[rule] = names, by_step.to(any_weight)
+            of_members = [member[name] for member in scales]
+            rule = _shared_rule(name, known.rules, of_members)
+            if rule not in tables:
+                tables[rule] = step_table(rule, options, schedules, max_steps, like=weight)
+            state = _initial_state(rule, weight, self._options)
+            for key, tensor in state.items():
+                self.state.setdefault(key, {})[name] = tensor
+            self._slots[name] = _slot(rule, tables[rule], weight, state, of_members)
+        any_weight = next(iter(weights.values()))
+        self._clip: Tensor | None = None
+        if any(norm is not None for norm in clip):
+            norms = [math.inf if norm is None else norm for norm in clip]
+            self._clip = any_weight.new_tensor(norms)
+        self._c: dict[str, Tensor] = {}  # see `mupl.stacked.rules`
+        for name in weights:
+            values = [member[name].mult * member[name].grad for member in scales]
+            self._c[name] = any_weight.new_tensor(values)
 
     def capturable(self, k: int) -> bool:
-        """Whether a CUDA graph can hold update k, and all others of which this is true."""
-        return not any(rule.on_host(self._flags, k) for rule in self._by_step)
+        """Whether a CUDA graph can hold update k, and all other updates for which this is true."""
+        return not any(slot.rule.needs_host(self._options, k) for slot in self._slots.values())
 
-    def step(self, gradients: Mapping[str, Tensor], k: Tensor, on_host: int) -> None:
-        """Make update number k, a tensor (1,) for the device; gradients are (S, *shape).
+    def step(
+        self,
+        gradients: Mapping[str, Tensor],
+        k: Tensor,
+        k_on_host: int,
+    ) -> None:
+        """Make update number k.
 
-        In a graph the number on the host is that of its capture.
+        Args:
+            gradients: of the effective weights, (S, *shape).
+            k: a tensor (1,) on the device, which a captured graph reads anew at every replay.
+            k_on_host: the same number; in a captured graph it stays that of the capture.
         """
         clip = self._clip_factor(gradients)
-        values = {rule: table.index_select(0, k)[0] for rule, (_, table) in self._by_step.items()}
-        shared: dict[
-            tuple[StackedRule, tuple[int, ...]], dict[str, Tensor]
-        ] = {}  # most tensors see the same views
-        for name, seen in self._tensors.items():
-            rule, column = seen.rule, seen.numbers["lr"].shape
-            if (rule, column) not in shared:
-                names, _ = self._by_step[rule]
-                shared[rule, column] = dict(zip(names, values[rule].view(-1, *column), strict=True))
-            flags = {
-                flag: value
-                for flag, value in {**self._flags, "k": on_host}.items()
-                if flag in rule.flags
-            }
-            g = gradients[name].reshape(seen.weight.shape)
-            _apply(
-                rule,
-                seen.weight,
-                g if clip is None else g * clip.view(column),
-                seen.state,
-                shared[rule, column] | seen.numbers,
-                **flags,
-            )
+        for name, slot in self._slots.items():
+            shape = _scalar_shape(slot.weight)
+            gradient = gradients[name].reshape(slot.weight.shape)
+            if clip is not None:
+                gradient = gradient * clip.view(shape)
+            update = slot.rule.update
+            if slot.weight.is_cuda and slot.rule.layout == "entries":
+                update = _compiled(update)
+            step = slot.table.at(k, shape)
+            arguments = slot.rule.host_arguments(self._options, k_on_host)
+            update(slot.weight, gradient, slot.state, slot.scalars, step, **arguments)
 
     def _clip_factor(self, gradients: Mapping[str, Tensor]) -> Tensor | None:
-        """(S,): what multiplies a member's gradients so that their norm, as an optimizer of w sees it, is bounded."""
+        """(S,): what to multiply each member's gradients by, or None.
+
+        The norm of all gradients of a member, as its own optimizer would see them, is then at most
+        `clip`.
+        """
         if self._clip is None:
             return None
-        norms = {
-            name: torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1)
-            for name, g in gradients.items()
-        }
-        scaled = [norm * self._grad_scale[name] for name, norm in norms.items()]
-        norm = torch.linalg.vector_norm(torch.stack(scaled), dim=0)
+        norms = []
+        for name, gradient in gradients.items():
+            norm = torch.linalg.vector_norm(gradient.reshape(len(gradient), -1), dim=1)
+            norms.append(norm * self._c[name])
+        norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
         return (self._clip / (norm + 1e-6)).clamp(max=1)  # 1e-6 as torch.nn.utils.clip_grad_norm_
 
     @torch.no_grad()
     def freeze(self, diverged: Tensor) -> None:
-        """Set weights, state and learning rate of the members marked in (S,) bool to 0: there they stay."""
-        for seen in self._tensors.values():
-            for tensor in (seen.weight, *seen.state.values(), seen.numbers["lr"]):
+        """Stop members for good: their weights, state and learning rate become 0.
+
+        Args:
+            diverged: (S,) bool, which members.
+        """
+        for slot in self._slots.values():
+            for tensor in (slot.weight, *slot.state.values(), slot.scalars["lr"]):
                 tensor[diverged] = 0
 
     def decay_rates(self, k: int) -> dict[str, Tensor]:
-        """lr * weight_decay (S,) of update k, of the weights whose weight decay is decoupled."""
+        """lr * weight_decay (S,) at update k, of the weights whose weight decay is decoupled."""
         rates = {}
-        for name, seen in self._tensors.items():
-            if "decay" in seen.numbers:
-                names, table = self._by_step[seen.rule]
-                rates[name] = seen.numbers["decay"].flatten() * table[k, names.index("schedule")]
+        for name, slot in self._slots.items():
+            if "decay" in slot.scalars:
+                schedule = slot.table.column("schedule")[k]
+                rates[name] = slot.scalars["decay"].flatten() * schedule
         return rates
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """A weight as its rule sees it: views of the tensors and of the members' numbers (S, 1, ...) that go with it."""
+class StepTable:
+    """The scalars of a rule that depend on the number of the update.
+
+    Args:
+        names: of the scalars, N of them.
+        values: (max_steps, N, S).
+    """
+
+    names: tuple[str, ...]
+    values: Tensor
+
+    def at(self, k: Tensor, shape: tuple[int, ...]) -> dict[str, Tensor]:
+        """The scalars of update k, a tensor (1,), by name; each of this shape (S, 1, ...)."""
+        row = self.values.index_select(0, k).view(-1, *shape)
+        return dict(zip(self.names, row, strict=True))
+
+    def column(self, name: str) -> Tensor:
+        """One scalar at all steps, (max_steps, S)."""
+        return self.values[:, self.names.index(name)]
+
+
+def step_table(
+    rule: StackedRule,
+    options: Sequence[Mapping[str, Any]],
+    schedules: Sequence[Schedule],
+    max_steps: int,
+    like: Tensor,
+) -> StepTable:
+    """Compute the table of a rule, on the device and in the dtype of `like`.
+
+    It is computed in float64, and once for all members that have options and schedule in common, as
+    most do.
+    """
+    distinct: list[tuple[Mapping[str, Any], Schedule]] = []
+    index_of_member = []
+    for pair in zip(options, schedules, strict=True):
+        if pair not in distinct:
+            distinct.append(pair)
+        index_of_member.append(distinct.index(pair))
+    names: tuple[str, ...] = ()
+    blocks = []
+    for of_member, schedule in distinct:
+        rows = []
+        for k in range(max_steps):
+            row = {"schedule": schedule(k, max_steps), **rule.step_scalars(of_member, k)}
+            names = tuple(row)
+            rows.append(list(row.values()))
+        blocks.append(torch.tensor(rows, dtype=torch.float64))  # (max_steps, N)
+    values = torch.stack([blocks[i] for i in index_of_member], dim=-1)
+    return StepTable(names, values.to(like))
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One weight with its state and its scalars, in the shapes in which its rule takes them."""
 
     rule: StackedRule
+    table: StepTable
     weight: Tensor
-    state: dict[str, Tensor]
-    numbers: dict[str, Tensor]
+    state: Tensors
+    scalars: Tensors
+
+
+def _scalar_shape(weight: Tensor) -> tuple[int, ...]:
+    """The shape (S, 1, ...) of one number a member that broadcasts with a weight (S, ...)."""
+    return (len(weight), *[1] * (weight.dim() - 1))
+
+
+def _slot(
+    rule: StackedRule,
+    table: StepTable,
+    weight: Tensor,
+    state: Tensors,
+    scales: Sequence[Scale],
+) -> _Slot:
+    viewed = weight.detach().view(rule.view_shape(weight.shape))
+    viewed_state = dict(state)
+    for name in rule.buffers:
+        viewed_state[name] = state[name].view(viewed.shape)
+    of_members = [rule.scalars(scale) for scale in scales]
+    scalars = {}
+    for name in of_members[0]:
+        values = [member[name] for member in of_members]
+        if name in ("l2", "decay") and not any(values):
+            continue
+        scalars[name] = weight.new_tensor(values).view(_scalar_shape(viewed))
+    return _Slot(rule, table, viewed, viewed_state, scalars)
+
+
+def _initial_state(
+    rule: StackedRule,
+    weight: Tensor,
+    options: Mapping[str, Any],
+) -> dict[str, Tensor]:
+    shapes = rule.states(weight.shape[1:], options)
+    return {name: weight.new_zeros(len(weight), *shape) for name, shape in shapes.items()}
 
 
 def _shared_rule(
-    name: str, rules: Mapping[str, StackedRule], scales: Sequence[Mapping[str, Scale]]
+    name: str,
+    rules: Mapping[str, StackedRule],
+    scales: Sequence[Scale],
 ) -> StackedRule:
-    """The rule for this tensor; NotStackable if members need different ones."""
-    update_kinds = {member[name].update_kind for member in scales}
+    """The rule for this tensor; raises NotStackable if members need different ones."""
+    update_kinds = sorted({scale.update_kind for scale in scales})
     if len(update_kinds) > 1:
         raise NotStackable(
-            f"{name}: members differ in the kind of its updates: {', '.join(sorted(update_kinds))}"
+            f"{name}: members differ in the kind of its updates: {', '.join(update_kinds)}"
         )
-    return rules[update_kinds.pop()]
-
-
-def _apply(
-    rule: StackedRule, w: Tensor, g: Tensor, state: Tensors, n: Tensors, **flags: Any
-) -> None:
-    """On a CPU, entrywise rules go block by block of members, so that what belongs together stays in its cache."""
-    members = max(1, BLOCK // w[0].numel())
-    if rule.dims == 1 and w.is_cuda:
-        _compiled(rule.update)(w, g, state, n, **flags)
-    elif rule.dims == 1 and members == 1 and rule.fused:  # of a stack of one too
-        values = {name: number.flatten().tolist() for name, number in n.items()}
-        for i in range(len(w)):
-            own = {name: of_members[i] for name, of_members in values.items()}
-            rule.fused(w[i], g[i], {s: x[i] for s, x in state.items()}, own, **flags)
-    elif rule.dims != 1 or members >= len(w):
-        rule.update(w, g, state, n, **flags)
-    else:
-        for i in range(0, len(w), members):
-            b = slice(i, i + members)
-            rule.update(
-                w[b],
-                g[b],
-                {s: x[b] for s, x in state.items()},
-                {s: x[b] for s, x in n.items()},
-                **flags,
-            )
+    if update_kinds[0] not in rules:
+        raise NotStackable(
+            f"{name}: a stack knows no updates of the kind {update_kinds[0]} by this optimizer"
+        )
+    return rules[update_kinds[0]]
 
 
 @cache
 def _compiled(update: Callable[..., None]) -> Callable[..., None]:
-    """The rule as one kernel, for any shape: it reads and writes each tensor once."""
+    """The update as one kernel for any shape, which reads and writes each tensor once."""
     return compiled(update, dynamic=True)
-
-
-def _by_step(
-    options: Sequence[Mapping[str, Any]],
-    schedules: Sequence[Schedule],
-    numbers: StepNumbers,
-    max_steps: int,
-) -> tuple[tuple[str, ...], Tensor]:
-    """Names of the numbers of a step, and their values (max_steps, names, S) in float64."""
-    keys = [repr((sorted(o.items()), s)) for o, s in zip(options, schedules, strict=True)]
-    distinct = dict(
-        zip(keys, zip(options, schedules, strict=True), strict=True)
-    )  # members mostly share both
-    rows = [
-        [{"schedule": schedule(k, max_steps), **numbers(of_member, k)} for k in range(max_steps)]
-        for of_member, schedule in distinct.values()
-    ]
-    values = torch.tensor(
-        [[list(row.values()) for row in of_member] for of_member in rows], dtype=torch.float64
-    )
-    order = list(distinct)
-    return tuple(rows[0][0]), values[[order.index(key) for key in keys]].permute(1, 2, 0)

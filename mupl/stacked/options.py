@@ -11,26 +11,30 @@ from mupl.stacked.executors import EXECUTORS
 class Options:
     """`hydra.launcher.*`, with the defaults.
 
+    Args:
+        max_members: of one stack; None for as many as memory holds and are fast.
+        memory_gb: for one stack; None for what is free.
+        save_every: seconds between checkpoints, or more where saving would take more than 5 % of
+            the time.
+        executor: "submitit_local", "submitit_slurm" or "ray" sends stacks there; None trains them
+            here.
+        resources: of one stack's task, in the words of submitit or Ray.
+
     Raises:
         ConfigError: on a value that cannot be.
     """
 
-    max_members: int | None = None  # of one stack; null: as many as memory holds and are fast
-    memory_gb: float | None = None  # for one stack; null: what is free
-    save_every: float = (
-        30.0  # seconds between saved states, or more where that would take 5 % of the time
-    )
-    through: str | None = (
-        None  # submitit_local | submitit_slurm | ray: sends stacks there; null: trains them here
-    )
-    resources: dict[str, Any] = field(
-        default_factory=dict
-    )  # of one stack's task, in the words of submitit or ray
+    max_members: int | None = None
+    memory_gb: float | None = None
+    save_every: float = 30.0
+    executor: str | None = None
+    resources: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.through is not None and self.through not in EXECUTORS:
+        if self.executor is not None and self.executor not in EXECUTORS:
             raise ConfigError(
-                f"hydra.launcher.through={self.through}: must be null or of {', '.join(EXECUTORS)}"
+                f"hydra.launcher.executor={self.executor}: "
+                f"must be null or one of {', '.join(EXECUTORS)}"
             )
         if self.max_members is not None and self.max_members < 1:
             raise ConfigError(

@@ -1,14 +1,15 @@
-"""What a stack leaves in the folders of its jobs: the files of runs alone."""
+"""What a stack leaves in the folders of its jobs: the files that each run would leave alone."""
 
-import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torch import Tensor
 
+from mupl.files import write_csv
 from mupl.identity import RESULT_FILE
 from mupl.stacked.member import Job
 from mupl.stacked.stack import Stack
@@ -17,7 +18,6 @@ from mupl.stats.rows import metrics_by_step
 from mupl.training.config import show_parametrization
 from mupl.training.outcome import VALIDATION, outcome
 
-CSV_LOGGER, CSV = "lightning.pytorch.loggers.CSVLogger", {"_target_", "save_dir", "name", "version"}
 Row = tuple[int, dict[str, float]]  # of metrics.csv: step and values
 Validation = dict[int, dict[str, float]]  # a member's, by updates done
 
@@ -25,83 +25,95 @@ Validation = dict[int, dict[str, float]]  # a member's, by updates done
 def write_members(
     jobs: Sequence[Job],
     stack: Stack,
-    validation: dict[int, dict[str, list[float]]],
+    validation: Mapping[int, Mapping[str, Sequence[float]]],
     recorder: Recorder | None,
     table: str,
     seconds: float,
 ) -> None:
-    """The parametrization, the metrics and the result of each member of a stack that is trained.
+    """Write the parametrization, metrics and result of each member of a stack that is trained.
 
     Args:
-        validation: of all members, by updates done.
-        recorder, table: of coordinate statistics, and the name of its file.
-        seconds: of each job.
+        validation: each member's values, by updates done and name.
+        recorder: of coordinate statistics, if there are any.
+        table: name of the file for them.
+        seconds: that each job took.
     """
-    trainer = jobs[0].config.trainer
-    losses, diverged = stack.losses.T.cpu(), stack.diverged()
+    losses = stack.losses.T.cpu()
+    first_bad = stack.diverged()
     for i, job in enumerate(jobs):
-        if (
-            job.folder / RESULT_FILE
-        ).exists():  # of an earlier time: it went along for the sake of the others
-            continue
-        first_bad = diverged[i]
-        steps = stack.k if first_bad is None else first_bad
-        mine = {
-            k: {name: values[i] for name, values in row.items()} for k, row in validation.items()
-        }
-        end = stack.k
-        if first_bad is not None:
-            end = min(
-                stack.max_steps,
-                (steps // trainer.log_every_n_steps + 1) * trainer.log_every_n_steps,
-            )
-            _forget_frozen(
-                losses[i], mine, steps, None if trainer.get("limit_val_batches") == 0 else end
-            )
+        if (job.folder / RESULT_FILE).exists():
+            continue  # done earlier: it was trained again only so that the others train as before
+        mine = {}
+        for k, row in validation.items():
+            mine[k] = {name: values[i] for name, values in row.items()}
         job.folder.mkdir(parents=True, exist_ok=True)
         show_parametrization(job.setup, job.folder, quiet=True)
         rows: list[Row] = []
         if recorder is not None:
             recorder.write(job.folder / table, member=i)
             rows += metrics_by_step(recorder.rows_of(i)).items()
-        rows += _metrics(losses[i], mine, end, trainer.log_every_n_steps, stack.per_epoch)
-        _log(job.config, rows)
-        last = mine[max(mine)] if mine else {}
-        job.write(outcome(losses[i, :steps], first_bad is not None, last) | {"seconds": seconds})
+        result, logged = _member_output(job, stack, losses[i], mine, first_bad[i])
+        _log(job.config, rows + logged)
+        job.write(result | {"seconds": seconds})
 
 
-def _forget_frozen(
-    losses: torch.Tensor, validation: Validation, steps: int, end: int | None
-) -> None:
-    """NaN in place of what a member gave after `steps` updates, when it had diverged and lay frozen.
+def _member_output(
+    job: Job,
+    stack: Stack,
+    losses: Tensor,
+    validation: Validation,
+    first_bad: int | None,
+) -> tuple[dict[str, Any], list[Row]]:
+    """The outcome and the rows of metrics.csv of one member.
 
     Args:
-        end: the update after which it would be stopped alone, and validated once more; None: without validation.
+        losses: (max_steps,).
+        first_bad: the step whose loss was the first that is not finite, or None.
     """
-    losses[steps + 1 :] = math.nan
-    later = [k for k in validation if k > steps] + ([] if end is None else [end])
-    validation.update({k: dict.fromkeys(VALIDATION, math.nan) for k in later})
+    trainer = job.config.trainer
+    every = trainer.log_every_n_steps
+    steps = stack.k
+    end = stack.k
+    if first_bad is not None:
+        steps = first_bad
+        # a run alone looks at its losses when it logs them: there it is stopped, and validated once
+        # more
+        end = min(stack.max_steps, (steps // every + 1) * every)
+        losses[steps + 1 :] = math.nan
+        stale = [k for k in validation if k > steps]
+        if trainer.get("limit_val_batches") != 0:
+            stale.append(end)
+        for k in stale:
+            validation[k] = dict.fromkeys(VALIDATION, math.nan)
+    last = validation[max(validation)] if validation else {}
+    result = outcome(losses[:steps], first_bad is not None, last)
+    return result, _metrics(losses, validation, end, every, stack.per_epoch)
 
 
 def _metrics(
-    losses: torch.Tensor, validation: Validation, end: int, every: int, per_epoch: int
+    losses: Tensor,
+    validation: Validation,
+    end: int,
+    every: int,
+    per_epoch: int,
 ) -> list[Row]:
     """The rows that Lightning logs in `end` updates; the step of update number k (from 0) is k."""
-    rows = [(step, {"train_loss": float(losses[step])}) for step in range(every - 1, end, every)]
-    rows += [(k - 1, values) for k, values in validation.items() if k <= end]
-    return [(step, {"epoch": step // per_epoch, **values}) for step, values in rows]
+    rows: list[Row] = []
+    for step in range(every - 1, end, every):
+        rows.append((step, {"epoch": step // per_epoch, "train_loss": float(losses[step])}))
+    for k, values in validation.items():
+        if k <= end:
+            rows.append((k - 1, {"epoch": (k - 1) // per_epoch, **values}))
+    return rows
 
 
 def _log(config: DictConfig, rows: Sequence[Row]) -> None:
-    """Through the job's own loggers, and into their files."""
+    """Log the rows with each of the job's loggers."""
     rows = sorted(rows, key=lambda row: row[0])
     for entry in config.logger.values():
-        if (
-            entry["_target_"] == CSV_LOGGER
-            and set(entry) == CSV
-            and all(isinstance(entry[key], str) for key in CSV)
-        ):
-            _write_csv(Path(entry.save_dir) / entry.name / entry.version / "metrics.csv", rows)
+        file = _csv_file(entry)
+        if file is not None:
+            _write_csv(file, rows)
             continue
         logger = instantiate(entry)
         for step, values in rows:
@@ -110,12 +122,30 @@ def _log(config: DictConfig, rows: Sequence[Row]) -> None:
         logger.finalize("success")
 
 
+def _csv_file(logger: DictConfig) -> Path | None:
+    """The file of Lightning's CSVLogger, where its arguments say it; None for any other logger.
+
+    To write it here spares the import of Lightning, which takes longer than a small sweep.
+    """
+    if logger["_target_"] != "lightning.pytorch.loggers.CSVLogger":
+        return None
+    if set(logger) != {"_target_", "save_dir", "name", "version"}:
+        return None
+    parts = [logger.save_dir, logger.name, logger.version]
+    if not all(isinstance(part, str) for part in parts):
+        return None  # such as version=null: the first number that is free
+    return Path(*parts, "metrics.csv")
+
+
 def _write_csv(file: Path, rows: Sequence[Row]) -> None:
-    """The file of Lightning's CSVLogger, without the import of Lightning and the many small writes."""
+    """Write what Lightning's CSVLogger writes.
+
+    Not by pandas, which would leave a NaN empty like a value that was not logged.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     if not rows:
         return
-    with file.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, sorted({"step"}.union(*(values for _, values in rows))))
-        writer.writeheader()
-        writer.writerows({**values, "step": step} for step, values in rows)
+    columns = {"step"}
+    for _, values in rows:
+        columns.update(values)
+    write_csv(file, [{**values, "step": step} for step, values in rows], sorted(columns))

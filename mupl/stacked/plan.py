@@ -1,4 +1,7 @@
-"""Which jobs of a sweep may be trained as one stack, and how large it may be: configs in, lists out; no training."""
+"""Which jobs of a sweep may be trained as one stack, and how large it may be.
+
+Configs come in and lists go out; nothing is trained here.
+"""
 
 import json
 import math
@@ -13,28 +16,33 @@ from mupl.stacked.rules import NotStackable, stackable
 
 T = TypeVar("T")
 
-# What members of one stack must agree in: of all that a run reads, what shapes it or is set once. They may differ in
-# PER_MEMBER of it, beside `per_member` of the model's class and the optimizer's options
+# What members of one stack must agree in: of all that a run reads, what shapes it or is set once
 SHARED = ("width", "batch_size", "model", "data", "optimizer", "trainer", "callbacks", "loss")
+# But they may differ in this of it, beside the `per_member` of the model's class and the
+# optimizer's options
 PER_MEMBER = ("trainer.gradient_clip_val",)
-PRECISIONS = ("32-true", "tf32", "64-true", "bf16-mixed")
 CALLBACKS = ("mupl.stats.callback.CoordinateStats",)
-# What a stack's loop knows of the trainer's arguments; the rest must be as they are in conf/trainer/auto.yaml
-TRAINER: dict[str, Callable[[Any], bool]] = {
-    "_target_": lambda value: value == "lightning.Trainer",
-    "accelerator": lambda value: value in ("auto", "cpu", "gpu", "cuda"),
-    "devices": lambda value: value == 1,
-    "max_epochs": lambda value: value == -1,
-    "precision": lambda value: value in PRECISIONS,
-    "val_check_interval": lambda value: isinstance(value, int),
-    "check_val_every_n_epoch": lambda value: value is None,
-    "limit_val_batches": lambda value: value in (0, 1.0),
-    "enable_checkpointing": lambda value: value is False,
-    "max_steps": bool, "log_every_n_steps": bool,
-    "gradient_clip_val": lambda value: value is None or (type(value) in (int, float) and value > 0),
-    "num_sanity_val_steps": lambda value: True, "enable_model_summary": lambda value: True,
-    "enable_progress_bar": lambda value: True, "logger": lambda value: True,
-}  # fmt: skip
+
+# The trainer's arguments that a stack's loop knows: the values that it knows, of this very type,
+TRAINER_VALUES: dict[str, tuple[Any, ...]] = {
+    "_target_": ("lightning.Trainer",),
+    "accelerator": ("auto", "cpu", "gpu", "cuda"),
+    "devices": (1,),
+    "max_epochs": (-1,),
+    "precision": ("32-true", "tf32", "64-true", "bf16-mixed"),
+    "check_val_every_n_epoch": (None,),
+    "limit_val_batches": (0, 0.0, 1.0),  # the whole number 1 would be one batch
+    "enable_checkpointing": (False,),
+}
+# whole numbers of at least 1,
+TRAINER_COUNTS = ("max_steps", "log_every_n_steps", "val_check_interval")
+# and what changes no result
+TRAINER_DISPLAY = (
+    "num_sanity_val_steps",
+    "enable_model_summary",
+    "enable_progress_bar",
+    "logger",
+)
 
 
 def shape_key(config: DictConfig) -> str:
@@ -44,67 +52,89 @@ def shape_key(config: DictConfig) -> str:
         NotStackable: saying why a run cannot be a member of any.
     """
     for key, value in config.trainer.items():
-        if key not in TRAINER or not TRAINER[key](value):
+        if not _is_known(str(key), value):
             raise NotStackable(f"trainer.{key}={value}: a stack does not know it")
     for name, callback in config.callbacks.items():
         if callback["_target_"] not in CALLBACKS:
             raise NotStackable(f"callbacks.{name}: a stack does not know {callback['_target_']}")
-    optimizer, _ = stackable(get_class(config.optimizer["_target_"]))
-    own = getattr(get_class(config.model["_target_"]), "per_member", ())
-    keys = [
-        *PER_MEMBER,
-        *(f"model.{name}" for name in own),
-        *(f"optimizer.{name}" for name in optimizer.options),
-    ]
-    keys += [
-        f"callbacks.{name}.{key}" for name in config.callbacks for key in ("columns", "folder")
-    ]
-    told: Any = OmegaConf.to_container(config)
-    shared = {key: told[key] for key in SHARED}
-    for key in keys:
-        node, _, leaf = key.rpartition(".")
-        _at(shared, node).pop(leaf, None)
+    values: Any = OmegaConf.to_container(config)
+    shared = {key: values[key] for key in SHARED}
+    for path in _per_member(config):
+        *parents, leaf = path.split(".")
+        node = shared
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(leaf, None)
     if config.callbacks:  # what is recorded depends on whether there is weight decay
         shared["decays"] = config.weight_decay > 0
     return json.dumps(shared, sort_keys=True, default=str)
 
 
-def _at(container: Any, path: str) -> dict[str, Any]:
-    for name in path.split(".") if path else ():
-        container = container.get(name, {})
-    return container
+def _is_known(key: str, value: Any) -> bool:
+    """Whether a stack's loop does what Lightning's trainer does with this argument."""
+    if key in TRAINER_VALUES:
+        return any(type(value) is type(x) and value == x for x in TRAINER_VALUES[key])
+    if key in TRAINER_COUNTS:
+        return type(value) is int and value >= 1
+    if key == "gradient_clip_val":
+        return value is None or (type(value) in (int, float) and value > 0)
+    return key in TRAINER_DISPLAY
+
+
+def _per_member(config: DictConfig) -> list[str]:
+    """The paths in a config, within SHARED, in which members of one stack may differ."""
+    paths = list(PER_MEMBER)
+    model = get_class(config.model["_target_"])
+    paths += [f"model.{name}" for name in getattr(model, "per_member", ())]
+    optimizer, _ = stackable(get_class(config.optimizer["_target_"]))
+    paths += [f"optimizer.{name}" for name in optimizer.options]
+    for name in config.callbacks:
+        paths += [f"callbacks.{name}.columns", f"callbacks.{name}.folder"]
+    return paths
 
 
 def member_bytes(
-    shapes: Sequence[Sequence[int]], states: float, positions: int, itemsize: int
+    shapes: Sequence[Sequence[int]],
+    states: float,
+    positions: int,
+    itemsize: int,
 ) -> int:
-    """About the memory of one member in bytes: of weights, gradients, the optimizer's state, and outputs.
+    """Estimate the memory of one member: weights, gradients, optimizer state and outputs.
 
     Args:
-        shapes: of the parameters; the outputs of a matrix (out, ...) are counted four times (with what follows it, and
-            the gradients of both).
+        shapes: of the parameters. The outputs of a matrix (out, ...) count four times: with what
+            follows them, and the gradients of both.
         states: entries of the optimizer's state, over those of the weights.
         positions: at which a matrix is applied in a step: examples, or tokens.
+        itemsize: bytes of a number.
     """
     parameters = sum(math.prod(shape) for shape in shapes)
     outputs = sum(shape[0] for shape in shapes if len(shape) >= 2)
     return itemsize * (round((2 + states) * parameters) + 4 * positions * outputs)
 
 
-def split(members: Sequence[T], limit: int, seed: Callable[[T], int]) -> list[list[T]]:
-    """Stacks of at most `limit` members; those of one seed stay together, so that they share their batches.
+def split(
+    members: Sequence[T],
+    limit: int,
+    seed: Callable[[T], int],
+) -> list[list[T]]:
+    """Divide members into stacks of at most `limit`.
 
-    Whole seeds are put into one stack as long as they fit; the members of a seed that do not are divided evenly.
+    Equal seeds stay together, so that they share their batches. Whole seeds are put into one stack
+    as long as they fit; the members of a seed that do not are divided evenly.
     """
     stacks: list[list[T]] = []
     open_stack: list[T] = []
-    for _, run in groupby(sorted(members, key=seed), key=seed):
-        same = list(run)
-        parts = -(-len(same) // limit)
+    for _, group in groupby(sorted(members, key=seed), key=seed):
+        same = list(group)
+        parts = math.ceil(len(same) / limit)
         for i in range(parts):
-            part = same[i * len(same) // parts : (i + 1) * len(same) // parts]
-            if len(open_stack) + len(part) > limit or (open_stack and parts > 1):
+            start = i * len(same) // parts
+            end = (i + 1) * len(same) // parts
+            if len(open_stack) + end - start > limit or (open_stack and parts > 1):
                 stacks.append(open_stack)
                 open_stack = []
-            open_stack = open_stack + part
-    return [*stacks, open_stack] if open_stack else stacks
+            open_stack = open_stack + same[start:end]
+    if open_stack:
+        stacks.append(open_stack)
+    return stacks

@@ -1,7 +1,9 @@
-"""SOAP and full Shampoo of stacked tensors, step for step those of the package `pytorch_optimizer` (version 4.1).
+"""SOAP and full Shampoo of stacked tensors, step for step as in `pytorch_optimizer` (version 4.1).
 
-A gradient G (S, *shape) has along each dimension d of size n a matrix `G_d G_d^T` (S, n, n), G_d being G with d first
-and all other dimensions as one. Both keep a sum of these, `gram<d>`, and a matrix made of it that is applied along d.
+A gradient G (S, *shape) has a Gram matrix `G_d G_d^T` (S, n, n) along each dimension d of size n,
+where G_d is G with d first and all other dimensions flattened. Both optimizers keep a sum or
+average of these, `gram<d>`, and a matrix made of it that they apply along d. In all functions d
+counts the dimensions of one member's tensor.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,104 +13,173 @@ import torch
 from torch import Tensor
 
 Tensors = Mapping[str, Tensor]
+Options = Mapping[str, Any]
 
 
-def soap_matrices(shape: Sequence[int], flags: Mapping[str, Any]) -> dict[str, int]:
-    """Names and sizes n of SOAP's states (S, n, n): none of vectors and of dimensions above `max_precondition_dim`."""
-    sizes = {
-        d: n for d, n in enumerate(shape) if len(shape) > 1 and n <= flags["max_precondition_dim"]
-    }
-    return {f"{kind}{d}": n for kind in ("gram", "basis") for d, n in sizes.items()}
+def soap_matrices(shape: Sequence[int], options: Options) -> dict[str, int]:
+    """Names and sizes n of SOAP's states (S, n, n).
+
+    Vectors have none, and neither have sides above `max_precondition_dim`.
+    """
+    sizes: dict[str, int] = {}
+    for d, n in enumerate(shape):
+        if len(shape) > 1 and n <= options["max_precondition_dim"]:
+            sizes[f"gram{d}"] = n
+            sizes[f"basis{d}"] = n
+    return sizes
 
 
-def shampoo_matrices(shape: Sequence[int], flags: Mapping[str, Any]) -> dict[str, int]:
+def shampoo_matrices(shape: Sequence[int], options: Options) -> dict[str, int]:
     """Names and sizes n of Shampoo's states (S, n, n)."""
-    return {f"{kind}{d}": n for kind in ("gram", "root") for d, n in enumerate(shape)}
+    sizes: dict[str, int] = {}
+    for d, n in enumerate(shape):
+        sizes[f"gram{d}"] = n
+        sizes[f"root{d}"] = n
+    return sizes
+
+
+def soap_basis_is_due(options: Options, k: int) -> bool:
+    """Whether update k computes SOAP's bases, by decompositions that wait for the host."""
+    return k % options["precondition_frequency"] == 0
+
+
+def shampoo_roots_are_due(options: Options, k: int) -> bool:
+    """Whether update k computes Shampoo's roots, by decompositions that wait for the host."""
+    return (k + 1) % options["preconditioning_compute_steps"] == 0
 
 
 def soap(
-    w: Tensor, g: Tensor, state: Tensors, n: Tensors, k: int, precondition_frequency: int
+    w: Tensor,
+    g: Tensor,
+    state: Tensors,
+    scalars: Tensors,
+    step: Tensors,
+    *,
+    first: bool,
+    basis_is_due: bool,
 ) -> None:
-    """Adam in the eigenbasis of the averages of `G_d G_d^T` (Vyas et al. 2024); update 0 only finds the basis.
+    """Adam in the eigenbasis of the averages of `G_d G_d^T` (Vyas et al. 2024).
 
-    Every `precondition_frequency` updates one power iteration and a QR decomposition bring the basis up to date. That
-    of a gradient's null space is whatever rounding makes it.
+    The first update only finds the basis. Later one power iteration and a QR decomposition bring it
+    up to date. Inside the null space of a gradient it is whatever rounding makes it.
     """
-    g = g * n["grad"]
+    g = g * scalars["c"]
     dims = [d for d in range(g.dim() - 1) if f"gram{d}" in state]
-    square = state["exp_avg_sq"]
-    if k > 0:
-        mean = state["exp_avg"].lerp_(g, n["1-beta1"])
-        square.lerp_(_rotated(g, state, dims).square(), n["1-beta2"])
-        direction = _rotated(mean, state, dims) / (square.sqrt() + n["eps"])
-        for d in dims:
-            direction = _along(d, state[f"basis{d}"], direction)
-        w.addcmul_(direction, -n["lr"] * n["schedule"] * n["correction"])
-        w.mul_(1 - n["lr*weight_decay"] * n["schedule"])
+    if not first:
+        _soap_step(w, g, state, scalars, step, dims)
     for d in dims:
-        gram, basis = state[f"gram{d}"], state[f"basis{d}"]
-        gram.lerp_(_gram(d, g), n["1-beta2"].view(-1, 1, 1))
-        if k == 0:
-            basis.copy_(_eigh(gram)[1].flip(-1))
-        elif k % precondition_frequency == 0:
-            product = gram @ basis
-            order = (basis * product).sum(-2).argsort(descending=True)  # by eigenvalue
-            there = order.view(len(order), *[-1 if i == d else 1 for i in range(g.dim() - 1)])
-            square.copy_(square.take_along_dim(there, d + 1))
-            # in float32, as the library does whatever the dtype
-            basis.copy_(torch.linalg.qr(product.take_along_dim(order[:, None], -1).float())[0])
+        state[f"gram{d}"].lerp_(_gram(d, g), step["1-beta2"].view(-1, 1, 1))
+        if first:
+            vectors = _eigh(state[f"gram{d}"])[1]
+            state[f"basis{d}"].copy_(vectors.flip(-1))
+        elif basis_is_due:
+            _renew_basis(d, state)
+
+
+def _soap_step(
+    w: Tensor,
+    g: Tensor,
+    state: Tensors,
+    scalars: Tensors,
+    step: Tensors,
+    dims: Sequence[int],
+) -> None:
+    mean = state["exp_avg"].lerp_(g, step["1-beta1"])
+    rotated = _rotate(g, state, dims)
+    square = state["exp_avg_sq"].lerp_(rotated.square(), step["1-beta2"])
+    direction = _rotate(mean, state, dims) / (square.sqrt() + scalars["eps"])
+    for d in dims:
+        direction = _apply_along(d, state[f"basis{d}"], direction)
+    w.addcmul_(direction, -scalars["lr"] * step["schedule"] * step["correction"])
+    w.mul_(1 - scalars["lr*weight_decay"] * step["schedule"])
+
+
+def _renew_basis(d: int, state: Tensors) -> None:
+    """One step of orthogonal iteration to the eigenvectors of `gram<d>`, by eigenvalue."""
+    basis = state[f"basis{d}"]
+    square = state["exp_avg_sq"]
+    product = state[f"gram{d}"] @ basis
+    eigenvalues = (basis * product).sum(-2)
+    order = eigenvalues.argsort(descending=True)
+    along_d = [1] * square.dim()
+    along_d[0] = len(order)
+    along_d[d + 1] = -1
+    square.copy_(square.take_along_dim(order.view(along_d), d + 1))
+    columns = product.take_along_dim(order[:, None], -1)
+    # in float32, as the library does whatever the dtype
+    basis.copy_(torch.linalg.qr(columns.float())[0])
 
 
 def shampoo(
     w: Tensor,
     g: Tensor,
     state: Tensors,
-    n: Tensors,
-    k: int,
-    preconditioning_compute_steps: int,
+    scalars: Tensors,
+    step: Tensors,
+    *,
+    roots_are_due: bool,
     weight_decouple: bool,
 ) -> None:
-    """G times `(matrix_eps I + sum of G_d G_d^T)^(-1/(2 D))` along each of its D dimensions (Gupta et al. 2018).
+    """Full Shampoo (Gupta et al. 2018).
 
-    The powers are computed every so many updates, and 0 before the first time.
+    Apply `(matrix_eps I + sum of G_d G_d^T)^(-1/(2 D))` along each of the D dimensions of G. These
+    roots are 0 before the first time that they are due.
     """
-    g = g * n["grad"]
+    g = g * scalars["c"]
     if weight_decouple:
-        w.mul_(1 - n["lr*weight_decay"] * n["schedule"])
+        w.mul_(1 - scalars["lr*weight_decay"] * step["schedule"])
     else:
-        g = torch.addcmul(g, w, n["weight_decay/mult"])
+        g = torch.addcmul(g, w, scalars["weight_decay/mult"])
+    num_dims = g.dim() - 1
     direction = g
-    for d in range(g.dim() - 1):
-        gram, root = state[f"gram{d}"].add_(_gram(d, g)), state[f"root{d}"]
-        if (k + 1) % preconditioning_compute_steps == 0:
+    for d in range(num_dims):
+        gram = state[f"gram{d}"].add_(_gram(d, g))
+        root = state[f"root{d}"]
+        if roots_are_due:
             values, vectors = _eigh(gram)
-            # rounding may make them negative: their size, as of singular values
-            powers = (values + n["matrix_eps"].view(-1, 1)).abs() ** (-0.5 / (g.dim() - 1))
+            shifted = values + step["matrix_eps"].view(-1, 1)
+            # rounding may make eigenvalues negative; the library takes singular values, hence their
+            # size
+            powers = shifted.abs() ** (-0.5 / num_dims)
             root.copy_((vectors * powers[:, None]) @ vectors.mT)
-        direction = _along(d, root, direction)
-    w.addcmul_(direction, -n["lr"] * n["schedule"])
+        direction = _apply_along(d, root, direction)
+    w.addcmul_(direction, -scalars["lr"] * step["schedule"])
 
 
-def _rotated(x: Tensor, state: Tensors, dims: Sequence[int]) -> Tensor:
+def _rotate(
+    x: Tensor,
+    state: Tensors,
+    dims: Sequence[int],
+) -> Tensor:
+    """x in the bases of the dimensions `dims`."""
     for d in dims:
-        x = _along(d, state[f"basis{d}"].mT, x)
+        x = _apply_along(d, state[f"basis{d}"].mT, x)
     return x
 
 
-def _along(d: int, matrices: Tensor, x: Tensor) -> Tensor:
-    """(S, n, n) times dimension d, of size n, of each of the S tensors x."""
+def _apply_along(
+    d: int,
+    matrices: Tensor,
+    x: Tensor,
+) -> Tensor:
+    """Multiply dimension d, of size n, of each of the S tensors x by its matrix of (S, n, n)."""
     first = x.movedim(d + 1, 1)
-    return (matrices @ first.reshape(*first.shape[:2], -1)).view(first.shape).movedim(1, d + 1)
+    product = matrices @ first.reshape(*first.shape[:2], -1)
+    return product.view(first.shape).movedim(1, d + 1)
 
 
 def _gram(d: int, g: Tensor) -> Tensor:
+    """`G_d G_d^T` (S, n, n)."""
     first = g.movedim(d + 1, 1)
     rows = first.reshape(*first.shape[:2], -1)
     return rows @ rows.mT
 
 
 def _eigh(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, ascending, and vectors; NaN of matrices that are not finite, where torch would raise."""
+    """Eigenvalues, ascending, and eigenvectors.
+
+    They are NaN for matrices that are not finite, where torch would raise.
+    """
     finite = x.isfinite().all(-1).all(-1).view(-1, 1, 1)
     values, vectors = torch.linalg.eigh(x.where(finite, 0))
     return values, vectors.where(finite, torch.nan)

@@ -1,63 +1,104 @@
-"""Update rules for a stack of members, each with its own hyperparameters; see `mupl.stacked.optimizer`."""
+"""How a stack updates its members' weights under each optimizer that it knows.
+
+A member has a weight w with a multiplier, and the stack holds the effective weight `W = mult * w`.
+Let G be the gradient of W; then the gradient that the member's own optimizer sees is `c G`, where
+`c = mult * grad`. By the abc-symmetry (Tensor Programs V, Lemma J.1) an update of w is one of W
+under other numbers: the `scalars` of a rule.
+"""
 
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.adam import adam
 
-from mupl.optim.elementwise import AdamAtan2, Elementwise, Lion, SignSGD
+from mupl.optim.elementwise import Elementwise
 from mupl.optim.orthogonal import METHODS, accumulate
 from mupl.optim.registry import qualified, unwrapped
-from mupl.parametrization.rules import Scale
-from mupl.stacked.preconditioned import Tensors, shampoo, shampoo_matrices, soap, soap_matrices
+from mupl.parametrization.scales import Scale
+from mupl.stacked.preconditioned import (
+    Tensors,
+    shampoo,
+    shampoo_matrices,
+    shampoo_roots_are_due,
+    soap,
+    soap_basis_is_due,
+    soap_matrices,
+)
 
-Numbers = dict[str, float]
-Flags = Mapping[str, Any]
+Scalars = dict[str, float]
+Options = Mapping[str, Any]
+Layout = Literal["entries", "matrix", "tensor"]
 Direction = Callable[..., tuple[Tensor, ...]]
-StepNumbers = Callable[[Mapping[str, Any], int], Numbers]
 
 
 class NotStackable(Exception):
     """Says why something cannot be trained as a member of a stack."""
 
 
+def _no_matrices(shape: Sequence[int], options: Options) -> dict[str, int]:
+    return {}
+
+
+def _no_arguments(options: Options, k: int) -> dict[str, Any]:
+    return {}
+
+
+def _never(options: Options, k: int) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class StackedRule:
-    """How S members' effective weights W of one tensor are updated from their gradients G.
+    """How the S members' effective weights W of one tensor are updated from their gradients G.
 
     Args:
-        state: names of the tensors like W that it carries on, all 0 at first.
-        update: `(W, G, state, numbers, **flags)`, in place. W is (S, n) and a number (S, 1); see `dims`.
-        numbers: `scale -> ` numbers of the tensor, for effective weights; l2 and decay are left out where all are 0.
-        step_numbers: `(options, k) ->` numbers of update k = 0, 1, ...
-        flags: options that `update` takes as they are, and `k`, the number of the update, where the host must know it.
-        fused: torch's own kernel for the same update of one large member on a CPU, which reads each tensor once: W is
-            (n,), and numbers are floats.
-        dims: of W in `update`; 1 where each entry is updated by itself, 2 for (S, out, in), None for (S, *shape).
-        matrices: `(shape, flags) ->` names and sizes n of the states (S, n, n).
-        on_host: `(flags, k) ->` whether update k needs the host, so that no CUDA graph can hold it.
+        update: `(W, G, state, scalars, step, **host_arguments)`, in place. `scalars` belong to the
+            tensor, `step` to the number of the update; both are (S, 1, ...), as many dimensions as
+            W.
+        scalars: `scale ->` what `scalars` holds for a member. A weight decay ("l2" or "decay") that
+            is 0 for all members is left out.
+        step_scalars: `(options, k) ->` what `step` holds for a member at update k = 0, 1, ...,
+            beside its "schedule".
+        buffers: names of the tensors of W's shape that the rule keeps, 0 at first.
+        matrices: `(shape, options) ->` names and sizes n of the matrices (S, n, n) that it keeps, 0
+            at first.
+        host_arguments: `(options, k) ->` arguments of `update` that are no tensors, which all
+            members share.
+        layout: of W in `update`: "entries" is (S, n), for rules that move each entry by itself;
+            "matrix" is (S, out, in); "tensor" is (S, *shape).
+        needs_host: `(options, k) ->` whether update k waits for the host, so that no CUDA graph can
+            hold it.
     """
 
-    state: tuple[str, ...]
     update: Callable[..., None]
-    numbers: Callable[[Scale], Numbers]
-    step_numbers: StepNumbers
-    flags: tuple[str, ...] = ()
-    fused: Callable[..., None] | None = None
-    dims: int | None = 1
-    matrices: Callable[[Sequence[int], Flags], Mapping[str, int]] = lambda shape, flags: {}
-    on_host: Callable[[Flags, int], bool] = lambda flags, k: False
+    scalars: Callable[[Scale], Scalars]
+    step_scalars: Callable[[Options, int], Scalars]
+    buffers: tuple[str, ...] = ()
+    matrices: Callable[[Sequence[int], Options], Mapping[str, int]] = _no_matrices
+    host_arguments: Callable[[Options, int], dict[str, Any]] = _no_arguments
+    layout: Layout = "entries"
+    needs_host: Callable[[Options, int], bool] = _never
 
-    def states(self, shape: Sequence[int], flags: Flags) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of a member's state of a tensor."""
-        like, matrices = dict.fromkeys(self.state, tuple(shape)), self.matrices(shape, flags)
-        return like | {name: (n, n) for name, n in matrices.items()}
+    def states(self, shape: Sequence[int], options: Options) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what the rule keeps of one member's tensor."""
+        shapes = {name: tuple(shape) for name in self.buffers}
+        for name, n in self.matrices(shape, options).items():
+            shapes[name] = (n, n)
+        return shapes
+
+    def view_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape in which `update` takes a tensor (S, *shape); -1 stands for what is left."""
+        if self.layout == "entries":
+            return shape[0], -1
+        if self.layout == "matrix":
+            return shape[0], shape[1], -1
+        return tuple(shape)
 
 
 @dataclass(frozen=True)
@@ -65,70 +106,85 @@ class Stackable:
     """An optimizer that a stack knows.
 
     Args:
-        rules: for tensors of each update kind.
-        options: of its constructor, those in which members may differ.
-        flags: those that they must share.
+        rules: by update kind.
+        options: those of its constructor in which members may differ.
+        shared_options: those in which they must agree.
     """
 
     rules: Mapping[str, StackedRule]
     options: tuple[str, ...]
-    flags: tuple[str, ...] = ()
+    shared_options: tuple[str, ...] = ()
 
 
-def _sgd(w: Tensor, g: Tensor, state: Tensors, n: Tensors, nesterov: bool) -> None:
-    if "l2" in n:
-        g = torch.addcmul(g, w, n["l2"])
-    buffer = state["momentum_buffer"].mul_(n["momentum"]).add_(g)
-    w.addcmul_(
-        torch.addcmul(g, buffer, n["momentum"]) if nesterov else buffer, -n["lr"] * n["schedule"]
-    )
+def _decay(
+    w: Tensor,
+    scalars: Tensors,
+    step: Tensors,
+) -> None:
+    if "decay" in scalars:
+        w.mul_(1 - scalars["decay"] * step["schedule"])
 
 
-def _adam(w: Tensor, g: Tensor, state: Tensors, n: Tensors) -> None:
-    if "l2" in n:
-        g = torch.addcmul(g, w, n["l2"])
-    _decay(w, n)
-    mean = state["exp_avg"].lerp_(g, n["1-beta1"])
-    square = state["exp_avg_sq"].lerp_(g.square(), n["1-beta2"])
-    denominator = torch.addcmul(n["eps"], square.sqrt(), n["rsqrt_correction2"])
-    w.addcmul_(mean / denominator, -n["lr"] * n["schedule"] * n["1/correction1"])
+def _with_l2(
+    w: Tensor,
+    g: Tensor,
+    scalars: Tensors,
+) -> Tensor:
+    if "l2" in scalars:
+        return torch.addcmul(g, w, scalars["l2"])
+    return g
 
 
-def _adam_fused(w: Tensor, g: Tensor, state: Tensors, value: Numbers) -> None:
-    decay = (
-        value["decay"] / max(value["lr"], torch.finfo().tiny)
-        if "decay" in value
-        else value.get("l2", 0.0)
-    )
-    adam(
-        [w], [g.contiguous()], [state["exp_avg"]], [state["exp_avg_sq"]], [], [torch.tensor(value["k"])], fused=True,
-        decoupled_weight_decay="decay" in value, amsgrad=False, beta1=1 - value["1-beta1"], beta2=1 - value["1-beta2"],
-        lr=value["lr"] * value["schedule"], weight_decay=decay, eps=value["eps"], maximize=False,
-    )  # fmt: skip
-    # contiguous: the kernel takes a gradient of other strides for one, silently
+# SGD
 
 
-def _decay(w: Tensor, n: Tensors) -> None:
-    if "decay" in n:
-        w.mul_(1 - n["decay"] * n["schedule"])
+def _sgd(
+    w: Tensor,
+    g: Tensor,
+    state: Tensors,
+    scalars: Tensors,
+    step: Tensors,
+    *,
+    nesterov: bool,
+) -> None:
+    g = _with_l2(w, g, scalars)
+    buffer = state["momentum_buffer"].mul_(step["momentum"]).add_(g)
+    direction = torch.addcmul(g, buffer, step["momentum"]) if nesterov else buffer
+    w.addcmul_(direction, -scalars["lr"] * step["schedule"])
 
 
-def _orthogonal(
-    g: Tensor, m: Tensor, momentum: Tensor, method: str, nesterov: bool
-) -> tuple[Tensor, Tensor]:
-    x, m = accumulate(g, m, momentum, nesterov)
-    return METHODS[method](x), m
-
-
-# By the abc-symmetry, with c = mult * grad between the gradient of w and that of W = mult * w:
-
-
-def _sgd_numbers(scale: Scale) -> Numbers:
+def _sgd_scalars(scale: Scale) -> Scalars:
     c = scale.mult * scale.grad
     return {"lr": scale.lr * scale.mult * c, "l2": scale.weight_decay / (scale.mult * c)}
 
 
-def _adam_numbers(scale: Scale) -> Numbers:
+def _momentum(options: Options, k: int) -> Scalars:
+    return {"momentum": options["momentum"]}
+
+
+def _nesterov(options: Options, k: int) -> dict[str, Any]:
+    return {"nesterov": options["nesterov"]}
+
+
+# Adam and AdamW
+
+
+def _adam(
+    w: Tensor,
+    g: Tensor,
+    state: Tensors,
+    scalars: Tensors,
+    step: Tensors,
+) -> None:
+    g = _with_l2(w, g, scalars)
+    _decay(w, scalars, step)
+    mean = state["exp_avg"].lerp_(g, step["1-beta1"])
+    square = state["exp_avg_sq"].lerp_(g.square(), step["1-beta2"])
+    denominator = torch.addcmul(scalars["eps"], square.sqrt(), step["rsqrt_correction2"])
+    w.addcmul_(mean / denominator, -scalars["lr"] * step["schedule"] * step["1/correction1"])
+
+
+def _adam_scalars(scale: Scale) -> Scalars:
     c = scale.mult * scale.grad
     return {
         "lr": scale.lr * scale.mult,
@@ -137,33 +193,17 @@ def _adam_numbers(scale: Scale) -> Numbers:
     }
 
 
-def _adamw_numbers(scale: Scale) -> Numbers:
-    return {"eps": scale.eps / (scale.mult * scale.grad), **_direction_numbers(scale)}
-
-
-def _direction_numbers(scale: Scale) -> Numbers:
-    """Of an update that does not depend on the gradient's scale, and decoupled weight decay."""
+def _adamw_scalars(scale: Scale) -> Scalars:
     return {
         "lr": scale.lr * scale.mult * scale.shape_factor,
+        "eps": scale.eps / (scale.mult * scale.grad),
         "decay": scale.lr * scale.weight_decay,
     }
 
 
-def _gradient_numbers(scale: Scale) -> Numbers:
-    """Of an update that is computed as it is alone, of the gradient c G of w: what rounding decides stays the same."""
-    return {
-        "grad": scale.mult * scale.grad,
-        "lr": scale.lr * scale.mult,
-        "eps": scale.eps,
-        "lr*weight_decay": scale.lr * scale.weight_decay,
-        "weight_decay/mult": scale.weight_decay / scale.mult,
-    }
-
-
-def _corrections(options: Mapping[str, Any], k: int) -> Numbers:
+def _bias_corrections(options: Options, k: int) -> Scalars:
     beta1, beta2 = options["betas"]
     return {
-        "k": k,
         "1-beta1": 1 - beta1,
         "1-beta2": 1 - beta2,
         "1/correction1": 1 / (1 - beta1 ** (k + 1)),
@@ -171,125 +211,242 @@ def _corrections(options: Mapping[str, Any], k: int) -> Numbers:
     }
 
 
-def _only(name: str) -> StepNumbers:
-    """An option as it is."""
-    return lambda options, k: {name: options[name]}
+_ADAMW = StackedRule(_adam, _adamw_scalars, _bias_corrections, buffers=("exp_avg", "exp_avg_sq"))
 
 
-def _soap_corrections(options: Mapping[str, Any], k: int) -> Numbers:
-    """As Adam's of a step less: update 0 moves nothing."""
-    n = _corrections(options, max(k - 1, 0))
+# Our own optimizers: a direction of the gradient c G that the member's own optimizer would see
+
+
+def _along(
+    direction: Direction,
+    buffers: tuple[str, ...],
+    takes_eps: bool = False,
+) -> Callable[..., None]:
+    """Make the update of an optimizer that follows a direction.
+
+    `u, *buffers = direction(c G, *buffers, **step, **host_arguments)`, where `step` has no schedule
+    and eps is added if it is taken; then `W <- W - lr (weight_decay W + u)`.
+    """
+
+    def update(
+        w: Tensor,
+        g: Tensor,
+        state: Tensors,
+        scalars: Tensors,
+        step: Tensors,
+        **host_arguments: Any,
+    ) -> None:
+        arguments = {name: x for name, x in step.items() if name != "schedule"}
+        if takes_eps:
+            arguments["eps"] = scalars["eps"]
+        before = [state[name] for name in buffers]
+        u, *after = direction(g * scalars["c"], *before, **arguments, **host_arguments)
+        for name, x in zip(buffers, after, strict=True):
+            state[name].copy_(x)
+        _decay(w, scalars, step)
+        w.addcmul_(u, -scalars["lr"] * step["schedule"])
+
+    return update
+
+
+def _direction_scalars(scale: Scale) -> Scalars:
     return {
-        "1-beta1": n["1-beta1"],
-        "1-beta2": n["1-beta2"],
-        "correction": n["1/correction1"] / n["rsqrt_correction2"],
+        "c": scale.mult * scale.grad,
+        "lr": scale.lr * scale.mult * scale.shape_factor,
+        "eps": scale.eps,
+        "decay": scale.lr * scale.weight_decay,
     }
 
 
-def _directed(
-    direction: Direction, buffers: tuple[str, ...], numbers: StepNumbers, **more: Any
-) -> StackedRule:
-    """The rule of `u, *buffers = direction(G, *buffers, ...)`, where u does not depend on the scale of G."""
-    takes = tuple(inspect.signature(direction).parameters)
+@cache  # one rule for each class: an update is compiled once
+def _elementwise(optimizer: type[Elementwise]) -> Stackable:
+    """The stacked rule of an elementwise optimizer, from its direction.
 
-    def update(w: Tensor, g: Tensor, state: Tensors, n: Tensors, **flags: Any) -> None:
-        own = {name: number for name, number in n.items() if name in takes}
-        u, *after = direction(g, *[state[name] for name in buffers], **own, **flags)
-        for name, buffer in zip(buffers, after, strict=True):
-            state[name].copy_(buffer)
-        _decay(w, n)
-        w.addcmul_(u, -n["lr"] * n["schedule"])
-
-    return StackedRule(buffers, update, _direction_numbers, numbers, **more)
-
-
-def _elementwise(optimizer: type[Elementwise], *options: str) -> Stackable:
-    return Stackable(
-        {"adam": _directed(optimizer.direction, optimizer.buffers, optimizer.numbers)}, options
-    )
+    Raises:
+        NotStackable: if it does more than its direction says.
+    """
+    for method in ("update", "step"):
+        if getattr(optimizer, method) is not getattr(Elementwise, method):
+            raise NotStackable(
+                f"optimizer {optimizer.__name__}: has its own `{method}`, "
+                "and a stack knows only its direction"
+            )
+    parameters = inspect.signature(optimizer).parameters
+    update = _along(optimizer.direction, optimizer.buffers, takes_eps="eps" in parameters)
+    rule = StackedRule(update, _direction_scalars, optimizer.scalars, buffers=optimizer.buffers)
+    options = tuple(name for name in _defaults(optimizer) if name not in GROUP_OPTIONS)
+    return Stackable({optimizer.update_kind: rule}, options)
 
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
-_ADAMW = StackedRule(_MOMENTS, _adam, _adamw_numbers, _corrections, fused=_adam_fused)
-_ORTHOGONAL = _directed(
-    _orthogonal, ("momentum_buffer",), _only("momentum"), flags=("method", "nesterov"), dims=2,
-    on_host=lambda flags, k: flags["method"] == "svd",
-)  # fmt: skip
+def _orthogonal(
+    g: Tensor,
+    m: Tensor,
+    momentum: Tensor,
+    method: str,
+    nesterov: bool,
+) -> tuple[Tensor, Tensor]:
+    x, m = accumulate(g, m, momentum, nesterov)
+    return METHODS[method](x), m
+
+
+def _orthogonal_arguments(options: Options, k: int) -> dict[str, Any]:
+    return {"method": options["method"], "nesterov": options["nesterov"]}
+
+
+def _is_svd(options: Options, k: int) -> bool:
+    return options["method"] == "svd"
+
+
+_ORTHOGONAL = StackedRule(
+    _along(_orthogonal, ("momentum_buffer",)),
+    _direction_scalars,
+    _momentum,
+    buffers=("momentum_buffer",),
+    host_arguments=_orthogonal_arguments,
+    layout="matrix",
+    needs_host=_is_svd,
+)
+
+
+# SOAP and Shampoo see the gradient c G too: so rounding decides as in a run alone
+
+
+def _preconditioned_scalars(scale: Scale) -> Scalars:
+    return {
+        "c": scale.mult * scale.grad,
+        "lr": scale.lr * scale.mult,
+        "eps": scale.eps,
+        "lr*weight_decay": scale.lr * scale.weight_decay,
+        "weight_decay/mult": scale.weight_decay / scale.mult,
+    }
+
+
+def _soap_corrections(options: Options, k: int) -> Scalars:
+    """Adam's bias corrections, one step late: SOAP's first update only initialises its basis."""
+    adam = _bias_corrections(options, max(k - 1, 0))
+    return {
+        "1-beta1": adam["1-beta1"],
+        "1-beta2": adam["1-beta2"],
+        "correction": adam["1/correction1"] / adam["rsqrt_correction2"],
+    }
+
+
+def _soap_arguments(options: Options, k: int) -> dict[str, Any]:
+    return {"first": k == 0, "basis_is_due": soap_basis_is_due(options, k)}
+
+
+def _matrix_eps(options: Options, k: int) -> Scalars:
+    return {"matrix_eps": options["matrix_eps"]}
+
+
+def _shampoo_arguments(options: Options, k: int) -> dict[str, Any]:
+    return {
+        "roots_are_due": shampoo_roots_are_due(options, k),
+        "weight_decouple": options["weight_decouple"],
+    }
+
+
 _SOAP = StackedRule(
-    _MOMENTS, soap, _gradient_numbers, _soap_corrections, ("k", "precondition_frequency"), dims=None,
-    matrices=soap_matrices, on_host=lambda flags, k: k % flags["precondition_frequency"] == 0,
-)  # fmt: skip
+    soap,
+    _preconditioned_scalars,
+    _soap_corrections,
+    buffers=("exp_avg", "exp_avg_sq"),
+    matrices=soap_matrices,
+    host_arguments=_soap_arguments,
+    layout="tensor",
+    needs_host=soap_basis_is_due,
+)
 _SHAMPOO = StackedRule(
-    (), shampoo, _gradient_numbers, _only("matrix_eps"), ("k", "preconditioning_compute_steps", "weight_decouple"),
-    dims=None, matrices=shampoo_matrices,
-    on_host=lambda flags, k: (k + 1) % flags["preconditioning_compute_steps"] == 0,
-)  # fmt: skip
+    shampoo,
+    _preconditioned_scalars,
+    _matrix_eps,
+    matrices=shampoo_matrices,
+    host_arguments=_shampoo_arguments,
+    layout="tensor",
+    needs_host=shampoo_roots_are_due,
+)
 
-# By package and class, as a package may be missing; a new optimizer is one more entry
-OPTIMIZERS: dict[str, Stackable] = {
+# What is no `Elementwise`, by package and class, as pytorch_optimizer may not be installed
+_KNOWN: dict[str, Stackable] = {
     "torch.SGD": Stackable(
         {
             "sgd": StackedRule(
-                ("momentum_buffer",), _sgd, _sgd_numbers, _only("momentum"), ("nesterov",)
+                _sgd,
+                _sgd_scalars,
+                _momentum,
+                buffers=("momentum_buffer",),
+                host_arguments=_nesterov,
             )
         },
-        ("momentum",),
-        ("nesterov",),
+        options=("momentum",),
+        shared_options=("nesterov",),
     ),
-    "torch.Adam": Stackable({"adam": replace(_ADAMW, numbers=_adam_numbers)}, ("betas",)),
-    "torch.AdamW": Stackable({"adam": _ADAMW}, ("betas",)),
-    "mupl.Lion": _elementwise(Lion, "betas"),
-    "mupl.SignSGD": _elementwise(SignSGD, "momentum"),
-    "mupl.AdamAtan2": _elementwise(AdamAtan2, "betas"),
+    "torch.Adam": Stackable({"adam": replace(_ADAMW, scalars=_adam_scalars)}, options=("betas",)),
+    "torch.AdamW": Stackable({"adam": _ADAMW}, options=("betas",)),
     "mupl.Orthogonal": Stackable(
         {"orthogonal": _ORTHOGONAL, "adam": _ADAMW},
-        ("momentum", "betas", "scale"),
-        ("method", "nesterov", "roles"),
+        options=("momentum", "betas", "scale"),
+        shared_options=("method", "nesterov", "roles"),
     ),
     "pytorch_optimizer.SOAP": Stackable(
-        {"adam": _SOAP}, ("betas",), ("precondition_frequency", "max_precondition_dim")
+        {"adam": _SOAP},
+        options=("betas",),
+        shared_options=("precondition_frequency", "max_precondition_dim"),
     ),
     "pytorch_optimizer.Shampoo": Stackable(
         {"orthogonal": _SHAMPOO},
-        ("matrix_eps",),
-        ("preconditioning_compute_steps", "weight_decouple"),
+        options=("matrix_eps",),
+        shared_options=("preconditioning_compute_steps", "weight_decouple"),
     ),
 }
-_OF_GROUPS = ("lr", "eps", "weight_decay")  # come with the param groups
-_SPEED = ("foreach", "fused", "capturable", "differentiable")  # change nothing else
+GROUP_OPTIONS = ("lr", "eps", "weight_decay")  # come with the param groups
+_SPEED_OPTIONS = ("foreach", "fused", "capturable", "differentiable")  # change no result
 
 
 def stackable(optimizer: Callable[..., Optimizer]) -> tuple[Stackable, dict[str, Any]]:
-    """What a stack knows of an optimizer's constructor, or a partial of it, and the values of its options and flags.
+    """What a stack knows of an optimizer, and the values of the options that it reads.
+
+    Args:
+        optimizer: a constructor, or a partial of one.
 
     Raises:
-        NotStackable: if it knows nothing, or an option is set that it does not know.
+        NotStackable: if it does not know the optimizer, or an option that is set.
     """
-    constructor, chosen, defaults = _options(optimizer)
-    if qualified(constructor) not in OPTIMIZERS:
-        names = ", ".join(name.partition(".")[2] for name in OPTIMIZERS)
-        raise NotStackable(f"optimizer {constructor.__name__}: a stack knows {names}")
-    found = OPTIMIZERS[qualified(constructor)]
-    known = (*found.options, *found.flags)
+    constructor, chosen = unwrapped(optimizer)
+    found = _look_up(constructor)
+    defaults = _defaults(constructor)
+    known = (*found.options, *found.shared_options)
     for name, value in chosen.items():
-        if name not in (*known, *_OF_GROUPS, *_SPEED) and value != defaults.get(name):
-            raise NotStackable(f"optimizer.{name}={value}: a stack knows {', '.join(known)}")
+        without_effect = name in GROUP_OPTIONS or name in _SPEED_OPTIONS
+        if name in known or without_effect or value == defaults.get(name):
+            continue
+        raise NotStackable(f"optimizer.{name}={value}: a stack knows {', '.join(known)}")
     return found, {name: chosen.get(name, defaults[name]) for name in known}
 
 
-def default_options(optimizer: Callable[..., Optimizer]) -> bool:
+def _look_up(constructor: Callable[..., Any]) -> Stackable:
+    if inspect.isclass(constructor) and issubclass(constructor, Elementwise):
+        return _elementwise(constructor)
+    if qualified(constructor) not in _KNOWN:
+        names = [name.partition(".")[2] for name in _KNOWN]
+        raise NotStackable(
+            f"optimizer {constructor.__name__}: a stack knows {', '.join(names)} "
+            "and every subclass of mupl.optim.elementwise.Elementwise"
+        )
+    return _KNOWN[qualified(constructor)]
+
+
+def has_default_options(optimizer: Callable[..., Optimizer]) -> bool:
     """Whether all options are as the class has them."""
-    _, chosen, defaults = _options(optimizer)
-    return all(
-        (tuple(v) if isinstance(v, list) else v) == defaults.get(name) for name, v in chosen.items()
-    )
-
-
-def _options(optimizer: Callable[..., Optimizer]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """The class of a constructor or a partial of it, the options that are chosen, and the defaults of all."""
     constructor, chosen = unwrapped(optimizer)
-    return (
-        constructor,
-        chosen,
-        {name: p.default for name, p in inspect.signature(constructor).parameters.items()},
-    )
+    defaults = _defaults(constructor)
+    for name, value in chosen.items():
+        comparable = tuple(value) if isinstance(value, list) else value
+        if comparable != defaults.get(name):
+            return False
+    return True
+
+
+def _defaults(constructor: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(constructor).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}

@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from mupl.errors import ConfigError
 from mupl.names import match_globs
 from mupl.nn.initialize import parameters as original_parameters
-from mupl.nn.multipliers import Multiplier
-from mupl.parametrization.rules import Scale
+from mupl.parametrization.scales import Scale
+from mupl.roles import multipliers
 from mupl.stats.outputs import OutputHooks
 from mupl.stats.reductions import STATISTICS
 from mupl.stats.rows import KINDS, Predict, Row, StatisticRows
@@ -327,9 +327,8 @@ def _modules_of_matrices(
     for name, weight in weights.items():
         if weight.w.dim() - member_axes >= 2:
             names[name.rpartition(".")[0]] = None
-    for name, module in model.named_modules():
-        if isinstance(module, Multiplier):
-            names[name] = None
+    for name in multipliers(model):
+        names[name] = None
     return list(names)
 
 

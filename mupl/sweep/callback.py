@@ -1,85 +1,118 @@
-"""What a multirun does beside its jobs: show progress, and gather the results when it ends."""
+"""What a multirun does beside its jobs: it shows progress, and reports the results when it ends."""
 
 import json
 import math
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from mupl.identity import RESULT_FILE
-from mupl.sweep.identity import swept_keys
-from mupl.sweep.reporter import Reporter
+from mupl.errors import ConfigError
+from mupl.identity import RESULT_FILE, swept_keys
+from mupl.sweep.reports import get_report
 
 
 class SweepReport(Callback):
-    """Hydra callback: a line for each finished job, and a report at the end. Single runs are left alone.
+    """A Hydra callback that prints a line for each finished job, and ends a multirun with a report.
+
+    Single runs are left alone. Hydra turns exceptions of callbacks into warnings, so this one exits
+    by itself.
 
     Args:
-        report: that of `mupl.sweep.reporter.Reporter`.
+        report: one of `mupl.sweep.reports.REPORTS`, or the dotted name of a function of one's own.
     """
 
     def __init__(self, report: str) -> None:
-        self._report = report
-        self._reporter: Reporter | None = None
-        self._started = 0.0  # time; 0: not a multirun
-        self._process: int | None = (
-            None  # that of the multirun; launchers may send copies of this to others
-        )
-        self._done = self._found = 0  # of the jobs that ended in this process
-        self._sweeps: dict[str, int] = {}
-        self._total: int | None = None  # None: the sweeper decides as it goes
+        self.report = report
+        self.started: float | None = None  # time; None: not a multirun
+        self.swept: dict[str, int] = {}  # key -> number of values
+        self.total: int | None = None  # jobs; None: the sweeper decides as it goes
+        self.done = 0  # jobs that ended in this process
+        self.found = 0  # of them, those that had been done before
+        # Launchers send copies of this object to processes that see a part of the jobs only
+        self.process: int | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self._started, self._process = time.time(), os.getpid()
-        self._reporter = Reporter(self._report)
-        self._sweeps = swept_keys(config)
-        if str(config.hydra.sweeper._target_).endswith(BasicSweeper.__name__):
-            self._total = math.prod(self._sweeps.values())
+        try:
+            get_report(self.report)
+        except ConfigError as error:
+            sys.exit(f"error: {error}")
+        self.started = time.time()
+        self.process = os.getpid()
+        self.swept = swept_keys(config)
+        if str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
+            self.total = math.prod(self.swept.values())
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if not self._started:
+        if self.started is None:
             return
-        self._done += 1
+        self.done += 1
         file = Path(config.hydra.runtime.output_dir, RESULT_FILE)
-        if file.stat().st_mtime < self._started:
-            self._found += 1
+        if file.stat().st_mtime < self.started:
+            self.found += 1
             return
         row = json.loads(file.read_text())
-        loss = config.metric if math.isfinite(row.get(config.metric, math.nan)) else "train_loss"
-        outcome = (
-            f"{loss} {row[loss]:.4g}" if row["status"] == "completed" else row.get("error", "")
-        )
-        left = ""
-        if self._total and self._process == os.getpid():
-            new = self._done - self._found
-            seconds = (time.time() - self._started) / new * (self._total - self._done)
-            left = f" ({seconds:.0f} s left)"
-        task = config.hydra.overrides.task
-        job = " ".join(
-            o for o in task if not self._sweeps or o.lstrip("+~").split("=")[0] in self._sweeps
-        )
-        number = config.hydra.job.num + 1
-        print(f"[{number}/{self._total or '?'}] {job}: {row['status']} {outcome}{left}", flush=True)
+        number = f"[{config.hydra.job.num + 1}/{self.total or '?'}]"
+        job = self._name(config.hydra.overrides.task)
+        outcome = _outcome(row, config.metric)
+        print(f"{number} {job}: {row['status']} {outcome}{self._time_left(config)}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        done, found = self._done, self._found
-        if not done and self._total:  # they ended in other processes
-            files = Path(config.hydra.sweep.dir).glob(f"*/{RESULT_FILE}")
-            done, found = (
-                self._total,
-                self._total - sum(f.stat().st_mtime >= self._started for f in files),
-            )
+        sweep_dir = Path(config.hydra.sweep.dir)
+        done, found = self._count(sweep_dir)
         if found:
-            print(
-                f"{found} of {done} jobs were done before (rerun=all trains them anew)", flush=True
-            )
-        assert self._reporter is not None
-        if code := self._reporter(Path(config.hydra.sweep.dir), config.metric):
+            print(f"{found} of {done} jobs were done before (rerun=all trains them anew)")
+        sys.stdout.flush()
+        try:
+            code = get_report(self.report)(sweep_dir, config.metric)
+        except ConfigError as error:
+            sys.exit(f"error: {error}")
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
+        if code:
             sys.exit(code)
+
+    def _name(self, overrides: list[str]) -> str:
+        """Join the overrides of the keys that are swept, or all where it is not known which are."""
+        names = []
+        for text in overrides:
+            key = text.lstrip("+~").partition("=")[0]
+            if not self.swept or key in self.swept:
+                names.append(text)
+        return " ".join(names)
+
+    def _time_left(self, config: DictConfig) -> str:
+        """Say how long the rest takes, where jobs run one by one and are reported as they end."""
+        one_by_one = str(config.hydra.launcher._target_).endswith(".BasicLauncher")
+        if self.started is None or self.total is None or not one_by_one:
+            return ""
+        if self.process != os.getpid() or self.done == self.total:
+            return ""
+        per_job = (time.time() - self.started) / (self.done - self.found)
+        return f" ({per_job * (self.total - self.done):.0f} s left)"
+
+    def _count(self, sweep_dir: Path) -> tuple[int, int]:
+        """Return how many jobs there were, and how many of them had been done before the sweep."""
+        if self.done or self.total is None or self.started is None:
+            return self.done, self.found
+        # All ended in other processes, which counted for themselves
+        trained = 0
+        for file in sweep_dir.glob(f"*/{RESULT_FILE}"):
+            trained += file.stat().st_mtime >= self.started
+        return self.total, self.total - trained
+
+
+def _outcome(row: dict[str, Any], metric: str) -> str:
+    """Say the loss of a job that completed, or the error of one that failed."""
+    if row["status"] != "completed":
+        return row.get("error", "")
+    if not math.isfinite(row.get(metric, math.nan)):
+        metric = "train_loss"
+    return f"{metric} {row[metric]:.4g}"

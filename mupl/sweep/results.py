@@ -2,43 +2,75 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from mupl.analysis.columns import IDENTITY, OUTCOMES
+from mupl.analysis.transfer import differing_columns
 from mupl.errors import ConfigError
-from mupl.identity import RESULT_FILE
+from mupl.identity import IDENTITY, OUTCOMES, RESULT_FILE, SETTINGS, setting
+
+NOT_COLUMNS = ("job", "config", "choices")  # entries of a result.json
 
 
 def collect(sweep_dir: Path) -> pd.DataFrame:
-    """One row a run of all that have a result below `sweep_dir`, sorted by what tells them apart.
+    """Return a row for each run with a result below `sweep_dir`, sorted by what differs.
 
-    Columns: width, lr, seed, parametrization, optimizer, every other key that differs between runs, and `OUTCOMES`.
+    Columns: `IDENTITY`, `SETTINGS`, every other key that the command of any of the runs set, and
+    `OUTCOMES`. Where one run set a key and another did not, the other's value is that of its
+    config.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if there is no result.
     """
-    files = sorted(sweep_dir.glob(f"*/{RESULT_FILE}"))
-    rows = [{**json.loads(file.read_text()), "folder": file.parent.name} for file in files]
-    if not rows:
+    results = []
+    for file in sorted(sweep_dir.glob(f"*/{RESULT_FILE}")):
+        result = json.loads(file.read_text())
+        result["folder"] = file.parent.name
+        results.append(result)
+    if not results:
         raise ConfigError(f"{sweep_dir}: no job left a result")
-    table = pd.DataFrame(rows).drop(columns="job", errors="ignore")
-    for column in table:
-        if (
-            table[column].map(lambda value: isinstance(value, list | dict)).any()
-        ):  # one width a layer, roles: no hash
-            table[column] = table[column].map(str)
-    swept = [
-        c
-        for c in table.columns
-        if c not in (*IDENTITY, *OUTCOMES) and table[c].nunique(dropna=False) > 1
-    ]
-    keys = [
-        c for c in ("parametrization", "optimizer", *swept, "width", "lr", "seed") if c in table
-    ]
+    keys = _keys(results)
+    rows = [_row(result, keys) for result in results]
+    table = pd.DataFrame(rows, columns=[*keys, *OUTCOMES])
+    for name, column in table.items():
+        if column.map(_is_container).any():
+            table[name] = column.map(str)  # one width a layer, or roles: they have no hash
+    return _sorted(table)
 
-    def sortable(column: pd.Series) -> pd.Series:
-        return column if pd.api.types.is_numeric_dtype(column) else column.astype(str)
 
-    table = table.sort_values(keys, key=sortable, kind="stable", ignore_index=True)
-    return table.reindex(columns=[*IDENTITY, *swept, *OUTCOMES])
+def _keys(results: list[dict[str, Any]]) -> list[str]:
+    keys = [*IDENTITY, *SETTINGS]
+    for result in results:
+        for key in result:
+            if key not in (*keys, *OUTCOMES, *NOT_COLUMNS):
+                keys.append(key)
+    return keys
+
+
+def _row(result: dict[str, Any], keys: list[str]) -> dict[str, Any]:
+    """Return a run's outcome, and its settings of `keys`, those of its config among them."""
+    config = result.get("config", {})
+    choices = result.get("choices", {})
+    row = {key: setting(key, config, choices) for key in keys}
+    for key, value in result.items():
+        if key not in NOT_COLUMNS:
+            row[key] = value
+    return row
+
+
+def _is_container(value: Any) -> bool:
+    return isinstance(value, list | dict)
+
+
+def _sorted(table: pd.DataFrame) -> pd.DataFrame:
+    swept = [name for name in differing_columns(table) if name not in IDENTITY]
+    order = ["parametrization", "optimizer", *swept, "width", "lr", "seed"]
+    return table.sort_values(order, key=_sortable, kind="stable", ignore_index=True)
+
+
+def _sortable(column: pd.Series) -> pd.Series:
+    """Return numbers as they are, and anything else, which may be of several types, as text."""
+    if pd.api.types.is_numeric_dtype(column):
+        return column
+    return column.astype(str)

@@ -1,4 +1,4 @@
-"""What a run notes while it trains."""
+"""What a run records and shows while it trains."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,40 +18,47 @@ from mupl.training.outcome import outcome
 
 
 class LossRecord(Callback):
-    """Keeps the loss of every update on the device, and stops a run where it became NaN or infinite.
+    """Keeps the loss of every update, and stops a run whose loss is no longer finite.
 
-    The loss of an update is the mean over its batches, where gradients accumulate (`accumulate_grad_batches`).
-    The host looks at the losses only where Lightning logs (`log_every_n_steps`) and at the end, so that a step needs no
-    synchronisation.
+    The loss of an update is the mean over its batches, where gradients accumulate
+    (`accumulate_grad_batches`). The host looks at the losses, which stay on the device, only where
+    Lightning logs (`log_every_n_steps`) and at the end, so that a step needs no synchronisation.
 
-    Attributes, from the start of a fit on:
-        losses: (max_steps,) on the device; NaN where no step was made yet.
+    Attributes:
+        losses: (max_steps,) on the device, from the first batch on; NaN where no update was made
+            yet.
         steps: number of updates made; of a diverged run, the number whose loss was finite.
         diverged: whether a loss was not finite.
     """
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def __init__(self) -> None:
+        self._reset(updates=0)
+
+    def _reset(self, updates: int) -> None:
         self.losses = torch.empty(0)
         self.steps = 0
         self.diverged = False
         self._batches: list[Tensor] = []  # losses since the last update
-        self._updates = trainer.global_step  # Lightning's number of them at the last batch
+        self._updates = updates  # Lightning's number of them at the last batch
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._reset(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        loss = outputs["loss"]
         if not len(self.losses):
-            self.losses = outputs["loss"].new_full(
-                (int(trainer.estimated_stepping_batches),), torch.nan
-            )
-        self._batches.append(outputs["loss"])
+            max_steps = int(trainer.estimated_stepping_batches)
+            self.losses = loss.new_full((max_steps,), torch.nan)
+        self._batches.append(loss)
         if trainer.global_step == self._updates:  # gradients accumulate
             return
         self._updates = trainer.global_step
-        n = trainer.accumulate_grad_batches  # by which Lightning divides each loss
-        self.losses[self.steps] = (
-            self._batches[0] if n == 1 else n * torch.stack(self._batches).mean()
-        )
+        if trainer.accumulate_grad_batches > 1:
+            # Lightning has divided each loss by this number
+            loss = trainer.accumulate_grad_batches * torch.stack(self._batches).mean()
+        self.losses[self.steps] = loss
         self._batches = []
         self.steps += 1
         if self.steps % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -63,15 +70,17 @@ class LossRecord(Callback):
     def _check(self, trainer: Trainer) -> None:
         finite = self.losses[: self.steps].isfinite()
         if not finite.all():
-            self.diverged, self.steps = True, int(finite.int().argmin())
+            self.diverged = True
+            self.steps = int(finite.int().argmin())
             trainer.should_stop = True
 
     def outcome(self, validation: Mapping[str, float]) -> dict[str, Any]:
+        """Return what `mupl.training.outcome.outcome` says of these losses."""
         return outcome(self.losses[: self.steps], self.diverged, validation)
 
 
 class StepProgress(Callback):
-    """One bar over all the steps of a run, with the last logged loss."""
+    """Shows one bar over all the steps of a run, with the last logged loss."""
 
     def __init__(self) -> None:
         columns = (

@@ -1,49 +1,80 @@
-"""The command line around a run: config groups that follow from tables, and errors of one line."""
+"""The command line around a run: what Hydra must know beforehand, and errors of one line."""
 
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mupl.errors import ConfigError, bad_input
+from mupl.identity import register_resolvers
 from mupl.parametrization.tables import TABLES
+
+PACKAGE = Path(__file__).parents[1]
+IN_WHEEL = PACKAGE / "conf"
+CONF = IN_WHEEL if IN_WHEEL.is_dir() else PACKAGE.parent / "conf"  # the latter in a checkout
+
+
+def train_from_command_line() -> None:
+    """Train as the arguments of the command line say: one run, or with -m a sweep."""
+    register()
+    with clear_errors():
+        _main()
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
+def _main(cfg: DictConfig) -> float | None:
+    # torch and lightning: not needed for --help or a wrong key
+    from mupl.training.run import run
+
+    # inside too, as Hydra would print a report of its own around an error that leaves a job
+    with clear_errors():
+        return run(cfg)
+
+
+def register() -> None:
+    """Tell Hydra of what conf/ needs but does not hold: rule tables and names of folders."""
+    register_parametrizations()
+    register_resolvers()
 
 
 def register_parametrizations() -> None:
-    """A config `parametrization=NAME` for each rule table, so that a new table needs no file of its own."""
+    """Add a config `parametrization=NAME` for each rule table, which needs no file then."""
     for name in TABLES:
-        ConfigStore.instance().store(
-            group="parametrization",
-            name=name,
-            node={
-                "_target_": "mupl.parametrization.rules.get_parametrization",
-                "name": name,
-                "overrides": {},  # glob on parameter names -> cells of the table, e.g. {readout.*: {mult: 1}}
-                "lr_adjustment_groups": {},  # name -> {param_filter: glob or globs, scale: number or cell}
-            },
-        )
+        config = {
+            "_target_": "mupl.parametrization.rules.get_parametrization",
+            "name": name,
+            # glob on parameter names -> cells of the table, e.g. {readout.*: {mult: 1}}
+            "overrides": {},
+            # name -> {param_filter: glob or globs, scale: number or cell}
+            "lr_adjustment_groups": {},
+        }
+        ConfigStore.instance().store(group="parametrization", name=name, node=config)
 
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn bad input (exit code 1) and SIGINT (130) into one line on stderr; any other error keeps its traceback."""
+    """Turn bad input (exit code 1) and SIGINT (130) into one line on stderr.
+
+    Any other error keeps its traceback.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing its own report
     try:
         yield
     except KeyboardInterrupt:
-        print(
-            "interrupted: what is done is kept, and a sweep goes on by the same command",
-            file=sys.stderr,
-            flush=True,
-        )
+        text = "interrupted: what is done is kept, and a sweep goes on by the same command"
+        print(text, file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
         cause = bad_input(error)
         if not isinstance(cause, ConfigError | HydraException | OmegaConfBaseException):
             raise
-        sys.exit("error: " + " ".join(str(cause).split()))
+        one_line = " ".join(str(cause).split())
+        sys.exit(f"error: {one_line}")

@@ -93,7 +93,7 @@ def _train(
     setup: Setup, batches: Iterable[Batch], statistics: Sequence[str], along: str
 ) -> pd.DataFrame:
     """Make a step on each batch, and return the rows of a recorder."""
-    optimizer = setup.build_optimizer()
+    optimizer = setup.optimizer()
     recorder = Recorder(
         setup.model,
         setup.scales,

@@ -12,7 +12,6 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from mupl.errors import ConfigError
 from mupl.training.callbacks import LossRecord
 from mupl.training.module import TrainingModule
-from mupl.training.setup import Setup
 
 QUIET: dict[str, Any] = {
     "max_epochs": -1,
@@ -111,18 +110,20 @@ def find_lr(
         ConfigError: unless 0 < low < high and steps > 1.
 
     >>> from mupl.data import TensorData, digits
-    >>> data = TensorData(digits(), batch_size=64)
-    >>> search = find_lr(module, data, low=1e-5, high=1.0)  # doctest: +SKIP
-    >>> lr = search.suggestion()  # doctest: +SKIP
+    >>> from mupl.models import MLP
+    >>> from mupl.training.setup import Setup
+    >>> module = TrainingModule(Setup(lambda w: MLP(64, 10, w), 32, base_width=16, lr=0.01))
+    >>> search = find_lr(module, TensorData(digits(), batch_size=64), steps=20, accelerator="cpu")
+    >>> search.lrs[0] <= search.suggestion() <= search.lrs[-1]
+    True
     """
     if not (0 < low < high < math.inf and steps > 1):
         raise ConfigError(
             f"find_lr: low={low}, high={high}, steps={steps}: must be 0 < low < high and steps > 1"
         )
-    setup: Setup = getattr(module, "training_setup", module)
     lrs = [low * (high / low) ** (k / (steps - 1)) for k in range(steps)]
     record = LossRecord()
-    range_test = RangeTest([lr / setup.lr for lr in lrs])
+    range_test = RangeTest([lr / module.training_setup.lr for lr in lrs])
     options = {**QUIET, "max_steps": steps, **trainer}
     options["callbacks"] = [*trainer.get("callbacks", []), record, range_test]
     Trainer(**options).fit(copy.deepcopy(module), datamodule=data)

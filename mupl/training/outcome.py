@@ -12,21 +12,35 @@ VALIDATION = ("val_loss", "val_accuracy")
 def outcome(
     losses: Tensor, diverged: bool, validation: Mapping[str, float], fraction: float = 0.1
 ) -> dict[str, Any]:
-    """The outcome columns of a run's row of results: status, steps, train_loss, val_loss, val_accuracy.
+    """Return status, steps, train_loss, val_loss and val_accuracy for a run's row.
 
     Args:
-        losses: (steps,) of the steps made, all finite.
-        diverged: whether the next one was not.
+        losses: (steps,) the losses of the steps made, all finite.
+        diverged: whether the next loss was not finite.
         validation: the last val_loss and val_accuracy, if there were any.
-        fraction: of the steps, the last, over which the training loss is averaged: one mini-batch alone is too noisy
-            to compare runs by.
+        fraction: the training loss is the mean over this share of the steps, the last ones: one
+            mini-batch alone is too noisy to compare runs by.
     """
     completed = not diverged and math.isfinite(validation.get("val_loss", 0.0))
-    train_loss = (
-        losses[-max(1, round(fraction * len(losses))) :].mean() if not diverged else math.nan
-    )
-    values = {
-        name: validation.get(name, math.nan) if completed else math.nan for name in VALIDATION
-    }
-    status = "completed" if completed else "diverged"
-    return {"status": status, "steps": len(losses), "train_loss": float(train_loss), **values}
+    train_loss = math.nan
+    if not diverged:
+        last = max(1, round(fraction * len(losses)))
+        train_loss = float(losses[-last:].mean())
+    row: dict[str, Any] = {"status": "completed" if completed else "diverged"}
+    row |= {"steps": len(losses), "train_loss": train_loss}
+    for name in VALIDATION:
+        row[name] = validation.get(name, math.nan) if completed else math.nan
+    return row
+
+
+def summary(row: Mapping[str, Any], folder: object) -> str:
+    """Say in one line how a run ended: "completed: train_loss 0.2131, 12.3 s, outputs/..."."""
+    end = row["status"]
+    if end == "diverged":
+        end = f"diverged at step {row['steps']}"
+    parts = []
+    for name in ("train_loss", *VALIDATION):
+        if math.isfinite(row[name]):
+            parts.append(f"{name} {row[name]:.4g}")
+    parts += [f"{row['seconds']:.1f} s", str(folder)]
+    return f"{end}: {', '.join(parts)}"

@@ -7,7 +7,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -17,11 +16,12 @@ from omegaconf import DictConfig
 
 from mupl.data.modules import data_module
 from mupl.errors import ConfigError, bad_input
-from mupl.identity import finished, job_id, write_result
+from mupl.identity import finished, job_row, write_result
 from mupl.training.callbacks import LossRecord, StepProgress
-from mupl.training.check import check
-from mupl.training.config import build, identity, show_parametrization
+from mupl.training.config import build_setup, check, show_parametrization, use_precision
 from mupl.training.module import TrainingModule
+from mupl.training.outcome import summary
+from mupl.training.threads import set_threads, step_flops
 
 log = logging.getLogger(__name__)
 
@@ -36,32 +36,36 @@ for message in (
 
 
 def run(cfg: DictConfig) -> float | None:
-    """Train as `cfg` says; leave tables and `result.json` in Hydra's output folder; return the objective of a sweeper.
+    """Train as `cfg` says, and return the objective of a sweeper.
 
-    A run that diverges is a result. One that fails raises if it is alone; in a multirun it becomes a row that holds its
-    error, so that the others go on.
+    Leaves tables and `result.json` in Hydra's output folder. A run that diverges is a result. One
+    that fails raises if it is alone; in a multirun it becomes a row that holds its error, so that
+    the others go on.
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     started = time.perf_counter()
-    job = job_id(cfg)
-    row = {"job": job, **identity(cfg, hydra)}
+    row = job_row(cfg, hydra)
     alone = hydra.mode is not RunMode.MULTIRUN
-    if not alone and (found := finished(folder, job, cfg.rerun)):
-        return found.get(cfg.metric, math.nan)
+    if not alone:
+        earlier = finished(folder, row["job"], cfg.rerun)
+        if earlier:
+            return earlier.get(cfg.metric, math.nan)
     try:
         row |= train(cfg, folder, quiet=not alone)
     except Exception as error:
         cause = bad_input(error)
-        write_result(
-            folder, row | {"status": "failed", "error": f"{type(cause).__name__}: {cause}"}
-        )
+        failure = {"status": "failed", "error": f"{type(cause).__name__}: {cause}"}
+        write_result(folder, row | failure)
         if alone:
             raise
         if not isinstance(cause, ConfigError):
             log.exception("run failed")
-        return float("nan")
-    write_result(folder, row | {"seconds": round(time.perf_counter() - started, 3)})
+        return math.nan
+    row["seconds"] = round(time.perf_counter() - started, 3)
+    write_result(folder, row)
+    if alone:
+        print(summary(row, hydra.run.dir))
     return row[cfg.metric]
 
 
@@ -71,33 +75,31 @@ def train(cfg: DictConfig, folder: Path, quiet: bool = False) -> dict[str, Any]:
     seed_everything(cfg.seed, verbose=False)
     splits = instantiate(cfg.data)
     data = data_module(splits, batch_size=cfg.batch_size, seed=cfg.seed)
-    module = build(TrainingModule, cfg, splits.model_args)
-    show_parametrization(module, folder, quiet)
-    return fit(build_trainer(cfg, quiet), module, data)
+    setup = build_setup(cfg, splits.model_args)
+    show_parametrization(setup, folder, quiet)
+    trainer = build_trainer(cfg, quiet)
+    flops = step_flops(setup.infos, splits, cfg.batch_size)
+    set_threads(cfg.threads, flops, trainer.strategy.root_device)
+    return fit(trainer, TrainingModule(setup), data)
 
 
 def build_trainer(cfg: DictConfig, quiet: bool) -> Trainer:
-    """The stock trainer of a config; a job of a multirun leaves the display to the sweep.
-
-    `trainer.precision=tf32` is Lightning's 32-true with `torch.set_float32_matmul_precision("high")`.
-    """
-    precision = cfg.trainer.get("precision")
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    if precision == "tf32":
-        precision = "32-true"
-    callbacks = (
-        [instantiate(c) for c in cfg.callbacks.values()]
-        + [LossRecord()]
-        + ([] if quiet else [StepProgress()])
-    )
+    """Build the stock trainer of a config; a job of a multirun leaves the display to the sweep."""
+    precision = use_precision(cfg.trainer.get("precision", "32-true"))
+    callbacks = [instantiate(entry) for entry in cfg.callbacks.values()]
+    callbacks.append(LossRecord())
+    if not quiet:
+        callbacks.append(StepProgress())
     loggers = [instantiate(entry) for entry in cfg.logger.values()]
     return instantiate(cfg.trainer, precision=precision, callbacks=callbacks, logger=loggers)
 
 
 def fit(trainer: Trainer, module: TrainingModule, data: LightningDataModule) -> dict[str, Any]:
-    """Train, and return the outcome columns of the run's row: losses are NaN where the run diverged."""
+    """Train, and return the outcome columns of the run's row."""
     trainer.fit(module, datamodule=data)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    record = next(c for c in trainer.callbacks if isinstance(c, LossRecord))  # type: ignore[attr-defined]
-    return record.outcome({key: float(value) for key, value in trainer.callback_metrics.items()})
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    record = next(callback for callback in callbacks if isinstance(callback, LossRecord))
+    validation = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    return record.outcome(validation)

@@ -1,4 +1,4 @@
-"""What is trained and how: all but the loop."""
+"""What is trained and how: everything of a training but its loop."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -11,13 +11,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
-from mupl.nn.initialize import initialize_, parameters
+from mupl.nn.initialize import initialize_
 from mupl.nn.unit_scaling import scales_gradients
 from mupl.optim.groups import build_optimizer
 from mupl.optim.registry import OptimizerLike, optimizer_rules, resolve
+from mupl.optim.scaling import scale
 from mupl.optim.schedules import Schedule
 from mupl.parametrization.exponents import Expected, expected_exponents
-from mupl.parametrization.rules import Parametrization, get_parametrization, scale
+from mupl.parametrization.rules import Parametrization, get_parametrization
+from mupl.parametrization.scales import scale_rows
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
 from mupl.roles import Build, Width, describe
 
@@ -28,26 +30,54 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 class Setup:
-    """How `build(width)` is trained on batches `(x, target)` with hyperparameters that were tuned at `base_width`.
+    """A model of one width, with the hyperparameters that follow from those tuned at `base_width`.
+
+    It describes `build(width)`, scales the hyperparameters, and initialises the model. Train it in
+    any loop with `setup.optimizer()`, or by Lightning with `mupl.TrainingModule(setup)`.
 
     Args:
-        build: `width -> nn.Module`, any module; called also at the base width and at twice that, to find the roles.
-        width: whatever `build` takes.
-        base_width: where `lr`, `eps` and `weight_decay` are right; there every parametrization is the standard one.
-        depth, base_depth: likewise of blocks, for `build(width, depth=depth)`; without them no rules in depth.
-        parametrization: by name (see `mupl.parametrization.tables`) or as an object.
-        optimizer: by name (see `mupl.optim.registry`), a torch optimizer class, or a `functools.partial` of one.
-        weight_decay_mode: "coupled", "decoupled" (lr * wd constant in width) or "independent" (constant in lr too).
-        schedule: factor on all learning rates over training.
-        loss: `(model output, target) -> scalar`.
-        roles, init: see `describe`.
-        update_kind: how the optimizer's updates scale ("sgd", "adam", "orthogonal"), for an optimizer that mupl does not know.
+        build: `width -> nn.Module`, any module. It is also called at the base width and at twice
+            that, to find out which dimensions grow.
+        width: whatever `build` takes: a number, or a list of one width a layer.
+        base_width: where `lr`, `eps` and `weight_decay` were tuned. There every parametrization
+            is the standard one.
+        lr: learning rate at the base width.
+        parametrization: a name (`mupl.parametrizations()` lists them) or a `Parametrization`.
+        optimizer: a name, a torch optimizer class, or a `functools.partial` of one.
+        update_kind: how the optimizer's updates scale ("sgd", "adam" or "orthogonal"); needed
+            only for an optimizer that mupl does not know.
+        eps: Adam's epsilon at the base width.
+        weight_decay: weight decay at the base width.
+        weight_decay_mode: "decoupled" keeps lr * weight_decay constant in width, "independent"
+            also in lr; "coupled" leaves weight_decay alone.
+        depth, base_depth: number of blocks, for `build(width, depth=depth)`, and the number where
+            `lr` was tuned. Without them there are no rules in depth.
+        schedule: multiplies all learning rates in the course of training.
+        loss: `(model output, target) -> scalar tensor`.
+        roles, init: see `mupl.describe`.
         seed: of the initial weights.
 
-    Under `torch.device("meta")` it describes a training without holding any weights, as a stack's members do.
+    Attributes:
+        model: `build(width)`, initialised.
+        infos: what each tensor is, by name (`mupl.describe`).
+        scales: what each tensor got, by name (`mupl.scale`).
+
+    Under `torch.device("meta")` the model holds no weights: so the members of a stack are set up.
 
     Raises:
         ConfigError: on bad values, or a tensor that cannot be classified.
+
+    Example:
+        >>> from torch import nn
+        >>> def build(width):
+        ...     return nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+        >>> setup = Setup(build, width=512, base_width=128, optimizer="adamw", lr=1e-3)
+        >>> setup
+        Setup(parametrization=mup, optimizer=AdamW, width=512, base_width=128, lr=0.001, 4 tensors)
+        >>> setup.scales["2.weight"].mult
+        0.25
+        >>> len(setup.optimizer().param_groups)
+        3
     """
 
     def __init__(
@@ -56,78 +86,90 @@ class Setup:
         width: Width,
         *,
         base_width: Width,
-        depth: int | None = None,
-        base_depth: int | None = None,
         lr: float,
         parametrization: str | Parametrization = "mup",
         optimizer: OptimizerLike = "adamw",
+        update_kind: UpdateKind | str | OptimizerRules | None = None,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         weight_decay_mode: str = "decoupled",
+        depth: int | None = None,
+        base_depth: int | None = None,
         schedule: Schedule | None = None,
         loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
         roles: Mapping[str, str] | None = None,
         init: Mapping[str, Mapping[str, Any]] | None = None,
-        update_kind: UpdateKind | str | OptimizerRules | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         if isinstance(parametrization, str):
             parametrization = get_parametrization(parametrization)
-        self.optimizer_class = resolve(optimizer)
-        self.schedule = schedule or Schedule()
-        self.seed = seed
-        self.loss = loss
         self.parametrization = parametrization
-        self.optimizer_rules = (
-            as_optimizer_rules(update_kind)
-            if update_kind
-            else optimizer_rules(self.optimizer_class)
-        )
+        self.width = width
+        self.base_width = base_width
         self.build = partial(build, width) if depth is None else partial(build, width, depth=depth)
+        self.optimizer_class = resolve(optimizer)
+        if update_kind is None:
+            self.optimizer_rules = optimizer_rules(self.optimizer_class)
+        else:
+            self.optimizer_rules = as_optimizer_rules(update_kind)
+        self.schedule = schedule or Schedule()
+        self.loss = loss
+        self.seed = seed
         self.infos = describe(
             build, width, base_width, depth=depth, base_depth=base_depth, roles=roles, init=init
         )
-        self._tune(lr=lr, eps=eps, weight_decay=weight_decay, weight_decay_mode=weight_decay_mode)
+        self._scale(lr, eps=eps, weight_decay=weight_decay, weight_decay_mode=weight_decay_mode)
         self.model = initialize_(self.build(), self.scales, torch.Generator().manual_seed(seed))
 
-    def _tune(self, *, lr: float, **others: Any) -> None:
+    def _scale(self, lr: float, **others: Any) -> None:
         self.lr = lr
         self.scales = scale(self.infos, self.parametrization, self.optimizer_rules, lr=lr, **others)
 
-    def varied(self, seed: int, **tuned: Any) -> Self:
-        """The same with another seed, lr, eps, weight_decay and weight_decay_mode; shares the model, which must hold no
-        weights."""
+    def with_tuned(self, *, seed: int, lr: float, **others: Any) -> Self:
+        """Copy this setup with another seed, lr, eps, weight_decay and weight_decay_mode.
+
+        The copy shares the model, which must hold no weights (`torch.device("meta")`).
+        """
         other = copy.copy(self)
-        other._tune(**tuned)
         other.seed = seed
+        other._scale(lr, **others)
         return other
 
-    def build_optimizer(self) -> Optimizer:
-        """The optimizer over the param groups of `scales`."""
-        return build_optimizer(
-            self.optimizer_class, parameters(self.model, self.scales), self.scales
-        )
+    def optimizer(self) -> Optimizer:
+        """Build the optimizer over the model's param groups."""
+        return build_optimizer(self.optimizer_class, self.model, self.scales)
+
+    def table(self) -> list[dict[str, Any]]:
+        """List what each tensor is and got, one dict a tensor; `pandas.DataFrame` takes it."""
+        return scale_rows(self.infos, self.scales)
 
     def expected_exponents(
         self, t: int, decay: bool = False, along: str = "width"
     ) -> dict[tuple[str, str], Expected]:
-        """What a coordinate check must see after t updates; see `mupl.parametrization.exponents`.
+        """Say what a coordinate check must see after t updates (`mupl.parametrization.exponents`).
 
-        Nothing is said of updates under weight decay that is part of the gradient (SGD's, Adam's).
+        Nothing is said of updates that contain coupled weight decay (SGD's, Adam's).
 
         Raises:
-            ConfigError: for unit-scaled operations under SGD, of whose gradients no exponents are known.
+            ConfigError: for unit-scaled operations under SGD, whose gradients are not the loss's.
         """
-        if scales_gradients(self.model) and any(
-            scale.update_kind == "sgd" for scale in self.scales.values()
-        ):
+        by_sgd = any(scale.update_kind == UpdateKind.SGD for scale in self.scales.values())
+        if by_sgd and scales_gradients(self.model):
             raise ConfigError(
-                "callbacks.coordinates.predict: unit-scaled operations give SGD gradients that are not those of the "
-                "loss; say optimizer=adam or callbacks.coordinates.predict=false"
+                "callbacks.coordinates.predict: unit-scaled operations give SGD gradients that are "
+                "not those of the loss; say optimizer=adam or callbacks.coordinates.predict=false"
             )
         expected = expected_exponents(
             self.infos, self.parametrization, self.optimizer_rules, t, decay, along
         )
-        mixed = not decay and any(scale.weight_decay for scale in self.scales.values())
-        return {key: value for key, value in expected.items() if not (mixed and key[0] == "update")}
+        if not decay and any(scale.weight_decay for scale in self.scales.values()):
+            expected = {key: value for key, value in expected.items() if key[0] != "update"}
+        return expected
+
+    def __repr__(self) -> str:
+        constructor = getattr(self.optimizer_class, "func", self.optimizer_class)
+        return (
+            f"Setup(parametrization={self.parametrization.name}, optimizer={constructor.__name__}, "
+            f"width={self.width}, base_width={self.base_width}, lr={self.lr:g}, "
+            f"{len(self.scales)} tensors)"
+        )

@@ -1,4 +1,7 @@
-"""`hydra/launcher=stacked`: Hydra takes launchers from this namespace only; the work is in `mupl.stacked.launcher`."""
+"""`hydra/launcher=stacked`; the work is in `mupl.stacked.launcher`.
+
+It is here because Hydra takes launchers from this namespace only.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +13,24 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from mupl.garbage import no_garbage
 from mupl.stacked.options import Options
 
 
 class StackedLauncher(Launcher):
-    """Trains the jobs of a multirun in stacks; see `mupl.stacked.options.Options` for its arguments."""
+    """Trains the jobs of a multirun in stacks.
+
+    Its arguments are those of `mupl.stacked.options.Options`.
+    """
 
     def __init__(self, **options: Any) -> None:
         self._options = options
 
     def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+        self,
+        *,
+        hydra_context: HydraContext,
+        task_function: TaskFunction,
+        config: DictConfig,
     ) -> None:
         from mupl.stacked.compose import SweepConfigLoader
 
@@ -32,8 +41,9 @@ class StackedLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        with no_garbage():
-            from mupl.stacked.launcher import launch  # torch: only now
+        from mupl.stacked.launcher import (
+            launch,
+        )  # imports torch, which a wrong key need not wait for
 
         options = Options(**self._options)
         return launch(

@@ -1,0 +1,5 @@
+"""`python -m mupl ...` is `mupl ...`."""
+
+from mupl.cli import main
+
+main()

@@ -1,0 +1,175 @@
+"""The command `mupl`: train, and look at rules, models and sweeps without training."""
+
+import argparse
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mupl.errors import ConfigError
+
+FORMATS = ("rich", "markdown", "latex", "csv")
+Rows = list[dict[str, Any]]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `mupl ARGUMENTS`; bad input is one line on stderr and exit code 1."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.path.insert(0, os.getcwd())  # as `python -m` does, to find what is the user's own
+    try:
+        if given[:1] == ["train"]:
+            train(given[1:])  # Hydra reads the rest
+            return
+        options = _parser().parse_args(given)
+        sys.exit(options.run(options))
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("mupl"):
+            raise
+        sys.exit(f"error: this needs the package {error.name}: pip install 'mupl[train]'")
+
+
+def train(overrides: Sequence[str]) -> None:
+    """Do what `python train.py OVERRIDES` does in a checkout."""
+    from mupl.training.cli import train_from_command_line
+
+    sys.argv = ["mupl train", *overrides]
+    train_from_command_line()
+
+
+def table(options: argparse.Namespace) -> None:
+    """Print the rules of one parametrization or of all, or the shift from one to another."""
+    from mupl.parametrization.rules import get_parametrization, parametrizations
+
+    if options.to is not None:
+        _shift_tables(options)
+        return
+    known = {row["name"]: row for row in parametrizations()}
+    for name in [options.name] if options.name else known:
+        parametrization = get_parametrization(name)
+        about = known[name]
+        source = f"{about['about']} ({about['paper']}, {about['year']})"
+        for kind in _update_kinds(options.optimizer):
+            if options.name is None and not {kind, "*"} & set(parametrization.rules):
+                continue  # of all tables, those that have rules for it
+            rows = parametrization.table(kind, exponents=True)
+            show(rows, f"{name}, {kind} updates: {source}", options.format)
+
+
+def _shift_tables(options: argparse.Namespace) -> None:
+    from mupl.parametrization.rules import get_parametrization
+    from mupl.parametrization.symmetry import theta_between
+    from mupl.roles import Role
+
+    name = options.source or options.name
+    if name is None:
+        raise ConfigError("mupl table: --to needs --from, such as --from mup --to mup_table9")
+    before, after = get_parametrization(name), get_parametrization(options.to)
+    for kind in _update_kinds(options.optimizer):
+        rows = []
+        for role in Role:
+            theta = theta_between(before.rule(kind, role), after.rule(kind, role), kind)
+            same = "yes" if theta is not None else "no: learning rate, eps or init differ"
+            rows.append({"role": str(role), "theta": str(theta or "-"), "same training": same})
+        title = f"mult *= theta, init /= theta leads from {name} to {options.to}, {kind} updates"
+        show(rows, title, options.format)
+
+
+def _update_kinds(optimizer: str | None) -> list[str]:
+    """List the kinds of updates that an optimizer makes; None stands for Adam's, the usual one."""
+    from torch import nn
+
+    from mupl.optim.registry import optimizer_rules
+    from mupl.parametrization.update_kinds import UpdateKind
+    from mupl.roles import describe
+
+    infos = describe(lambda width: nn.Linear(width, width), width=2, base_width=1)
+    rules = optimizer_rules(optimizer or UpdateKind.ADAM)
+    return sorted({str(rules.kind_of(info)) for info in infos.values()}, reverse=True)
+
+
+def describe_model(options: argparse.Namespace) -> None:
+    """Print what each tensor of `build(width)` is, and what it gets."""
+    from mupl.optim.scaling import scale
+    from mupl.parametrization.scales import scale_rows
+    from mupl.roles import describe
+
+    try:
+        build = pkgutil.resolve_name(options.build)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{options.build}: must name a function width -> nn.Module, as "
+            f"package.module:function, importable from here ({error})"
+        ) from error
+    infos = describe(build, width=options.width, base_width=options.base_width)
+    tuned = {"lr": options.lr, "weight_decay": options.weight_decay}
+    scales = scale(infos, options.parametrization, options.optimizer, **tuned)
+    title = f"{options.build}, {options.parametrization}, {options.optimizer}"
+    title += f", width {options.width}, base width {options.base_width}"
+    show(scale_rows(infos, scales), title, options.format)
+
+
+def report(options: argparse.Namespace) -> int:
+    """Make the report of a sweep again from its folder, without training."""
+    from mupl.sweep.reports import get_report
+
+    if not options.sweep.is_dir():
+        raise ConfigError(f"{options.sweep}: there is no such folder")
+    return get_report(options.report)(options.sweep, options.metric)
+
+
+def show(rows: Rows, title: str, form: str) -> None:
+    """Print rows as a table: for the terminal, in Markdown, LaTeX or CSV."""
+    import pandas as pd
+
+    from mupl.terminal import print_table
+
+    if form == "rich":
+        print_table(rows, title)
+    elif form == "csv":
+        print(pd.DataFrame(rows).to_csv(index=False), end="")
+    elif form == "latex":
+        style = pd.DataFrame(rows).style.hide(axis="index").format(escape="latex")
+        print(style.to_latex(caption=title, hrules=True))
+    else:
+        columns = list(rows[0])
+        print(f"\n**{title}**\n")
+        for cells in (columns, ["---"] * len(columns), *(row.values() for row in rows)):
+            print("|", " | ".join(map(str, cells)), "|")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mupl", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    commands.add_parser("train", help="train as train.py does; `mupl train --help` lists the keys")
+
+    rules = commands.add_parser("table", help="print the rules of a parametrization, or of all")
+    rules.add_argument("name", nargs="?", help="such as mup; all if none is given")
+    rules.add_argument("--optimizer", help="such as adamw, sgd or muon; adam if none is given")
+    rules.add_argument("--from", dest="source", help="with --to: where to start")
+    rules.add_argument("--to", help="print theta, the shift that leads to this parametrization")
+    rules.set_defaults(run=table)
+
+    model = commands.add_parser("describe", help="print what each tensor of a model is and gets")
+    model.add_argument("build", help="package.module:function, a function width -> nn.Module")
+    model.add_argument("--width", type=int, required=True)
+    model.add_argument("--base-width", type=int, required=True)
+    model.add_argument("--parametrization", default="mup")
+    model.add_argument("--optimizer", default="adamw")
+    model.add_argument("--lr", type=float, default=1e-3, help="at the base width")
+    model.add_argument("--weight-decay", type=float, default=0.0, help="at the base width")
+    model.set_defaults(run=describe_model)
+
+    again = commands.add_parser("report", help="make the report of a sweep again from its folder")
+    again.add_argument("sweep", type=Path, help="the sweep's folder")
+    again.add_argument("--report", default="hyperparameter_transfer")
+    again.add_argument("--metric", choices=("val_loss", "train_loss"), default="val_loss")
+    again.set_defaults(run=report)
+
+    for command in (rules, model):
+        command.add_argument("--format", choices=FORMATS, default="rich")
+    return parser

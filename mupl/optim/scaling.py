@@ -1,0 +1,68 @@
+"""The door to the scaling rules, for names or objects."""
+
+from collections.abc import Mapping
+
+from mupl.errors import ConfigError
+from mupl.optim.registry import OptimizerLike, optimizer_rules
+from mupl.parametrization.rules import Parametrization, as_parametrization
+from mupl.parametrization.scales import Scale, compute_scales
+from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind
+from mupl.roles import Info, MultiplierInfo, ParamInfo
+
+
+def scale(
+    infos: Mapping[str, Info],
+    parametrization: str | Parametrization,
+    optimizer: OptimizerLike | UpdateKind | OptimizerRules,
+    *,
+    lr: float,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    weight_decay_mode: str = "decoupled",
+) -> dict[str, Scale]:
+    """Return the numbers of each tensor and multiplier, from the values tuned at the base width.
+
+    With f the factor on the learning rate, the weight decay of a tensor is (PyTorch multiplies it
+    by the learning rate):
+
+    - "coupled": `weight_decay`;
+    - "decoupled": `weight_decay / f`, so that `lr * weight_decay` does not change with width; where
+      the table has a column `wd`, that times `weight_decay`;
+    - "independent": `weight_decay / (f * lr)`, so that a step decays by `weight_decay` times the
+      schedule, whatever lr.
+
+    The layer's own `lr_scale` (alpha) goes where the table names it, else into f.
+
+    Args:
+        infos: what `describe` returns.
+        parametrization: a name or an object.
+        optimizer: a name ("adamw", ...), a torch optimizer class, a `functools.partial` of one, an
+            update kind ("sgd", "adam", "orthogonal"), or `OptimizerRules`.
+
+    Raises:
+        ConfigError: on bad values, or an optimizer that there are no rules for.
+
+    Example:
+        >>> from torch import nn, optim
+        >>> from mupl.roles import describe
+        >>> infos = describe(lambda width: nn.Linear(width, width), width=32, base_width=8)
+        >>> scale(infos, "mup", optim.AdamW, lr=0.1)["weight"].lr
+        0.025
+    """
+    if not _are_infos(infos):
+        raise ConfigError("infos: must be what mupl.describe(build, width, base_width) returns")
+    return compute_scales(
+        infos,
+        as_parametrization(parametrization),
+        optimizer_rules(optimizer),
+        lr=lr,
+        eps=eps,
+        weight_decay=weight_decay,
+        weight_decay_mode=weight_decay_mode,
+    )
+
+
+def _are_infos(infos: object) -> bool:
+    if not isinstance(infos, Mapping):
+        return False
+    return all(isinstance(info, ParamInfo | MultiplierInfo) for info in infos.values())

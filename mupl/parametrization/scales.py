@@ -1,0 +1,230 @@
+"""From the rules to the numbers of each tensor."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, NamedTuple
+
+from mupl.errors import ConfigError
+from mupl.initializers import Initializer
+from mupl.parametrization.cells import Monomial
+from mupl.parametrization.rules import CELLS, ONE, Parametrization, Rule
+from mupl.parametrization.update_kinds import OptimizerRules
+from mupl.roles import Info, MultiplierInfo, MultiplierRole, ParamInfo, Role
+
+WEIGHT_DECAY_MODES = ("coupled", "decoupled", "independent")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The numbers of one tensor, which acts as `W = mult * w`; or of one multiplier.
+
+    Args:
+        mult: the multiplier of the tensor, or the value of a multiplier itself. The latter is not
+            trained, so the rest is without meaning for it.
+        init: what `w` is drawn from.
+        update_kind: how the optimizer's updates of the tensor scale.
+        lr, eps, weight_decay: for the tensor's param group.
+        grad: factor on the gradient of `w` before the optimizer sees it.
+        shape_factor: factor that the optimizer itself puts on updates of the tensor, beside lr.
+
+    Example:
+        >>> Scale(mult=0.25, init=Initializer("normal", std=0.5), update_kind="adam", lr=0.1).grad
+        1.0
+    """
+
+    mult: float
+    init: Initializer
+    update_kind: str
+    lr: float = 0.0
+    eps: float = 0.0
+    weight_decay: float = 0.0
+    grad: float = 1.0
+    shape_factor: float = 1.0
+
+
+def compute_scales(
+    infos: Mapping[str, Info],
+    parametrization: Parametrization,
+    rules: OptimizerRules,
+    *,
+    lr: float,
+    eps: float,
+    weight_decay: float,
+    weight_decay_mode: str,
+) -> dict[str, Scale]:
+    """Return the numbers of each tensor and multiplier, from the values tuned at the base width.
+
+    `mupl.optim.scaling.scale` is this function with names for objects, and says more.
+
+    Raises:
+        ConfigError: on values out of range, an override that matches nothing, or an update kind
+            that the parametrization does not support.
+    """
+    check_hyperparameters(lr, eps, weight_decay, weight_decay_mode)
+    tuned = _Tuned(lr, eps, weight_decay, weight_decay_mode)
+    overrides = parametrization.overrides_of(infos)
+    scales = {}
+    for name, info in infos.items():
+        if info.row == MultiplierRole.TIED:
+            rule = tied_rule(parametrization, infos, rules)
+        else:
+            rule = parametrization.rule(rules.kind_of(info), info.row)
+        if isinstance(info, MultiplierInfo):
+            scales[name] = _scale_multiplier(info, rule, overrides[name], rules)
+        else:
+            scales[name] = _scale_tensor(info, rule, overrides[name], rules, tuned)
+    return scales
+
+
+class _Tuned(NamedTuple):
+    """The hyperparameters, as they are right at the base width."""
+
+    lr: float
+    eps: float
+    weight_decay: float
+    weight_decay_mode: str
+
+
+def _scale_multiplier(
+    info: MultiplierInfo, rule: Rule, override: Mapping[str, Monomial], rules: OptimizerRules
+) -> Scale:
+    mult = override.get("mult", rule.mult)(**_symbols(info, override, rules))
+    init = Initializer("constant", info.value)
+    return Scale(info.value * mult, init, rules.kind_of(info))
+
+
+def _scale_tensor(
+    info: ParamInfo,
+    rule: Rule,
+    override: Mapping[str, Monomial],
+    rules: OptimizerRules,
+    tuned: _Tuned,
+) -> Scale:
+    symbols = _symbols(info, override, rules)
+    cells = {cell: override.get(cell, getattr(rule, cell)) for cell in CELLS}
+    factors = {name: cell(**symbols) for name, cell in cells.items()}
+    if not any("alpha" in cell.exponents for cell in cells.values()):
+        factors["lr"] *= symbols["alpha"]
+    if "wd" in override:
+        wd_factor = override["wd"](**symbols)
+    else:
+        wd_factor = _weight_decay_factor(rule.wd, symbols, factors["lr"], tuned)
+    return Scale(
+        mult=factors["mult"],
+        init=info.init.scaled(factors["init"]),
+        update_kind=rules.kind_of(info),
+        lr=tuned.lr * factors["lr"],
+        eps=tuned.eps * factors["eps"],
+        weight_decay=tuned.weight_decay * wd_factor,
+        grad=factors["grad"],
+        shape_factor=rules.shape_factor(info),
+    )
+
+
+def _symbols(
+    info: Info, override: Mapping[str, Monomial], rules: OptimizerRules
+) -> dict[str, float]:
+    """Return the values of all symbols that a cell may name."""
+    alpha = override.get("lr_scale", ONE)()
+    return {
+        **info.symbols,
+        "alpha": alpha,
+        "shape_factor": rules.relative_shape_factor(info),
+    }
+
+
+def _weight_decay_factor(
+    wd: Monomial | None, symbols: Mapping[str, float], lr_factor: float, tuned: _Tuned
+) -> float:
+    if tuned.weight_decay_mode == "coupled" or lr_factor == 0:
+        return 1.0
+    if tuned.weight_decay_mode == "independent":
+        return 1 / lr_factor / tuned.lr
+    if wd is not None:
+        return wd(**symbols)
+    return 1 / lr_factor
+
+
+def tied_rule(
+    parametrization: Parametrization, infos: Mapping[str, Info], rules: OptimizerRules
+) -> Rule:
+    """Return the rule of a readout whose matrix is the embedding's.
+
+    The matrix is drawn and trained by the row of the embedding; the multiplier of the readout
+    makes the effective matrix start as the row `output` says. Both rows are those of the update
+    kind of the embedding; where the model has no `nn.Embedding`, of the readout itself.
+
+    Raises:
+        ConfigError: if the two rows train their tensors differently: then no multiplier makes one
+            tensor do for both.
+    """
+    tensors = [info for info in infos.values() if isinstance(info, ParamInfo)]
+    matrices = [info for info in tensors if info.is_embedding]
+    if matrices:
+        update_kind = rules.kind_of(matrices[0])
+        embedding = parametrization.rule(update_kind, matrices[0].row)
+    else:
+        readouts = [info for info in infos.values() if info.row == MultiplierRole.TIED]
+        update_kind = rules.kind_of(readouts[0])
+        embedding = parametrization.rule(update_kind, Role.INPUT)
+    readout = parametrization.rule(update_kind, Role.OUTPUT)
+    for cell in ("lr", "eps", "grad"):
+        given = _transposed(getattr(embedding, cell))
+        wanted = getattr(readout, cell)
+        if given != wanted:
+            raise ConfigError(
+                f"model.tied=true: parametrization={parametrization.name} gives the {cell} of an "
+                f"embedding the factor {given} and that of a readout {wanted}, so they cannot be "
+                "one tensor; take a formulation with an output multiplier, such as mup"
+            )
+    given = _transposed(embedding.mult * embedding.init)
+    return Rule(mult=readout.mult * readout.init / given)
+
+
+def _transposed(cell: Monomial) -> Monomial:
+    """Return a cell of the embedding in the symbols of its transpose, the readout."""
+    return cell.replace("m_out", "m_in").replace("fan_out", "fan_in")
+
+
+def check_hyperparameters(
+    lr: float, eps: float, weight_decay: float, weight_decay_mode: str
+) -> None:
+    """Check that lr > 0, eps >= 0, weight_decay >= 0 and that the mode is known.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    for key, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
+        bound = "> 0" if key == "lr" else ">= 0"
+        if not isinstance(value, Real) or not 0 <= value < math.inf or (key == "lr" and value == 0):
+            raise ConfigError(f"{key}={value}: must be a finite number {bound}")
+    if weight_decay_mode not in WEIGHT_DECAY_MODES:
+        raise ConfigError(
+            f"weight_decay_mode={weight_decay_mode}: must be one of {', '.join(WEIGHT_DECAY_MODES)}"
+        )
+
+
+def scale_rows(infos: Mapping[str, Info], scales: Mapping[str, Scale]) -> list[dict[str, Any]]:
+    """Return one row a tensor to print: what it is, how it is drawn, what the optimizer is told."""
+    rows = []
+    for name, scale in scales.items():
+        init = scale.init
+        rows.append(
+            {
+                "name": name,
+                "role": str(infos[name].role),
+                "shape": "x".join(map(str, infos[name].shape)),
+                "update_kind": scale.update_kind,
+                "mult": scale.mult,
+                "init": f"const {init.mean:g}" if init.std == 0 else init.name,
+                "init_std": init.std,
+                "lr": scale.lr,
+                "shape_factor": scale.shape_factor,
+                "eps": scale.eps,
+                "wd": scale.weight_decay,
+                "grad": scale.grad,
+            }
+        )
+    return rows

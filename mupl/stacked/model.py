@@ -1,0 +1,137 @@
+"""From S setups to one model, whose weights, numbers and outputs have a leading member axis."""
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mupl.nn.initialize import owner, parameters, sample
+from mupl.nn.unit_scaling import scales_gradients
+from mupl.stacked.rules import NotStackable
+from mupl.training.setup import Setup
+
+
+def check_stackable(member: Setup) -> None:
+    """Raise NotStackable if the model itself multiplies gradients.
+
+    Then the gradient of a weight is not its multiplier times that of the effective weight, which a
+    stack relies on.
+    """
+    if scales_gradients(member.model):
+        raise NotStackable(
+            "model: unit-scaled operations have multipliers of gradients, "
+            "which a stack does not know"
+        )
+
+
+def sample_weights(
+    members: Sequence[Setup],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, nn.Parameter]:
+    """Sample the effective weights, by name, (S, *shape).
+
+    They are the values that each member's model starts from alone.
+    """
+    first = parameters(members[0].model, members[0].scales)
+    weights: dict[str, Tensor] = {}
+    for name, w in first.items():
+        weights[name] = torch.empty(len(members), *w.shape, dtype=dtype, device=device)
+
+    def sample_member(index: int) -> None:
+        member = members[index]
+        generator = torch.Generator().manual_seed(member.seed)
+        for name, w in parameters(member.model, member.scales).items():
+            scale = member.scales[name]
+            values = sample(scale, w.shape, w.dtype, generator)
+            weights[name][index] = values.to(dtype) * scale.mult
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # torch samples in one thread, without the GIL
+        list(pool.map(sample_member, range(len(members))))
+    return {name: nn.Parameter(w) for name, w in weights.items()}
+
+
+def member_numbers(members: Sequence[Setup]) -> dict[str, Any]:
+    """The numbers of the model in which members may differ, by path.
+
+    A module names them in its attribute `per_member`. Each is a tensor (S,) in float64 where
+    members do differ, else the number.
+    """
+    numbers: dict[str, Any] = {}
+    by_path = [dict(member.model.named_modules()) for member in members]
+    for path, module in by_path[0].items():
+        for name in getattr(module, "per_member", ()):
+            if not hasattr(module, name):
+                continue  # an argument of the constructor, which another module holds
+            values = [getattr(modules[path], name) for modules in by_path]
+            differ = any(value != values[0] for value in values)
+            key = f"{path}.{name}" if path else name
+            numbers[key] = torch.tensor(values, dtype=torch.float64) if differ else values[0]
+    return numbers
+
+
+def stacked_model(
+    model: nn.Module,
+    weights: dict[str, nn.Parameter],
+    numbers: Mapping[str, Any],
+) -> nn.Module:
+    """A module with outputs (S, ...), made of the model with stacked weights and numbers."""
+    differing = set()
+    for name, value in numbers.items():
+        module, leaf = owner(model, name)
+        delattr(module, leaf)
+        if isinstance(value, Tensor):
+            differing.add(name)
+            module.register_buffer(leaf, value)
+        else:
+            setattr(module, leaf, value)
+    if not getattr(model, "member_axis", False):
+        return MappedModel(model, weights, differing)
+    for name, weight in weights.items():
+        module, leaf = owner(model, name)
+        setattr(module, leaf, weight)
+    return model
+
+
+class MappedModel(nn.Module):
+    """Any module, mapped by `torch.func.vmap` over the members' weights and buffers.
+
+    Args:
+        weights: by name, (S, *shape).
+        stacked: names of the buffers that have a member axis already; each member gets a copy of
+            the others.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: dict[str, nn.Parameter],
+        stacked: Collection[str],
+    ) -> None:
+        super().__init__()
+        self._weights = weights
+        self._members = len(next(iter(weights.values())))
+        for name, buffer in model.named_buffers():
+            if name not in stacked:
+                buffer = buffer.expand(self._members, *buffer.shape).clone()
+            self.register_buffer(name.replace(".", "/"), buffer)
+        # in a list, so that it is no submodule: its own parameters are placeholders and not trained
+        self._template = [model.to("meta")]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (G, N, ...), where G divides S -> (S, N, ...)."""
+        if 1 < len(x) < self._members:
+            x = x.repeat_interleave(self._members // len(x), 0)
+        values: dict[str, Tensor] = dict(self._weights)
+        for name, buffer in self.named_buffers():
+            values[name.replace("/", ".")] = buffer
+        if len(x) == 1:
+            return torch.vmap(self._one, (0, None), randomness="different")(values, x[0])
+        return torch.vmap(self._one, (0, 0), randomness="different")(values, x)
+
+    def _one(self, values: dict[str, Tensor], x: Tensor) -> Tensor:
+        model = self._template[0].train(self.training)
+        return torch.func.functional_call(model, values, (x,))

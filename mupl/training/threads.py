@@ -1,0 +1,85 @@
+"""How many CPU threads a training uses.
+
+Threads of a small product wait for each other longer than they compute, and the more so where other
+programs need the same cores: 300 steps of an MLP of width 256 on MNIST took up to ten times as long
+with two threads on two busy cores as with one.
+"""
+
+import math
+import os
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import torch
+
+from mupl.roles import ParamInfo
+
+SMALL_STEP = 1e9  # floating point operations of an update below which one thread is best
+CHOSEN_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables that torch follows
+
+
+def set_threads(wanted: int | str, flops: float, device: torch.device) -> None:
+    """Set the number of torch's threads, and say in one line what was chosen.
+
+    Nothing is changed by "auto" where the training is not on the CPU, or an environment variable
+    says how many.
+
+    Args:
+        wanted: a number, or "auto" to choose one.
+        flops: about the floating point operations of one update.
+    """
+    if isinstance(wanted, int):
+        torch.set_num_threads(wanted)
+        return
+    if device.type != "cpu" or any(name in os.environ for name in CHOSEN_BY):
+        return
+    cores, load = _at_start()
+    if cores == 1:
+        return
+    threads, reason = choose(flops, cores, load)
+    torch.set_num_threads(threads)
+    _say_once(f"{threads} of {cores} CPU threads, as {reason}; threads=N to choose")
+
+
+def choose(flops: float, cores: int, load: float) -> tuple[int, str]:
+    """Return how many threads to use, and why: 1 for small steps, else one for each idle core.
+
+    Args:
+        load: how many cores other programs use.
+    """
+    if flops < SMALL_STEP:
+        return 1, f"an update takes only {flops / 1e9:.2g} GFLOP"
+    idle = max(1, cores - round(load))
+    return idle, f"the load of the machine is {load:.1f}"
+
+
+def step_flops(infos: Mapping[str, ParamInfo], splits: Any, batch_size: int) -> float:
+    """Estimate the floating point operations of one update: forward, and backward twice as many.
+
+    A matrix is applied once to each example or token, a convolution's kernel at most once to each
+    pixel.
+    """
+    tokens = getattr(splits, "context", 1)  # of an example
+    images = getattr(splits, "train_x", None)
+    products = 0
+    for info in infos.values():
+        if len(info.shape) == 2:
+            products += tokens * math.prod(info.shape)
+        elif len(info.shape) > 2 and images is not None:
+            pixels = images[0, 0].numel()
+            products += pixels * math.prod(info.shape)
+    return 6.0 * batch_size * products
+
+
+@cache
+def _at_start() -> tuple[int, float]:
+    """Return torch's own number of threads and the machine's load, before anything trains."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return torch.get_num_threads(), load
+
+
+@cache
+def _say_once(text: str) -> None:
+    """Print a line once in a process, as the jobs of a sweep all choose the same."""
+    print(text, flush=True)

@@ -1,0 +1,273 @@
+"""What README.md and docs/*.md show: Python runs, commands are accepted, links lead somewhere.
+
+A comment directly before a Python block or an indented block changes what is done with it:
+`<!-- test: slow -->` has the Python of that page run by `make test-slow` only, and
+`<!-- test: skip REASON -->` leaves the block out.
+"""
+
+import importlib
+import pkgutil
+import re
+import shlex
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from mupl.parametrization.tables import TABLES
+from mupl.training.cli import register_parametrizations
+from tests.commands import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+TRAIN = ("python train.py", "mupl train")
+# Words that stand for any row or column of a table of experiments, and what the test puts there
+STANDS_FOR = {"experiment=ROW": "experiment=lr_transfer_text", "size=COLUMN": "size=depth"}
+
+MARK = r"(?:<!-- test: (?P<mark>\w+)\s*(?P<reason>.*?) -->\n)?"
+PYTHON = re.compile(MARK + r"```python\n(?P<code>.*?)```", re.DOTALL)
+INDENTED = re.compile(MARK + r"(?:(?<=\n)|^)(?P<code>(?:    .*\n)+)", re.MULTILINE)
+INLINE = re.compile(r"`([^`]+)`")
+LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)(?:#[^)]*)?\)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Code on a page: its text, the line on which it begins, and the mark before it, if any."""
+
+    code: str
+    line: int
+    mark: str | None
+    reason: str
+
+
+def blocks(page: str, pattern: re.Pattern[str]) -> list[Block]:
+    """Find the blocks of a page that match, in order; a mark must be known and give a reason."""
+    text = (ROOT / page).read_text()
+    found = []
+    for match in pattern.finditer(text):
+        line = text.count("\n", 0, match.start("code")) + 1
+        mark, reason = match["mark"], match["reason"] or ""
+        assert mark in (None, "slow", "skip"), f"{page}:{line}: unknown mark {mark}"
+        assert mark != "skip" or reason, f"{page}:{line}: skip needs a reason"
+        found.append(Block(match["code"], line, mark, reason))
+    return found
+
+
+# --- Python
+
+
+def with_python() -> list[object]:
+    """A parameter for each page with Python; a page with a slow block is slow as a whole."""
+    parameters = []
+    for page in NAMES:
+        found = blocks(page, PYTHON)
+        marks = [pytest.mark.slow] if any(block.mark == "slow" for block in found) else []
+        if found:
+            parameters.append(pytest.param(page, id=page, marks=marks))
+    return parameters
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning")  # of data loaders and loggers
+@pytest.mark.parametrize("page", with_python())
+def test_the_python_of_a_page_runs_from_top_to_bottom(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # what a page writes
+    namespace = {"__name__": "__main__"}
+    for block in blocks(page, PYTHON):
+        if block.mark == "skip":
+            continue
+        padding = "\n" * (block.line - 1)  # so that a traceback has the line of the page
+        exec(compile(padding + block.code, str(ROOT / page), "exec"), namespace)
+
+
+# --- commands
+
+
+def commands(page: str) -> list[str]:
+    """The shell commands of a page, one a line, without the shorthands that the page has explained.
+
+    A page's shorthands are `T="..."` in an indented block, written `$T` later on, and
+    "`C` stands for `...`" in the text, with which inline code then begins.
+    """
+    text = (ROOT / page).read_text()
+    found = []
+    for block in blocks(page, INDENTED):
+        if block.mark != "skip":
+            found += block.code.replace("\\\n", " ").splitlines()
+    without_python = PYTHON.sub("", text)
+    inline = [" ".join(code.split()) for code in INLINE.findall(without_python)]
+    short = dict(re.findall(r"`(\w)` stands for\s+`([^`]+)`", text))
+    for code in inline:
+        first, _, rest = code.partition(" ")
+        found.append(f"{short[first]} {rest}" if first in short and rest else code)
+
+    variables: dict[str, str] = {}
+    written = []
+    for line in map(str.strip, found):
+        if match := re.fullmatch(r'(\w)="(.*)"', line):
+            variables[f"${match[1]}"] = match[2]
+            continue
+        for variable, value in variables.items():
+            line = line.replace(variable, value)
+        for word, value in STANDS_FOR.items():
+            line = line.replace(word, value)
+        written.append(line)
+    return written
+
+
+def trainings() -> list[tuple[str, str]]:
+    """Page and command, of all that train; a command in the text may be cut short by "..."."""
+    found = []
+    for page in NAMES:
+        for command in dict.fromkeys(commands(page)):
+            if command.startswith(TRAIN) and "..." not in command and " " in command:
+                found.append((page, command))
+    return found
+
+
+@pytest.fixture(scope="module")
+def my_conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of configs that the README tells to make, as it shows its file."""
+    readme = [block.code for block in blocks("README.md", INDENTED)]
+    (config,) = [code for code in readme if "_target_: " in code]
+    folder = tmp_path_factory.mktemp("repository") / "my_conf"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model/mine.yaml").write_text(re.sub("(?m)^    ", "", config))
+    return folder
+
+
+def single(overrides: list[str]) -> list[str]:
+    """The overrides of the first job of a sweep."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    firsts = []
+    for text, override in zip(overrides, parsed, strict=True):
+        if override.is_sweep_override():
+            key = text.partition("=")[0]
+            firsts.append(f"{key}={next(iter(override.sweep_string_iterator()))}")
+        else:
+            firsts.append(text)
+    return firsts
+
+
+@pytest.mark.parametrize(("page", "command"), trainings())
+def test_a_command_that_trains_composes(page: str, command: str, my_conf: Path) -> None:
+    words = shlex.split(command, comments=True)[2:]
+    overrides = []
+    while words:
+        word = words.pop(0)
+        if word == "--config-dir":
+            assert words.pop(0) == my_conf.name
+            overrides.append(f"hydra.searchpath=[file://{my_conf}]")
+        elif not word.startswith("-"):
+            overrides.append(word)
+    register_parametrizations()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", single(overrides), return_hydra_config=True)
+    if "-m" not in shlex.split(command):
+        assert not config.hydra.sweeper.params, "an experiment that sweeps needs -m"
+
+
+def of_mupl() -> list[tuple[str, str]]:
+    """Page and command, of those of `mupl` that do not train."""
+    found = []
+    for page in NAMES:
+        for command in dict.fromkeys(commands(page)):
+            if re.match(r"mupl (?!train\b)\w", command):
+                found.append((page, command))
+    return found
+
+
+@pytest.mark.parametrize(("page", "command"), of_mupl())
+def test_a_command_of_mupl_runs(
+    page: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    code = blocks("README.md", PYTHON)[0].code
+    (tmp_path / "my_net.py").write_text(code.partition("\n\n\ninfos")[0])
+    monkeypatch.chdir(tmp_path)  # where a user's module is found
+    monkeypatch.setattr(sys, "argv", shlex.split(command, comments=True))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    try:
+        done = pkgutil.resolve_name(scripts["mupl"])()
+    except SystemExit as end:
+        done = end.code
+    finally:
+        sys.modules.pop("my_net", None)
+    assert done in (None, 0)
+
+
+def test_other_commands_name_what_is_there() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text()))
+    for page in NAMES:
+        for command in commands(page):
+            where = f"{page}: {command}"
+            for name in re.findall(r"^make ([a-z-]+)", command):
+                assert name in targets, where
+            for extras in re.findall(r'^pip install .*"[^"]*\[(.*)\]"', command):
+                assert set(extras.split(",")) <= set(project["optional-dependencies"]), where
+            for file in re.findall(r"(?:^|python |pytest )((?:\w+/)+\w+\.(?:py|yaml))", command):
+                assert (ROOT / file).exists(), where
+
+
+# --- names, choices, links
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_links_lead_to_files(page: str) -> None:
+    text = PYTHON.sub("", (ROOT / page).read_text())
+    for target in LINK.findall(text):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_dotted_names_exist(page: str) -> None:
+    """Every `mupl.x.y` in the text is a module, or an attribute of one."""
+    text = PYTHON.sub("", (ROOT / page).read_text())
+    for name in set(re.findall(r"`(mupl(?:\.\w+)+)", text)):
+        pkgutil.resolve_name(name)
+
+
+def test_the_readme_lists_every_parametrization() -> None:
+    text = (ROOT / "README.md").read_text()
+    table = text.partition("| `parametrization=` |")[2].partition("\n\n")[0]
+    names = re.findall(r"(?m)^\| `(\w+)` \|", table)
+    assert sorted(names) == sorted(TABLES)
+
+
+def test_the_readme_shows_mup_as_it_is() -> None:
+    (shown,) = [b.code for b in blocks("README.md", INDENTED) if "orthogonal.lr" in b.code]
+    assert [row.split() for row in shown.strip().splitlines()] == [
+        row.split() for row in TABLES["mup"].strip().splitlines()
+    ]
+
+
+def test_the_readme_lists_every_choice_of_a_group() -> None:
+    text = (ROOT / "README.md").read_text().replace("\\|", "|")
+    listed: dict[str, set[str]] = {}
+    for group, choices in re.findall(r"`(\w+)=(\w+(?:\|\w+)+)`", text):
+        listed.setdefault(group, set()).update(choices.split("|"))
+    for group in ("model", "data", "optimizer", "scheduler", "trainer", "callbacks", "logger"):
+        there = {file.stem for file in (ROOT / "conf" / group).glob("*.yaml")}
+        assert listed[group] == there, group
+    assert listed["size"] == {file.stem for file in (ROOT / "conf/size").glob("*.yaml")}
+
+
+def test_the_version_is_one() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"\nversion: {project['version']}\n" in citation
+
+
+def test_helpers_of_the_tests_are_imported_in_one_way() -> None:
+    """`from loop import` beside `from tests.loop import` would be two modules."""
+    helpers = "|".join(f.stem for f in (ROOT / "tests").glob("*.py") if "test_" not in f.name)
+    for file in (ROOT / "tests").glob("*.py"):
+        assert not re.search(rf"(?m)^(from|import) ({helpers})\b", file.read_text()), file
+    assert importlib.import_module("tests.commands").ROOT == ROOT

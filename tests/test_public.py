@@ -1,0 +1,167 @@
+"""The public names: `import mupl` and nothing else."""
+
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import mupl
+
+ROOT = Path(__file__).parents[1]
+
+
+def build(width: int) -> nn.Module:
+    hidden = nn.Linear(width, width)
+    return nn.Sequential(nn.Linear(6, width), nn.ReLU(), hidden, nn.ReLU(), nn.Linear(width, 3))
+
+
+def steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int = 5) -> list[float]:
+    """Losses of a few steps of a plain loop."""
+    generator = torch.Generator().manual_seed(1)
+    losses = []
+    for _ in range(count):
+        x = torch.randn(16, 6, generator=generator)
+        loss = F.cross_entropy(model(x), x[:, :3].argmax(1))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments, "-c", code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", mupl.__all__)
+def test_every_public_name_is_there_and_says_what_it_is_with_an_example(name: str) -> None:
+    value = getattr(mupl, name)
+    assert name in dir(mupl)
+    assert ">>>" in value.__doc__ or issubclass(value, Exception)
+
+
+def test_an_unknown_name_says_what_there_is() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'apply'; it has .*initialize_"):
+        mupl.apply  # noqa: B018
+
+
+def test_importing_mupl_imports_nothing_else() -> None:
+    code = "import sys, mupl; print({'torch', 'numpy', 'lightning', 'pandas'} & set(sys.modules))"
+    assert run(code).stdout.strip() == "set()"
+
+
+def test_param_groups_need_torch_and_numpy_only() -> None:
+    code = """
+import sys
+
+class OnlyTorch:
+    def find_spec(self, name, path=None, target=None):
+        banned = "lightning hydra omegaconf pandas seaborn sklearn scipy rich torchvision wandb matplotlib"
+        if name.partition(".")[0] in banned.split():
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, OnlyTorch())
+import torch, mupl
+def build(width):
+    return torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.Linear(width, 2))
+infos = mupl.describe(build, width=64, base_width=16)
+scales = mupl.scale(infos, "mup", torch.optim.AdamW, lr=1e-2)
+model = mupl.initialize_(build(64), scales, seed=0)
+optimizer = torch.optim.AdamW(mupl.param_groups(model, scales))
+setup = mupl.Setup(build, width=64, base_width=16, lr=1e-2)
+print(len(optimizer.param_groups), len(setup.table()), mupl.Recorder, mupl.MuLinear, mupl.shift)
+try:
+    mupl.TrainingModule
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("3 4 ")
+    assert (
+        "mupl.TrainingModule needs the package lightning: pip install 'mupl[train]'" in done.stdout
+    )
+
+
+def test_a_setup_is_its_steps_by_hand() -> None:
+    infos = mupl.describe(build, width=32, base_width=8)
+    scales = mupl.scale(infos, "mup", torch.optim.AdamW, lr=0.01, weight_decay=0.1)
+    model = mupl.initialize_(build(32), scales, seed=3)
+    by_hand = steps(model, torch.optim.AdamW(mupl.param_groups(model, scales)))
+    options: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.1, "seed": 3}
+    setup = mupl.Setup(build, 32, base_width=8, optimizer="adamw", **options)
+    assert steps(setup.model, setup.optimizer()) == by_hand
+    assert [row["name"] for row in setup.table()] == list(infos)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    ["adamw", torch.optim.AdamW, partial(torch.optim.AdamW, betas=(0.8, 0.9)), "adam"],
+    ids=["name", "class", "partial", "update kind"],
+)
+@pytest.mark.parametrize("parametrization", ["mup", mupl.get_parametrization("mup")])
+def test_names_or_objects_everywhere(parametrization: Any, optimizer: Any) -> None:
+    infos = mupl.describe(build, width=32, base_width=8)
+    assert mupl.scale(infos, parametrization, optimizer, lr=0.1)["2.weight"].lr == 0.025
+
+
+def test_param_groups_of_a_model_its_named_parameters_or_a_dict() -> None:
+    infos = mupl.describe(build, width=32, base_width=8)
+    scales = mupl.scale(infos, "mup", "adamw", lr=0.1)
+    model = mupl.initialize_(build(32), scales, seed=0)
+    compiled = torch.compile(model)  # names begin with _orig_mod; nothing is compiled before a call
+    found = [
+        mupl.param_groups(given, scales)
+        for given in (model, model.named_parameters(), dict(model.named_parameters()), compiled)
+    ]
+    names = [[name for group in groups for name, _ in group["params"]] for groups in found]
+    assert all(set(those) == set(scales) for those in names)
+    assert all([group["lr"] for group in groups] == [0.1, 0.025, 0.1] for groups in found)
+
+
+INFOS = mupl.describe(build, width=32, base_width=8)
+SCALES = mupl.scale(INFOS, "mup", "adamw", lr=0.1)
+WRONG: dict[str, tuple[Any, str]] = {
+    "unknown parametrization": (
+        lambda: mupl.scale(INFOS, "muP", "adamw", lr=0.1),
+        "parametrization=muP: must be",
+    ),
+    "no parametrization": (lambda: mupl.scale(INFOS, 3, "adamw", lr=0.1), "parametrization=3: "),  # type: ignore[arg-type]
+    "unknown optimizer": (
+        lambda: mupl.scale(INFOS, "mup", "adamx", lr=0.1),
+        "optimizer=adamx: must be",
+    ),
+    "foreign optimizer": (
+        lambda: mupl.scale(INFOS, "mup", torch.optim.Adagrad, lr=0.1),
+        "Adagrad: ",
+    ),
+    "negative lr": (lambda: mupl.scale(INFOS, "mup", "adamw", lr=-1), "lr=-1: "),
+    "parameters without names": (
+        lambda: mupl.param_groups(build(32).parameters(), SCALES),  # type: ignore[arg-type]
+        "named_parameters",
+    ),
+    "another model": (lambda: mupl.param_groups(nn.Linear(3, 3), SCALES), "'weight' has no scale"),
+    "a model in place of a setup": (lambda: mupl.TrainingModule(build(8)), "takes a Setup"),  # type: ignore[arg-type]
+    "no seed": (lambda: mupl.initialize_(build(32), SCALES), "seed"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_call_says_in_one_line_what_is_right(case: str) -> None:
+    call, message = WRONG[case]
+    with pytest.raises(mupl.ConfigError) as caught:
+        call()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_base_width_is_never_assumed() -> None:
+    with pytest.raises(TypeError, match="base_width"):
+        mupl.describe(build, 32)  # type: ignore[call-arg]
