@@ -28,7 +28,8 @@ from stacked import images
 from timing import Times, add_rows, alternate, new_table, show, take_turns
 from torch import Tensor, nn
 
-from mupl.data import Splits, TensorData
+from mupl.data import Splits
+from mupl.data.modules import TensorData
 from mupl.models import MLP
 from mupl.training.callbacks import LossRecord
 from mupl.training.module import TrainingModule

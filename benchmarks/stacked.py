@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from timing import Step, add_rows, alternate, new_table, print_speed_up, show
 
-from mupl.data import Splits, TensorLoader
+from mupl.data import Splits, TrainLoader
 from mupl.models import MLP
 from mupl.stacked.stack import Stack
 from mupl.training.setup import Setup
@@ -38,14 +38,14 @@ def images(channels: int, size: int, count: int = 50_000) -> Splits:
 def plain(splits: Splits, width: int, batch: int, device: str) -> Callable[[], object]:
     model = MLP(splits.in_features, 10, width, depth=2).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
-    x, y = splits.train_x.to(device), splits.train_y.to(device)
+    loader = TrainLoader(splits.train_batches(batch, [0], torch.device(device)))
     batches = iter(())
 
     def step() -> None:
         nonlocal batches
         found = next(batches, None)
         if found is None:
-            batches = iter(TensorLoader(x, y, batch, splits.mean, splits.std, seed=0))
+            batches = iter(loader)
             found = next(batches)
         optimizer.zero_grad()
         F.cross_entropy(model(found[0]), found[1]).backward()

@@ -73,7 +73,7 @@ def prepare(
         )
         setup.scales = edit(setup.scales)
         initialize_(setup.model, setup.scales, torch.Generator().manual_seed(seed))
-        return setup.model, setup.build_optimizer()
+        return setup.model, setup.optimizer()
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> Tensor:

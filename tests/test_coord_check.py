@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from mupl.analysis.coordinates import verdict
-from mupl.data import Splits, TensorData, digits, image_folder
+from mupl.data import Splits, digits, image_folder
+from mupl.data.modules import TensorData
 from mupl.models import MLP
 from mupl.optim.orthogonal import Orthogonal
 from mupl.parametrization.rules import get_parametrization

@@ -4,7 +4,7 @@ import os
 import pickle
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,15 @@ from torch import Tensor
 
 from mupl.data import (
     Splits,
-    TensorData,
-    TensorLoader,
+    TrainLoader,
     digits,
     epoch_order,
     image_folder,
+    images,
     mnist,
-    sources,
 )
+from mupl.data.batches import CropBatches
+from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
 from mupl.training.cli import register_parametrizations
 from mupl.training.config import build as build_setup
@@ -86,8 +87,8 @@ def write_cifar_batches(folder: Path) -> Path:
 @pytest.fixture(autouse=True)
 def forget_loaded_folders() -> Iterator[None]:
     yield
-    sources._image_folder.cache_clear()
-    sources._torchvision.cache_clear()
+    images._image_folder.cache_clear()
+    images._torchvision.cache_clear()
 
 
 @pytest.fixture
@@ -138,9 +139,8 @@ def test_every_configured_source(source: str, tmp_path: Path) -> None:
     }
     assert set(splits.train_y.tolist()) <= set(range(num_classes))
 
-    x = torch.cat(
-        [x for x, _ in TensorLoader(splits.train_x, splits.train_y, 7, splits.mean, splits.std)]
-    )
+    as_val = Splits(splits.train_x, splits.train_y, splits.train_x, splits.train_y, num_classes)
+    x = torch.cat([x for x, _ in as_val.val_batches(7)])
     torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(image[0]), atol=2e-6, rtol=0)
     torch.testing.assert_close(x.std((0, 2, 3), correction=0), torch.ones(image[0]))
 
@@ -218,7 +218,7 @@ def test_digits_keep_their_values() -> None:
 
 
 def uint8_splits(num_train: int = 50, num_val: int = 7) -> Splits:
-    """Random images; the first pixel of each is its index, so that a batch tells which examples it holds."""
+    """Random images, the first pixel of each being its index: a batch tells what it holds."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (num_train + num_val, 2, 3, 3), generator=generator).to(torch.uint8)
     x[:, 0, 0, 0] = torch.arange(num_train + num_val)
@@ -226,23 +226,18 @@ def uint8_splits(num_train: int = 50, num_val: int = 7) -> Splits:
     return Splits(x[:num_train], y[:num_train], x[num_train:], y[num_train:], num_classes=5)
 
 
-def train_loader(
-    batch_size: int = 10, seed: int = 0, dtype: torch.dtype = torch.float32
-) -> TensorLoader:
-    splits = uint8_splits()
-    return TensorLoader(
-        splits.train_x, splits.train_y, batch_size, splits.mean, splits.std, seed, dtype
-    )
+def train_loader(batch_size: int = 10, seed: int = 0) -> TrainLoader:
+    return TrainLoader(uint8_splits().train_batches(batch_size, [seed]))
 
 
-def indices(loader: TensorLoader) -> Tensor:
+def indices(loader: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """The examples of one epoch in their order, read from their first pixel."""
-    return torch.cat([index_of(loader, x) for x, _ in loader])
+    return torch.cat([index_of(x) for x, _ in loader])
 
 
-def index_of(loader: TensorLoader, x: Tensor) -> Tensor:
-    normalise = loader._normalise
-    return ((x - normalise._shift) / normalise._scale)[:, 0, 0, 0].round().long()
+def index_of(x: Tensor) -> Tensor:
+    splits = uint8_splits()
+    return ((x[:, 0, 0, 0] * splits.std[0] + splits.mean[0]) * 255).round().long()
 
 
 def test_statistics_are_those_of_the_whole_tensor() -> None:
@@ -256,23 +251,53 @@ def test_constant_channel_becomes_zero() -> None:
     x = torch.full((4, 1, 2, 2), 77, dtype=torch.uint8)
     splits = Splits(x, torch.zeros(4).long(), x, torch.zeros(4).long(), num_classes=1)
     assert splits.std.item() == 1
-    (batch, _), *_ = TensorLoader(x, splits.train_y, 4, splits.mean, splits.std)
+    (batch, _), *_ = splits.val_batches(4)
     torch.testing.assert_close(batch, torch.zeros(4, 1, 2, 2))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_batches_are_normalised_examples(dtype: torch.dtype) -> None:
+def test_batches_are_normalised_examples() -> None:
     splits = uint8_splits()
     order = epoch_order(50, seed=1, epoch=0)
-    expected = (splits.train_x.double() / 255 - splits.mean[:, None, None]) / splits.std[
-        :, None, None
-    ]
-    for i, (x, y) in enumerate(train_loader(8, seed=1, dtype=dtype)):
+    mean = splits.mean[:, None, None]
+    std = splits.std[:, None, None]
+    expected = ((splits.train_x.double() / 255 - mean) / std).float()
+    for i, (x, y) in enumerate(train_loader(8, seed=1)):
         rows = order[8 * i : 8 * i + 8]
-        torch.testing.assert_close(
-            x, expected[rows].to(dtype), atol=0.02 if dtype == torch.bfloat16 else 1e-6, rtol=0.01
-        )
+        torch.testing.assert_close(x, expected[rows], atol=1e-6, rtol=0.01)
         assert torch.equal(y, splits.train_y[rows])
+
+
+def test_batches_of_many_seeds_are_those_of_each_and_a_kept_batch_stays() -> None:
+    splits = uint8_splits()
+    seeds = [3, 1, 3]
+    many = splits.train_batches(8, seeds)
+    alone = [TrainLoader(splits.train_batches(8, [seed])) for seed in seeds]
+    kept = []
+    for k, batches in enumerate(zip(*[[*loader, *loader] for loader in alone], strict=True)):
+        many.set_step(k)
+        kept.append((many(), batches))
+    assert len(kept) == 2 * many.per_epoch == 12
+    for (x, y), batches in kept:
+        assert torch.equal(x, torch.stack([x for x, _ in batches]))
+        assert torch.equal(y, torch.stack([y for _, y in batches]))
+
+
+@pytest.mark.parametrize("make", ["images", "crops"])
+def test_a_batch_is_made_of_memory_that_stays_where_it_is(make: str) -> None:
+    """As a captured CUDA graph needs it: `set_step` alone says what a call gives."""
+    batches: Any = uint8_splits().train_batches(8, [0])
+    memory = "_rows"
+    if make == "crops":
+        batches = CropBatches(torch.arange(500), 8, 4, [0], torch.device("cpu"))
+        memory = "_crops"
+    place = getattr(batches, memory).data_ptr()
+    seen = []
+    for k in (0, 1, batches.per_epoch, 1):
+        batches.set_step(k)
+        assert getattr(batches, memory).data_ptr() == place
+        seen.append(batches()[0])
+    assert torch.equal(seen[1], seen[3])
+    assert not torch.equal(seen[0], seen[1])
 
 
 def test_order_is_a_function_of_seed_and_epoch() -> None:
@@ -307,16 +332,18 @@ def test_iterations_differ_and_repeat_with_the_seed() -> None:
     assert two_epochs(1) != [first, second]
 
 
-def test_set_epoch_chooses_the_order() -> None:
+def test_a_loader_goes_on_from_a_step() -> None:
     loader = train_loader(seed=3)
-    loader.sampler.set_epoch(5)
-    assert torch.equal(indices(loader), epoch_order(50, 3, 5))
+    loader.load_state_dict({"step": 5 * len(loader) + 2})
+    assert torch.equal(indices(loader), epoch_order(50, 3, 5)[20:])
     assert torch.equal(indices(loader), epoch_order(50, 3, 6))
+    next(iter(loader))
+    assert loader.state_dict() == {"step": 7 * len(loader) + 1}
 
 
 def test_eval_is_in_order_and_keeps_the_last_batch() -> None:
     splits = uint8_splits(num_train=50, num_val=7)
-    loader = TensorLoader(splits.val_x, splits.val_y, 3, splits.mean, splits.std)
+    loader = splits.val_batches(3)
     assert [len(y) for _, y in loader] == [3, 3, 1]
     assert len(loader) == 3
     for _ in range(2):
@@ -324,7 +351,7 @@ def test_eval_is_in_order_and_keeps_the_last_batch() -> None:
 
 
 def recorder() -> Recorder:
-    return Recorder(lambda x: index_of(train_loader(), x).tolist())
+    return Recorder(lambda x: index_of(x).tolist())
 
 
 @pytest.mark.parametrize(
@@ -409,7 +436,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def reload(root: Path, **kwargs: Any) -> Splits:
     """image_folder as another process would call it."""
-    sources._image_folder.cache_clear()
+    images._image_folder.cache_clear()
     return image_folder(root, **kwargs)
 
 
@@ -441,6 +468,14 @@ def test_image_folder_makes_grey_images_rgb(tmp_path: Path) -> None:
     assert any((x == 9).all() for x in torch.cat([splits.train_x, splits.val_x]))
 
 
+def files_in(root: Path) -> list[Path]:
+    return [path for path in root.iterdir() if path.is_file()]
+
+
+def caches(root: Path, size: int | str) -> list[Path]:
+    return list(root.glob(f"mupl_images_{size}_*.npy"))
+
+
 def test_image_folder_cache(tmp_path: Path, decoded: list[str]) -> None:
     write_images(tmp_path)
     first = image_folder(tmp_path)
@@ -450,14 +485,16 @@ def test_image_folder_cache(tmp_path: Path, decoded: list[str]) -> None:
     second = reload(tmp_path)
     assert decoded == []
     assert torch.equal(first.train_x, second.train_x)
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["mupl_images_native.pt"]
+    assert len(caches(tmp_path, "native")) == len(files_in(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("damage", [b"", b"not a file of torch"])
+@pytest.mark.parametrize("damage", [b"", b"not a file of numpy", b"cut"])
 def test_image_folder_ignores_a_damaged_cache(damage: bytes, tmp_path: Path) -> None:
     first = image_folder(write_images(tmp_path))
-    (tmp_path / "mupl_images_native.pt").write_bytes(damage)
+    (file,) = caches(tmp_path, "native")
+    file.write_bytes(file.read_bytes()[:-9] if damage == b"cut" else damage)
     assert torch.equal(reload(tmp_path).train_x, first.train_x)
+    assert np.load(file).shape == (12, 3, 5, 6)  # made anew
 
 
 def add_image(root: Path) -> None:
@@ -479,9 +516,12 @@ def test_image_folder_cache_is_made_anew_on_a_change(
     write_images(tmp_path)
     image_folder(tmp_path)
     change(tmp_path)
+    before = caches(tmp_path, "native")
     decoded.clear()
     reload(tmp_path)
     assert decoded
+    assert caches(tmp_path, "native") != before
+    assert len(files_in(tmp_path)) == 1  # the old one is gone
 
 
 def test_image_sizes_have_their_own_cache(tmp_path: Path, decoded: list[str]) -> None:
@@ -495,7 +535,7 @@ def test_image_sizes_have_their_own_cache(tmp_path: Path, decoded: list[str]) ->
 
 def test_image_folder_without_cache_writes_nothing(tmp_path: Path) -> None:
     image_folder(write_images(tmp_path), cache=False)
-    assert not [path for path in tmp_path.iterdir() if path.is_file()]
+    assert files_in(tmp_path) == []
 
 
 def test_image_folder_that_cannot_be_written_to(
@@ -557,7 +597,7 @@ def nothing(root: Path) -> None:
             "cifar10",
             nothing,
             {},
-            "data.root={root}: no CIFAR10 files there; give the folder that holds cifar-10-batches-py",
+            "data.root={root}: no CIFAR10 files there; give the folder that holds cifar-10-",
         ),
         ("image_folder", nothing, {}, "data.root={root}: no images there"),
         (
@@ -599,7 +639,7 @@ def test_errors_are_one_line(
 ) -> None:
     make(tmp_path)
     with pytest.raises(ConfigError, match=re.escape(message.format(root=tmp_path))) as caught:
-        getattr(sources, source)(tmp_path, **kwargs)
+        getattr(images, source)(tmp_path, **kwargs)
     assert "\n" not in str(caught.value)
 
 

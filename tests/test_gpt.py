@@ -22,7 +22,7 @@ from mupl.parametrization.rules import get_parametrization
 from mupl.parametrization.tables import TABLES
 from mupl.roles import MultiplierRole, Role, describe
 from mupl.training.coord_check import coord_check, default_dtype
-from mupl.training.module import TrainingModule
+from mupl.training.setup import Setup
 from tests.commands import train
 
 V, T, BASE = 11, 8, 8
@@ -120,8 +120,8 @@ def test_it_computes_its_formula(activation: str, group: int, post_norm: bool) -
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_logits_of_inference_are_those_of_training_and_see_no_future(variant: str) -> None:
     torch.manual_seed(0)
-    module = TrainingModule(partial(small, **VARIANTS[variant]), 16, base_width=BASE, lr=0.1)
-    model, ids = module.model, tokens(3, T)
+    setup = Setup(partial(small, **VARIANTS[variant]), 16, base_width=BASE, lr=0.1)
+    model, ids = setup.model, tokens(3, T)
     whole = model.train()(ids)
     model.eval()
     for t in range(1, T + 1):
@@ -195,15 +195,15 @@ def losses(
         {"lr": 0.02, "eps": 1e-3, "weight_decay": 0.1} if optimizer == "adamw" else {"lr": 0.1}
     )
     build = partial(small, **options)
-    module = TrainingModule(
+    setup = Setup(
         build, width, base_width=BASE, parametrization=parametrization, optimizer=optimizer, **tuned
     )
-    optimizer_ = module.build_optimizer()
+    optimizer_ = setup.optimizer()
     found = []
     for step in range(steps):
         start, stride = tokens(4, 1, seed=step), 1 + tokens(4, 1, seed=100 + step) % 2
         ids = (start + stride * torch.arange(T + 1)) % V
-        loss = module.loss(module(ids[:, :-1]), ids[:, 1:])
+        loss = setup.loss(setup.model(ids[:, :-1]), ids[:, 1:])
         optimizer_.zero_grad()
         loss.backward()
         optimizer_.step()

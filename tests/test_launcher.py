@@ -316,7 +316,7 @@ def test_a_process_that_is_interrupted_says_so_and_ends(tmp_path: Path) -> None:
         command(*endless, f"hydra.sweep.dir={tmp_path}", "hydra.launcher.save_every=0"),
         cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    while not list(tmp_path.glob("states/*.json")) and process.poll() is None:
+    while not list(tmp_path.glob("states/*.pt")) and process.poll() is None:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
@@ -668,7 +668,7 @@ def test_an_interrupt_ends_the_tasks_that_were_sent_elsewhere(tmp_path: Path) ->
         ]
         return [file for file in found if str(tmp_path).encode() in _read(file)]
 
-    while not list(tmp_path.glob("states/*.json")):
+    while not list(tmp_path.glob("states/*.pt")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.1)

@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.tuner import Tuner
 from torch.utils.data import DataLoader
 
-from mupl.data import TensorData, digits
+from mupl.data import digits
+from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
 from mupl.models import MLP
 from mupl.optim.schedules import Schedule

@@ -156,7 +156,7 @@ def test_resnets_stack(norm: str, few_digits: Splits) -> None:
     for index in range(3):
         alone = member(index)
         model = alone.model.double()
-        optimizer = alone.build_optimizer()
+        optimizer = alone.optimizer()
         loader = TensorData(few_digits, 16, seed=index).train_dataloader()
         batches = [*loader, *loader]
         for step, (x, target) in enumerate(batches[:steps]):

@@ -238,7 +238,7 @@ def prepared(
         optimizer=optimizer,
         **{"lr": 0.01} | options,
     )
-    return setup.model, setup.build_optimizer(), setup.scales
+    return setup.model, setup.optimizer(), setup.scales
 
 
 def train(model: nn.Module, optimizer: Optimizer, steps: int) -> None:
@@ -398,8 +398,9 @@ def test_a_parametrization_without_rules_for_matrices_is_named(name: str) -> Non
 
 
 def test_a_module_with_a_routed_optimizer_can_be_pickled() -> None:
-    module = TrainingModule(partial(MLP, 4, 2), 8, base_width=4, lr=0.1, optimizer="muon")
-    assert pickle.loads(pickle.dumps(module)).scales == module.scales
+    setup = Setup(partial(MLP, 4, 2), 8, base_width=4, lr=0.1, optimizer="muon")
+    module = pickle.loads(pickle.dumps(TrainingModule(setup)))
+    assert module.training_setup.scales == setup.scales
 
 
 def test_every_named_optimizer_has_rules() -> None:

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
-from mupl.data import Splits, TensorData, digits
+from mupl.data import Splits, digits
+from mupl.data.modules import TensorData
 from mupl.models import MLP
 from mupl.nn.initialize import parameters
 from mupl.optim.elementwise import AdamAtan2, Elementwise, Lion, SignSGD
@@ -31,6 +32,7 @@ from mupl.stacked.rules import NotStackable, stackable
 from mupl.stacked.stack import Stack
 from mupl.training.callbacks import LossRecord
 from mupl.training.module import TrainingModule
+from mupl.training.setup import Setup
 from tests.resuming import trainer
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -144,8 +146,8 @@ def members(optimizer: str, seeds: tuple[int, ...] = (0, 1)) -> list[dict[str, A
     ]
 
 
-def module_of(build: Any, arguments: dict[str, Any]) -> TrainingModule:
-    return TrainingModule(**{"build": build, "width": 32, "base_width": 8} | arguments)
+def setup_of(build: Any, arguments: dict[str, Any]) -> Setup:
+    return Setup(**{"build": build, "width": 32, "base_width": 8} | arguments)
 
 
 def stack_of(
@@ -153,9 +155,9 @@ def stack_of(
 ) -> Stack:
     """After `train` updates."""
     with torch.device("meta"):
-        modules = [module_of(build, a) for a in arguments]
+        members = [setup_of(build, a) for a in arguments]
     stack = Stack(
-        modules, splits, **{"batch_size": 32, "max_steps": 100, "dtype": torch.float64} | options
+        members, splits, **{"batch_size": 32, "max_steps": 100, "dtype": torch.float64} | options
     )
     stack.train(train)
     return stack
@@ -167,23 +169,21 @@ def alone(
     splits: Splits,
     clip: float | None = None,
     steps: int = 100,
-) -> tuple[TrainingModule, LossRecord, lightning.Trainer]:
-    module, record = module_of(build, arguments), LossRecord()
+) -> tuple[Setup, LossRecord, lightning.Trainer]:
+    setup, record = setup_of(build, arguments), LossRecord()
     used = trainer(
         precision="64-true", max_steps=steps, gradient_clip_val=clip, callbacks=[record],
         val_check_interval=steps, check_val_every_n_epoch=None,
     )  # fmt: skip
-    used.fit(module, datamodule=TensorData(splits, 32, seed=arguments["seed"]))
-    return module, record, used
+    used.fit(TrainingModule(setup), datamodule=TensorData(splits, 32, seed=arguments["seed"]))
+    return setup, record, used
 
 
-def distances(
-    stack: Stack, i: int, module: TrainingModule, record: LossRecord
-) -> tuple[float, float]:
+def distances(stack: Stack, i: int, setup: Setup, record: LossRecord) -> tuple[float, float]:
     """Largest difference of a loss and of a final effective weight."""
-    weights = parameters(module.model, module.scales)
+    weights = parameters(setup.model, setup.scales)
     apart = [
-        (w * module.scales[n].mult - stack.weights[n][i]).abs().max().item()
+        (w * setup.scales[n].mult - stack.weights[n][i]).abs().max().item()
         for n, w in weights.items()
     ]
     return (record.losses - stack.losses[:, i]).abs().max().item(), max(apart)
@@ -193,8 +193,8 @@ def assert_as_alone(arguments: list[dict[str, Any]], splits: Splits) -> None:
     """Each member of a stack, after 100 steps, is where it would be alone."""
     stack = stack_of(build, arguments, splits, train=100)
     for i, own in enumerate(arguments):
-        module, record, _ = alone(build, own, splits)
-        assert max(distances(stack, i, module, record)) < 1e-10
+        setup, record, _ = alone(build, own, splits)
+        assert max(distances(stack, i, setup, record)) < 1e-10
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -209,8 +209,8 @@ def test_members_follow_the_trajectories_that_they_have_alone(
     validation = stack.evaluate()
     chosen = range(0, len(arguments), 3 if clip else 1)
     for i in chosen:
-        module, record, used = alone(net, arguments[i], splits, clips[i])
-        assert max(distances(stack, i, module, record)) < 1e-10, arguments[i]
+        setup, record, used = alone(net, arguments[i], splits, clips[i])
+        assert max(distances(stack, i, setup, record)) < 1e-10, arguments[i]
         for name in ("val_loss", "val_accuracy"):
             assert validation[name][i] == pytest.approx(
                 used.callback_metrics[name].item(), abs=1e-6
@@ -272,18 +272,18 @@ def test_a_rule_that_is_wrong_is_seen(splits: Splits) -> None:
     stack = stack_of(build, arguments, splits)
     stack.optimizer._slots["layers.1.weight"].scalars["eps"].mul_(1.01)
     stack.train(100)
-    module, record, _ = alone(build, arguments[0], splits)
-    assert distances(stack, 0, module, record)[1] > 1e-6
+    setup, record, _ = alone(build, arguments[0], splits)
+    assert distances(stack, 0, setup, record)[1] > 1e-6
 
 
 def test_in_float32_the_first_losses_are_equal(splits: Splits) -> None:
     arguments = [a | {"optimizer": "adamw"} for a in members("adamw")]
     stack = stack_of(build, arguments, splits, train=1, dtype=torch.float32)
     for i, a in enumerate(arguments):
-        module = module_of(build, a)
+        setup = setup_of(build, a)
         x, y = next(iter(TensorData(splits, 32, seed=a["seed"]).train_dataloader()))
         assert stack.losses[0, i].item() == pytest.approx(
-            module.loss(module.model(x), y).item(), rel=1e-6
+            setup.loss(setup.model(x), y).item(), rel=1e-6
         )
 
 
@@ -311,8 +311,8 @@ def test_a_foreign_module_is_mapped_with_its_buffers_and_multipliers(splits: Spl
     stack = stack_of(conv_net, arguments, splits, train=30, max_steps=30)
     validation = stack.evaluate()["val_loss"]
     for i, a in enumerate(arguments):
-        module, record, used = alone(conv_net, a, splits, steps=30)
-        assert max(distances(stack, i, module, record)) < 1e-10
+        setup, record, used = alone(conv_net, a, splits, steps=30)
+        assert max(distances(stack, i, setup, record)) < 1e-10
         assert validation[i] == pytest.approx(used.callback_metrics["val_loss"].item(), rel=1e-6)
 
 

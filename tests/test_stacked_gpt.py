@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from mupl.data import TextData, Tokens
+from mupl.data import Tokens
+from mupl.data.modules import TextData
 from mupl.models import GPT
 from mupl.nn.initialize import parameters
 from mupl.stacked.rules import NotStackable
 from mupl.stacked.stack import Stack
 from mupl.stats.recorder import Recorder
 from mupl.training.module import TrainingModule
+from mupl.training.setup import Setup
 from tests.commands import train
 
 V, T, BATCH, STEPS = 11, 8, 4, 12
@@ -63,11 +65,9 @@ def members(optimizer: str) -> list[dict[str, Any]]:
     ]
 
 
-def module(arguments: dict[str, Any], model: type[GPT], options: dict[str, Any]) -> TrainingModule:
+def setup_of(arguments: dict[str, Any], model: type[GPT], options: dict[str, Any]) -> Setup:
     build = partial(model, V, T, **{"d_head": 4} | options)
-    return TrainingModule(
-        build, WIDTH, base_width=BASE, depth=DEPTH, base_depth=BASE_DEPTH, **arguments
-    )
+    return Setup(build, WIDTH, base_width=BASE, depth=DEPTH, base_depth=BASE_DEPTH, **arguments)
 
 
 def stack_of(
@@ -78,28 +78,29 @@ def stack_of(
     device: str = "cpu",
 ) -> Stack:
     with torch.device("meta"):
-        modules = [module(a, model, o) for a, o in zip(arguments, options, strict=True)]
+        members = [setup_of(a, model, o) for a, o in zip(arguments, options, strict=True)]
     return Stack(
-        modules, tokens, batch_size=BATCH, max_steps=STEPS, dtype=torch.float64, device=device
+        members, tokens, batch_size=BATCH, max_steps=STEPS, dtype=torch.float64, device=device
     )
 
 
 def alone(
     arguments: dict[str, Any], tokens: Tokens, options: dict[str, Any]
-) -> tuple[TrainingModule, Tensor, Tensor]:
-    """The module after training, its losses, and its validation loss."""
-    trained = module(arguments, GPT, options).double()
-    optimizer = trained.build_optimizer()
+) -> tuple[Setup, Tensor, Tensor]:
+    """The setup after training, its losses, and its validation loss."""
+    trained = setup_of(arguments, GPT, options)
+    trained.model.double()
+    optimizer = trained.optimizer()
     data = TextData(tokens, BATCH, seed=arguments["seed"])
     losses = []
     for _, (x, target) in zip(range(STEPS), data.train_dataloader(), strict=False):
-        loss = trained.loss(trained(x), target)
+        loss = trained.loss(trained.model(x), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
     with torch.no_grad():
-        values = [(trained.loss(trained(x), y), len(y)) for x, y in data.val_dataloader()]
+        values = [(trained.loss(trained.model(x), y), len(y)) for x, y in data.val_dataloader()]
     validation = sum(value * count for value, count in values) / sum(count for _, count in values)
     return trained, torch.stack(losses), torch.as_tensor(validation)
 
@@ -134,13 +135,13 @@ def test_members_follow_the_trajectories_that_they_have_alone(
 def test_a_loss_under_autocast_is_as_fine_as_that_of_a_run_alone(tokens: Tokens) -> None:
     arguments = {"lr": 0.01, "seed": 0, "parametrization": "sp"}
     with torch.device("meta"):
-        member = module(arguments, GPT, {})
+        member = setup_of(arguments, GPT, {})
     stack = Stack([member], tokens, batch_size=BATCH, max_steps=1, autocast=torch.bfloat16)
     stack.train(1)
     x, target = next(iter(TextData(tokens, BATCH, seed=0).train_dataloader()))
-    trained = module(arguments, GPT, {})
+    trained = setup_of(arguments, GPT, {})
     with torch.autocast("cpu", torch.bfloat16):
-        alone = trained.loss(trained(x), target)
+        alone = trained.loss(trained.model(x), target)
     assert alone.dtype == torch.float32
     assert stack.losses[0].item() == pytest.approx(
         alone.item(), rel=1e-4
@@ -170,7 +171,7 @@ def test_members_of_one_parametrization_share_batches_and_plain_numbers(tokens: 
     options: list[dict[str, Any]] = [{}] * 4
     stack = stack_of(arguments, tokens, options)
     assert isinstance(stack.model.get_submodule("blocks.0.mlp_residual").value, float)
-    assert stack._batches(torch.zeros(1, dtype=torch.int64))[0].shape == (2, BATCH, T)
+    assert stack._batches()[0].shape == (2, BATCH, T)
     compare(stack, arguments, tokens, options)
 
 
@@ -200,8 +201,9 @@ def test_a_recorder_sees_in_a_stack_what_it_sees_in_each_member(
     ) as recorder:
         stack.train(3, recorder=recorder)
     for i, a in enumerate(arguments):
-        trained = module(a, GPT, options[i]).double()
-        optimizer = trained.build_optimizer()
+        trained = setup_of(a, GPT, options[i])
+        trained.model.double()
+        optimizer = trained.optimizer()
         with Recorder(
             trained.model, trained.scales, steps=[0, 2], kinds=kinds, modules=modules
         ) as own:
@@ -211,7 +213,7 @@ def test_a_recorder_sees_in_a_stack_what_it_sees_in_each_member(
                 own.probe = x if own.probe is None else own.probe
                 own.begin_step()
                 optimizer.zero_grad()
-                trained.loss(trained(x), target).backward()
+                trained.loss(trained.model(x), target).backward()
                 optimizer.step()
                 own.end_step()
         found = {(r["t"], r["kind"], r["name"]): r["value"] for r in recorder.rows_of(i)}

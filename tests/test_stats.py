@@ -17,7 +17,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mupl.data import TensorData, digits
+from mupl.data import digits
+from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
 from mupl.models import MLP
 from mupl.nn.initialize import parameters

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from mupl.data import TextData, Tokens, data_module, random_tokens, read_text, read_tokens
-from mupl.data.text import CropLoader, crop_starts
+from mupl.data import Tokens, TrainLoader, random_tokens, read_text, read_tokens
+from mupl.data.batches import CropBatches, crop_starts
+from mupl.data.modules import TextData, data_module
 from mupl.errors import ConfigError
 from tests.commands import train
 from tests.resuming import Recorder, whole_and_resumed
@@ -80,7 +81,8 @@ def test_token_files_are_those_of_nanogpt_and_stay_on_disk(tmp_path: Path) -> No
 
 def test_mapped_tokens_and_tokens_on_the_device_give_the_same_batches() -> None:
     held = torch.arange(500, dtype=torch.int32)
-    loaders = [CropLoader(t, 8, 4, torch.device("cpu"), seed=2) for t in (held, held.numpy())]
+    cpu = torch.device("cpu")
+    loaders = [TrainLoader(CropBatches(t, 8, 4, [2], cpu)) for t in (held, held.numpy())]
     for (x, y), (other_x, other_y) in zip(*loaders, strict=True):
         assert torch.equal(x, other_x)
         assert torch.equal(y, other_y)
@@ -180,11 +182,3 @@ def test_a_gpt_trains_on_text_through_the_command_line(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     table = (tmp_path / "parametrization.csv").read_text()
     assert "blocks.1.mlp_residual,residual,,adam,0.5," in table
-
-
-def test_a_model_for_other_data_is_one_clear_line(tmp_path: Path) -> None:
-    done = train("model=gpt", "data=digits", f"hydra.run.dir={tmp_path}")
-    assert done.returncode == 1
-    assert done.stderr.startswith(
-        "error: model=mupl.models.GPT: takes vocabulary and context, which these data do not have"
-    )

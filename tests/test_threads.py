@@ -39,10 +39,10 @@ def test_small_steps_take_one_thread_and_large_ones_the_idle_cores(
 
 
 def test_what_is_chosen_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
-    for _ in range(2):
-        set_threads("auto", 1.3e8, CPU)
+    for flops in (1e8, 2e8):
+        set_threads("auto", flops, CPU)
         assert torch.get_num_threads() == 1
-    said = "1 of 16 CPU threads, as an update takes only 0.13 GFLOP; threads=N to choose\n"
+    said = "1 of 16 CPU threads, as updates are small; threads=N to choose\n"
     assert capsys.readouterr().out == said
 
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from lightning import Trainer
 from torch import nn
 
-from mupl.data import TensorData, digits
+from mupl.data import digits
+from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
 from mupl.models import MLP
 from mupl.models.mlp import ACTIVATIONS
@@ -21,20 +22,26 @@ from mupl.parametrization.rules import get_parametrization
 from mupl.training.callbacks import LossRecord
 from mupl.training.module import TrainingModule
 from mupl.training.outcome import outcome
+from mupl.training.setup import Setup
 from tests.resuming import trainer
 
 digits_mlp = partial(MLP, 64, 10)
 tiny_mlp = partial(MLP, 4, 2)
-digits_module = partial(TrainingModule, digits_mlp, 32, base_width=16)
+digits_setup = partial(Setup, digits_mlp, 32, base_width=16)
 
 
 def fit(
-    module: TrainingModule, *, batch_size: int = 64, **options: object
+    setup: Setup,
+    *,
+    module: type[TrainingModule] = TrainingModule,
+    batch_size: int = 64,
+    **options: object,
 ) -> tuple[LossRecord, Trainer]:
     """Train on the digits, with every step logged."""
     record = LossRecord()
     stock = trainer(**{"log_every_n_steps": 1, "callbacks": [record]} | options)
-    stock.fit(module, datamodule=TensorData(digits(), batch_size=batch_size, seed=module.seed))
+    data = TensorData(digits(), batch_size=batch_size, seed=setup.seed)
+    stock.fit(module(setup), datamodule=data)
     return record, stock
 
 
@@ -169,10 +176,10 @@ def test_a_schedule_keeps_the_ratios_between_groups() -> None:
 def test_the_module_trains_with_a_stock_trainer(optimizer: object, parametrization: object) -> None:
     lr = 0.3 if optimizer == "sgd" else 0.01
     schedule = Schedule("cosine", warmup=0.1)
-    module = digits_module(
+    setup = digits_setup(
         parametrization=parametrization, optimizer=optimizer, lr=lr, schedule=schedule
     )
-    record, stock = fit(module, max_steps=44)
+    record, stock = fit(setup, max_steps=44)
     assert record.steps == 44
     assert not record.diverged
     assert record.outcome({})["train_loss"] < 0.5 * record.losses[0]
@@ -181,17 +188,17 @@ def test_the_module_trains_with_a_stock_trainer(optimizer: object, parametrizati
 
 def test_training_is_a_function_of_the_seed() -> None:
     def losses(seed: int) -> torch.Tensor:
-        return fit(digits_module(lr=0.01, seed=seed), max_steps=5)[0].losses
+        return fit(digits_setup(lr=0.01, seed=seed), max_steps=5)[0].losses
 
     assert torch.equal(losses(1), losses(1))
     assert not torch.equal(losses(1), losses(2))
 
 
 def test_double_precision_and_gradient_clipping() -> None:
-    module = digits_module(lr=0.01, optimizer="sgd")
-    before = [p.detach().double().clone() for p in module.parameters()]
-    fit(module, max_steps=3, precision="64-true", gradient_clip_val=1e-9)
-    for old, new in zip(before, module.parameters(), strict=True):
+    setup = digits_setup(lr=0.01, optimizer="sgd")
+    before = [p.detach().double().clone() for p in setup.model.parameters()]
+    fit(setup, max_steps=3, precision="64-true", gradient_clip_val=1e-9)
+    for old, new in zip(before, setup.model.parameters(), strict=True):
         assert new.dtype is torch.float64
         assert (new - old).abs().max() < 1e-9
 
@@ -199,7 +206,7 @@ def test_double_precision_and_gradient_clipping() -> None:
 @pytest.mark.parametrize("every", [1, 7])
 def test_a_diverging_run_stops_early_and_says_at_which_step(every: int) -> None:
     record, stock = fit(
-        digits_module(lr=1e20, optimizer="sgd"), max_steps=100, log_every_n_steps=every
+        digits_setup(lr=1e20, optimizer="sgd"), max_steps=100, log_every_n_steps=every
     )
     assert record.diverged
     assert record.steps < every + 3
@@ -220,11 +227,11 @@ def test_the_final_loss_is_the_mean_of_the_last_tenth() -> None:
 
 def test_an_unknown_optimizer_is_named_and_a_family_can_be_given() -> None:
     with pytest.raises(ConfigError, match="optimizer=lamb: must be one of sgd"):
-        digits_module(lr=0.1, optimizer="lamb")
+        digits_setup(lr=0.1, optimizer="lamb")
     with pytest.raises(ConfigError, match="Adagrad: how its updates scale is not known"):
-        digits_module(lr=0.1, optimizer=torch.optim.Adagrad)
-    module = digits_module(lr=0.1, optimizer=torch.optim.Adagrad, update_kind="adam")
-    assert module.scales["layers.1.weight"].lr == pytest.approx(0.05)
+        digits_setup(lr=0.1, optimizer=torch.optim.Adagrad)
+    setup = digits_setup(lr=0.1, optimizer=torch.optim.Adagrad, update_kind="adam")
+    assert setup.scales["layers.1.weight"].lr == pytest.approx(0.05)
 
 
 def test_the_loss_of_an_update_is_the_mean_over_its_accumulated_batches() -> None:
@@ -237,9 +244,9 @@ def test_the_loss_of_an_update_is_the_mean_over_its_accumulated_batches() -> Non
             return loss
 
     noted: list[float] = []
-    module = Noted(digits_mlp, 8, base_width=8, lr=0.01)
+    setup = Setup(digits_mlp, 8, base_width=8, lr=0.01)
     # 5 batches an epoch: its third update has one
-    record, _ = fit(module, batch_size=287, max_steps=6, accumulate_grad_batches=2)
+    record, _ = fit(setup, module=Noted, batch_size=287, max_steps=6, accumulate_grad_batches=2)
     assert record.steps == 6
     means = [
         sum(noted[i:j]) / (j - i) for i, j in ((0, 2), (2, 4), (4, 5), (5, 7), (7, 9), (9, 10))

@@ -27,7 +27,7 @@ from mupl.optim.scaling import scale
 from mupl.parametrization.rules import Parametrization, get_parametrization
 from mupl.roles import describe
 from mupl.training.coord_check import default_dtype
-from mupl.training.module import TrainingModule
+from mupl.training.setup import Setup
 from tests.commands import train_here
 from tests.loop import SGD, batches
 
@@ -227,7 +227,7 @@ def rms(x: Tensor) -> float:
 
 def rms_at_start(depth: int, amplified: bool = True, **options: Any) -> dict[str, float]:
     """RMS by "KIND NAME" of parameters, what modules return, and the gradients of both."""
-    module = TrainingModule(
+    module = Setup(
         partial(unit_gpt, **options),
         128,
         base_width=32,
@@ -331,7 +331,7 @@ def test_gradients_of_queries_and_keys_of_independent_tokens_have_the_derived_si
 def test_logits_of_inference_are_those_of_training(activation: str) -> None:
     """Attention's output has the scale of a full context, whatever the number of tokens."""
     build = partial(unit_gpt, activation=activation, activation_mult=2.0, attention_mult=3.0)
-    model = TrainingModule(build, 64, base_width=32, parametrization="umup", lr=0.1).model
+    model = Setup(build, 64, base_width=32, parametrization="umup", lr=0.1).model
     ids = torch.randint(V, (2, T))
     whole = model(ids)
     for t in range(1, T + 1):
@@ -408,7 +408,7 @@ def test_what_unit_scaling_has_not_is_refused(key: str) -> None:
 
 def test_of_sgd_no_exponents_are_told() -> None:
     """Hidden updates fall with width^-1.5, as measured; the rules would say -3.5."""
-    module = partial(TrainingModule, unit_gpt, 64, base_width=32, parametrization="umup", lr=0.1)
+    module = partial(Setup, unit_gpt, 64, base_width=32, parametrization="umup", lr=0.1)
     assert module(optimizer="adam").expected_exponents(0)
     with pytest.raises(
         ConfigError,

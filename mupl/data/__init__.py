@@ -1,24 +1,16 @@
-"""Data sets in memory and batches made from them on the device."""
+"""Data sets in memory and batches made from them; `mupl.data.modules` has them for Lightning."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from mupl.data.loader import TensorLoader, epoch_order
-from mupl.data.sources import cifar10, digits, fashion_mnist, image_folder, mnist
+from mupl.data.batches import EvalLoader, TrainLoader, epoch_order
+from mupl.data.images import cifar10, digits, fashion_mnist, image_folder, mnist
 from mupl.data.splits import Splits
 from mupl.data.text import Tokens, random_tokens, read_text, read_tokens
 
-if TYPE_CHECKING:
-    from mupl.data.modules import TensorData, TextData, data_module
-
 __all__ = [
+    "EvalLoader",
     "Splits",
-    "TensorData",
-    "TensorLoader",
-    "TextData",
     "Tokens",
+    "TrainLoader",
     "cifar10",
-    "data_module",
     "digits",
     "epoch_order",
     "fashion_mnist",
@@ -28,10 +20,3 @@ __all__ = [
     "read_text",
     "read_tokens",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """What imports Lightning, which takes as long as all else together: only for those who name it."""
-    if name in ("TensorData", "TextData", "data_module"):
-        return getattr(import_module("mupl.data.modules"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

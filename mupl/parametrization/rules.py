@@ -107,7 +107,8 @@ class Parametrization:
         Args:
             update_kind: "sgd", "adam" or "orthogonal".
             exponents: whether to add the powers of width that a coordinate check must see: `W` at
-                init and `update` of W, for effective tensors `W = mult * w`.
+                init and `update` of W, for effective tensors `W = mult * w`. Under SGD they are
+                for gradients of the loss itself, which unit-scaled operations do not give.
 
         Example:
             >>> get_parametrization("mup").table("adam", exponents=True)[1]

@@ -179,9 +179,12 @@ def _adam(
     g = _with_l2(w, g, scalars)
     _decay(w, scalars, step)
     mean = state["exp_avg"].lerp_(g, step["1-beta1"])
-    square = state["exp_avg_sq"].lerp_(g.square(), step["1-beta2"])
-    denominator = torch.addcmul(scalars["eps"], square.sqrt(), step["rsqrt_correction2"])
-    w.addcmul_(mean / denominator, -scalars["lr"] * step["schedule"] * step["1/correction1"])
+    # one temporary tensor for all: fresh memory costs a CPU as much as the arithmetic
+    work = g.square()
+    square = state["exp_avg_sq"].lerp_(work, step["1-beta2"])
+    denominator = work.copy_(square).sqrt_().mul_(step["rsqrt_correction2"]).add_(scalars["eps"])
+    direction = denominator.reciprocal_().mul_(mean)
+    w.addcmul_(direction, -scalars["lr"] * step["schedule"] * step["1/correction1"])
 
 
 def _adam_scalars(scale: Scale) -> Scalars:

@@ -142,7 +142,7 @@ class Stack:
 
     def _step(self) -> dict[str, Tensor]:
         """Make one update of every member, without synchronisation, and return the gradients."""
-        x, target = self._batches(self._k_on_device)
+        x, target = self._batches()
         losses = self._loss_function(self.forward(x), target)
         weights = list(self.weights.values())
         gradients = torch.autograd.grad(losses.sum(), weights, materialize_grads=True)
@@ -158,7 +158,7 @@ class Stack:
         """Make one update, between the two calls by which a recorder sees it."""
         recorder.t = self.k
         if recorder.probe is None:
-            x, _ = self._batches(self._k_on_device)
+            x, _ = self._batches()
             recorder.probe = self._in_dtype(x.clone())
         recorder.begin_step()
         with self._eagerly():  # the recorder's hooks are in the modules
