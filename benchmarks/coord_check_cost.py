@@ -1,14 +1,17 @@
-"""What a coordinate check costs beside the training that it watches: ours, and `get_coord_data` of PyPI mup.
+"""What a coordinate check costs beside the training that it watches, ours and PyPI mup's.
 
     OMP_NUM_THREADS=1 python benchmarks/coord_check_cost.py
 
-The check is of the 3-layer MLP (3072-w-w-10), 3 steps of Adam on one batch of 64 of CIFAR-10 shape, one run a width and
-seed. Runs with and without statistics take turns in one process. Ratios are to the bare run of the same engine, because
-the engines build and train in different ways. "check": building the model and the steps, which is what get_coord_data
+The latter is `get_coord_data`. The check is of the 3-layer MLP (3072-w-w-10), 3 steps of Adam on
+one batch of 64 of CIFAR-10 shape, one run a width and seed. Runs with and without statistics take
+turns in one process. Ratios are to the bare run of the same engine, because the engines build and
+train in different ways. "check": building the model and the steps, which is what get_coord_data
 does; "steps": the steps alone. Recorded, at t = 0, 1, 2:
 
-- `outputs`: l1 of layer outputs; it is all that get_coord_data records unless told (it adds the whole model's output);
-- `weights`: and l1 of weights and biases (mup: `param_fdict`, which measures each again as one of the whole model);
+- `outputs`: l1 of layer outputs; it is all that get_coord_data records unless told (it adds the
+  whole model's output);
+- `weights`: and l1 of weights and biases (mup: `param_fdict`, which measures each again as one of
+  the whole model);
 - `l1`: and l1 of the update that follows: our default; mup has no updates;
 - `norms`: and Frobenius, spectral, RMS->RMS norm and stable rank of the updates;
 - `everything`: all eight statistics of outputs, weights, biases and updates.
@@ -34,13 +37,8 @@ from mupl.roles import describe
 from mupl.stats.recorder import Recorder
 from mupl.stats.reductions import STATISTICS
 
-SECONDS = {
-    128: 4.0,
-    256: 6.0,
-    512: 10.0,
-    1024: 20.0,
-    2048: 40.0,
-}  # of measuring each block, by width
+# of measuring each block, by width
+SECONDS = {128: 4.0, 256: 6.0, 512: 10.0, 1024: 20.0, 2048: 40.0}
 STEPS, BATCH, LR, BASE_WIDTH = 3, 64, 1e-3, 128
 X, Y = torch.randn(BATCH, 3 * 32 * 32), torch.randint(10, (BATCH,))
 L1: dict[str, Any] = {"kinds": ["output", "param", "update"]}
@@ -67,7 +65,10 @@ Build = Callable[[], tuple[nn.Module, dict, torch.optim.Optimizer]]
 
 
 def builder(width: int) -> Build:
-    """Builds model, scales and optimizer anew; the roles are looked up once, as for all seeds of a width."""
+    """A function that builds model, scales and optimizer anew.
+
+    The roles are looked up once, as for all seeds of a width.
+    """
     numbers = scale(
         describe(lambda w: MLP(3072, 10, w, depth=2), width, BASE_WIDTH),
         "mup",
@@ -130,9 +131,16 @@ def mup_model(width: int) -> nn.Module:
 
 def mup_check(width: int, options: dict[str, Any]) -> None:
     get_coord_data(
-        {width: lambda: mup_model(width)}, [(X, Y)], optimizer="adam", lr=LR, nsteps=STEPS, nseeds=1, cuda=False,
-        show_progress=False, **options,
-    )  # fmt: skip
+        {width: lambda: mup_model(width)},
+        [(X, Y)],
+        optimizer="adam",
+        lr=LR,
+        nsteps=STEPS,
+        nseeds=1,
+        cuda=False,
+        show_progress=False,
+        **options,
+    )
 
 
 def measure(width: int) -> dict[str, Times]:

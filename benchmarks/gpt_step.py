@@ -1,12 +1,12 @@
-"""Training steps of a large GPT on one GPU: a plain nanoGPT-shaped step, and mupl's model under SP and under muP.
+"""Training steps of a large GPT on one GPU: plain, in nanoGPT's shape, and mupl's in SP and muP.
 
-    python benchmarks/gpt_step.py              # 12 layers, context 1024, vocabulary 50304, widths 1024 and 2048
-    python benchmarks/gpt_step.py cpu          # the same code, tiny
+    python benchmarks/gpt_step.py       # 12 layers, context 1024, widths 1024 and 2048
+    python benchmarks/gpt_step.py cpu   # the same code, tiny
 
-Each step is compiled, in bfloat16 by autocast, with a fused AdamW and a batch that is already there. Tokens a second,
-and the model FLOPs utilisation: 6 FLOPs a token for each parameter of a matrix product and 12 * depth * width * context
-for attention (Chowdhery et al. 2022, appendix B, which counts the full square), over the peak of a Hopper GPU without
-sparsity, 989 TFLOP/s.
+Each step is compiled, in bfloat16 by autocast, with a fused AdamW and a batch that is already
+there. Tokens a second, and the model FLOPs utilisation: 6 FLOPs a token for each parameter of a
+matrix product and 12 * depth * width * context for attention (Chowdhery et al. 2022, appendix B,
+which counts the full square), over the peak of a Hopper GPU without sparsity, 989 TFLOP/s.
 """
 
 import statistics
@@ -16,7 +16,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timing import add_rows, alternate, new_table, show
+from timing import Times, add_rows, alternate, new_table, show
 from torch import Tensor, nn
 
 from mupl.models import GPT
@@ -34,39 +34,51 @@ class PlainBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.heads = width // D_HEAD
-        self.norm1, self.norm2 = nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)
-        self.qkv, self.out = (
-            nn.Linear(width, 3 * width, bias=False),
-            nn.Linear(width, width, bias=False),
-        )
-        self.up, self.down = (
-            nn.Linear(width, 4 * width, bias=False),
-            nn.Linear(4 * width, width, bias=False),
-        )
+        self.norm1 = nn.LayerNorm(width, bias=False)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.norm2 = nn.LayerNorm(width, bias=False)
+        self.up = nn.Linear(width, 4 * width, bias=False)
+        self.down = nn.Linear(4 * width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for y in self.qkv(self.norm1(x)).chunk(3, -1)
+        x = x + self.attention(self.norm1(x))
+        hidden = F.gelu(self.up(self.norm2(x)))
+        return x + self.down(hidden)
+
+    def attention(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        y = F.scaled_dot_product_attention(
+            self.split(q),
+            self.split(k),
+            self.split(v),
+            is_causal=True,
         )
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(y.transpose(1, 2).flatten(-2))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        return self.out(y.transpose(1, 2).flatten(-2))
+
+    def split(self, x: Tensor) -> Tensor:
+        """(batch, tokens, width) -> (batch, heads, tokens, d_head)"""
+        x = x.unflatten(-1, (self.heads, -1))
+        return x.transpose(1, 2)
 
 
 class PlainGPT(nn.Module):
-    """What mupl.models.GPT(positions="learned") computes, in the shape of nanoGPT's, readout not tied."""
+    """What mupl.models.GPT(positions="learned") computes, written as nanoGPT is."""
 
     def __init__(self, width: int, depth: int, context: int, vocabulary: int) -> None:
         super().__init__()
-        self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
-        self.blocks = nn.Sequential(*(PlainBlock(width) for _ in range(depth)))
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.positions = nn.Embedding(context, width)
+        blocks = [PlainBlock(width) for _ in range(depth)]
+        self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(width, bias=False)
         self.readout = nn.Linear(width, vocabulary, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         places = torch.arange(tokens.shape[-1], device=tokens.device)
-        return self.readout(self.norm(self.blocks(self.tokens(tokens) + self.positions(places))))
+        x = self.tokens(tokens) + self.positions(places)
+        x = self.blocks(x)
+        return self.readout(self.norm(x))
 
 
 def training_step(
@@ -113,16 +125,38 @@ def ours(
     return training_step(model, groups, batch, sizes["context"], sizes["vocabulary"])
 
 
+def flops_of_step(width: int, batch: int, sizes: dict[str, int]) -> int:
+    """6 FLOPs a token for each parameter of a matrix product, and attention's."""
+    with torch.device("meta"):
+        model = PlainGPT(width, **sizes)
+    matrices = sum(p.numel() for p in model.parameters() if p.dim() == 2)
+    looked_up = (sizes["vocabulary"] + sizes["context"]) * width
+    of_attention = 12 * sizes["depth"] * width * sizes["context"]
+    of_token = 6 * (matrices - looked_up) + of_attention
+    return batch * sizes["context"] * of_token
+
+
+def print_throughput(times: Times, width: int, tokens: int, flops: int, device: str) -> None:
+    for name, values in times.items():
+        seconds = statistics.median(values)
+        line = f"width {width}: {name}: {tokens / seconds:,.0f} tokens/s"
+        if device == "cuda":
+            line += f", MFU {flops / seconds / PEAK:.3f}"
+            if width in MFU_TARGET:
+                line += f" (target {MFU_TARGET[width]})"
+        print(line, flush=True)
+
+
 def main(device: str = "cuda") -> None:
     sizes = {"depth": DEPTH, "context": CONTEXT, "vocabulary": VOCABULARY}
-    batches, seconds, queue = BATCH, 15.0, 4
+    batches = BATCH
+    seconds = 15.0
+    queue = 4
     if device == "cpu":
-        sizes, batches, seconds, queue = (
-            {"depth": 2, "context": 64, "vocabulary": 256},
-            {128: 4},
-            2.0,
-            1,
-        )
+        sizes = {"depth": 2, "context": 64, "vocabulary": 256}
+        batches = {128: 4}
+        seconds = 2.0
+        queue = 1
     table = new_table("Training steps of GPTs", device)
     for width, batch in batches.items():
         makers = {
@@ -131,20 +165,11 @@ def main(device: str = "cuda") -> None:
             "mup": partial(ours, "mup", width, batch, sizes, device),
         }
         times = alternate(makers, seconds, builds=1, queue=queue)
-        add_rows(table, f"width {width}, batch {batch}", times, "sp", {"mup": MUP_TARGET})
+        label = f"width {width}, batch {batch}"
+        add_rows(table, label, times, "sp", {"mup": MUP_TARGET})
         tokens = batch * sizes["context"]
-        with torch.device("meta"):
-            matrices = sum(p.numel() for p in PlainGPT(width, **sizes).parameters() if p.dim() == 2)
-        matrices -= (sizes["vocabulary"] + sizes["context"]) * width  # embeddings are looked up
-        flops = tokens * (6 * matrices + 12 * sizes["depth"] * width * sizes["context"])
-        for key, values in times.items():
-            seconds_a_step = statistics.median(values)
-            mfu = f", MFU {flops / seconds_a_step / PEAK:.3f}" if device == "cuda" else ""
-            target = f" (target {MFU_TARGET[width]})" if mfu and width in MFU_TARGET else ""
-            print(
-                f"width {width}: {key}: {tokens / seconds_a_step:,.0f} tokens/s{mfu}{target}",
-                flush=True,
-            )
+        flops = flops_of_step(width, batch, sizes)
+        print_throughput(times, width, tokens, flops, device)
         if device == "cuda":
             torch.cuda.empty_cache()
     show(table)

@@ -1,11 +1,15 @@
 """A training step of a transformer under Muon beside the same under a fused AdamW.
 
-    python benchmarks/muon_step.py   # on CUDA: 12 layers, width 768, 12 heads, 32 x 1024 tokens, bfloat16, compiled
-    python benchmarks/muon_step.py --depth 2 --width 64 --heads 2 --context 32 --batch 2 --vocabulary 64  # on a CPU
+    # on CUDA: 12 layers, width 768, 12 heads, 32 x 1024 tokens, bfloat16, compiled
+    python benchmarks/muon_step.py
+    # on a CPU
+    python benchmarks/muon_step.py --depth 2 --width 64 --heads 2 --context 32 --batch 2 \\
+        --vocabulary 64
 
-All optimizers take turns on one compiled model: "Muon" is mupl's, hidden matrices by Newton-Schulz and the rest by the
-fused AdamW of the same object; "torch's Muon" is torch.optim.Muon for the same matrices and a fused AdamW for the rest;
-"none" is forward and backward alone. Then each optimizer's step by itself, on gradients that stay as they are.
+All optimizers take turns on one compiled model: "Muon" is mupl's, hidden matrices by Newton-Schulz
+and the rest by the fused AdamW of the same object; "torch's Muon" is torch.optim.Muon for the same
+matrices and a fused AdamW for the rest; "none" is forward and backward alone. Then each optimizer's
+step by itself, on gradients that stay as they are.
 """
 
 import argparse

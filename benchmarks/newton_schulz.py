@@ -2,9 +2,9 @@
 
     python benchmarks/newton_schulz.py
 
-Compared are `COUNT` square Gaussian matrices of each size: by the five steps of Muon in bfloat16 and the eight accurate
-ones in float32, at once and in a loop, by torch.optim.Muon's own function in a loop, and by a batched SVD. On CUDA
-where there is one, else on the CPU (some ten minutes).
+Compared are `COUNT` square Gaussian matrices of each size: by the five steps of Muon in bfloat16
+and the eight accurate ones in float32, at once and in a loop, by torch.optim.Muon's own function in
+a loop, and by a batched SVD. On CUDA where there is one, else on the CPU (some ten minutes).
 """
 
 from collections.abc import Callable
@@ -18,12 +18,8 @@ from torch.optim._muon import DEFAULT_A, DEFAULT_B, DEFAULT_C, EPS, _zeropower_v
 from mupl.optim.orthogonal import METHODS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SECONDS = {
-    256: 12.0,
-    512: 20.0,
-    1024: 40.0,
-    2048: 80.0,
-}  # of measuring, by size; an eighth of it on a GPU
+# of measuring, by size; an eighth of it on a GPU
+SECONDS = {256: 12.0, 512: 20.0, 1024: 40.0, 2048: 80.0}
 COUNT = 6 if DEVICE == "cuda" else 2  # matrices
 BASELINE = "muon, batched"
 

@@ -1,12 +1,15 @@
-"""One run: the training module beside a minimal LightningModule and a plain loop; parametrizations beside SP.
+"""One run: the training module beside a minimal LightningModule and a plain loop; parametrizations
+beside SP.
 
     python benchmarks/single_run.py
 
-1. `TrainingModule` with `LossRecord` and `TensorData`, as train.py runs it (muP at four times the base width, CSV
-   logger), a LightningModule of ten lines on the same batches under the same Trainer settings, and a plain loop over
-   the same tensors, which makes its batches itself. The three take turns step by step. MLP of depth 3, AdamW, batch 64,
-   60,000 images of 28 x 28 pixels. The minimal module never logs; TrainingModule does where Lightning writes a row.
-2. `TrainingModule` under the parametrizations that work by param groups beside itself under SP, likewise.
+1. `TrainingModule` with `LossRecord` and `TensorData`, as train.py runs it (muP at four times the
+   base width, CSV logger), a LightningModule of ten lines on the same batches under the same
+   Trainer settings, and a plain loop over the same tensors, which makes its batches itself. The
+   three take turns step by step. MLP of depth 3, AdamW, batch 64, 60,000 images of 28 x 28 pixels.
+   The minimal module never logs; TrainingModule does where Lightning writes a row.
+2. `TrainingModule` under the parametrizations that work by param groups beside itself under SP,
+   likewise.
 3. A plain training step (forward, backward, AdamW) under the same.
 """
 
@@ -30,6 +33,7 @@ from mupl.data.modules import TensorData
 from mupl.models import MLP
 from mupl.training.callbacks import LossRecord
 from mupl.training.module import TrainingModule
+from mupl.training.setup import Setup
 
 BATCH, DEPTH, LR = 64, 3, 1e-4
 PIXELS, CLASSES, EXAMPLES = 28 * 28, 10, 60_000
@@ -99,7 +103,10 @@ def fit(
     steps: int,
     end_step: Callable[[], None],
 ) -> None:
-    """As conf/trainer/cpu.yaml and conf/logger/csv.yaml have it, without validation; ours with train.py's callback."""
+    """Fit with the settings of conf/trainer/cpu.yaml and conf/logger/csv.yaml, without validation.
+
+    A `TrainingModule` has the callback that train.py gives it.
+    """
     record = [LossRecord()] if isinstance(module, TrainingModule) else []
     trainer = Trainer(
         accelerator="cpu",
@@ -120,13 +127,14 @@ def fit(
 
 def training_module(parametrization: str, width: int, lr: float = LR) -> TrainingModule:
     """At four times its base width."""
-    return TrainingModule(
+    setup = Setup(
         lambda w: MLP(PIXELS, CLASSES, w, DEPTH),
         width,
         base_width=width // 4,
         lr=lr,
         parametrization=parametrization,
     )
+    return TrainingModule(setup)
 
 
 def compare_runs(
@@ -135,7 +143,10 @@ def compare_runs(
     window: int,
     loops: Mapping[str, Callable[..., None]],
 ) -> Times:
-    """Runs of modules, each of which logs once in a window, and other loops, of (images, steps, `end_step`)."""
+    """Time runs of modules, each of which logs once in a window, and other loops.
+
+    A loop is called with images, the number of steps, and `end_step`.
+    """
     run = images(1, 28, EXAMPLES), (rounds + 1) * window
     with tempfile.TemporaryDirectory() as folder:
         fits = {
@@ -151,8 +162,10 @@ def parametrized_step(name: str, width: int) -> Callable[[], None]:
     """A training step under a parametrization at four times its base width, on one batch."""
     # lr so small that the batch is not learnt by heart, which would make gradients underflow
     module = training_module(name, width, lr=1e-12)
-    model, optimizer = module.model, module.build_optimizer()
-    x, y = torch.randn(BATCH, PIXELS), torch.randint(CLASSES, (BATCH,))
+    model = module.model
+    optimizer = module.training_setup.optimizer()
+    x = torch.randn(BATCH, PIXELS)
+    y = torch.randint(CLASSES, (BATCH,))
 
     def step() -> None:
         optimizer.zero_grad()

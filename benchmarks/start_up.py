@@ -2,8 +2,8 @@
 
     python benchmarks/start_up.py
 
-Fresh interpreters in turn: one imports torch and lightning, one also all that train.py imports to run, and one also
-composes conf/train.yaml with an override.
+Fresh interpreters in turn: one imports torch and lightning, one also all that train.py imports to
+run, and one also composes conf/train.yaml with an override.
 """
 
 import subprocess

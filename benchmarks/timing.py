@@ -1,7 +1,8 @@
-"""Side-by-side measurement: contestants take turns, and a ratio is that of two times taken next to each other.
+"""Side-by-side measurement: contestants take turns, and ratios are of times next to each other.
 
-A shared machine changes its speed from one second to the next, so a time alone says little and a paired ratio much.
-Memory once freed is kept by the process: else who pays for the page faults of large temporaries is a matter of luck.
+A shared machine changes its speed from one second to the next, so a time alone says little and a
+paired ratio much. Memory once freed is kept by the process: else who pays for the page faults of
+large temporaries is a matter of luck.
 """
 
 import contextlib
@@ -35,11 +36,13 @@ Times = dict[
 def alternate(
     makers: Mapping[str, Callable[[], Step]], seconds: float, builds: int = 4, queue: int = 1
 ) -> Times:
-    """Build a step of each and time blocks of them in turn, in an order drawn anew each round, for about `seconds`.
+    """Build a step of each and time blocks of them in turn, for about `seconds`.
 
-    All are built anew `builds` times: where its tensors come to lie makes one and the same step faster or slower by
-    2 %. A block is as many calls as fit into `BLOCK` seconds, the same for all, and a multiple of `queue`: of as many
-    as fill a GPU's queue, for whose end is waited.
+    The order is drawn anew each round.
+
+    All are built anew `builds` times: where its tensors come to lie makes one and the same step
+    faster or slower by 2 %. A block is as many calls as fit into `BLOCK` seconds, the same for all,
+    and a multiple of `queue`: of as many as fill a GPU's queue, for whose end is waited.
     """
     times: Times = {name: [] for name in makers}
     for _ in range(builds):
@@ -64,10 +67,12 @@ def _timed(step: Step, calls: int) -> float:
 
 
 def take_turns(runs: Mapping[str, Callable[[Callable[[], None]], None]], window: int) -> Times:
-    """Time whole training loops that alternate step by step, each in a thread of which only one is ever awake.
+    """Time whole training loops that alternate step by step.
 
-    A run is called with a function that it has to call at the end of each step. A round is `window` steps of each, so
-    that what happens every few steps is counted too; the first round is left out.
+    Each has a thread, of which only one is ever awake.
+
+    A run is called with a function that it has to call at the end of each step. A round is `window`
+    steps of each, so that what happens every few steps is counted too; the first round is left out.
     """
     names = list(runs)
     turns = [threading.Semaphore(0) for _ in names]
@@ -125,9 +130,12 @@ def median_interval(values: list[float]) -> tuple[float, float]:
 def new_table(title: str, device: str = "cpu") -> Table:
     """A table for `add_rows`."""
     gpu = f"{torch.cuda.get_device_name()}, " if device == "cuda" else ""
-    machine = f"{gpu}torch {torch.__version__}, {torch.get_num_threads()} threads; ratios are to the row without one"
+    machine = f"{gpu}torch {torch.__version__}, {torch.get_num_threads()} threads"
     table = Table(
-        title=f"{title}\n{machine}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title=f"{title}\n{machine}; ratios are to the row without one",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("what")
     for column in ("rounds", "time", "quartiles", "ratio", "95 % of median", "quartiles", "target"):
@@ -143,7 +151,10 @@ def add_rows(
     targets: Mapping[str, float] | None = None,
     unit: str = "ms",
 ) -> None:
-    """One row a contestant: its median time a step, and the median of its paired ratios to the baseline."""
+    """Add one row for each contestant: its median time a step, and the median of paired ratios.
+
+    Ratios are to the baseline, in the same round.
+    """
     factor = {"s": 1, "ms": 1e3, "us": 1e6}[unit]
     for name, values in times.items():
         low, middle, high = (factor * q for q in statistics.quantiles(values, n=4))
@@ -164,7 +175,10 @@ def add_rows(
 
 
 def print_speed_up(times: Times, width: int, members: int, target: float) -> None:
-    """Models x steps a second of "stack", which trains all members, over those of the others, which train one."""
+    """Print models x steps a second of "stack" over those of the others.
+
+    The stack trains all members, the others one.
+    """
     faster = {
         name: members * statistics.median(ratios(times, name, "stack"))
         for name in times

@@ -12,15 +12,23 @@ def block_pattern(name: str) -> str:
     return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
 
 
-def match_glob(glob: str, names: Iterable[str], key: str) -> list[str]:
-    """Return the names that the glob matches.
+def match_globs(key: str, globs: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Return the names that match one glob or more, in their own order.
+
+    Args:
+        key: of the config, for the error.
 
     Raises:
-        ConfigError: naming `key`, if there is none.
+        ConfigError: if a glob matches no name.
+
+    >>> match_globs("modules", ["layers.*", "readout"], ["layers.0", "readout", "norm"])
+    ['layers.0', 'readout']
     """
-    matches = [name for name in names if fnmatchcase(name, glob)]
-    if not matches:
-        raise ConfigError(
-            f"{key}: {glob!r} matches no parameter; the parameters are {', '.join(names)}"
-        )
-    return matches
+    names = list(names)
+    matched: set[str] = set()
+    for glob in globs:
+        found = [name for name in names if fnmatchcase(name, glob)]
+        if not found:
+            raise ConfigError(f"{key}: {glob!r} matches none of {', '.join(names)}")
+        matched.update(found)
+    return [name for name in names if name in matched]

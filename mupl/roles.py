@@ -13,7 +13,7 @@ from torch import nn
 
 from mupl.errors import ConfigError
 from mupl.initializers import Initializer, built_with_initializers, create_initializer, on_meta
-from mupl.names import block_pattern, match_glob
+from mupl.names import block_pattern, match_globs
 
 T = TypeVar("T")
 Width = int | Sequence[int]
@@ -407,7 +407,7 @@ def _by_name(
     given = {}
     for glob, value in (globs or {}).items():
         parsed = parse(value)
-        for name in match_glob(glob, names, key):
+        for name in match_globs(key, [glob], names):
             given[name] = parsed
     return given
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from mupl.analysis.coordinates import slope
-from mupl.figures.coordinates import side_by_side
+from mupl.figures.coordinates import plot_side_by_side
 from mupl.nn.initialize import initialize_, parameters
 from mupl.optim.groups import param_groups
 from mupl.optim.scaling import scale
@@ -95,7 +95,7 @@ def main() -> None:
     ]
     rows = pd.concat(runs, ignore_index=True)
     rows.to_csv(arguments.folder / "teaching.csv", index=False)
-    save(side_by_side(rows, PANELS), arguments.folder / "teaching.png")
+    save(plot_side_by_side(rows, PANELS), arguments.folder / "teaching.png")
     print_table(slopes(rows), "exponents of width")
     print(arguments.folder / "teaching.png")
 

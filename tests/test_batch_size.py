@@ -12,8 +12,7 @@ from torch import nn
 
 from mupl.errors import ConfigError
 from mupl.optim.batch_size import BatchScaling
-from mupl.training.config import batch_scaling, build
-from mupl.training.setup import Setup
+from mupl.training.config import batch_scaling, build_setup
 
 CONF = str(Path(__file__).parents[1] / "conf")
 BASE = {"lr": 0.1, "eps": 1e-6, "weight_decay": 0.2}
@@ -39,7 +38,7 @@ def test_the_square_root_rule_is_of_lr_alone() -> None:
 
 
 def test_the_rule_of_the_sde_is_that_of_malladi_et_al() -> None:
-    """Their definition 5.1 with kappa = 4: lr sqrt(kappa), 1 - beta times kappa, eps / sqrt(kappa)."""
+    """Their definition 5.1: lr sqrt(kappa), 1 - beta times kappa, eps / sqrt(kappa); kappa = 4."""
     scaling = BatchScaling("sde", m_B=4)
     assert scaling.values(**BASE) == pytest.approx({"lr": 0.2, "eps": 5e-7, "weight_decay": 0.4})
     assert betas(scaling) == pytest.approx((0.6, 0.996))
@@ -91,6 +90,6 @@ def test_it_acts_on_a_run() -> None:
             ],
         )
     assert batch_scaling(cfg) == BatchScaling("sde", m_B=4.0, m_D=2.0)
-    module = build(Setup, cfg, {"in_features": 4, "num_classes": 2})
-    assert module.scales["readout.bias"].lr == pytest.approx(0.1 * math.sqrt(2))
-    assert module.build_optimizer().param_groups[0]["betas"] == pytest.approx((0.8, 0.998))
+    setup = build_setup(cfg, {"in_features": 4, "num_classes": 2})
+    assert setup.scales["readout.bias"].lr == pytest.approx(0.1 * math.sqrt(2))
+    assert setup.optimizer().param_groups[0]["betas"] == pytest.approx((0.8, 0.998))

@@ -1,6 +1,8 @@
-"""Coordinate checks by training: muP passes, SP and every mistake that can be made are caught and named."""
+"""Coordinate checks by training: muP passes; SP and every mistake are caught and named."""
 
 import itertools
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,9 @@ COMMON: dict[str, tuple[Any, dict[str, Any]]] = {
     "adam": ("adam", ADAM_TYPE),
     "adamw": ("adamw", ADAM_TYPE | {"weight_decay": 0.1}),
 }
-# Batches of 16, below every width: the rank of a gradient must not grow with width. SOAP with a random readout, as its
-# second step is the first that moves the readout, in the eigenbasis of a gradient that was made without any.
+# Batches of 16, below every width: the rank of a gradient must not grow with width. SOAP with a
+# random readout, as its second step is the first that moves the readout, in the eigenbasis of a
+# gradient that was made without any.
 OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "lion": ("lion", ADAM_TYPE),
     "sign_sgd": ("sign_sgd", ADAM_TYPE),
@@ -48,7 +51,8 @@ OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
 READOUT = {("output", "readout"), ("update", "readout.weight")}
 HIDDEN = ("update", "layers.1.weight")
 WIDTHS, TO_2048 = (128, 256, 512, 1024), tuple(2**k for k in range(7, 12))
-# What SP must fail at: updates that are orthogonal as they stand move hidden layers alike at every width
+# What SP must fail at: updates that are orthogonal as they stand move hidden layers alike at every
+# width
 SP_FAILS = (
     {name: READOUT | {HIDDEN} for name in OTHERS}
     | dict.fromkeys(("shampoo_svd", "muon", "muon_keller"), READOUT)
@@ -76,7 +80,10 @@ def small_batches() -> Batches:
 def check(
     batches: Batches, optimizer: str, parametrization: Any = "mup", **options: Any
 ) -> pd.DataFrame:
-    """The verdict on an MLP with two hidden layers; an option of the model or of the training module replaces ours."""
+    """The verdict on an MLP with two hidden layers.
+
+    An option of the model or of the setup replaces ours.
+    """
     constructor, tuned = (COMMON | OTHERS)[optimizer]
     defaults = {"widths": WIDTHS, "base_width": 128, "steps": 3, "zero_readout": True, "bias": True}
     arguments = defaults | tuned | options
@@ -140,21 +147,65 @@ def test_a_random_readout_passes_too(batches: Batches) -> None:
     assert_passes(check(batches, "adam", zero_readout=False))
 
 
+def test_a_module_of_torch_with_torch_s_own_biases_passes_under_mup_and_fails_under_sp(
+    batches: Batches,
+) -> None:
+    """The model of README.md: its readout's bias starts non-zero and does not shrink with width."""
+
+    def build(width: int) -> nn.Module:
+        layers = [nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+        return nn.Sequential(nn.Flatten(), *layers, nn.Linear(width, 10))
+
+    check = partial(coord_check, build, WIDTHS, batches[:3], base_width=128, lr=0.01)
+    table = verdict(check(parametrization="mup"))
+    assert_passes(table)
+    assert len(table) == 45
+    named = {("output", "5"), ("update", "3.weight"), ("update", "5.weight")}
+    assert named <= failures(verdict(check(parametrization="sp")))
+
+
+def test_a_check_needs_neither_lightning_nor_hydra() -> None:
+    code = (
+        "import sys, torch; from mupl.training.coord_check import coord_check;"
+        "build = lambda w: torch.nn.Linear(4, w);"
+        "batch = (torch.ones(2, 4), torch.zeros(2).long());"
+        "coord_check(build, [8], [batch], base_width=8, seeds=[0], lr=0.1);"
+        "print(sorted({'lightning', 'hydra', 'matplotlib', 'scipy'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 CONTROLS: dict[str, tuple[dict[str, Any], dict[str, Any], set[tuple[str, str]]]] = {
     # what is wrong: cells of the table, options of training, what must be named
     "hidden lr not scaled": ({"layers.1.weight": {"lr": 1}}, {}, {("update", "layers.1.weight")}),
-    "hidden init not scaled": ({"layers.1.weight": {"init": 1}}, {}, {("param", "layers.1.weight")}),
+    "hidden init not scaled": (
+        {"layers.1.weight": {"init": 1}},
+        {},
+        {("param", "layers.1.weight")},
+    ),
     "output multiplier missing": (
-        {"readout.weight": {"mult": 1}}, {}, {("update", "readout.weight"), ("param", "readout.weight")},
+        {"readout.weight": {"mult": 1}},
+        {},
+        {("update", "readout.weight"), ("param", "readout.weight")},
     ),
     "eps not scaled": (
-        {"*": {"eps": 1}}, {"eps": 1e-2}, {("update", "layers.0.weight"), ("update", "layers.1.weight")},
+        {"*": {"eps": 1}},
+        {"eps": 1e-2},
+        {("update", "layers.0.weight"), ("update", "layers.1.weight")},
     ),
     "weight decay not decoupled": (
-        {}, {"weight_decay_mode": "coupled"}, {("decay", "layers.1.weight")},
+        {},
+        {"weight_decay_mode": "coupled"},
+        {("decay", "layers.1.weight")},
     ),
-    "a bias treated as hidden": ({}, {"roles": {"layers.1.bias": "hidden"}}, {("update", "layers.1.bias")}),
-}  # fmt: skip
+    "a bias treated as hidden": (
+        {},
+        {"roles": {"layers.1.bias": "hidden"}},
+        {("update", "layers.1.bias")},
+    ),
+}
 
 
 @pytest.mark.parametrize("mistake", CONTROLS)
@@ -176,9 +227,19 @@ def test_the_table_of_statistics_does_not_depend_on_the_formulation(batches: Bat
 
     def rows(name: str) -> pd.DataFrame:
         return coord_check(
-            build, [64, 128], batches[:3], base_width=32, seeds=[0], parametrization=name, optimizer="adamw", lr=0.01,
-            eps=1e-3, weight_decay=0.1, dtype=torch.float64, statistics=["l1", "rms", "mean", "spectral"],
-        )  # fmt: skip
+            build,
+            [64, 128],
+            batches[:3],
+            base_width=32,
+            seeds=[0],
+            parametrization=name,
+            optimizer="adamw",
+            lr=0.01,
+            eps=1e-3,
+            weight_decay=0.1,
+            dtype=torch.float64,
+            statistics=["l1", "rms", "mean", "spectral"],
+        )
 
     reference = rows("mup")
     for name in ("mup_table3", "mup_table9", "unit_init", "mulinear", "cerebras"):

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mupl.analysis.coordinates import as_json, interval, slope, verdict
+from mupl.analysis.coordinates import interval, slope, verdict, verdict_json
 from mupl.analysis.norms import correlations, update_norms
 from mupl.errors import ConfigError
-from mupl.figures.coordinates import PANELS, coordinate_check
+from mupl.figures.coordinates import PANELS, plot_coordinates
 from mupl.models import MLP
 from mupl.optim.orthogonal import SHAPE_FACTORS, Orthogonal
 from mupl.optim.registry import optimizer_rules
@@ -86,7 +86,7 @@ def test_a_verdict_is_whether_the_slope_lies_where_it_must(
     if expected.get("scale") != 0:
         assert row["slope"] == pytest.approx(power)
         assert row["ci_low"] < power < row["ci_high"]
-    summary = as_json(table)
+    summary = verdict_json(table)
     assert (summary["passed"], summary["checked"], summary["failures"]) == (
         passed,
         1,
@@ -169,6 +169,17 @@ def test_every_formulation_of_mup_predicts_the_published_exponents(
         assert found["output", "layers.1", t] == Expected(0, 0)
     assert found["output", "readout", 0] == Expected(-0.5, -0.5)
     assert found["output", "readout", 1] == Expected(-0.5, 0)
+
+
+def test_a_readout_bias_that_starts_non_zero_is_part_of_the_logits() -> None:
+    """They may have any slope between those of its part, 0, and of the weight's, -1/2 or none."""
+    bias = {"readout.bias": {"name": "normal", "std": 0.1}}
+    for zero_readout, low in ((False, -0.5), (True, 0.0)):
+        infos = described(zero_readout, init=bias)
+        found = expected_exponents(infos, MUP, "adam", t=0)
+        assert found["output", "readout"] == Expected(low, 0.0)
+        found = expected_exponents(infos, MUP, "adam", t=1)
+        assert found["output", "readout"] == Expected(low, 0.0)
 
 
 @pytest.mark.parametrize("update_kind", ["sgd", "adam"])
@@ -264,7 +275,7 @@ def test_the_figure_has_a_row_a_kind_and_a_column_a_step() -> None:
         for kind, bias in PANELS
         for t in (0, 1, 2)
     ]
-    figure = coordinate_check(pd.concat(parts), "mup, adam")
+    figure = plot_coordinates(pd.concat(parts), "mup, adam")
     assert len(figure.axes) == 5 * 3
     assert figure.axes[0].get_xscale() == "log"
     np.testing.assert_allclose(figure.axes[0].lines[0].get_xdata(), WIDTHS)

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from mupl.analysis.transfer import HYPERPARAMETERS, SIZES, optima, swept_hyperparameter, swept_size
-from mupl.figures.transfer import hyperparameter_transfer
+from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.stacked.compose import SweepConfigLoader
 from mupl.training.cli import register_parametrizations
 from mupl.training.config import build, check
@@ -98,7 +98,7 @@ def test_the_figure_has_a_panel_a_parametrization_and_a_curve_a_size(
 ) -> None:
     x, size = HYPERPARAMETER[name], ALONG[along]
     grid, _ = compose(f"experiment={name}_transfer_text", f"size={along}")
-    figure = hyperparameter_transfer(planted(grid, x), size=size, x=x)
+    figure = plot_hyperparameter_transfer(planted(grid, x), size=size, x=x)
     assert [axis.get_title() for axis in figure.axes] == grid["parametrization"]
     assert {axis.get_xlabel() for axis in figure.axes} == {HYPERPARAMETERS[x]}
     (legend,) = figure.legends

@@ -3,9 +3,11 @@
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.tuner import Tuner
 from torch.utils.data import DataLoader
@@ -14,16 +16,17 @@ from mupl.data import digits
 from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
 from mupl.models import MLP
+from mupl.optim.schedules import Schedule
 from mupl.training.callbacks import LossRecord
 from mupl.training.lr_finder import LRSearch, RangeTest, find_lr
 from mupl.training.module import TrainingModule
+from mupl.training.setup import Setup
 from tests.resuming import trainer
 
 
 def module(lr: float = 0.01, optimizer: str = "muon", **options: object) -> TrainingModule:
-    return TrainingModule(
-        partial(MLP, 64, 10), 64, base_width=16, lr=lr, optimizer=optimizer, **options
-    )
+    build = partial(MLP, 64, 10)
+    return TrainingModule(Setup(build, 64, base_width=16, lr=lr, optimizer=optimizer, **options))
 
 
 def data() -> TensorData:
@@ -40,7 +43,7 @@ def test_what_is_found_trains_well_and_the_module_stays_as_it_was(
         tuned, data(), low=1e-5, high=10, steps=60, default_root_dir=tmp_path, accelerator="cpu"
     )
     assert all(torch.equal(value, before[key]) for key, value in tuned.state_dict().items())
-    assert type(tuned.schedule).__name__ == "Schedule"
+    assert type(tuned.training_setup.schedule).__name__ == "Schedule"
     assert search.lrs[0] == 1e-5
     assert len(search.lrs) == len(search.losses) > 20
     found = search.suggestion()
@@ -50,17 +53,38 @@ def test_what_is_found_trains_well_and_the_module_stays_as_it_was(
     assert record.outcome({})["train_loss"] < 0.5 * record.losses[0]
 
 
-def test_the_search_keeps_the_ratios_between_groups() -> None:
-    optimizer = module(optimizer="adamw").build_optimizer()
+class LearningRates(Callback):
+    """Notes the learning rates of the first two param groups at each update."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, float]] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        first, second, *_ = (group["lr"] for group in optimizer.param_groups)
+        self.seen.append((first, second))
+
+
+def test_the_search_keeps_the_ratios_between_groups(tmp_path: Path) -> None:
+    """Whatever the module's own schedule, and where gradients accumulate."""
+    tuned = module(optimizer="adamw", schedule=Schedule("linear", warmup=0.5))
+    optimizer = tuned.training_setup.optimizer()
     first, second, *_ = (group["lr"] for group in optimizer.param_groups)
     assert first != second
-    scheduler = RangeTest([10.0**k for k in range(-2, 3)]).scheduler(optimizer, 5)
-    for k in range(5):
-        a, b, *_ = (group["lr"] for group in optimizer.param_groups)
-        assert a == pytest.approx(first * 10 ** (k - 2))
-        assert b / a == pytest.approx(second / first)
-        optimizer.step()
-        scheduler.step()
+    lrs = LearningRates()
+    test = RangeTest([10.0**k for k in range(-2, 3)])
+    options = {"max_steps": 5, "accumulate_grad_batches": 2, "limit_val_batches": 0}
+    trainer(default_root_dir=tmp_path, callbacks=[test, lrs], **options).fit(
+        tuned, datamodule=data()
+    )
+    assert [a for a, b in lrs.seen] == pytest.approx([first * 10.0**k for k in range(-2, 3)])
+    assert [b / a for a, b in lrs.seen] == pytest.approx([second / first] * 5)
+
+
+def test_callbacks_of_the_user_are_kept(tmp_path: Path) -> None:
+    lrs = LearningRates()
+    options = {"low": 0.001, "high": 0.1, "steps": 3, "accelerator": "cpu"}
+    search = find_lr(module(), data(), default_root_dir=tmp_path, callbacks=[lrs], **options)
+    assert len(search.losses) == len(lrs.seen) == 3
 
 
 def test_the_suggestion_is_where_the_loss_falls_most_steeply() -> None:

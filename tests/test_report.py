@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from mupl.analysis.transfer import best, series_keys
+from mupl.analysis.transfer import best, curve_keys
 from mupl.errors import ConfigError
-from mupl.figures.transfer import hyperparameter_transfer
+from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.sweep.callback import SweepReport
 from mupl.sweep.reports import REPORTS, get_report
 from tests.commands import SMALL, train
@@ -155,9 +155,9 @@ def results() -> pd.DataFrame:
 
 
 def test_what_is_the_same_everywhere_tells_no_curves_apart() -> None:
-    assert series_keys(results()) == ["parametrization", "optimizer", "width", "depth"]
+    assert curve_keys(results()) == ["parametrization", "optimizer", "width", "depth"]
     assert best(results())[["depth", "lr"]].to_numpy().tolist() == [[2, 1], [3, 1]]
-    figure = hyperparameter_transfer(results())
+    figure = plot_hyperparameter_transfer(results())
     assert [axis.get_title() for axis in figure.axes] == ["depth=2", "depth=3"]
     missing = results().replace({"depth": {2: None}})
-    assert len(hyperparameter_transfer(missing).axes) == 2  # a missing value is one too
+    assert len(plot_hyperparameter_transfer(missing).axes) == 2  # a missing value is one too

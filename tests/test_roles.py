@@ -122,7 +122,7 @@ def test_a_role_that_is_given_wins_over_the_shape() -> None:
 @pytest.mark.parametrize("key", ["roles", "init"])
 def test_a_glob_that_matches_nothing_is_an_error(key: str) -> None:
     value = {"roles": "input", "init": {"name": "normal", "std": 1}}[key]
-    with pytest.raises(ConfigError, match=rf"{key}: 'wieght' matches no parameter"):
+    with pytest.raises(ConfigError, match=rf"{key}: 'wieght' matches none of"):
         describe(lambda w: nn.Linear(w, w), 8, 4, **{key: {"wieght": value}})
 
 

@@ -239,7 +239,7 @@ def test_overrides_replace_cells_by_glob_and_the_later_one_wins() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"overrides": {"layer.*": {"lr": 1}}}, "'layer.*' matches no parameter"),
+        ({"overrides": {"layer.*": {"lr": 1}}}, "'layer.*' matches none of"),
         ({"overrides": {"layers.*": {"rate": 1}}}, "layers.*.rate: must be one of"),
         ({"overrides": {"layers.*": {"lr": "1/width"}}}, "layers.*.lr: '1/width' is no product"),
         ({"lr": -1.0}, "lr=-1"),

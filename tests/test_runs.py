@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from mupl.analysis.transfer import best, curves
 from mupl.errors import ConfigError
-from mupl.figures.transfer import hyperparameter_transfer
+from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.identity import swept_keys, write_result
 from mupl.sweep.results import collect
 from tests.commands import ROOT, SMALL, Done, train
@@ -231,7 +231,7 @@ def test_other_swept_keys_make_curves_of_their_own() -> None:
 
 
 def test_the_figure_draws_what_the_table_says() -> None:
-    figure = hyperparameter_transfer(
+    figure = plot_hyperparameter_transfer(
         pd.concat([fake_results(), fake_results().assign(parametrization="sp")])
     )
     assert [axis.get_title() for axis in figure.axes] == ["mup", "sp"]
@@ -249,7 +249,7 @@ def test_the_figure_draws_what_the_table_says() -> None:
         "val loss",
     )
     with pytest.raises(ValueError, match="no completed run"):
-        hyperparameter_transfer(fake_results().assign(status="diverged"))
+        plot_hyperparameter_transfer(fake_results().assign(status="diverged"))
 
 
 def test_results_are_rebuilt_from_the_folders_in_the_order_of_jobs(tmp_path: Path) -> None:

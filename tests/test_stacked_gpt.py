@@ -196,7 +196,7 @@ def test_a_recorder_sees_in_a_stack_what_it_sees_in_each_member(
     stack = stack_of(arguments, tokens, options)
     kinds = ("output", "param", "output_change")
     with Recorder(
-        stack.model, members=[{}] * 3, steps=[0, 2], kinds=kinds, modules=modules
+        stack.model, columns=[{}] * 3, steps=[0, 2], kinds=kinds, modules=modules
     ) as recorder:
         stack.train(3, recorder=recorder)
     for i, a in enumerate(arguments):

@@ -57,7 +57,8 @@ FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
 MATRIX_STATISTICS = [name for name, statistic in STATISTICS.items() if statistic.of_matrices]
 
 
-# --- statistics -----------------------------------------------------------------------------------------------------
+# --- statistics ---
+# ------------------
 
 
 @pytest.mark.parametrize("name", STATISTICS)
@@ -107,7 +108,8 @@ def test_half_precision_is_measured_in_float32() -> None:
     assert float(measure(TensorReductions(x), ["rms"])["rms"]) == pytest.approx(300, rel=1e-4)
 
 
-# --- the spectral norm ----------------------------------------------------------------------------------------------
+# --- the spectral norm
+# ----------------------------------------------------------------------------------------------
 
 
 def relative_error(x: Tensor, **options: Any) -> float:
@@ -219,7 +221,8 @@ def test_the_spectral_norm_of_an_adam_update_grows_like_sqrt_fan_in_fan_out(
     assert slope == pytest.approx(1, abs=0.1)
 
 
-# --- the recorder ---------------------------------------------------------------------------------------------------
+# --- the recorder ---
+# ------------------
 
 
 def train(
@@ -254,13 +257,16 @@ def built(
     optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
     build: Callable[[int], nn.Module] = small_mlp,
 ) -> tuple[nn.Module, dict[str, Scale], torch.optim.Optimizer]:
-    """At four times the base width, where no formulation is trivial, with eps and weight decay that matter."""
+    """At four times the base width, where no formulation is trivial.
+
+    eps and weight decay are so large that they matter.
+    """
     tuned = {"lr": 0.02, "eps": 1e-3, "weight_decay": 0.1}
     with default_dtype(torch.float64):
         setup = Setup(
             build, 32, base_width=8, parametrization=parametrization, optimizer=optimizer, **tuned
         )
-    return setup.model, setup.scales, setup.build_optimizer()
+    return setup.model, setup.scales, setup.optimizer()
 
 
 def recorded(
@@ -318,7 +324,7 @@ def test_another_parametrization_gives_another_table(
 
 @pytest.mark.parametrize("name", ["mup_table3", "mup_table9", "unit_init", "mulinear"])
 def test_a_foreign_module_gives_the_same_rows(name: str, mup_table: pd.DataFrame) -> None:
-    """Its multipliers are put in by torch.nn.utils.parametrize, and its activations are made in place."""
+    """Its multipliers are put in by torch.nn.utils.parametrize; it activates in place."""
     table = recorded(name, build=foreign_mlp)
     ours = {"0": "layers.0", "2": "layers.1", "4": "readout"}
     table["name"] = [".".join([ours[n.split(".")[0]], *n.split(".")[1:]]) for n in table["name"]]
@@ -327,7 +333,7 @@ def test_a_foreign_module_gives_the_same_rows(name: str, mup_table: pd.DataFrame
 
 @pytest.mark.parametrize("name", ["mulinear", "unit_init"])
 def test_values_are_those_of_a_plain_network_with_the_effective_weights(name: str) -> None:
-    """Outputs, weights and, by autograd, gradients; updates and changes from the weights before and after."""
+    """Outputs, weights and, by autograd, gradients; updates and changes by subtraction."""
     model, numbers, optimizer = built(name)
     plain, probe = foreign_mlp(32).double(), batches(3)[2][0]
     inner = dict(zip(numbers, plain.parameters(), strict=True))
@@ -412,6 +418,15 @@ def test_of_a_module_called_twice_the_last_call_counts() -> None:
     )
 
 
+def test_the_gradient_of_a_module_called_twice_is_that_of_the_last_call() -> None:
+    layer = nn.Linear(4, 4, bias=False)
+    recorder = Recorder(layer, kinds=["output_grad"])
+    recorder.begin_step()
+    (2 * layer(layer(torch.ones(2, 4)))).sum().backward()
+    recorder.end_step()
+    assert [row["value"] for row in recorder.rows] == [2.0]
+
+
 class Calls(TorchDispatchMode):
     """Names of the operators that ran."""
 
@@ -478,6 +493,7 @@ def test_closing_removes_the_hooks() -> None:
         ),
         ({"modules": ["head"]}, r"recorder\.modules: 'head' matches none of"),
         ({"steps": 0}, r"recorder\.steps=0"),
+        ({"steps": -1}, r"recorder\.steps=-1: must be a whole number >= 1"),
     ],
 )
 def test_bad_arguments_are_named(options: dict, message: str) -> None:
@@ -508,7 +524,8 @@ def test_the_table_is_written_whole(suffix: str, tmp_path: Path, mup_table: pd.D
         recorder.write(tmp_path / "rows.txt")
 
 
-# --- the callback ---------------------------------------------------------------------------------------------------
+# --- the callback ---
+# ------------------
 
 
 def digits_data() -> TensorData:
@@ -516,9 +533,10 @@ def digits_data() -> TensorData:
 
 
 def digits_module() -> TrainingModule:
-    return TrainingModule(
+    setup = Setup(
         lambda w: MLP(64, 10, w, depth=1), 32, base_width=16, lr=0.01, parametrization="mulinear"
     )
+    return TrainingModule(setup)
 
 
 def trainer(callback: CoordinateStats, folder: Path, **options: Any) -> Trainer:
@@ -531,16 +549,20 @@ def trainer(callback: CoordinateStats, folder: Path, **options: Any) -> Trainer:
 def test_the_callback_logs_and_writes_what_a_plain_loop_records(tmp_path: Path) -> None:
     kinds, statistics = ["output", "param", "update", "output_change"], ["l1", "spectral"]
     options: dict[str, Any] = {
-        "kinds": kinds, "statistics": statistics, "steps": [0, 1, 3], "columns": {"seed": 0},
-    }  # fmt: skip
+        "kinds": kinds,
+        "statistics": statistics,
+        "steps": [0, 1, 3],
+        "columns": {"seed": 0},
+    }
     trainer(CoordinateStats(**options), tmp_path).fit(digits_module(), datamodule=digits_data())
     table = pd.read_csv(tmp_path / "coordinates.csv")
 
     module = digits_module()
     plain = list(itertools.islice(digits_data().train_dataloader(), 4))
-    optimizer = module.build_optimizer()
-    with Recorder(module.model, module.scales, probe=plain[0][0], **options) as recorder:
-        train(module.model, optimizer, plain, recorder)
+    setup = module.training_setup
+    optimizer = setup.optimizer()
+    with Recorder(setup.model, setup.scales, probe=plain[0][0], **options) as recorder:
+        train(setup.model, optimizer, plain, recorder)
     pd.testing.assert_frame_equal(table, recorder.frame(), rtol=1e-5)
 
     metrics = pd.read_csv(tmp_path / "metrics.csv")
@@ -577,6 +599,18 @@ class Other(LightningModule):
 def test_another_lightning_module_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Other has not both"):
         trainer(CoordinateStats(), tmp_path).fit(Other(), digits_data().train_dataloader())
+
+
+def test_a_prediction_needs_a_module_that_knows_it(tmp_path: Path) -> None:
+    class Bare(Other):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = self.layer
+            self.scales: dict[str, Scale] = {}
+
+    used = trainer(CoordinateStats(predict=True), tmp_path)
+    with pytest.raises(ConfigError, match=r"coordinates\.predict: needs a module that knows"):
+        used.fit(Bare(), digits_data().train_dataloader())
 
 
 def test_the_parts_of_an_update_are_those_of_the_lr_that_made_it() -> None:

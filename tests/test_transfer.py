@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,14 +14,15 @@ import pytest
 from mupl.analysis.transfer import (
     HYPERPARAMETERS,
     Optimum,
-    as_json,
     asymptote,
     best,
     optima,
     swept_hyperparameter,
     swept_size,
     transfer,
+    transfer_json,
 )
+from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.identity import write_result
 from mupl.report.transfer import hyperparameter_transfer
 
@@ -37,18 +39,27 @@ def sweep(
     widths: Sequence[int] = WIDTHS,
     grid: Sequence[int] = range(-14, -2),
 ) -> pd.DataFrame:
-    """loss = asymptote + 3 / width^(1/2) + h/2 octaves^2, h = 0.1 (width / 64)^bend; a seed moves the optimum by its
-    number of octaves."""
+    """loss = asymptote + 3 / width^(1/2) + h/2 octaves^2, h = 0.1 (width / 64)^bend; a seed moves
+    the optimum by its number of octaves."""
     rows = []
     for width in widths:
         for lr in grid:
             for seed, offset in enumerate(seeds):
                 octaves = lr - optimum - offset - drift * math.log2(width / 64)
                 loss = asymptote + 3 / width**0.5 + 0.05 * (width / 64) ** bend * octaves**2
-                rows.append({
-                    "width": width, "lr": 2.0**lr, "seed": seed, "parametrization": parametrization,
-                    "optimizer": "adamw", "status": "completed", "steps": 5, "train_loss": loss, "val_loss": loss,
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "width": width,
+                        "lr": 2.0**lr,
+                        "seed": seed,
+                        "parametrization": parametrization,
+                        "optimizer": "adamw",
+                        "status": "completed",
+                        "steps": 5,
+                        "train_loss": loss,
+                        "val_loss": loss,
+                    }
+                )
     return pd.DataFrame(rows)
 
 
@@ -150,11 +161,22 @@ def test_other_hyperparameters_have_the_numbers_that_the_learning_rate_has(x: st
 def test_a_choice_has_a_regret_and_neither_drift_nor_edges() -> None:
     """The schedule that is best at 64 and 128 costs 0.2 at 256."""
     losses = {64: (1.0, 1.5, 1.2), 128: (0.9, 1.4, 1.2), 256: (0.9, 0.7, 1.0)}
-    table = pd.DataFrame([
-        {"width": width, "lr": 0.01, "seed": 0, "parametrization": "mup", "optimizer": "adamw", "status": "completed",
-         "scheduler": scheduler, "val_loss": loss}
-        for width, row in losses.items() for scheduler, loss in zip(("constant", "cosine", "step"), row, strict=True)
-    ])  # fmt: skip
+    table = pd.DataFrame(
+        [
+            {
+                "width": width,
+                "lr": 0.01,
+                "seed": 0,
+                "parametrization": "mup",
+                "optimizer": "adamw",
+                "status": "completed",
+                "scheduler": scheduler,
+                "val_loss": loss,
+            }
+            for width, row in losses.items()
+            for scheduler, loss in zip(("constant", "cosine", "step"), row, strict=True)
+        ]
+    )
     assert swept_hyperparameter(table) == "scheduler"
     found = optima(table, x="scheduler")
     assert (
@@ -169,6 +191,14 @@ def test_a_choice_has_a_regret_and_neither_drift_nor_edges() -> None:
     assert "drift" not in row
     missing = table[(table["width"] != 256) | (table["scheduler"] != "constant")]
     assert math.isnan(optima(missing, x="scheduler")["regret"].iloc[-1])
+
+
+def test_curves_that_are_best_at_their_smallest_x_can_be_drawn() -> None:
+    """The limits of the axis of losses would be equal, of which matplotlib warns."""
+    figure = plot_hyperparameter_transfer(sweep(optimum=-14, seeds=[0.0], widths=[64]))
+    low, high = figure.axes[0].get_ylim()
+    assert low < 1.375 < high
+    plt.close(figure)
 
 
 def test_what_never_trained_is_left_out() -> None:
@@ -188,7 +218,7 @@ def test_a_sweep_ends_with_the_table_and_its_json(tmp_path: Path, capsys: Any) -
     assert "transfer of the learning rate along width" in printed
     assert "warning: mup: the optimum lies at the edge of the grid at width 512, 1024" in printed
     saved = json.loads((tmp_path / "transfer.json").read_text())
-    assert saved == as_json(
+    assert saved == transfer_json(
         optima(pd.DataFrame(rows)), transfer(pd.DataFrame(rows)), "val_loss", "width"
     )
     assert (len(saved["optima"]), len(saved["transfer"])) == (5, 1)

@@ -1,6 +1,29 @@
-"""Hyperparameter transfer, from a sweep's table of results to numbers."""
+"""Hyperparameter transfer, from a sweep's table of results to numbers.
 
-from dataclasses import asdict, dataclass, replace
+All functions take a table of results: one row a run, with the columns width, lr, seed,
+parametrization, optimizer, status, losses, and whatever else was swept.
+
+`transfer` ends with a row for each series of sizes, with
+
+- drift: slope of log2(optimal x) against log2(size), in octaves per doubling; drift_low and
+  drift_high: its 95 % t-interval over seeds;
+- worst_regret: the largest loss that the optimal x of the smallest size costs at a larger one;
+- edges: sizes whose optimum lies at the edge of the grid; neither it nor what follows is known.
+
+and the metrics that Kalra & Barkeshli (2026) ask for, as defined here:
+
+- fit_error: RMS distance, in octaves, of the optima from the line whose slope is the drift;
+- robustness: k where an error of one octave in x costs a loss proportional to size^k (the curvature
+  at the optimum): below 0 larger models forgive more; NaN where fewer than two sizes have a
+  curvature;
+- asymptotic_loss: L of the best losses L + c size^-p; NaN for fewer than four sizes;
+- asymptotic_penalty: asymptotic_loss over the least one among the parametrizations.
+
+Where x is no number but a choice there is no drift, fit_error or robustness.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,16 +51,23 @@ SIZES = {
     "data.context": "context",
     "max_steps": "steps",
 }
+NAN = float("nan")
+INF = float("inf")
 
 
-def series_keys(results: pd.DataFrame, x: str = "lr") -> list[str]:
-    """Return the columns that tell the curves of a transfer figure apart: all swept keys but seed and x."""
-    swept = [key for key in differing_columns(results) if key not in IDENTITY]
-    return [key for key in ("parametrization", "optimizer", "width", "lr", *swept) if key != x]
+def curve_keys(results: pd.DataFrame, x: str = "lr") -> list[str]:
+    """The columns that tell curves of loss over x apart: all that is swept but seed and x.
+
+    >>> curve_keys(pd.DataFrame({"lr": [0.1, 0.2], "depth": [2, 4], "context": [16, 16]}), x="lr")
+    ['parametrization', 'optimizer', 'width', 'depth']
+    """
+    keys = ["parametrization", "optimizer", "width", "lr"]
+    keys += [key for key in differing_columns(results) if key not in IDENTITY]
+    return [key for key in keys if key != x]
 
 
 def differing_columns(results: pd.DataFrame) -> list[str]:
-    """Return the columns, but outcomes, in which runs differ; a missing value counts as one."""
+    """The columns, but outcomes, in which runs differ; a missing value counts as one."""
     columns = [str(column) for column in results if column not in OUTCOMES]
     return [column for column in columns if results[column].nunique(dropna=False) > 1]
 
@@ -45,51 +75,102 @@ def differing_columns(results: pd.DataFrame) -> list[str]:
 def curves(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.DataFrame:
     """Mean, min and max over seeds of the metric at each x of each curve.
 
-    An x at which a seed diverged or failed to give a finite loss has an infinite mean: it is no candidate for the best
-    one. Failed runs are left out. Columns: the series keys, x, mean, min, max, seeds.
+    An x at which a seed diverged or failed to give a finite loss has an infinite mean: it is no
+    candidate for the best one. Failed runs are left out. Columns: `curve_keys`, x, mean, min, max,
+    seeds.
+
+    >>> results = pd.DataFrame({"lr": [0.1, 0.1, 0.2], "seed": [0, 1, 0], "val_loss": [1, 2, 3.0]})
+    >>> results = results.assign(width=64, parametrization="mup", optimizer="adamw")
+    >>> table = curves(results.assign(status=["completed", "completed", "diverged"]))
+    >>> table[["lr", "mean", "min", "max", "seeds"]]
+        lr  mean  min  max  seeds
+    0  0.1   1.5  1.0  2.0      2
+    1  0.2   inf  inf  inf      1
     """
-    runs = results[results["status"] != "failed"]
-    losses = runs[metric].where(runs["status"] == "completed").fillna(float("inf"))
-    groups = losses.groupby([runs[key] for key in (*series_keys(results, x), x)], dropna=False)
-    return groups.agg(mean="mean", min="min", max="max", seeds="size").reset_index()
+    has_run = results["status"] != "failed"
+    runs = results[has_run]
+    completed = runs["status"] == "completed"
+    losses = runs[metric].where(completed, INF)
+    losses = losses.fillna(INF)
+    keys = [*curve_keys(results, x), x]
+    columns = [runs[key] for key in keys]
+    groups = losses.groupby(columns, dropna=False)
+    table = groups.agg(
+        mean="mean",
+        min="min",
+        max="max",
+        seeds="size",
+    )
+    return table.reset_index()
 
 
 def best(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.DataFrame:
-    """The best x and its mean loss for each curve; `at_edge` if it is the smallest or largest number tried.
+    """The best x and its mean loss for each curve.
 
-    A curve on which every run diverged is left out.
+    Columns: `curve_keys`, x, the metric, seeds, and `at_edge`: whether x is the smallest or largest
+    number tried. A curve on which every run diverged is left out.
     """
+    keys = curve_keys(results, x)
     table = curves(results, metric, x)
-    keys = series_keys(results, x)
-    tried = table.groupby(keys, dropna=False)[x]
-    at_end = (table[x] == tried.transform("min")) | (table[x] == tried.transform("max"))
-    table["at_edge"] = at_end & (tried.transform("nunique") > 1) & is_numeric_dtype(table[x])
-    finite = table[table["mean"] < float("inf")]
-    rows = finite.loc[finite.groupby(keys, dropna=False)["mean"].idxmin()].reset_index(drop=True)
-    return rows[[*keys, x, "mean", "seeds", "at_edge"]].rename(columns={"mean": metric})
+    values = table[x]
+    by_curve = table.groupby(keys, dropna=False)
+    tried = by_curve[x]
+    is_first = values == tried.transform("min")
+    is_last = values == tried.transform("max")
+    several = tried.transform("nunique") > 1
+    ordered = is_numeric_dtype(values)
+    table["at_edge"] = (is_first | is_last) & several & ordered
+    finite = table[table["mean"] < INF]
+    by_curve = finite.groupby(keys, dropna=False)
+    rows = by_curve["mean"].idxmin()
+    columns = [*keys, x, "mean", "seeds", "at_edge"]
+    table = finite.loc[rows, columns].reset_index(drop=True)
+    return table.rename(columns={"mean": metric})
 
 
 def swept_hyperparameter(results: pd.DataFrame) -> str:
-    """The first of `HYPERPARAMETERS` that has two or more values; lr if there is none."""
-    return next((x for x in HYPERPARAMETERS if x in results and results[x].nunique() > 1), "lr")
+    """The first of `HYPERPARAMETERS` that has two or more values; lr if there is none.
+
+    >>> swept_hyperparameter(pd.DataFrame({"lr": [0.1, 0.1], "model.init_std": [1, 2]}))
+    'model.init_std'
+    """
+    for x in HYPERPARAMETERS:
+        if _is_swept(results, x):
+            return x
+    return "lr"
 
 
 def swept_size(results: pd.DataFrame) -> str | None:
-    """The first of `SIZES` that has two or more values, all numbers; None if there is none."""
-    swept = (size for size in SIZES if size in results and results[size].nunique() > 1)
-    return next(
-        (size for size in swept if pd.to_numeric(results[size], errors="coerce").notna().all()),
-        None,
-    )
+    """The first of `SIZES` that has two or more values, all numbers; None if there is none.
+
+    >>> swept_size(pd.DataFrame({"width": [64, 64], "depth": [2, 4]}))
+    'depth'
+    """
+    for size in SIZES:
+        if _is_swept(results, size):
+            numbers = pd.to_numeric(results[size], errors="coerce")
+            if numbers.notna().all():
+                return size
+    return None
+
+
+def _is_swept(results: pd.DataFrame, key: str) -> bool:
+    return key in results and results[key].nunique() > 1
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """Of losses over a hyperparameter x, by the parabola in log2(x) through the best one and its neighbours.
+    """The optimum of one curve of losses over a hyperparameter x.
 
-    `curvature` is the second derivative of that, in loss per octave^2; NaN where the best has no two finite neighbours
-    or x is no number but a choice, and then `x` is the best one itself. at_edge: it is the smallest or largest number
-    tried.
+    It is that of the parabola in log2(x) through the best point and its two neighbours. Where the
+    best point has no two finite neighbours, or x is no number but a choice, it is that point
+    itself.
+
+    Args:
+        x: the optimal value.
+        loss: at the optimum.
+        curvature: the second derivative of the parabola, in loss per octave^2; NaN without one.
+        at_edge: whether the best point is the smallest or largest number tried.
     """
 
     x: float | str
@@ -99,70 +180,113 @@ class Optimum:
 
     @classmethod
     def of(cls, x: pd.Series, loss: pd.Series) -> "Optimum":
-        """x in increasing order; loss may be infinite but not everywhere."""
-        y = loss.to_numpy(float)
-        best = int(y.argmin())
+        """Find the optimum.
+
+        Args:
+            x: values in increasing order, or choices.
+            loss: at each x; may be infinite but not everywhere.
+
+        >>> x = pd.Series([1.0, 2.0, 4.0])
+        >>> Optimum.of(x, (np.log2(x) - 1) ** 2).x
+        2.0
+        """
+        losses = loss.to_numpy(float)
+        best = int(losses.argmin())
+        least = float(losses[best])
         if not is_numeric_dtype(x):
-            return cls(x.iloc[best], float(y[best]), float("nan"), False)
-        u = np.log2(x.to_numpy(float))
-        at_edge = len(u) > 1 and best in (0, len(u) - 1)
-        at_best = cls(float(2 ** u[best]), float(y[best]), float("nan"), at_edge)
-        if at_edge or len(u) < 3 or not np.isfinite(y[best - 1 : best + 2]).all():
-            return at_best
-        a, b, c = np.polyfit(u[best - 1 : best + 2] - u[best], y[best - 1 : best + 2], 2)
+            return cls(x.iloc[best], least, NAN, at_edge=False)
+        octaves = np.log2(x.to_numpy(float))
+        centre = octaves[best]
+        at_best = float(2**centre)
+        last = len(losses) - 1
+        at_edge = last > 0 and best in (0, last)
+        near = slice(best - 1, best + 2)
+        if at_edge or last < 2 or not np.isfinite(losses[near]).all():
+            return cls(at_best, least, NAN, at_edge)
+        # loss = a u^2 + b u + c, with u in octaves from the best point
+        a, b, c = np.polyfit(octaves[near] - centre, losses[near], 2)
         if a <= 0:  # three equal losses
-            return replace(at_best, curvature=0.0)
-        return cls(
-            float(2 ** (u[best] - b / (2 * a))), float(c - b**2 / (4 * a)), float(2 * a), at_edge
-        )
+            return cls(at_best, least, 0.0, at_edge)
+        lowest = -b / (2 * a)
+        loss_there = float(c - b**2 / (4 * a))
+        curvature = float(2 * a)
+        return cls(float(2 ** (centre + lowest)), loss_there, curvature, at_edge)
 
     def regret(self, at: float | str, x: pd.Series, loss: pd.Series) -> float:
-        """Loss at the value `at` over that of the optimum: along the parabola, or from one grid point to the next where
-        it lies farther off than those of the parabola; NaN at a choice that was not tried."""
-        y = loss.to_numpy(float)
+        """The loss at the value `at` over that of the optimum.
+
+        Up to one grid step from the optimum the loss is that of the parabola. Farther off, and
+        where there is no parabola, it is interpolated from one grid point to the next. NaN at a
+        choice that was not tried.
+
+        Args:
+            at: a value of the hyperparameter.
+            x, loss: the curve that this is the optimum of.
+        """
+        losses = loss.to_numpy(float)
         if isinstance(at, str) or isinstance(self.x, str):
-            return float(dict(zip(x, y, strict=True)).get(at, np.nan) - self.loss)
-        octaves = np.log2(at / self.x)
-        u = np.log2(x.to_numpy(float))
-        if self.curvature > 0 and abs(octaves) <= np.diff(u).min() * (
-            1 + 1e-6
-        ):  # a grid point, but for rounding
-            return float(self.curvature / 2 * octaves**2)
-        with np.errstate(invalid="ignore"):  # between a finite loss and an infinite one
-            there = np.interp(np.log2(at), u, y)
-        return float("inf") if np.isnan(there) else float(there - self.loss)
+            by_choice = dict(zip(x, losses, strict=True))
+            return float(by_choice.get(at, NAN) - self.loss)
+        grid = np.log2(x.to_numpy(float))
+        distance = np.log2(at / self.x)
+        if self.curvature > 0:
+            one_step = np.diff(grid).min()
+            if abs(distance) <= one_step * (1 + 1e-6):  # but for rounding
+                return float(self.curvature / 2 * distance**2)
+        with np.errstate(invalid="ignore"):  # NaN between a finite loss and an infinite one
+            there = float(np.interp(np.log2(at), grid, losses))
+        if np.isnan(there):
+            return INF
+        return there - self.loss
 
 
 def optima(
     results: pd.DataFrame, metric: str = "val_loss", size: str = "width", x: str = "lr"
 ) -> pd.DataFrame:
-    """The optimal x of each curve and what using that of the smallest size costs there.
+    """The optimal x of each curve, and what using that of the smallest size costs there.
 
-    Columns: the series keys, that of x (of the mean over seeds; see `Optimum`), of numbers the same with `_low` and
-    `_high` (95 % t-interval over seeds of the optima of each), loss, curvature, at_edge, regret (loss at the smallest
-    size's optimal x over that at its own). Curves on which every run diverged are left out.
+    Columns: `curve_keys`, x (of the mean over seeds; see `Optimum`), loss, curvature, at_edge, and
+    regret (loss at the smallest size's optimal x over that at its own). Where x is a number also
+    the 95 % t-interval over the optima of each seed, as `{x}_low` and `{x}_high`. Curves on which
+    every run diverged are left out.
+
+    >>> grid = [(width, lr) for width in (64, 128) for lr in (0.5, 1.0, 2.0)]
+    >>> results = pd.DataFrame(grid, columns=["width", "lr"])
+    >>> results = results.assign(seed=0, parametrization="mup", optimizer="adamw")
+    >>> losses = np.log2(results["lr"]) ** 2 + 1
+    >>> table = optima(results.assign(status="completed", val_loss=losses))
+    >>> table[["width", "lr", "loss", "regret"]]
+       width   lr  loss  regret
+    0     64  1.0   1.0     0.0
+    1    128  1.0   1.0     0.0
     """
+    keys = curve_keys(results, x)
     table = curves(results, metric, x)
-    keys = series_keys(results, x)
-    others = [key for key in keys if key != size]
+    by_curve = table.groupby(keys, dropna=False)
+    least = by_curve["mean"].transform("min")
+    trained = table[np.isfinite(least)]
     rows = []
-    for _, series in table[
-        np.isfinite(table.groupby(keys, dropna=False)["mean"].transform("min"))
-    ].groupby(others, sort=False, dropna=False):
+    for _, series in trained.groupby(_without(size, keys), sort=False, dropna=False):
         smallest: Optimum | None = None
         for _, curve in series.groupby(size):
-            optimum = Optimum.of(curve[x], curve["mean"])
+            values, losses = curve[x], curve["mean"]
+            optimum = Optimum.of(values, losses)
             smallest = smallest or optimum
-            found = asdict(optimum)
-            row = curve[keys].iloc[0].to_dict() | {x: found.pop("x")}
-            if is_numeric_dtype(table[x]):
-                each = _by_seed(results.merge(curve[keys].head(1)), metric, x)
-                low, high = interval(np.log2(np.array([seed.x for seed in each.values()], float)))
-                row |= {f"{x}_low": 2**low, f"{x}_high": 2**high}
-            rows.append(
-                row | found | {"regret": optimum.regret(smallest.x, curve[x], curve["mean"])}
-            )
+            row = curve[keys].iloc[0].to_dict()
+            row[x] = optimum.x
+            if is_numeric_dtype(values):
+                runs = results.merge(curve[keys].head(1))
+                row |= _interval_of_seeds(runs, metric, x)
+            row["loss"] = optimum.loss
+            row["curvature"] = optimum.curvature
+            row["at_edge"] = optimum.at_edge
+            row["regret"] = optimum.regret(smallest.x, values, losses)
+            rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _without(key: str, keys: list[str]) -> list[str]:
+    return [other for other in keys if other != key]
 
 
 def transfer(
@@ -172,87 +296,115 @@ def transfer(
     x: str = "lr",
     found: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """How well the hyperparameter x transfers along `size`, one row a series of two or more sizes.
+    """How well the hyperparameter x transfers along `size`: one row a series of two or more sizes.
 
-    Columns: the series keys without the size; drift (slope of log2(optimal x) against log2(size): octaves per
-    doubling), drift_low and drift_high (95 % t-interval over seeds), worst_regret (largest of `optima`), edges (sizes
-    whose optimum lies at the edge of the grid: there neither it nor what follows is known), and the three metrics that
-    Kalra & Barkeshli (2026) ask for, as defined here:
-
-    - fit_error: of the scaling law, the line whose slope is the drift: RMS distance of the optima in octaves;
-    - robustness: k where an error of one octave in x costs a loss proportional to size^k (the curvature at the
-      optimum): below 0 larger models forgive more; NaN where fewer than two sizes have a curvature;
-    - asymptotic_loss: L of the best losses L + c size^-p, and asymptotic_penalty: that over the least one among the
-      parametrizations; NaN for fewer than four sizes.
-
-    Where x is no number but a choice there is no drift, fit_error or robustness.
+    Columns: the keys of the series (`curve_keys` without the size), and those that the head of
+    this module lists.
 
     Args:
+        results: one row a run.
+        metric: the loss.
+        size, x: one of `SIZES` and of `HYPERPARAMETERS`.
         found: the `optima`, where they are known.
     """
-    table = optima(results, metric, size, x) if found is None else found
-    keys = [key for key in series_keys(results, x) if key != size]
+    if found is None:
+        found = optima(results, metric, size, x)
+    if found.empty:
+        return found
+    keys = _without(size, curve_keys(results, x))
     rows = []
-    if table.empty:
-        return table
-    for key, series in table.groupby(keys, sort=False, dropna=False):
+    for key, series in found.groupby(keys, sort=False, dropna=False):
         if len(series) < 2:
             continue
-        row = {
-            "worst_regret": series["regret"].max(),
-            "edges": ", ".join(f"{value:g}" for value in series.loc[series["at_edge"], size]),
-            "asymptotic_loss": asymptote(
-                series[size].to_numpy(float), series["loss"].to_numpy(float)
-            ),
-        }
-        if is_numeric_dtype(table[x]):
-            row = (
-                _law(series, size, x, _drifts(results.merge(series[keys].head(1)), metric, size, x))
-                | row
-            )
-        rows.append(dict(zip(keys, key, strict=True)) | row)
-    transfers = pd.DataFrame(rows)
-    if len(transfers):
-        alike = [key for key in keys if key != "parametrization"]
-        least = transfers.groupby(alike, dropna=False)["asymptotic_loss"].transform("min")
-        transfers["asymptotic_penalty"] = transfers["asymptotic_loss"] - least
-    return transfers
+        row = dict(zip(keys, key, strict=True))
+        if is_numeric_dtype(found[x]):
+            runs = results.merge(series[keys].head(1))
+            drifts = _drifts(runs, metric, size, x)
+            row |= _scaling_law(series, size, x, drifts)
+        row |= _losses_along(series, size)
+        rows.append(row)
+    return _with_penalty(pd.DataFrame(rows), keys)
 
 
-def _law(series: pd.DataFrame, size: str, x: str, drifts: np.ndarray) -> dict[str, Any]:
-    """The columns of `transfer` that follow from the scaling law of one series of `optima`; drifts: of each seed."""
-    u, v = np.log2(series[size].astype(float)), np.log2(series[x])
-    line = np.polyfit(u, v, 1)
-    curved = series["curvature"] > 0
-    forgiving = (
-        np.polyfit(u[curved], np.log2(series.loc[curved, "curvature"]), 1)[0]
-        if curved.sum() > 1
-        else np.nan
-    )
+def _losses_along(series: pd.DataFrame, size: str) -> dict[str, Any]:
+    """The columns of `transfer` that follow from the losses of one series of optima."""
+    sizes = series[size].to_numpy(float)
+    losses = series["loss"].to_numpy(float)
+    at_edge = sizes[series["at_edge"].to_numpy(bool)]
+    return {
+        "worst_regret": series["regret"].max(),
+        "edges": ", ".join(f"{value:g}" for value in at_edge),
+        "asymptotic_loss": asymptote(sizes, losses),
+    }
+
+
+def _with_penalty(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """The table with asymptotic_penalty: asymptotic_loss over the least of the parametrizations."""
+    if table.empty:
+        return table
+    alike = _without("parametrization", keys)
+    losses = table["asymptotic_loss"]
+    by_series = table.groupby(alike, dropna=False)
+    least = by_series["asymptotic_loss"].transform("min")
+    return table.assign(asymptotic_penalty=losses - least)
+
+
+def _scaling_law(series: pd.DataFrame, size: str, x: str, drifts: np.ndarray) -> dict[str, Any]:
+    """The columns of `transfer` that follow from the scaling law of one series.
+
+    Args:
+        series: rows of `optima`, one a size.
+        size, x: their columns.
+        drifts: of each seed.
+    """
+    log_size = np.log2(series[size].to_numpy(float))
+    log_x = np.log2(series[x].to_numpy(float))
+    line = np.polyfit(log_size, log_x, 1)
+    errors = np.polyval(line, log_size) - log_x
+    drift_low, drift_high = interval(drifts)
+    curvature = series["curvature"].to_numpy(float)
+    curved = curvature > 0
+    robustness = NAN
+    if curved.sum() > 1:
+        log_curvature = np.log2(curvature[curved])
+        robustness, _ = np.polyfit(log_size[curved], log_curvature, 1)
     return {
         "drift": line[0],
-        **dict(zip(("drift_low", "drift_high"), interval(drifts), strict=True)),
-        "fit_error": float(np.sqrt(np.mean((np.polyval(line, u) - v) ** 2))),
-        "robustness": forgiving,
+        "drift_low": drift_low,
+        "drift_high": drift_high,
+        "fit_error": float(np.sqrt(np.mean(errors**2))),
+        "robustness": robustness,
     }
 
 
 def asymptote(size: np.ndarray, loss: np.ndarray) -> float:
-    """L of the least-squares fit of L + c size^-p, p between 1/8 and 4; NaN for fewer than four sizes."""
+    """L of the least-squares fit of L + c size^-p, p between 1/8 and 4; NaN below four sizes.
+
+    >>> size = np.array([64.0, 128.0, 256.0, 512.0])
+    >>> round(asymptote(size, 1.5 + 3 / size), 6)
+    1.5
+    """
     if len(size) < 4:
-        return float("nan")
+        return NAN
     fits = []
+    relative_size = size / size.min()
+    constant = np.ones_like(size)
     for power in np.linspace(0.125, 4, 311):
-        terms = np.stack([np.ones_like(size), (size / size.min()) ** -power], axis=1)
-        solution = np.linalg.lstsq(terms, loss)[0]
-        fits.append((float(((terms @ solution - loss) ** 2).sum()), float(solution[0])))
-    return min(fits)[1]
+        falling = relative_size**-power
+        terms = np.stack([constant, falling], axis=1)
+        solution, *_ = np.linalg.lstsq(terms, loss)
+        errors = terms @ solution - loss
+        squares = float((errors**2).sum())
+        limit = float(solution[0])
+        fits.append((squares, limit))
+    _, limit = min(fits)
+    return limit
 
 
-def as_json(
+def transfer_json(
     optima: pd.DataFrame, transfer: pd.DataFrame, metric: str, size: str, x: str = "lr"
 ) -> dict[str, Any]:
-    """The two tables as plain data (NaN and infinity as null)."""
+    """The tables of `optima` and `transfer` as plain data (NaN and infinity as null)."""
     return {
         "metric": metric,
         "size": size,
@@ -262,27 +414,32 @@ def as_json(
     }
 
 
-def _by_seed(results: pd.DataFrame, metric: str, x: str) -> dict[Any, Optimum]:
-    """The optimum of each seed of one curve, of those with a finite loss."""
-    found = {}
+def _optima_of_seeds(results: pd.DataFrame, metric: str, x: str) -> Iterator[tuple[Any, Optimum]]:
+    """Each seed of one curve with its optimum; a seed without a finite loss is left out."""
     for seed, runs in results.groupby("seed"):
         curve = curves(runs, metric, x)
         if np.isfinite(curve["mean"]).any():
-            found[seed] = Optimum.of(curve[x], curve["mean"])
-    return found
+            yield seed, Optimum.of(curve[x], curve["mean"])
+
+
+def _interval_of_seeds(results: pd.DataFrame, metric: str, x: str) -> dict[str, float]:
+    """The 95 % t-interval, in octaves, over the optima of each seed of one curve."""
+    found = [optimum.x for _, optimum in _optima_of_seeds(results, metric, x)]
+    low, high = interval(np.log2(np.array(found, float)))
+    return {f"{x}_low": 2**low, f"{x}_high": 2**high}
 
 
 def _drifts(results: pd.DataFrame, metric: str, size: str, x: str) -> np.ndarray:
-    """The drift by each seed's own optima."""
-    optimal = pd.DataFrame(
-        {
-            value: {s: o.x for s, o in _by_seed(runs, metric, x).items()}
-            for value, runs in results.groupby(size)
-        }
-    )
-    return np.array(
-        [
-            np.polyfit(np.log2(optimal.columns.to_numpy(float)), np.log2(row), 1)[0]
-            for row in optimal.dropna().to_numpy()
-        ]
-    )
+    """The drift by each seed's own optima, of the seeds that have one at every size."""
+    by_size = {}
+    for value, runs in results.groupby(size):
+        found = _optima_of_seeds(runs, metric, x)
+        optimal = {seed: optimum.x for seed, optimum in found}
+        by_size[value] = pd.Series(optimal, dtype=float)
+    table = pd.DataFrame(by_size).dropna()  # a row a seed, a column a size
+    log_sizes = np.log2(table.columns.to_numpy(float))
+    drifts = []
+    for row in table.to_numpy(float):
+        drift, _ = np.polyfit(log_sizes, np.log2(row), 1)
+        drifts.append(drift)
+    return np.array(drifts)

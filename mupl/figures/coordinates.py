@@ -1,6 +1,6 @@
-"""The coordinate check figure."""
+"""The figures of coordinate checks."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -15,84 +15,128 @@ PANELS = {
     ("param", True): "biases b",
     ("update", True): "bias changes Δb",
 }
+STATISTICS = {"l1": "mean |x|"}  # labels of statistics that are not their names
 
 
-def coordinate_check(
+def plot_coordinates(
     rows: pd.DataFrame, title: str, statistic: str = "l1", along: str = "width"
 ) -> Figure:
-    """Size of the coordinates against width on log2 axes: a row of panels a kind, a column a step t, a line a layer.
+    """Plot the size of the coordinates against width on log2 axes.
 
-    along: "width", or "depth". Lines are medians over seeds, bands their range. Values that are 0 are not drawn.
-    A check of the standard parametrization says so in its title.
+    There is a row of panels for each kind, a column for each step t, and a line for each layer.
+    Lines are medians over seeds, bands their range. Values that are 0 are not drawn.
+
+    Args:
+        rows: of recorders, with columns width (or depth) and seed.
+        title: of the figure.
+        statistic: the one that is drawn.
+        along: "width" or "depth".
+
+    >>> rows = pd.DataFrame({"width": [64, 128], "value": [1.0, 0.5]})
+    >>> rows = rows.assign(seed=0, t=0, kind="update", name="up.weight", statistic="l1")
+    >>> figure = plot_coordinates(rows, "mup")
+    >>> figure.axes[0].get_xscale()
+    'log'
     """
     is_bias = rows["name"].str.endswith("bias")
-    table = _drawn(
-        rows, [PANELS.get(key) for key in zip(rows["kind"], is_bias, strict=True)], statistic
-    )
+    quantities = zip(rows["kind"], is_bias, strict=True)
+    labels = pd.Series([PANELS.get(key) for key in quantities], rows.index)
+    table = _drawable(rows.assign(panel=labels), statistic)
     table["layer"] = table["name"].str.replace(r"\.(weight|bias)$", "", regex=True)
-    layers = list(dict.fromkeys(table["layer"]))
-    colors = {
-        "hue": "layer",
-        "hue_order": layers,
-        "palette": sns.color_palette("viridis", len(layers)),
-    }
-    grid = _lines(table, PANELS.values(), "t", along, statistic, height=2.4, aspect=1.3, **colors)
+    layers = list(table["layer"].unique())
+    grid = _plot_lines(
+        table,
+        PANELS.values(),
+        along,
+        statistic,
+        col="t",
+        hue="layer",
+        hue_order=layers,
+        palette=sns.color_palette("viridis", len(layers)),
+        height=2.4,
+        aspect=1.3,
+    )
     grid.set_titles(row_template="{row_name}", col_template="t = {col_name}")
     grid.figure.suptitle(title, y=1.02)
     return grid.figure
 
 
-def side_by_side(
+def plot_side_by_side(
     rows: pd.DataFrame,
     panels: Mapping[tuple[str, str], str],
     statistic: str = "l1",
     along: str = "width",
 ) -> Figure:
-    """Chosen quantities against width on log2 axes: a column of panels a parametrization, a line a step t.
+    """Plot chosen quantities against width on log2 axes, one parametrization beside another.
 
-    panels: (kind, name) -> label, a row of panels each, from top to bottom. Lines and bands as in `coordinate_check`.
+    There is a row of panels for each quantity, a column for each parametrization, and a line for
+    each step t. Lines and bands are those of `plot_coordinates`.
+
+    Args:
+        rows: of recorders, with columns parametrization, width (or depth) and seed.
+        panels: (kind, name) -> label, a row of panels each, from top to bottom.
+        statistic: the one that is drawn.
+        along: "width" or "depth".
+
+    >>> rows = pd.DataFrame({"width": [64, 128], "value": [1.0, 0.5], "parametrization": "mup"})
+    >>> rows = rows.assign(seed=0, t=0, kind="output", name="readout", statistic="l1")
+    >>> figure = plot_side_by_side(rows, {("output", "readout"): "logits"})
+    >>> figure.axes[0].get_ylabel()
+    'mean |x|'
     """
-    table = _drawn(
-        rows, [panels.get(key) for key in zip(rows["kind"], rows["name"], strict=True)], statistic
-    )
-    colors = {"hue": "t", "palette": "viridis", "legend": "full"}
-    grid = _lines(
-        table,
+    quantities = zip(rows["kind"], rows["name"], strict=True)
+    labels = pd.Series([panels.get(key) for key in quantities], rows.index)
+    grid = _plot_lines(
+        _drawable(rows.assign(panel=labels), statistic),
         panels.values(),
-        "parametrization",
         along,
         statistic,
+        col="parametrization",
+        hue="t",
+        palette="viridis",
+        legend="full",
         height=2.2,
         aspect=1.1,
-        **colors,
     )
-    return grid.set_titles(row_template="{row_name}", col_template="{col_name}").figure
+    grid.set_titles(row_template="{row_name}", col_template="{col_name}")
+    return grid.figure
 
 
-def _drawn(rows: pd.DataFrame, panels: Sequence[str | None], statistic: str) -> pd.DataFrame:
-    """The rows that logarithmic axes can show, with the label of each one's panel; those of none are left out."""
-    table = rows.copy()
-    table["panel"] = panels
-    return table[(table["statistic"] == statistic) & (table["value"] > 0)].dropna(subset="panel")
+def _drawable(rows: pd.DataFrame, statistic: str) -> pd.DataFrame:
+    """The rows that belong to a panel and have a value that logarithmic axes can show."""
+    shown = (rows["statistic"] == statistic) & (rows["value"] > 0)
+    return rows[shown].dropna(subset="panel")
 
 
-def _lines(
-    table: pd.DataFrame,
-    panels: Iterable[str],
-    columns: str,
-    along: str,
-    statistic: str,
-    **options: Any,
+def _plot_lines(
+    table: pd.DataFrame, panels: Iterable[str], along: str, statistic: str, **options: Any
 ) -> sns.FacetGrid:
-    """Medians over seeds and their range, on log2 axes: a row of those `panels` that there are, a column of panels for
-    each value of `columns`."""
+    """Plot medians over seeds and their range, on log2 axes.
+
+    Args:
+        table: rows with the label of their panel.
+        panels: the labels, from top to bottom; those without rows are left out.
+        along: the column of the horizontal axis.
+        statistic: the name of the vertical one.
+        options: of seaborn's `relplot`.
+    """
+    there = set(table["panel"])
     with sns.axes_style("whitegrid"):
         grid = sns.relplot(
-            table, x=along, y="value", row="panel", row_order=[p for p in panels if (table["panel"] == p).any()],
-            col=columns, kind="line", estimator="median", errorbar=("pi", 100), marker="o", markersize=4,
-            facet_kws={"sharey": "row", "margin_titles": True}, **options,
-        )  # fmt: skip
-    for axis in grid.axes.flat:
-        axis.set_xscale("log", base=2)
-        axis.set_yscale("log", base=2)
-    return grid.set_axis_labels(along, {"l1": "mean |x|"}.get(statistic, statistic))
+            table,
+            x=along,
+            y="value",
+            row="panel",
+            row_order=[panel for panel in panels if panel in there],
+            kind="line",
+            estimator="median",
+            errorbar=("pi", 100),
+            marker="o",
+            markersize=4,
+            facet_kws={"sharey": "row", "margin_titles": True},
+            **options,
+        )
+    for axes in grid.axes.flat:
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+    return grid.set_axis_labels(along, STATISTICS.get(statistic, statistic))

@@ -8,23 +8,44 @@ from mupl.analysis.unit_scale import BAND
 from mupl.names import block_pattern
 
 
-def unit_scale(table: pd.DataFrame) -> Figure:
-    """RMS over what it must be, of parameters and of what modules return, a dot for each block and run; the band of
-    those that pass is shaded. table: as `mupl.analysis.unit_scale.verdict` returns it."""
+def plot_unit_scale(table: pd.DataFrame) -> Figure:
+    """Plot RMS over what it must be, of parameters and of what modules return.
+
+    There is a dot for each block and run. The band of dots that pass is shaded.
+
+    Args:
+        table: what `mupl.analysis.unit_scale.unit_scale_verdict` returns.
+
+    >>> table = pd.DataFrame({"kind": ["param", "output"], "name": ["up.weight", "up"]})
+    >>> figure = plot_unit_scale(table.assign(rms=[1.1, 3.0], expected=1.0, passed=[True, False]))
+    >>> [axes.get_title() for axes in figure.axes]
+    ['parameters', 'modules']
+    """
+    of_modules = table["kind"].str.startswith("output")
+    of_values = table["kind"].isin(["param", "output"])
     dots = table.assign(
-        ratio=table["rms"] / table["expected"], name=table["name"].map(block_pattern)
+        ratio=table["rms"] / table["expected"],
+        name=table["name"].map(block_pattern),
+        owner=of_modules.map({True: "modules", False: "parameters"}),
+        quantity=of_values.map({True: "values", False: "gradients"}),
     )
-    dots["of"] = dots["kind"].str.startswith("output").map({True: "modules", False: "parameters"})
-    dots["of what"] = dots["kind"].map({"param": "values", "output": "values"}).fillna("gradients")
     with sns.axes_style("whitegrid"):
         grid = sns.relplot(
-            dots, x="ratio", y="name", hue="of what", style="passed", markers={True: "o", False: "X"}, col="of",
-            kind="scatter", height=4, facet_kws={"sharey": False},
-        )  # fmt: skip
-    for axis in grid.axes.flat:
-        axis.axvspan(*BAND, color="tab:green", alpha=0.1)
-        axis.set_xscale("log", base=2)
-    grid.set_axis_labels("RMS over what unit scaling wants", "").set_titles(
-        "{col_name}"
-    ).tight_layout()
+            dots,
+            x="ratio",
+            y="name",
+            hue="quantity",
+            style="passed",
+            markers={True: "o", False: "X"},
+            col="owner",
+            kind="scatter",
+            height=4,
+            facet_kws={"sharey": False},
+        )
+    for axes in grid.axes.flat:
+        axes.axvspan(*BAND, color="tab:green", alpha=0.1)
+        axes.set_xscale("log", base=2)
+    grid.set_axis_labels("RMS over what unit scaling wants", "")
+    grid.set_titles("{col_name}")
+    grid.tight_layout()
     return grid.figure

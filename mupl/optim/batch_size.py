@@ -1,4 +1,4 @@
-"""Hyperparameters of Adam that were tuned at one batch size and training length, at another."""
+"""Adam's hyperparameters that were tuned at one batch size and training length, at another."""
 
 import inspect
 import math
@@ -16,18 +16,30 @@ RULES = ("none", "sqrt", "sde")
 
 @dataclass(frozen=True)
 class BatchScaling:
-    """With m_B = batch size / base batch size, m_D = examples / base examples and kappa = m_B / m_D:
+    """A rule from one batch size and number of examples to others.
 
-    - `sqrt`: `lr *= sqrt(kappa)` (Krizhevsky 2014 for the batch size; see Malladi et al. 2022 for Adam);
+    With m_B = batch size / base batch size, m_D = examples / base examples and kappa = m_B / m_D:
+
+    - `none`: nothing changes;
+    - `sqrt`: `lr *= sqrt(kappa)` (Krizhevsky 2014 for the batch size; see Malladi et al. 2022 for
+      Adam);
     - `sde`: also `1 - beta *= kappa`, `weight_decay *= sqrt(kappa)` and `eps /= sqrt(m_B)`.
 
-    At m_D = 1 the latter is the rule under which Adam's steps follow one stochastic differential equation in the time
-    lr^2 * steps (Malladi et al. 2022), with weight decay at one rate in that time (AdamW multiplies it by lr). For more
-    examples it keeps the end of that time, as Mlodozeniec et al. (2025) propose; eps is compared with the noise of a
-    gradient, which knows of the batch size alone.
+    At m_D = 1 the last one is the rule under which Adam's steps follow one stochastic differential
+    equation in the time lr^2 * steps (Malladi et al. 2022), with weight decay at one rate in that
+    time (AdamW multiplies it by lr). For more examples it keeps the end of that time, as
+    Mlodozeniec et al. (2025) propose; eps is compared with the noise of a gradient, which depends
+    on the batch size alone.
+
+    Args:
+        rule: one of `RULES`.
+        m_B, m_D: batch size and number of examples over those of the base.
 
     Raises:
         ConfigError: on an unknown rule or sizes that are not positive.
+
+    >>> BatchScaling("sqrt", m_B=4.0).values(lr=0.1, eps=1e-8, weight_decay=0.0)["lr"]
+    0.2
     """
 
     rule: str = "none"
@@ -39,23 +51,31 @@ class BatchScaling:
             raise ConfigError(f"batch_scaling={self.rule}: must be one of {', '.join(RULES)}")
         if not (self.m_B > 0 and self.m_D > 0):
             raise ConfigError(
-                f"batch_scaling: sizes must be positive, not {self.m_B} and {self.m_D} times the base's"
+                f"batch_scaling: sizes must be positive, not {self.m_B} and {self.m_D} times those "
+                "of the base"
             )
+
+    @property
+    def kappa(self) -> float:
+        """m_B / m_D: base steps over steps."""
+        return self.m_B / self.m_D
 
     def values(self, lr: float, eps: float, weight_decay: float) -> dict[str, float]:
         """lr, eps and weight_decay at this size, by name, from those at the base."""
-        root = math.sqrt(self.m_B / self.m_D)
-        if self.rule != "none":
+        root = math.sqrt(self.kappa)
+        if self.rule in ("sqrt", "sde"):
             lr *= root
         if self.rule == "sde":
-            eps, weight_decay = eps / math.sqrt(self.m_B), weight_decay * root
+            eps /= math.sqrt(self.m_B)
+            weight_decay *= root
         return {"lr": lr, "eps": eps, "weight_decay": weight_decay}
 
     def optimizer(self, constructor: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
         """The constructor with the betas of this size.
 
         Raises:
-            ConfigError: under `sde`, for an optimizer without betas, or if one would not stay in [0, 1).
+            ConfigError: under `sde`, for an optimizer without betas, or if one would not stay in
+                [0, 1).
         """
         if self.rule != "sde":
             return constructor
@@ -64,12 +84,10 @@ class BatchScaling:
             raise ConfigError(
                 "batch_scaling=sde: is a rule for Adam and AdamW, the optimizer has no betas"
             )
-        betas = tuple(1 - self.m_B / self.m_D * (1 - beta) for beta in given.default)
+        betas = tuple(1 - self.kappa * (1 - beta) for beta in given.default)
         if min(betas) < 0:
-            raise ConfigError(
-                f"batch_scaling=sde: betas would be {', '.join(f'{beta:g}' for beta in betas)}; the batch is too large"
-            )
-        inner, chosen = unwrapped(
-            constructor
-        )  # Hydra's partials stay one in the other, and hide the optimizer
-        return partial(inner, **chosen | {"betas": betas})
+            shown = ", ".join(f"{beta:g}" for beta in betas)
+            raise ConfigError(f"batch_scaling=sde: betas would be {shown}; the batch is too large")
+        # Hydra nests its partials, which would hide the optimizer: make one of all
+        optimizer_class, options = unwrapped(constructor)
+        return partial(optimizer_class, **options | {"betas": betas})

@@ -12,7 +12,7 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 | W after updates                 | the larger of init and update, or between that and init  |
 | decoupled weight decay of W     | that of W                                                |
 | output of input, hidden layers  | 0                                                        |
-| logits at init                  | e(mult) + e(init) + 1/2                                  |
+| logits at init                  | e(mult) + e(init) + 1/2, or between that and a bias's    |
 | logits after updates            | 0, or between that and their exponent at init            |
 
 - `adam`: entries of w move by lr, whatever the gradient is.
@@ -21,7 +21,8 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 - `orthogonal`: d is the number of dimensions that grow. r singular values of 1 make entries of
   sqrt(r / (fan_in fan_out)), and the rank r of a gradient does not grow with width once that is
   above the batch size.
-- Logits at init are a sum of n independent terms. After updates they may keep such a part.
+- Logits at init are a sum of n independent terms, and of the readout's bias where that does not
+  start at 0. After updates they may keep such parts.
 - No update may exceed `STABLE`, above which outputs grow. A table that predicts such updates (sp,
   ntk under Adam) describes a network that fails, and it must be seen to fail.
 - Outputs must have the exponent 0 in every parametrization: this is what muP is for.
@@ -180,12 +181,17 @@ class _Network:
             if self._in_depth and info.in_block and t > 0:
                 return Expected(min(self._update(name, t).low, 0.0), 0.0)
             return Expected()
-        if _starts_at_zero(info):
-            return ZERO if t <= 0 else Expected()
-        random = 0.0 if self._in_depth else self._initial(info) + HALF
-        if t <= 0:
-            return Expected(random, random)
-        return Expected(min(random, 0.0), 0.0)
+        parts = []
+        if not _starts_at_zero(info):
+            parts.append(0.0 if self._in_depth else self._initial(info) + HALF)
+        bias = self._tensors.get(name.removesuffix("weight") + "bias")
+        if bias is not None and not _starts_at_zero(bias):
+            parts.append(self._initial(bias))
+        if t > 0:
+            return Expected(min([*parts, 0.0]), 0.0)
+        if not parts:
+            return ZERO
+        return Expected(min(parts), max(parts))
 
     def multiplier(self, name: str, info: MultiplierInfo) -> dict[tuple[str, str], Expected]:
         """What a multiplier returns; where it scales attention, the logits too."""

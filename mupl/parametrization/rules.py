@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from mupl.errors import ConfigError
-from mupl.names import match_glob
+from mupl.names import match_globs
 from mupl.parametrization.cells import Monomial
 from mupl.parametrization.tables import TABLES
 from mupl.roles import SPECIAL_ROWS, MultiplierRole, Role
@@ -95,7 +95,7 @@ class Parametrization:
         found: dict[str, dict[str, Monomial]] = {name: {} for name in names}
         for glob, texts in self.overrides.items():
             cells = _parse_override(f"parametrization.overrides.{glob}", texts)
-            for name in match_glob(glob, found, "parametrization.overrides"):
+            for name in match_globs("parametrization.overrides", [glob], found):
                 found[name] |= cells
         return found
 

@@ -64,7 +64,7 @@ def ablation(sweep_dir: Path, metric: str = "val_loss") -> int:
         table["parametrization"] = without_folder
     panels = {("output", name): label for name, label in OUTPUTS.items()}
     means = coordinates.over_blocks(check.rows)
-    save(figures.side_by_side(means, panels, along=check.along), sweep_dir / "ablation.png")
+    save(figures.plot_side_by_side(means, panels, along=check.along), sweep_dir / "ablation.png")
     if not check.verdict["passed"].all():
         failures = coordinates.failures_by_series(check.verdict)
         show(failures, f"worst slopes against {check.along} of what fails, by parametrization")
@@ -87,14 +87,14 @@ def _judge(sweep_dir: Path) -> Check:
         along = "depth"
         rows = coordinates.over_blocks(rows)
     verdict = coordinates.verdict(rows, along=along)
-    plain = coordinates.as_json(verdict)
+    plain = coordinates.verdict_json(verdict)
     write_atomically(sweep_dir / "verdict.json", json.dumps(plain, indent=1))
     return Check(results, rows, verdict, along)
 
 
 def _draw_series(check: Check, sweep_dir: Path) -> None:
     """Save a figure for each series of jobs, named after it if there are several."""
-    keys = coordinates.series_keys(check.rows, check.along)
+    keys = coordinates.check_keys(check.rows, check.along)
     several = check.rows[keys].drop_duplicates().shape[0] > 1
     for values, rows in check.rows.groupby(keys, sort=False):
         labels = []
@@ -106,4 +106,4 @@ def _draw_series(check: Check, sweep_dir: Path) -> None:
         name = "coord_check.png"
         if several:
             name = f"coord_check_{'_'.join(labels).replace('/', '-')}.png"
-        save(figures.coordinate_check(rows, title, along=check.along), sweep_dir / name)
+        save(figures.plot_coordinates(rows, title, along=check.along), sweep_dir / name)

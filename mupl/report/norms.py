@@ -30,7 +30,7 @@ def update_norms(sweep_dir: Path, metric: str = "val_loss") -> int:
         correlations,
         "correlation over layers of log(norm of the update) with log(RMS change of activations)",
     )
-    save(figures.update_norms(table, by=by), sweep_dir / "update_norms.png")
+    save(figures.plot_update_norms(table, by=by), sweep_dir / "update_norms.png")
     return code
 
 

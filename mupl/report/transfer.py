@@ -26,7 +26,7 @@ def hyperparameter_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
         size = transfer.swept_size(results)
         if size and (results.groupby(size)[x].nunique() > 1).any():
             _report_transfer(results, metric, size, x, sweep_dir)
-        figure = figures.hyperparameter_transfer(results, metric, size or "width", x)
+        figure = figures.plot_hyperparameter_transfer(results, metric, size or "width", x)
         name = x.rpartition(".")[2]
         save(figure, sweep_dir / f"{name}_transfer.png")
     return conclude(results, sweep_dir)
@@ -38,7 +38,7 @@ def _report_transfer(
     """Write `transfer.json` and print it; warn of optima at the edge of the grid."""
     optima = transfer.optima(results, metric, size, x)
     table = transfer.transfer(results, metric, size, x, optima)
-    plain = transfer.as_json(optima, table, metric, size, x)
+    plain = transfer.transfer_json(optima, table, metric, size, x)
     write_atomically(sweep_dir / "transfer.json", json.dumps(plain, indent=1))
     if table.empty:
         return

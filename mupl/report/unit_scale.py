@@ -15,9 +15,9 @@ def unit_scale(sweep_dir: Path, metric: str = "val_loss") -> int:
     """
     results = collect(sweep_dir)
     code = conclude(results, sweep_dir)
-    table = analysis.verdict(gather(results, sweep_dir, COORDINATES_FILE))
+    table = analysis.unit_scale_verdict(gather(results, sweep_dir, COORDINATES_FILE))
     save_table(table, sweep_dir / "unit_scale.csv")
-    save(figures.unit_scale(table), sweep_dir / "unit_scale.png")
+    save(figures.plot_unit_scale(table), sweep_dir / "unit_scale.png")
     passed = table["passed"]
     if not passed.all():
         failures = table[~passed].drop(columns="passed")

@@ -13,7 +13,8 @@ from mupl.files import write_csv
 from mupl.identity import RESULT_FILE
 from mupl.stacked.member import Job
 from mupl.stacked.stack import Stack
-from mupl.stats.recorder import Recorder, metrics_by_step
+from mupl.stats.recorder import Recorder
+from mupl.stats.rows import metrics_by_step
 from mupl.training.config import show_parametrization
 from mupl.training.outcome import VALIDATION, outcome
 

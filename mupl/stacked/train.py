@@ -184,6 +184,10 @@ def _recorder(jobs: Sequence[Job], stack: Stack) -> tuple[Recorder | None, str]:
     """The recorder of the jobs' coordinate statistics, if any, and the name of its table."""
     for name, entry in jobs[0].config.callbacks.items():
         callback: Any = instantiate(entry)
+        if not callback.effective:
+            raise NotStackable(
+                "callbacks.coordinates.effective=false: a stack has effective weights only"
+            )
         columns = [dict(job.config.callbacks[name].get("columns", {})) for job in jobs]
         predict = [member.expected_exponents for member in stack.members]
         return callback.stacked(stack.model, stack.optimizer, predict, columns), callback.file

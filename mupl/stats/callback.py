@@ -9,25 +9,27 @@ from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
 from mupl.errors import ConfigError
-from mupl.stacked.optimizer import StackedOptimizer
-from mupl.stacked.rules import NotStackable
-from mupl.stats.recorder import Recorder, metrics_by_step
+from mupl.stats.recorder import HasDecayRates, Recorder
+from mupl.stats.rows import metrics_by_step
 
 
 class CoordinateStats(Callback):
-    """Records a run with `mupl.stats.recorder.Recorder`, logs the values and writes their table.
+    """Record a run with `mupl.stats.recorder.Recorder`, log the values and write their table.
 
-    At each recorded step every logger gets `metrics_by_step`, at the number of updates done; the table is written when
-    training ends. Needs a LightningModule with attributes `model` and `scales`, such as
-    `mupl.training.module.TrainingModule`.
+    At each recorded step every logger gets `metrics_by_step`, at the number of updates done; the
+    table is written when training ends. Needs a LightningModule with a `model` and with `scales`,
+    its own or those of its `training_setup`, such as `mupl.training.module.TrainingModule`.
 
     Args:
         folder: where the table goes; by default the first logger's, or else the trainer's root.
         file: name of the table; the suffix is .csv or .parquet.
-        predict: add what the rule table predicts (columns low, high and zero), for a coordinate check.
-        along: "width" or "depth", of which the prediction is.
-        effective: of weights W = mult * w; False: of w, which the optimizer sees, and its gradients.
-        recorder: arguments of `Recorder`; its probe is by default the inputs of the first training batch.
+        predict: add what the rule table predicts (columns low, high and zero), for a coordinate
+            check.
+        along: "width" or "depth": the size that the predicted exponents are powers of.
+        effective: record the weights W = mult * w; False: record w, which the optimizer sees, and
+            its gradients.
+        recorder: arguments of `Recorder`; its probe is by default the inputs of the first training
+            batch.
 
     Raises:
         ConfigError: when training starts, on bad arguments or another kind of LightningModule.
@@ -44,54 +46,66 @@ class CoordinateStats(Callback):
     ) -> None:
         if along not in ("width", "depth"):
             raise ConfigError(f"callbacks.coordinates.along={along}: must be width or depth")
-        self.folder, self.file, self._predict, self._arguments = folder, file, predict, recorder
-        self._along, self._effective = along, effective
+        self.folder = folder
+        self.file = file
+        self.effective = effective
         self.recorder: Recorder | None = None  # of the latest training
-        self._logged = 0  # rows that the loggers have
+        self._predict = predict
+        self._along = along
+        self._arguments = recorder
+        self._rows_logged = 0
         self._begun_at: int | None = None  # global step; None between two optimizer steps
 
     def stacked(
         self,
         model: nn.Module,
-        optimizer: StackedOptimizer,
+        optimizer: HasDecayRates,
         predict: Sequence[Callable[..., Any]],
-        members: Sequence[Mapping[str, Any]],
+        columns: Sequence[Mapping[str, Any]],
     ) -> Recorder:
         """The recorder of a stack, with each member's `expected_exponents` and constant columns.
 
-        Raises:
-            NotStackable: if weights are not to be effective ones.
+        A stack has effective weights only, so it has to refuse a callback whose `effective` is
+        False.
         """
-        if not self._effective:
-            raise NotStackable(
-                "callbacks.coordinates.effective=false: a stack has effective weights only"
-            )
-        return Recorder(
-            model,
-            optimizer=optimizer,
-            expected=[partial(of_member, along=self._along) for of_member in predict]
-            if self._predict
-            else None,
-            **self._arguments | {"members": members, "columns": None},
-        )
+        expected = [partial(of_member, along=self._along) for of_member in predict]
+        arguments = self._arguments | {"columns": list(columns)}
+        if self._predict:
+            arguments["expected"] = expected
+        return Recorder(model, optimizer=optimizer, **arguments)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        model, scales = (getattr(pl_module, name, None) for name in ("model", "scales"))
-        if model is None or scales is None:
+        setup = getattr(pl_module, "training_setup", pl_module)
+        model = getattr(pl_module, "model", None)
+        scales = getattr(setup, "scales", None)
+        if not isinstance(model, nn.Module) or not isinstance(scales, Mapping):
             raise ConfigError(
-                f"callbacks: CoordinateStats needs a LightningModule with `model` and `scales` to know the effective "
-                f"weights; {type(pl_module).__name__} has not both (mupl.training.module.TrainingModule has)"
+                "callbacks: CoordinateStats needs a LightningModule with `model` and `scales` to "
+                f"know the effective weights; {type(pl_module).__name__} has not both "
+                "(mupl.training.module.TrainingModule has)"
             )
-        predict: Any = getattr(pl_module, "expected_exponents", None)
         self.recorder = Recorder(
             model,
-            scales if self._effective else None,
+            scales if self.effective else None,
             optimizer=trainer.optimizers[0],
-            expected=partial(predict, along=self._along) if self._predict else None,
+            expected=self._prediction(setup),
             **self._arguments,
         )
         self.recorder.t = trainer.global_step
-        self._logged, self._begun_at = 0, None
+        self._rows_logged = 0
+        self._begun_at = None
+
+    def _prediction(self, setup: object) -> Callable[..., Any] | None:
+        """The function of a `Setup` that says what must be seen, if that is to be predicted."""
+        if not self._predict:
+            return None
+        expected_exponents = getattr(setup, "expected_exponents", None)
+        if expected_exponents is None:
+            raise ConfigError(
+                "callbacks.coordinates.predict: needs a module that knows what must be seen, such "
+                "as mupl.training.module.TrainingModule"
+            )
+        return partial(expected_exponents, along=self._along)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -100,7 +114,8 @@ class CoordinateStats(Callback):
         if self._begun_at is not None:  # gradients accumulate
             return
         if self.recorder.probe is None:
-            self.recorder.probe = batch[0] if isinstance(batch, tuple | list) else batch
+            has_target = isinstance(batch, tuple | list)
+            self.recorder.probe = batch[0] if has_target else batch
         self._begun_at = trainer.global_step
         self.recorder.begin_step()
 
@@ -118,8 +133,7 @@ class CoordinateStats(Callback):
         self.recorder.close()
         self._log(trainer)
         if trainer.is_global_zero:
-            logger = trainer.loggers[0] if trainer.loggers else None
-            folder = Path(self.folder or (logger and logger.log_dir) or trainer.default_root_dir)
+            folder = self._table_folder(trainer)
             folder.mkdir(parents=True, exist_ok=True)
             self.recorder.write(folder / self.file)
 
@@ -129,10 +143,15 @@ class CoordinateStats(Callback):
         if self.recorder is not None:
             self.recorder.close()
 
+    def _table_folder(self, trainer: Trainer) -> Path:
+        log_dir = trainer.loggers[0].log_dir if trainer.loggers else None
+        return Path(self.folder or log_dir or trainer.default_root_dir)
+
     def _log(self, trainer: Trainer) -> None:
+        """Log the rows that are new."""
         assert self.recorder is not None
-        rows = self.recorder.rows[self._logged :]
-        self._logged += len(rows)
+        rows = self.recorder.rows[self._rows_logged :]
+        self._rows_logged += len(rows)
         for step, metrics in metrics_by_step(rows).items():
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step=step)

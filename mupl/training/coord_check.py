@@ -1,4 +1,4 @@
-"""A coordinate check of any model, in one process, without Lightning's loop or Hydra."""
+"""A coordinate check of any model, in one process, without Lightning or Hydra."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,15 +13,16 @@ from torch import Tensor
 from mupl.analysis.coordinates import over_blocks
 from mupl.roles import Build, Width
 from mupl.stats.recorder import Recorder
-from mupl.training.module import TrainingModule
+from mupl.training.setup import Setup
 
 CHECKED_KINDS = ("output", "param", "update", "gradient_update", "decay")
+Batch = tuple[Tensor, Tensor]
 
 
 def coord_check(
     build: Build,
     widths: Iterable[Width],
-    batches: Sequence[tuple[Tensor, Tensor]],
+    batches: Iterable[Batch],
     *,
     base_width: Width,
     depths: Iterable[int] | None = None,
@@ -29,45 +30,50 @@ def coord_check(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     statistics: Sequence[str] = ("l1",),
-    **module: Any,
+    **setup: Any,
 ) -> pd.DataFrame:
-    """Train `build(width)` for one step on each batch, at every width and seed, and record its coordinates.
+    """Train `build(width)` for one step on each batch, at every width and seed, and record it.
 
     Args:
-        depths: with one width, check against depth instead, that of `build(width, depth=depth)`; the rows have a column
-            depth and, for each name in the blocks, the mean over blocks.
         batches: (x, target), one a step: t = 0, 1, ... Three are enough.
-        module: further arguments of `TrainingModule`: lr, parametrization, optimizer, loss, ...
+        depths: with one width, check against depth instead, that of `build(width, depth=depth)`;
+            the rows have a column depth and, for each name in the blocks, the mean over blocks.
+        setup: further arguments of `Setup`: lr, parametrization, optimizer, loss, ...
 
     Returns:
-        A recorder's rows with the columns width, seed and the prediction: what `mupl.analysis.coordinates.verdict` and
-        `mupl.figures.coordinates.coordinate_check` take.
+        A recorder's rows with the columns width, seed and the prediction: what
+        `mupl.analysis.coordinates.verdict` and `mupl.figures.coordinates.plot_coordinates` take.
 
-    Example:
-        rows = coord_check(build, [64, 128, 256, 512], batches, base_width=64, parametrization="mup", lr=0.01)
-        table = verdict(rows)
-        assert table["passed"].all(), table[~table["passed"]]
+    >>> from torch import nn
+    >>> from mupl.analysis.coordinates import verdict
+    >>> def build(width):
+    ...     return nn.Sequential(nn.Linear(8, width), nn.Tanh(), nn.Linear(width, 2))
+    >>> batches = [(torch.eye(8), torch.arange(8) % 2)]
+    >>> rows = coord_check(build, [64, 256], batches, base_width=64, lr=0.01)
+    >>> verdict(rows)[["kind", "name", "low", "high", "passed"]].tail(2)
+         kind      name  low  high  passed
+    8  update  2.weight -1.0  -1.0    True
+    9  update    2.bias  0.0   0.0    True
     """
-    tables = []
-    batches = [
-        (x.to(device, dtype) if x.is_floating_point() else x.to(device), y.to(device))
-        for x, y in batches
-    ]
+    moved = [(_to(x, device, dtype), target.to(device)) for x, target in batches]
     along = "width" if depths is None else "depth"
-    for width, depth, seed in itertools.product(
-        widths, [None] if depths is None else depths, seeds
-    ):
+    runs = itertools.product(widths, [None] if depths is None else depths, seeds)
+    tables = []
+    for width, depth, seed in runs:
         with default_dtype(dtype):  # weights are drawn in it, not rounded to it
-            trained = TrainingModule(
-                build, width, base_width=base_width, depth=depth, seed=seed, **module
-            ).to(device)
-        rows = _record(trained, batches, statistics, along).assign(width=width, seed=seed)
-        tables.append(rows if depth is None else over_blocks(rows).assign(depth=depth))
+            one = Setup(build, width, base_width=base_width, depth=depth, seed=seed, **setup)
+        one.model.to(device)
+        rows = _train(one, moved, statistics, along)
+        rows = rows.assign(width=width, seed=seed)
+        if depth is not None:
+            rows = over_blocks(rows).assign(depth=depth)
+        tables.append(rows)
     return pd.concat(tables, ignore_index=True)
 
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make `dtype` that of new floating-point tensors, as `torch.set_default_dtype` does."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -76,26 +82,32 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _record(
-    module: TrainingModule,
-    batches: Sequence[tuple[Tensor, Tensor]],
-    statistics: Sequence[str],
-    along: str,
+def _to(x: Tensor, device: str | torch.device, dtype: torch.dtype) -> Tensor:
+    """Inputs on the device, in the dtype unless they are numbers of tokens."""
+    if x.is_floating_point():
+        return x.to(device, dtype)
+    return x.to(device)
+
+
+def _train(
+    setup: Setup, batches: Iterable[Batch], statistics: Sequence[str], along: str
 ) -> pd.DataFrame:
-    optimizer = module.build_optimizer()
+    """Make a step on each batch, and return the rows of a recorder."""
+    optimizer = setup.optimizer()
     recorder = Recorder(
-        module.model,
-        module.scales,
+        setup.model,
+        setup.scales,
         kinds=CHECKED_KINDS,
         statistics=statistics,
         optimizer=optimizer,
-        expected=partial(module.expected_exponents, along=along),
+        expected=partial(setup.expected_exponents, along=along),
     )
     with recorder:
         for x, target in batches:
             recorder.begin_step()
             optimizer.zero_grad()
-            module.loss(module.model(x), target).backward()
+            loss = setup.loss(setup.model(x), target)
+            loss.backward()
             optimizer.step()
             recorder.end_step()
     return recorder.frame()

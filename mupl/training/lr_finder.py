@@ -7,50 +7,81 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lightning import LightningDataModule, Trainer
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 
 from mupl.errors import ConfigError
 from mupl.training.callbacks import LossRecord
 from mupl.training.module import TrainingModule
 
+QUIET: dict[str, Any] = {
+    "max_epochs": -1,
+    "limit_val_batches": 0,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
-@dataclass(frozen=True)
-class RangeTest:
-    """A schedule of one factor an update, on every group's lr."""
 
-    factors: Sequence[float]
+class RangeTest(Callback):
+    """Multiply the lr of every param group by a factor that changes from update to update.
 
-    def scheduler(self, optimizer: Optimizer, max_steps: int) -> LambdaLR:
-        return LambdaLR(optimizer, lambda k: self.factors[min(k, len(self.factors) - 1)])
+    It takes the place of the module's own schedule.
+
+    Args:
+        factors: of update k = 0, 1, ...
+    """
+
+    def __init__(self, factors: Sequence[float]) -> None:
+        self.factors = factors
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        k = min(trainer.global_step, len(self.factors) - 1)
+        factor = self.factors[k]
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
 
 
 @dataclass(frozen=True)
 class LRSearch:
-    """Training losses under a growing lr; a loss is that before the update with its lr."""
+    """Training losses under a growing lr.
+
+    Args:
+        lrs: of each update.
+        losses: before each update.
+    """
 
     lrs: list[float]
     losses: list[float]
 
     def suggestion(self, smoothing: float = 0.9) -> float:
-        """The lr at which the exponential moving average of the loss falls most steeply against log lr.
+        """The lr at which the smoothed loss falls most steeply against log lr.
+
+        Args:
+            smoothing: weight of the past in the exponential moving average of the loss.
 
         Raises:
-            ConfigError: if it never falls.
+            ConfigError: if the loss never falls.
+
+        >>> LRSearch([0.1, 0.2, 0.4, 0.8], [3.0, 2.9, 2.0, 1.9]).suggestion(smoothing=0)
+        0.2
         """
-        average, smooth = 0.0, []
+        average = 0.0
+        smooth = []
         for k, loss in enumerate(self.losses):
             average = smoothing * average + (1 - smoothing) * loss
-            smooth.append(
-                average / (1 - smoothing ** (k + 1))
-            )  # without the bias towards the 0 of the start
+            # without the bias towards the 0 of the start
+            smooth.append(average / (1 - smoothing ** (k + 1)))
         falls = [before - after for before, after in itertools.pairwise(smooth)]
-        if max(falls, default=0) <= 0:
+        steepest = max(falls, default=0.0)
+        if steepest <= 0:
             raise ConfigError(
                 f"lr: the loss does not fall at any lr between {self.lrs[0]:g} and {self.lrs[-1]:g}"
             )
-        return self.lrs[falls.index(max(falls))]
+        return self.lrs[falls.index(steepest)]
 
 
 def find_lr(
@@ -63,36 +94,49 @@ def find_lr(
     stop: float = 4.0,
     **trainer: Any,
 ) -> LRSearch:
-    """Train a copy of the module while its lr grows from `low` to `high` by equal factors (Smith 2017).
+    """Train a copy of the module while its lr grows from `low` to `high` by equal factors.
 
-    The lr of every param group grows in proportion, so what is found is the `lr` to give to such a module.
+    This is the range test of Smith (2017), but the lr of every param group grows in proportion, so
+    that what is found is the `lr` to give to such a module.
 
     Args:
-        stop: losses from the first above `stop` times the lowest so far, or not finite, are left out.
+        module: stays as it is.
+        low, high, steps: the first and the last lr, and the number of updates.
+        stop: losses from the first above `stop` times the lowest so far, or not finite, are left
+            out.
         trainer: further arguments of `lightning.Trainer`.
 
     Raises:
         ConfigError: unless 0 < low < high and steps > 1.
+
+    >>> from mupl.data import TensorData, digits
+    >>> from mupl.models import MLP
+    >>> from mupl.training.setup import Setup
+    >>> module = TrainingModule(Setup(lambda w: MLP(64, 10, w), 32, base_width=16, lr=0.01))
+    >>> search = find_lr(module, TensorData(digits(), batch_size=64), steps=20, accelerator="cpu")
+    >>> search.lrs[0] <= search.suggestion() <= search.lrs[-1]
+    True
     """
     if not (0 < low < high < math.inf and steps > 1):
         raise ConfigError(
             f"find_lr: low={low}, high={high}, steps={steps}: must be 0 < low < high and steps > 1"
         )
     lrs = [low * (high / low) ** (k / (steps - 1)) for k in range(steps)]
-    trained, record = copy.deepcopy(module), LossRecord()
-    trained.schedule = RangeTest([lr / module.lr for lr in lrs])  # type: ignore[assignment]  # used alike
-    quiet = dict.fromkeys(
-        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
-    )
-    options: dict[str, Any] = (
-        quiet
-        | {"max_steps": steps, "max_epochs": -1, "limit_val_batches": 0, "callbacks": [record]}
-        | trainer
-    )
-    Trainer(**options).fit(trained, datamodule=data)
-    losses: list[float] = []
-    for loss in record.losses[: record.steps].tolist():
-        if not loss <= stop * min(losses, default=loss):
-            break
-        losses.append(loss)
+    record = LossRecord()
+    range_test = RangeTest([lr / module.training_setup.lr for lr in lrs])
+    options = {**QUIET, "max_steps": steps, **trainer}
+    options["callbacks"] = [*trainer.get("callbacks", []), record, range_test]
+    Trainer(**options).fit(copy.deepcopy(module), datamodule=data)
+    losses = _before_divergence(record.losses[: record.steps].tolist(), stop)
     return LRSearch(lrs[: len(losses)], losses)
+
+
+def _before_divergence(losses: Sequence[float], stop: float) -> list[float]:
+    """The losses up to the first that is not finite or above `stop` times the lowest so far."""
+    kept: list[float] = []
+    for loss in losses:
+        limit = stop * min(kept, default=loss)
+        if not loss <= limit:  # true for NaN too
+            break
+        kept.append(loss)
+    return kept

@@ -1,0 +1,87 @@
+"""Collect what the modules of a model return in a forward pass, and the gradients of it."""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mupl.errors import ConfigError
+
+
+class OutputHooks:
+    """Collect what chosen modules return, and its gradients, between `start` and `stop`.
+
+    Of a module that is called several times the last call counts. A module that returns a tuple or
+    list, such as (activations, state) or (activations, attention weights), counts with the first
+    entry.
+
+    Args:
+        model: the model whose modules are watched.
+        names: of the modules.
+
+    Raises:
+        ConfigError: in a forward pass, if a module returns no tensor.
+    """
+
+    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
+        self._model = model
+        self._outputs: dict[str, Tensor] = {}
+        self._gradients: dict[str, Tensor] = {}
+        self._wants_outputs = False
+        self._wants_gradients = False
+        self._handles = []
+        for name in names:
+            module = model.get_submodule(name)
+            self._handles.append(module.register_forward_hook(partial(self._after_forward, name)))
+
+    def start(self, outputs: bool = True, gradients: bool = False) -> None:
+        """Collect from now on."""
+        self._wants_outputs = outputs
+        self._wants_gradients = gradients
+
+    def stop(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Collect no more, and hand over the outputs and the gradients, each by module name."""
+        self._wants_outputs = False
+        self._wants_gradients = False
+        collected = self._outputs, self._gradients
+        self._outputs = {}
+        self._gradients = {}
+        return collected
+
+    @torch.no_grad()
+    def of_probe(self, batch: Any) -> dict[str, Tensor]:
+        """The outputs for a batch in eval mode; afterwards each module is in its own mode again."""
+        in_training = [module for module in self._model.modules() if module.training]
+        self._model.eval()
+        self.start()
+        self._model(batch)
+        outputs, _ = self.stop()
+        for module in in_training:
+            module.training = True
+        return outputs
+
+    def remove(self) -> None:
+        """Take the hooks off the modules."""
+        for handle in self._handles:
+            handle.remove()
+        self.stop()
+
+    def _after_forward(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        if not (self._wants_outputs or self._wants_gradients):
+            return
+        while isinstance(output, tuple | list):
+            output = output[0]
+        if not isinstance(output, Tensor):
+            kind = type(output).__name__
+            raise ConfigError(f"recorder.modules: {name!r} returns a {kind}, not a tensor")
+        if self._wants_outputs:
+            self._outputs[name] = output.detach().clone()  # the next layer may work in place
+        if self._wants_gradients and output.requires_grad:
+            self._gradients.pop(name, None)  # of an earlier backward pass of the same step
+            output.register_hook(partial(self._after_backward, name))
+
+    def _after_backward(self, name: str, gradient: Tensor) -> None:
+        # a backward pass meets the last of several calls first
+        self._gradients.setdefault(name, gradient.detach().clone())

@@ -1,0 +1,145 @@
+"""From tensors to rows of a table: one row for each statistic of each tensor."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mupl.errors import ConfigError
+from mupl.files import write_atomically
+from mupl.parametrization.exponents import UNKNOWN, Expected
+from mupl.stats.reductions import ITERATIONS, ITERATIONS_GAP, STATISTICS, TensorReductions, measure
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Kind of tensor -> iterations of its spectral norm
+KINDS = {
+    "output": ITERATIONS,  # what a module returns: pre-activations
+    "param": ITERATIONS,  # W_t
+    "update": ITERATIONS_GAP,  # W_(t+1) - W_t
+    "gradient_update": ITERATIONS_GAP,  # update without decoupled weight decay, if there is some
+    "decay": ITERATIONS,  # the rest of the update: -lr * weight_decay * W_t, if there is some
+    "change": ITERATIONS_GAP,  # W_t - W_0
+    "grad": ITERATIONS_GAP,  # d loss / d W_t as the optimizer sees it: clipped
+    "output_grad": ITERATIONS_GAP,  # d loss / d output
+    "output_update": ITERATIONS,  # of the probe batch: output after update t minus output before
+    "output_change": ITERATIONS,  # of the probe batch: output at t minus output before training
+}
+COLUMNS = ("t", "kind", "name", "statistic", "value")
+Prediction = Mapping[tuple[str, str], Expected]  # what must be seen, by (kind, name)
+Predict = Callable[[int, bool], Prediction]  # of t and whether weight decay is decoupled
+Row = dict[str, Any]
+
+
+class StatisticRows:
+    """Measure tensors of a step, and keep the values as rows.
+
+    Values stay on the device until `finish_step`, which moves all of them to the host in one
+    transfer.
+
+    Args:
+        statistics: of `mupl.stats.reductions.STATISTICS`.
+        columns: constants of each member of a stack; one entry for a model alone.
+        member_axes: 1 if tensors have a leading member axis, else 0.
+        expected: one function for each member, if the rows are to hold what must be seen.
+
+    Attributes:
+        rows: of all members in turn, those of one value beside one another.
+    """
+
+    def __init__(
+        self,
+        statistics: Sequence[str],
+        columns: Sequence[Mapping[str, Any]],
+        member_axes: int,
+        expected: Sequence[Predict] | None,
+    ) -> None:
+        self.rows: list[Row] = []
+        self._statistics = statistics
+        self._columns = columns
+        self._member_axes = member_axes
+        self._expected = expected
+        self._values: dict[tuple[str, str, str], Tensor] = {}  # (), or (S,) of a stack
+
+    def add(self, name: str, x: Tensor, factors: Mapping[str, float | Tensor]) -> None:
+        """Measure `factor * x` for each kind in `factors`.
+
+        A factor may be (S,), with a number for each member. The tensor is reduced once, however
+        many kinds are multiples of it.
+        """
+        iterations = max(KINDS[kind] for kind in factors)
+        reductions = TensorReductions(x, self._member_axes, iterations)
+        measured = measure(reductions, self._statistics)
+        for kind, factor in factors.items():
+            for statistic, value in measured.items():
+                scale = STATISTICS[statistic].scale(factor)
+                self._values[kind, name, statistic] = scale * value
+
+    def finish_step(self, t: int, decoupled_decay: bool) -> None:
+        """Make rows of all that was added: the only synchronisation of a step."""
+        if not self._values:
+            return
+        values = torch.stack(list(self._values.values()))
+        values = values.view(len(values), -1)  # of one model too (values, members)
+        predictions = self._predictions(t, decoupled_decay)
+        for key, of_members in zip(self._values, values.tolist(), strict=True):
+            kind, name, statistic = key
+            for member, value in enumerate(of_members):
+                row = dict(self._columns[member])
+                row["t"] = t
+                row["kind"] = kind
+                row["name"] = name
+                row["statistic"] = statistic
+                row["value"] = value
+                if predictions is not None:
+                    expected = predictions[member].get((kind, name), UNKNOWN)
+                    row |= asdict(expected)
+                self.rows.append(row)
+        self._values = {}
+
+    def _predictions(self, t: int, decoupled_decay: bool) -> list[Prediction] | None:
+        if self._expected is None:
+            return None
+        return [predict(t, decoupled_decay) for predict in self._expected]
+
+    def rows_of(self, member: int) -> list[Row]:
+        """The rows of one member of a stack."""
+        return self.rows[member :: len(self._columns)]
+
+    def frame(self, member: int) -> "pd.DataFrame":
+        """The rows of one member as a table."""
+        import pandas as pd
+
+        columns = [*self._columns[member], *COLUMNS]
+        if self._expected is not None:
+            columns += [field.name for field in fields(Expected)]
+        rows = self.rows_of(member)
+        return pd.DataFrame(rows, columns=columns)
+
+    def write(self, path: Path, member: int) -> None:
+        """Write the table of one member as csv or parquet, by the suffix."""
+        frame = self.frame(member)
+        if path.suffix == ".csv":
+            write_atomically(path, frame.to_csv(index=False))
+        elif path.suffix == ".parquet":
+            write_atomically(path, frame.to_parquet(index=False))
+        else:
+            raise ConfigError(f"file={path.name}: must end in .csv or .parquet")
+
+
+def metrics_by_step(rows: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
+    """A recorder's rows as metrics for loggers, by step, under names KIND/NAME/STATISTIC.
+
+    >>> row = {"t": 3, "kind": "output", "name": "layers.0", "statistic": "l1", "value": 0.8}
+    >>> metrics_by_step([row])
+    {3: {'output/layers.0/l1': 0.8}}
+    """
+    metrics: dict[int, dict[str, float]] = {}
+    for row in rows:
+        name = f"{row['kind']}/{row['name']}/{row['statistic']}"
+        metrics.setdefault(row["t"], {})[name] = row["value"]
+    return metrics
