@@ -114,10 +114,13 @@ def describe_model(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> int:
     """Make the report of a sweep again from its folder, without training."""
+    from mupl.identity import METRICS
     from mupl.sweep.reports import get_report
 
     if not options.sweep.is_dir():
         raise ConfigError(f"{options.sweep}: there is no such folder")
+    if options.metric not in METRICS:
+        raise ConfigError(f"--metric={options.metric}: must be one of {', '.join(METRICS)}")
     return get_report(options.report)(options.sweep, options.metric)
 
 
@@ -166,8 +169,8 @@ def _parser() -> argparse.ArgumentParser:
 
     again = commands.add_parser("report", help="make the report of a sweep again from its folder")
     again.add_argument("sweep", type=Path, help="the sweep's folder")
-    again.add_argument("--report", default="hyperparameter_transfer")
-    again.add_argument("--metric", choices=("val_loss", "train_loss"), default="val_loss")
+    again.add_argument("--report", default="hyperparameter_transfer", help="its short name")
+    again.add_argument("--metric", default="val_loss", help="what losses are compared by")
     again.set_defaults(run=report)
 
     for command in (rules, model):

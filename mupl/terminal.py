@@ -15,17 +15,14 @@ def print_table(rows: Sequence[Mapping[Any, Any]], title: str) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=FILE_WIDTH)
-    console.print(rich_table(rows, title))
+    # Not as the table's own title, which rich would wrap where the table is narrow
+    console.print(title, style="italic", highlight=False)
+    console.print(rich_table(rows))
 
 
-def rich_table(rows: Sequence[Mapping[Any, Any]], title: str) -> Table:
+def rich_table(rows: Sequence[Mapping[Any, Any]]) -> Table:
     """Lay out rows of equal keys: texts on the left, numbers on the right with four digits."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for key, value in rows[0].items():
         side: Any = "left" if isinstance(value, str) else "right"
         table.add_column(str(key), justify=side, no_wrap=True)

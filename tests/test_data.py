@@ -31,7 +31,7 @@ from mupl.data.batches import CropBatches
 from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
 from mupl.training.cli import register_parametrizations
-from mupl.training.config import build as build_setup
+from mupl.training.config import build_setup
 from tests.resuming import Recorder, trainer, whole_and_resumed
 
 CONF = Path(__file__).parents[1] / "conf" / "data"

@@ -18,7 +18,8 @@ from mupl.nn.multipliers import Residual
 from mupl.nn.unit_scaling import UnitLinear
 from mupl.optim.elementwise import Lion
 from mupl.optim.groups import param_groups
-from mupl.optim.scaling import rules_of, scale
+from mupl.optim.registry import optimizer_rules
+from mupl.optim.scaling import scale
 from mupl.parametrization.cells import SYMBOLS, Monomial
 from mupl.parametrization.exponents import Expected, expected_exponents
 from mupl.parametrization.rules import (
@@ -163,7 +164,7 @@ def test_the_door_takes_names_and_objects(optimizer: Any) -> None:
     infos = describe(build, 32, 8)
     expected = scale(infos, get_parametrization("mup"), UpdateKind.ADAM, lr=0.1)
     assert scale(infos, "mup", optimizer, lr=0.1) == expected
-    assert scale(infos, "mup", rules_of(optimizer), lr=0.1) == expected
+    assert scale(infos, "mup", optimizer_rules(optimizer), lr=0.1) == expected
 
 
 class Unknown(torch.optim.Optimizer):
@@ -355,7 +356,7 @@ def test_the_printed_table_is_the_table_of_rules() -> None:
     assert rows[-2]["role"] == "attention"
     assert (rows[-2]["mult"], rows[-2]["lr"]) == ("1/m_in", "")  # a number is not trained
     assert get_parametrization("depth_mup").table("adam")[0]["wd"] == "1"
-    table = rich_table(rows, "mup")
+    table = rich_table(rows)
     assert (table.row_count, len(table.columns)) == (len(Role) + 2, 2 + len(CELLS))
     special = {row["role"] for row in get_parametrization("umup").table("adam")} & {*SPECIAL_ROWS}
     assert special == {"input_embedding", "input_vector"}

@@ -401,7 +401,7 @@ def test_a_report_can_be_made_again_from_the_folders(sweep: Swept) -> None:
     folder, _ = sweep
     before = (folder / "results.csv").read_text()
     (folder / "results.csv").unlink()
-    command = [sys.executable, "scripts/report.py", str(folder)]
+    command = [sys.executable, "-m", "mupl", "report", str(folder)]
     assert (
         subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 1
     )  # jobs had failed

@@ -129,7 +129,8 @@ class Parametrization:
             rule = self.rule(update_kind, row)
             cells = {cell: str(getattr(rule, cell)) for cell in CELLS}
             cells["wd"] = str(rule.wd or ONE / rule.lr)
-            cells |= predicted.get(row, {})
+            if exponents:
+                cells |= predicted.get(row, {"W": "", "update": ""})
             if row in list(MultiplierRole):
                 cells = dict.fromkeys(cells, "") | {"mult": str(rule.mult)}
             table.append({"role": str(row), **cells})
