@@ -244,7 +244,7 @@ def test_the_readme_lists_every_parametrization() -> None:
 def test_the_readme_shows_mup_as_it_is() -> None:
     (shown,) = [b.code for b in blocks("README.md", INDENTED) if "orthogonal.lr" in b.code]
     assert [row.split() for row in shown.strip().splitlines()] == [
-        row.split() for row in TABLES["mup"].strip().splitlines()
+        row.split() for row in TABLES["mup"].strip().splitlines()[1:]  # below its title
     ]
 
 

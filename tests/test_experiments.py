@@ -18,7 +18,7 @@ from mupl.analysis.transfer import HYPERPARAMETERS, SIZES, optima, swept_hyperpa
 from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.stacked.compose import SweepConfigLoader
 from mupl.training.cli import register_parametrizations
-from mupl.training.config import build, check
+from mupl.training.config import build_setup, check
 from mupl.training.setup import Setup
 from tests.commands import IGNORED, ROOT, Done, train_here
 
@@ -61,7 +61,7 @@ def test_every_experiment_composes(name: str, compose: Compose) -> None:
         check(job)
         if job.model._target_ == "mupl.models.GPT":
             with torch.device("meta"):
-                build(Setup, job, {"vocabulary": 65, "context": job.data.context})
+                build_setup(job, {"vocabulary": 65, "context": job.data.context})
 
 
 def planted(grid: dict[str, list[str]], x: str) -> pd.DataFrame:

@@ -80,7 +80,7 @@ def test_what_a_new_user_does(environment: Path, tmp_path: Path) -> None:
         return done.stdout
 
     example = run("python", "-c", EXAMPLE)
-    assert example.startswith("example: 3 ")
+    assert example.startswith("example: 2 ")
     assert str(ROOT) not in example  # the wheel's code, not the checkout's
     assert "1/m_in" in run("mupl", "table", "mup", "--optimizer", "adam")
     assert "1/m_in" in run("python", "-m", "mupl", "table", "mup", "--optimizer", "adam")

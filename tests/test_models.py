@@ -20,7 +20,7 @@ from mupl.errors import ConfigError
 from mupl.models import ResNet
 from mupl.models.gpt import GPTConfig
 from mupl.nn.initialize import parameters
-from mupl.roles import Role, describe
+from mupl.roles import MultiplierRole, Role, describe
 from mupl.stacked.stack import Stack
 from mupl.training.coord_check import coord_check, default_dtype
 from mupl.training.setup import Setup
@@ -81,7 +81,7 @@ def test_roles_of_a_resnet_follow_from_its_shapes() -> None:
         if leaf in hidden:
             assert role is Role.HIDDEN, name
         elif leaf == "residual":
-            assert role is Role.RESIDUAL
+            assert role is MultiplierRole.RESIDUAL
         else:
             expected = Role.OUTPUT if name == "readout.weight" else Role.INPUT
             assert role is (Role.SCALAR if name == "readout.bias" else expected), name

@@ -78,7 +78,7 @@ except ModuleNotFoundError as error:
 """
     done = run(code)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("3 4 ")
+    assert done.stdout.startswith("2 4 ")
     assert (
         "mupl.TrainingModule needs the package lightning: pip install 'mupl[train]'" in done.stdout
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 # (N,) of any integer type; an array may be mapped from a file and stays on the host
 TokenArray = Tensor | np.ndarray
+Batch = tuple[Tensor, Tensor]  # (x, y)
 
 
 def seeded(seed: int, index: int) -> torch.Generator:
@@ -35,23 +36,27 @@ def crop_starts(last: int, count: int, seed: int, step: int) -> Tensor:
 def read_crops(tokens: TokenArray, starts: Tensor, length: int) -> Tensor:
     """The tokens from each start on: starts (...) -> (..., length) int64, where the tokens lie."""
     if isinstance(tokens, Tensor):
-        offsets = torch.arange(length, device=tokens.device)
         starts = starts.to(tokens.device, non_blocking=True)
-        return tokens[starts[..., None] + offsets].long()
-    places = starts.numpy()[..., None] + np.arange(length)
-    return torch.from_numpy(tokens[places].astype(np.int64))
+        places = starts[..., None] + torch.arange(length, device=tokens.device)
+        return tokens[places].long()
+    places_on_host = starts.numpy()[..., None] + np.arange(length)
+    crops = tokens[places_on_host].astype(np.int64)
+    return torch.from_numpy(crops)
 
 
 class Normalise:
     """x (..., C, H, W) uint8 -> (x / 255 - mean) / std in float32, for mean and std (C,)."""
 
     def __init__(self, mean: Tensor, std: Tensor, device: torch.device) -> None:
-        self._scale = (1 / (255 * std)).to(device, torch.float32)[:, None, None]
-        self._shift = (-mean / std).to(device, torch.float32)[:, None, None]
+        scale = 1 / (255 * std)
+        shift = -mean / std
+        self._scale = scale.to(device, torch.float32)[:, None, None]
+        self._shift = shift.to(device, torch.float32)[:, None, None]
 
     def __call__(self, x: Tensor) -> Tensor:
         # In place; one torch.addcmul in place of the three is two times slower on the CPU.
-        return x.to(torch.float32).mul_(self._scale).add_(self._shift)
+        y = x.to(torch.float32)
+        return y.mul_(self._scale).add_(self._shift)
 
 
 class ImageBatches:
@@ -69,7 +74,12 @@ class ImageBatches:
     """
 
     def __init__(
-        self, x: Tensor, y: Tensor, normalise: Normalise, batch_size: int, seeds: Sequence[int]
+        self,
+        x: Tensor,
+        y: Tensor,
+        normalise: Normalise,
+        batch_size: int,
+        seeds: Sequence[int],
     ) -> None:
         self.per_epoch = len(x) // batch_size
         self._x = x
@@ -77,9 +87,15 @@ class ImageBatches:
         self._normalise = normalise
         self._seeds = list(seeds)
         self._epoch: int | None = None
-        shape = (len(seeds), self.per_epoch, batch_size)
-        self._orders = torch.empty(shape, dtype=torch.int64, device=x.device)  # of an epoch
-        self._rows = self._orders[:, 0].clone()  # of a step
+        # of an epoch, (G, per_epoch, B)
+        self._orders = torch.empty(
+            len(seeds),
+            self.per_epoch,
+            batch_size,
+            dtype=torch.int64,
+            device=x.device,
+        )
+        self._rows = self._orders[:, 0].clone()  # of a step, (G, B)
 
     def set_step(self, k: int) -> None:
         """Choose the batches of step k."""
@@ -90,16 +106,18 @@ class ImageBatches:
         self._rows.copy_(self._orders[:, batch])
 
     def _set_orders(self, epoch: int) -> None:
-        used = self._orders[0].numel()
-        by_seed = {seed: epoch_order(len(self._x), seed, epoch) for seed in set(self._seeds)}
-        orders = torch.stack([by_seed[seed][:used] for seed in self._seeds])
-        self._orders.copy_(orders.view_as(self._orders))
+        orders = {seed: epoch_order(len(self._x), seed, epoch) for seed in set(self._seeds)}
+        for index, seed in enumerate(self._seeds):
+            rows = self._orders[index]
+            used = orders[seed][: rows.numel()]
+            rows.copy_(used.view_as(rows), non_blocking=True)
 
-    def __call__(self) -> tuple[Tensor, Tensor]:
+    def __call__(self) -> Batch:
         rows = self._rows.flatten()
         x = self._normalise(self._x.index_select(0, rows))
         y = self._y.index_select(0, rows)
-        return x.unflatten(0, self._rows.shape), y.view(self._rows.shape)
+        x = x.unflatten(0, self._rows.shape)
+        return x, y.view(self._rows.shape)
 
 
 class CropBatches:
@@ -129,8 +147,13 @@ class CropBatches:
         self.per_epoch = max(1, len(tokens) // (batch_size * context))
         self._tokens = on_device(tokens, device)
         self._seeds = list(seeds)
-        shape = (len(seeds), batch_size, context + 1)
-        self._crops = torch.empty(shape, dtype=torch.int64, device=device)
+        self._crops = torch.empty(
+            len(seeds),
+            batch_size,
+            context + 1,
+            dtype=torch.int64,
+            device=device,
+        )
 
     def set_step(self, k: int) -> None:
         """Read the crops of step k."""
@@ -140,9 +163,11 @@ class CropBatches:
         crops = read_crops(self._tokens, torch.stack(starts), length)
         self._crops.copy_(crops, non_blocking=True)  # the host does not wait for the device
 
-    def __call__(self) -> tuple[Tensor, Tensor]:
+    def __call__(self) -> Batch:
         # copies, as the next step writes over the crops and a batch may be kept for longer
-        return self._crops[..., :-1].clone(), self._crops[..., 1:].clone()
+        x = self._crops[..., :-1].clone()
+        y = self._crops[..., 1:].clone()
+        return x, y
 
 
 Batches = ImageBatches | CropBatches
@@ -171,10 +196,11 @@ class TrainLoader:
         """Batches in an epoch."""
         return self._batches.per_epoch
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         # A generator, so that nothing is done before the first batch is asked for: Lightning calls
         # iter() once more than it iterates, to see whether that works.
-        end = self._step - self._step % len(self) + len(self)
+        epoch = self._step // len(self)
+        end = (epoch + 1) * len(self)
         while self._step < end:
             self._batches.set_step(self._step)
             x, y = self._batches()
@@ -199,7 +225,10 @@ class EvalLoader:
     """
 
     def __init__(
-        self, indices: Tensor, batch_size: int, read: Callable[[Tensor], tuple[Tensor, Tensor]]
+        self,
+        indices: Tensor,
+        batch_size: int,
+        read: Callable[[Tensor], Batch],
     ) -> None:
         self._batches = indices.split(batch_size)
         self._read = read
@@ -208,10 +237,12 @@ class EvalLoader:
         """Number of batches."""
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         return map(self._read, self._batches)
 
 
 def on_device(tokens: TokenArray, device: torch.device) -> TokenArray:
     """A tensor on the device; an array, which may be mapped from a file, stays on the host."""
-    return tokens.to(device) if isinstance(tokens, Tensor) else tokens
+    if isinstance(tokens, Tensor):
+        return tokens.to(device)
+    return tokens

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mupl.data.batches import EvalLoader, ImageBatches, Normalise
+from mupl.data.batches import Batch, EvalLoader, ImageBatches, Normalise
 from mupl.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -97,8 +97,9 @@ class Splits:
         y = self.val_y.to(device)
         normalise = self._normalise(device)
 
-        def read(rows: Tensor) -> tuple[Tensor, Tensor]:
-            return normalise(x.index_select(0, rows)), y.index_select(0, rows)
+        def read(rows: Tensor) -> Batch:
+            images = normalise(x.index_select(0, rows))
+            return images, y.index_select(0, rows)
 
         return EvalLoader(torch.arange(len(x), device=device), batch_size, read)
 

@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mupl.data.batches import CropBatches, EvalLoader, TokenArray, on_device, read_crops
+from mupl.data.batches import (
+    Batch,
+    CropBatches,
+    EvalLoader,
+    TokenArray,
+    on_device,
+    read_crops,
+)
 from mupl.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -58,16 +65,20 @@ class Tokens:
         return CropBatches(self.train, self.context, batch_size, seeds, device)
 
     def val_batches(
-        self, batch_size: int, device: torch.device = CPU, crops: int = VAL_CROPS
+        self,
+        batch_size: int,
+        device: torch.device = CPU,
+        crops: int = VAL_CROPS,
     ) -> EvalLoader:
         """Crops at equal distances, the same each time."""
         tokens = on_device(self.val, device)
         last = len(tokens) - self.context - 1
         starts = torch.arange(crops) * last // max(crops - 1, 1)
 
-        def read(starts: Tensor) -> tuple[Tensor, Tensor]:
-            found = read_crops(tokens, starts, self.context + 1).to(device)
-            return found[:, :-1], found[:, 1:]
+        def read(starts: Tensor) -> Batch:
+            crops = read_crops(tokens, starts, self.context + 1)
+            crops = crops.to(device)
+            return crops[:, :-1], crops[:, 1:]
 
         return EvalLoader(starts, batch_size, read)
 
@@ -124,10 +135,12 @@ def _bytes(text: bytes) -> Tensor:
 def _characters(train: bytes, val: bytes) -> tuple[Tensor, Tensor, int]:
     """Both texts with the number of each character among all, sorted, and how many there are."""
     train_codes = _code_points(train)
-    codes = np.concatenate([train_codes, _code_points(val)])
+    val_codes = _code_points(val)
+    codes = np.concatenate([train_codes, val_codes])
     characters, ids = np.unique(codes, return_inverse=True)
     tokens = torch.from_numpy(ids.astype(np.int32))
-    return tokens[: len(train_codes)], tokens[len(train_codes) :], len(characters)
+    count = len(train_codes)
+    return tokens[:count], tokens[count:], len(characters)
 
 
 def _code_points(text: bytes) -> np.ndarray:

@@ -38,14 +38,12 @@ def param_groups(
 
     Example:
         >>> import mupl
-        >>> build = lambda width: nn.Sequential(nn.Linear(4, width), nn.Linear(width, 2))
+        >>> build = lambda width: nn.Sequential(nn.Linear(4, width), nn.Linear(width, width))
         >>> infos = mupl.describe(build, width=32, base_width=8)
         >>> scales = mupl.scale(infos, "mup", "adam", lr=0.1)
         >>> groups = param_groups(mupl.initialize_(build(32), scales, seed=0), scales)
-        >>> [group["lr"] for group in groups]
-        [0.1, 0.1, 0.1]
-        >>> [group["eps"] for group in groups]
-        [2.5e-09, 2.5e-09, 1e-08]
+        >>> [(group["lr"], len(group["params"])) for group in groups]
+        [(0.1, 3), (0.025, 1)]
     """
     groups: dict[tuple[object, ...], dict[str, Any]] = {}
     for name, parameter in _named(parameters):

@@ -71,20 +71,25 @@ def resolve(optimizer: OptimizerLike) -> Constructor:
     Raises:
         ConfigError: on an unknown name.
     """
-    if not isinstance(optimizer, str):
+    if callable(optimizer):
         return optimizer
     known = optimizers()
     if optimizer not in known:
-        raise ConfigError(f"optimizer={optimizer}: must be one of {', '.join(known)}")
+        raise ConfigError(
+            f"optimizer={optimizer}: must be one of {', '.join(known)}, a torch optimizer class, or "
+            "a functools.partial of one"
+        )
     return known[optimizer]
 
 
-def optimizer_rules(optimizer: OptimizerLike | UpdateKind | OptimizerRules) -> OptimizerRules:
+def optimizer_rules(
+    optimizer: OptimizerLike | Optimizer | UpdateKind | OptimizerRules,
+) -> OptimizerRules:
     """Return the rules by which an optimizer's updates scale.
 
     Args:
-        optimizer: a name, a class, a partial of one, an update kind ("sgd", "adam", "orthogonal"),
-            or rules.
+        optimizer: a name, a class, a partial of one, an optimizer, an update kind ("sgd", "adam",
+            "orthogonal"), or rules.
 
     Raises:
         ConfigError: on an unknown name, or an optimizer whose rules are not known.
@@ -93,6 +98,8 @@ def optimizer_rules(optimizer: OptimizerLike | UpdateKind | OptimizerRules) -> O
         return optimizer
     if isinstance(optimizer, str) and optimizer in list(UpdateKind):
         return as_optimizer_rules(optimizer)
+    if isinstance(optimizer, Optimizer):
+        optimizer = type(optimizer)
     constructor, options = unwrapped(resolve(optimizer))
     if inspect.isclass(constructor):
         if issubclass(constructor, DirectionOptimizer):

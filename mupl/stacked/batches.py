@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
 
-from mupl.data.batches import Batches
+from mupl.data.batches import Batch, Batches
 from mupl.data.splits import Splits
 from mupl.data.text import Tokens
 
@@ -43,13 +42,15 @@ def shared_seeds(seeds: Sequence[int]) -> list[int]:
     """
     distinct = list(dict.fromkeys(seeds))
     members_of_each = len(seeds) // len(distinct)
-    evenly = [seed for seed in distinct for _ in range(members_of_each)]
+    evenly: list[int] = []
+    for seed in distinct:
+        evenly += [seed] * members_of_each
     return distinct if evenly == list(seeds) else list(seeds)
 
 
 def validation_batches(
     splits: Splits | Tokens, outputs: int, device: torch.device
-) -> Iterable[tuple[Tensor, Tensor]]:
+) -> Iterable[Batch]:
     """The validation examples, at most `outputs` classified images or predicted tokens a batch."""
     outputs_of_each = splits.context if isinstance(splits, Tokens) else 1
     return splits.val_batches(max(1, outputs // outputs_of_each), device)

@@ -269,7 +269,9 @@ def _elementwise(optimizer: type[Elementwise]) -> Stackable:
         NotStackable: if it does more than its direction says.
     """
     for method in ("update", "step"):
-        if getattr(optimizer, method) is not getattr(Elementwise, method):
+        # torch wraps the `step` of every optimizer class when one is made
+        own = inspect.unwrap(getattr(optimizer, method))
+        if own is not inspect.unwrap(getattr(Elementwise, method)):
             raise NotStackable(
                 f"optimizer {optimizer.__name__}: has its own `{method}`, "
                 "and a stack knows only its direction"

@@ -109,13 +109,16 @@ def find_lr(
     Raises:
         ConfigError: unless 0 < low < high and steps > 1.
 
-    >>> from mupl.data import TensorData, digits
-    >>> from mupl.models import MLP
-    >>> from mupl.training.setup import Setup
-    >>> module = TrainingModule(Setup(lambda w: MLP(64, 10, w), 32, base_width=16, lr=0.01))
-    >>> search = find_lr(module, TensorData(digits(), batch_size=64), steps=20, accelerator="cpu")
-    >>> search.lrs[0] <= search.suggestion() <= search.lrs[-1]
-    True
+    Example:
+        >>> import mupl
+        >>> from mupl.data import digits
+        >>> from mupl.data.modules import TensorData
+        >>> from mupl.models import MLP
+        >>> setup = mupl.Setup(lambda w: MLP(64, 10, w), 32, base_width=16, lr=0.01)
+        >>> data = TensorData(digits(), batch_size=64)
+        >>> search = find_lr(mupl.TrainingModule(setup), data, steps=20, accelerator="cpu")
+        >>> search.lrs[0] <= search.suggestion() <= search.lrs[-1]
+        True
     """
     if not (0 < low < high < math.inf and steps > 1):
         raise ConfigError(

@@ -76,8 +76,8 @@ class Setup:
         Setup(parametrization=mup, optimizer=AdamW, width=512, base_width=128, lr=0.001, 4 tensors)
         >>> setup.scales["2.weight"].mult
         0.25
-        >>> len(setup.optimizer().param_groups)
-        3
+        >>> [group["lr"] for group in setup.optimizer().param_groups]
+        [0.001, 0.001]
     """
 
     def __init__(
