@@ -338,7 +338,11 @@ def python_handles_sigint() -> Iterator[None]:
 @pytest.mark.usefixtures("python_handles_sigint")
 @pytest.mark.parametrize(
     "moment",
-    ["mupl.stacked.plan.shape_key", "mupl.stacked.member.build_setup", "mupl.stacked.output.outcome"],
+    [
+        "mupl.stacked.plan.shape_key",
+        "mupl.stacked.member.build_setup",
+        "mupl.stacked.output.outcome",
+    ],
 )
 def test_an_interrupt_while_nothing_is_trained_is_one_line_too(
     moment: str, sweep: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -221,19 +221,29 @@ SHAPES = {"square": (5, 5), "vector": (5,), "convolution": (4, 3, 2, 2), "long":
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "shapes"),
+    ("optimizer", "shapes", "tolerance"),
     [
-        (partial(pytorch_optimizer.SOAP, max_precondition_dim=8), SHAPES),  # "long": two sides
-        (partial(pytorch_optimizer.SOAP, precondition_frequency=15, betas=(0.9, 0.8)), SHAPES),
-        (partial(pytorch_optimizer.Shampoo, matrix_eps=1e-2), SHAPES | {"matrix": (6, 4)}),
+        (
+            partial(pytorch_optimizer.SOAP, max_precondition_dim=8),
+            SHAPES,
+            1e-6,
+        ),  # "long": two sides
+        (
+            partial(pytorch_optimizer.SOAP, precondition_frequency=15, betas=(0.9, 0.8)),
+            SHAPES,
+            1e-6,
+        ),
+        (partial(pytorch_optimizer.Shampoo, matrix_eps=1e-2), SHAPES | {"matrix": (6, 4)}, 1e-10),
     ],
 )
 def test_preconditioners_of_tensors_of_any_shape_are_the_librarys(
-    optimizer: Any, shapes: dict[str, tuple[int, ...]]
+    optimizer: Any, shapes: dict[str, tuple[int, ...]], tolerance: float
 ) -> None:
-    """SOAP's first basis is of one gradient. It is arbitrary, hence up to rounding and the alignment
-    of memory, where that gradient's outer product on a side has a null space. So each side of a
-    tensor here is at most as long as the rest of it, and the gradients are random."""
+    """SOAP's later bases are of a QR in float32, whose last digits depend on how memory is aligned.
+
+    Its first basis is of one gradient, and arbitrary where that gradient's outer product on a side
+    has a null space. So each side of a tensor here is at most as long as the rest of it.
+    """
     generator = torch.Generator().manual_seed(0)
     every = [
         {
@@ -269,7 +279,7 @@ def test_preconditioners_of_tensors_of_any_shape_are_the_librarys(
                 w.grad = gradients[n][i] * scale.mult * scale.grad
             stepper.step()
         for n, w in own.items():
-            torch.testing.assert_close(weights[n][i], w * scale.mult, atol=1e-10, rtol=0, msg=n)
+            torch.testing.assert_close(weights[n][i], w * scale.mult, atol=tolerance, rtol=0, msg=n)
             assert (weights[n][i] - 1).abs().max() > 1e-2
 
 

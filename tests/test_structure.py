@@ -81,7 +81,11 @@ def test_imports_point_one_way(part: str) -> None:
 
 
 def test_every_part_has_its_place_in_the_order() -> None:
-    parts = {path.stem for path in PACKAGE.iterdir() if path.name[0] != "_" and path.suffix in ("", ".py")}
+    parts = {
+        path.stem
+        for path in PACKAGE.iterdir()
+        if path.name[0] != "_" and path.suffix in ("", ".py")
+    }
     assert parts == set(ORDER)
 
 
