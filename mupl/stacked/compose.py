@@ -1,7 +1,7 @@
 """Compose the configs of a sweep's jobs in a tenth of the time.
 
-All that this package takes from Hydra's private parts is here: `get_overrides_dirname`, and the
-config loader's `_apply_overrides_to_config` and `repository`.
+All that this package takes from private parts is here: Hydra's `get_overrides_dirname`, its config
+loader's `_apply_overrides_to_config` and `repository`, and how OmegaConf quotes texts in YAML.
 """
 
 import pickle
@@ -13,6 +13,9 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf._utils import get_omega_conf_dumper
+
+represent_text = get_omega_conf_dumper().str_representer  # quotes texts that look like numbers
 
 
 class SweepConfigLoader:

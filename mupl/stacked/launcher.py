@@ -17,6 +17,7 @@ from mupl.identity import RESULT_FILE, finished, job_row, without_hydra
 from mupl.stacked import plan
 from mupl.stacked.checkpoint import checkpoints
 from mupl.stacked.executors import EXECUTORS, Submission
+from mupl.stacked.finish import finish
 from mupl.stacked.member import Job
 from mupl.stacked.options import Options
 from mupl.stacked.rules import NotStackable
@@ -61,18 +62,15 @@ def launch(
             file.unlink()  # of a stack that was halved
     returns = []
     for config, job in zip(configs, jobs, strict=True):
-        function = task_function
         result = results[job.id]
-        if result is not None:
-            function = partial(_objective, result.get(job.config.metric, float("nan")))
-        returns.append(run_job(function, config, "hydra.sweep.dir", "hydra.sweep.subdir", context))
+        if result is None:
+            folders = ("hydra.sweep.dir", "hydra.sweep.subdir")
+            returned = run_job(task_function, config, *folders, context)
+        else:
+            returned = finish(job, config, result, context, task_function)
+        returns.append(returned)
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
     return returns
-
-
-def _objective(value: float, config: DictConfig) -> float:
-    """The task of a job that is trained already."""
-    return value
 
 
 def _compose(
