@@ -1,4 +1,4 @@
-"""The entry point of a checkout: `python train.py key=value ...`, with -m and comma lists for a sweep."""
+"""The entry point of a checkout: `python train.py key=value ...`, a sweep with -m."""
 
 from mupl.training.cli import train_from_command_line
 

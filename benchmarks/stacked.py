@@ -1,11 +1,12 @@
 """Training steps of a stack beside a plain PyTorch loop that trains its members one at a time.
 
-    python benchmarks/stacked.py                  # on CUDA where there is it: TF32, batch 128, 3072-w-w-10
+    python benchmarks/stacked.py  # on CUDA where there is it: TF32, batch 128, 3072-w-w-10
     OMP_NUM_THREADS=2 python benchmarks/stacked.py cpu  # batch 64, 784-w-w-10
 
-The plain loop draws a batch by index_select, has a fused Adam and no synchronisation; it trains one member (they are
-all equal in time). "graph" is the same step captured as a CUDA graph. The fraction of the memory bandwidth counts 40
-bytes a parameter and step: weights read twice, gradients written and read, weights and both moments read and written.
+The plain loop draws a batch by index_select, has a fused Adam and no synchronisation; it trains one
+member (they are all equal in time). "graph" is the same step captured as a CUDA graph. The fraction
+of the memory bandwidth counts 40 bytes a parameter and step: weights read twice, gradients written
+and read, weights and both moments read and written.
 """
 
 import statistics

@@ -1,7 +1,10 @@
-"""Tune hyperparameters on a small model and use them on a large one: the Maximal Update Parametrization.
+"""Tune hyperparameters on a small model, use them on a large one: Maximal Update Parametrization.
 
 Every name below is imported when it is first used. Describing, scaling and initialising a model
 need torch and numpy only; what else is needed comes with `pip install "mupl[train]"`.
+
+Public too are what `mupl.optim`, `mupl.data` and `mupl.models` list, and the functions that
+`mupl.analysis` and `mupl.figures` name. All other modules are internal: their names may change.
 """
 
 from importlib import import_module

@@ -1,0 +1,1 @@
+"""What a parametrization acts on: layers, multipliers, and putting scales into a module."""

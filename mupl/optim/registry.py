@@ -76,8 +76,8 @@ def resolve(optimizer: OptimizerLike) -> Constructor:
     known = optimizers()
     if optimizer not in known:
         raise ConfigError(
-            f"optimizer={optimizer}: must be one of {', '.join(known)}, a torch optimizer class, or "
-            "a functools.partial of one"
+            f"optimizer={optimizer}: must be one of {', '.join(known)}, a torch optimizer class, "
+            "or a functools.partial of one"
         )
     return known[optimizer]
 

@@ -40,7 +40,7 @@ def shift_rule(rule: Rule, theta: Theta, update_kind: str) -> Rule:
 
 
 def theta_between(before: Rule, after: Rule, update_kind: str) -> Monomial | None:
-    """Return the theta by which one rule must be shifted to become the other; None if there is none."""
+    """Return the theta that shifts one rule into the other; None if none does."""
     theta = after.mult / before.mult
     return theta if shift_rule(before, theta, update_kind) == after else None
 
