@@ -42,6 +42,7 @@ def train(overrides: Sequence[str]) -> None:
 
 def table(options: argparse.Namespace) -> None:
     """Print the rules of one parametrization or of all, or the shift from one to another."""
+    from mupl.parametrization.exponents import table_with_exponents
     from mupl.parametrization.rules import get_parametrization, parametrizations
 
     if options.to is not None:
@@ -55,7 +56,7 @@ def table(options: argparse.Namespace) -> None:
         for kind in _update_kinds(options.optimizer):
             if options.name is None and not {kind, "*"} & set(parametrization.rules):
                 continue  # of all tables, those that have rules for it
-            rows = parametrization.table(kind, exponents=True)
+            rows = table_with_exponents(parametrization, kind)
             show(rows, f"{name}, {kind} updates: {source}", options.format)
 
 

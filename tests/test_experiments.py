@@ -19,7 +19,6 @@ from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.stacked.compose import SweepConfigLoader
 from mupl.training.cli import register_parametrizations
 from mupl.training.config import build_setup, check
-from mupl.training.setup import Setup
 from tests.commands import IGNORED, ROOT, Done, train_here
 
 pytestmark = IGNORED

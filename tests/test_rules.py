@@ -21,7 +21,7 @@ from mupl.optim.groups import param_groups
 from mupl.optim.registry import optimizer_rules
 from mupl.optim.scaling import scale
 from mupl.parametrization.cells import SYMBOLS, Monomial
-from mupl.parametrization.exponents import Expected, expected_exponents
+from mupl.parametrization.exponents import Expected, expected_exponents, table_with_exponents
 from mupl.parametrization.rules import (
     CELLS,
     ROWS,
@@ -153,7 +153,7 @@ def test_a_new_parametrization_is_one_entry_of_seven_lines(monkeypatch: pytest.M
     mine = get_parametrization("mine")
     found = expected_exponents(infos, mine, "adam", t=1)
     assert found["update", "layers.1.weight"] == Expected(-1, -1)
-    rows = {row["role"]: row for row in mine.table("adam", exponents=True)}
+    rows = {row["role"]: row for row in table_with_exponents(mine, "adam")}
     assert (rows["hidden"]["lr"], rows["hidden"]["update"]) == ("1/m_in", "-1")
     with pytest.raises(ConfigError, match="mine has no rules for the update kind 'sgd'"):
         mine.table("sgd")
@@ -368,7 +368,7 @@ def test_the_printed_exponents_are_those_of_a_check(name: str, update_kind: str)
     parametrization = get_parametrization(name)
     if not {update_kind, "*"} & set(parametrization.rules):
         return
-    rows = {row["role"]: row for row in parametrization.table(update_kind, exponents=True)}
+    rows = {row["role"]: row for row in table_with_exponents(parametrization, update_kind)}
     infos = describe(build, 32, 8)
     found = expected_exponents(infos, parametrization, update_kind, t=0)
     tensors = {"input": "layers.0", "hidden": "layers.1", "output": "readout"}

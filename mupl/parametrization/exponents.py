@@ -285,7 +285,29 @@ def _owner(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def exponents_of_rows(
+def table_with_exponents(
+    parametrization: Parametrization, update_kind: str
+) -> list[dict[str, str]]:
+    """Return `parametrization.table(update_kind)` with the powers of width that a check must see.
+
+    `W` is for effective tensors `W = mult * w` at init, `update` for an update of W. Under SGD they
+    hold for gradients of the loss itself, which unit-scaled operations do not give.
+
+    Example:
+        >>> from mupl.parametrization.rules import get_parametrization
+        >>> hidden = table_with_exponents(get_parametrization("mup"), "adam")[1]
+        >>> hidden["lr"], hidden["W"], hidden["update"]
+        ('1/m_in', '-1/2', '-1')
+    """
+    predicted = _exponents_of_rows(parametrization, update_kind)
+    table = []
+    for row in parametrization.table(update_kind):
+        found = predicted.get(row["role"], {"W": "", "update": ""})  # a number is not trained
+        table.append(row | found)
+    return table
+
+
+def _exponents_of_rows(
     parametrization: Parametrization, update_kind: str
 ) -> dict[str, dict[str, str]]:
     """Return the exponents of `W` at init and of an `update` of it, for every row of a table."""

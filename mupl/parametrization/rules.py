@@ -99,29 +99,21 @@ class Parametrization:
                 found[name] |= cells
         return found
 
-    def table(self, update_kind: str, exponents: bool = False) -> list[dict[str, str]]:
+    def table(self, update_kind: str) -> list[dict[str, str]]:
         """Return the rules as rows of text to print, by role; cells are factors on base values.
 
         `wd` is the factor on decoupled weight decay. Numbers of a model have a multiplier alone.
 
         Args:
             update_kind: "sgd", "adam" or "orthogonal".
-            exponents: whether to add the powers of width that a coordinate check must see: `W` at
-                init and `update` of W, for effective tensors `W = mult * w`. Under SGD they are
-                for gradients of the loss itself, which unit-scaled operations do not give.
 
         Example:
-            >>> get_parametrization("mup").table("adam", exponents=True)[1]
+            >>> get_parametrization("mup").table("adam")[1]
             ... # doctest: +NORMALIZE_WHITESPACE
             {'role': 'hidden', 'mult': '1', 'init': 'm_in^-1/2', 'lr': '1/m_in', 'eps': '1/m_out',
-             'grad': '1', 'wd': 'm_in', 'W': '-1/2', 'update': '-1'}
+             'grad': '1', 'wd': 'm_in'}
         """
         by_row = self.rules_of(update_kind)
-        predicted: Mapping[str, dict[str, str]] = {}
-        if exponents:
-            from mupl.parametrization.exponents import exponents_of_rows  # it builds on this module
-
-            predicted = exponents_of_rows(self, update_kind)
         table = []
         for row in ROWS:
             if row in SPECIAL_ROWS and row not in by_row:
@@ -129,8 +121,6 @@ class Parametrization:
             rule = self.rule(update_kind, row)
             cells = {cell: str(getattr(rule, cell)) for cell in CELLS}
             cells["wd"] = str(rule.wd or ONE / rule.lr)
-            if exponents:
-                cells |= predicted.get(row, {"W": "", "update": ""})
             if row in list(MultiplierRole):
                 cells = dict.fromkeys(cells, "") | {"mult": str(rule.mult)}
             table.append({"role": str(row), **cells})
