@@ -11,6 +11,8 @@ from typing import Any
 from mupl.errors import ConfigError
 
 FORMATS = ("rich", "markdown", "latex", "csv")
+LEGEND = """Cells multiply the values tuned at the base width: m_in = fan_in / base fan_in, m_out likewise.
+W, update: predicted powers of width of W = mult * w at init, and of an update of it."""
 Rows = list[dict[str, Any]]
 
 
@@ -58,6 +60,8 @@ def table(options: argparse.Namespace) -> None:
                 continue  # of all tables, those that have rules for it
             rows = table_with_exponents(parametrization, kind)
             show(rows, f"{name}, {kind} updates: {source}", options.format)
+    if options.format == "rich":
+        print(LEGEND)
 
 
 def _shift_tables(options: argparse.Namespace) -> None:

@@ -143,6 +143,18 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "another model": (lambda: mupl.param_groups(nn.Linear(3, 3), SCALES), "'weight' has no scale"),
     "a model in place of a setup": (lambda: mupl.TrainingModule(build(8)), "takes a Setup"),  # type: ignore[arg-type]
+    "scales of another width": (
+        lambda: mupl.initialize_(build(16), SCALES, seed=0),
+        "'0.weight' is (32, 6) there and (16, 6) in the model",
+    ),
+    "scales of another model": (
+        lambda: mupl.initialize_(nn.Linear(6, 32), SCALES, seed=0),
+        "of another model",
+    ),
+    "a model that is not initialised": (
+        lambda: mupl.param_groups(build(32), SCALES),
+        "'4.weight' has not the multiplier 0.25 of its scale; call mupl.initialize_",
+    ),
     "no seed": (lambda: mupl.initialize_(build(32), SCALES), "seed"),
 }
 

@@ -33,7 +33,8 @@ def initialize_(
         generator, seed: where the samples come from; give exactly one of them.
 
     Raises:
-        ConfigError: unless one of seed and generator is given.
+        ConfigError: unless one of seed and generator is given, or if the scales are those of
+            another model.
 
     Example:
         >>> from mupl.optim.scaling import scale
@@ -48,10 +49,11 @@ def initialize_(
         raise ConfigError(f"seed={seed}: give a seed or a generator, one of them")
     if seed is not None:
         generator = torch.Generator().manual_seed(seed)
-    numbers = multipliers(model)
+    _check_shapes(model, scales)
+    by_name = multipliers(model)
     for name, scale in scales.items():
-        if name in numbers:
-            numbers[name].value = scale.mult
+        if name in by_name:
+            by_name[name].value = scale.mult
         else:
             _set_multiplier(*owner(model, name), scale.mult, scale.grad)
     for name, w in parameters(model, scales).items():
@@ -59,6 +61,20 @@ def initialize_(
             with torch.no_grad():
                 w.copy_(sample(scales[name], w.shape, w.dtype, generator))
     return model
+
+
+def _check_shapes(model: nn.Module, scales: Mapping[str, Scale]) -> None:
+    try:
+        tensors = parameters(model, scales)
+    except AttributeError as error:
+        raise ConfigError(f"scales: are of another model than this one ({error})") from error
+    for name, w in tensors.items():
+        shape = scales[name].shape
+        if shape is not None and tuple(w.shape) != shape:
+            raise ConfigError(
+                f"scales: {name!r} is {shape} there and {tuple(w.shape)} in the model; "
+                "build the model at the width that was described"
+            )
 
 
 def sample(
@@ -70,8 +86,8 @@ def sample(
 
 def parameters(model: nn.Module, names: Mapping[str, object]) -> dict[str, nn.Parameter]:
     """Return the parameters `w` among `names`, by the names from before any multiplier was set."""
-    numbers = multipliers(model)
-    return {name: _original(*owner(model, name)) for name in names if name not in numbers}
+    by_name = multipliers(model)
+    return {name: _original(*owner(model, name)) for name in names if name not in by_name}
 
 
 def owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -85,6 +101,20 @@ def _original(module: nn.Module, leaf: str) -> nn.Parameter:
     if parametrize.is_parametrized(module, leaf):
         leaf = f"parametrizations.{leaf}.original"
     return module.get_parameter(leaf)
+
+
+def has_multiplier(module: nn.Module, leaf: str, scale: Scale) -> bool:
+    """Return whether a module's own tensor has the multipliers of a scale, as `initialize_` sets.
+
+    Args:
+        leaf: name of the tensor in the module; of a parametrized one, `original`.
+    """
+    if (scale.mult, scale.grad) == (1.0, 1.0):
+        return True
+    if isinstance(module, ScaledLinear):
+        mult, grad = module.get_scale(leaf)
+        return (mult, grad) == (scale.mult, scale.grad)
+    return isinstance(module, parametrize.ParametrizationList)
 
 
 class ScaledParameter(nn.Module):

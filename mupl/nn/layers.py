@@ -41,6 +41,10 @@ class ScaledLinear(nn.Linear):
         numbers = {f"{leaf}_mult": mult, f"{leaf}_grad": grad}
         self.scale = self.scale._replace(**numbers)
 
+    def get_scale(self, leaf: str) -> tuple[float, float]:
+        """Return multiplier and gradient factor of `leaf`, "weight" or "bias"."""
+        return getattr(self.scale, f"{leaf}_mult"), getattr(self.scale, f"{leaf}_grad")
+
     def init_normal_(self, std: float) -> None:
         """Fill the weight from N(0, std^2) and the bias with 0."""
         nn.init.normal_(self.weight, std=std)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
+from mupl.nn.initialize import has_multiplier
 from mupl.optim.registry import unwrapped
 from mupl.parametrization.scales import Scale
 
@@ -34,7 +35,8 @@ def param_groups(
         eps: whether the optimizer takes an epsilon.
 
     Raises:
-        ConfigError: if a tensor has no scale, or `parameters` has no names.
+        ConfigError: if a tensor has no scale, `parameters` has no names, or a model has not the
+            multipliers that `initialize_` sets.
 
     Example:
         >>> import mupl
@@ -52,7 +54,7 @@ def param_groups(
         if name not in scales:
             raise ConfigError(
                 f"param_groups: the parameter {name!r} has no scale; describe the model that you "
-                f"train (scales are there of {', '.join(scales)})"
+                f"train (there are scales for {', '.join(scales)})"
             )
         scale = scales[name]
         options = {
@@ -64,7 +66,26 @@ def param_groups(
             options["eps"] = scale.eps
         group = groups.setdefault(tuple(options.values()), {"params": [], **options})
         group["params"].append((name, parameter))
+    if isinstance(parameters, nn.Module):
+        _check_multipliers(parameters, scales)
     return list(groups.values())
+
+
+def _check_multipliers(model: nn.Module, scales: Mapping[str, Scale]) -> None:
+    """Refuse a model on which `initialize_` was not called: it would train without multipliers."""
+    for raw_name, _ in model.named_parameters():
+        path, _, leaf = raw_name.rpartition(".")
+        scale = scales[_plain_name(raw_name)]
+        if not has_multiplier(model.get_submodule(path), leaf, scale):
+            raise ConfigError(
+                f"param_groups: {raw_name!r} has not the multiplier {scale.mult:g} of its scale; "
+                "call mupl.initialize_(model, scales, seed=0) first"
+            )
+
+
+def _plain_name(name: str) -> str:
+    """Return the name that a parameter has in the plain model."""
+    return _WRAPPED.sub(lambda match: match[1] or "", name)
 
 
 def _named(parameters: Parameters) -> list[tuple[str, Tensor]]:
@@ -81,7 +102,7 @@ def _named(parameters: Parameters) -> list[tuple[str, Tensor]]:
                 "are by name; model.parameters() has none"
             )
         name, parameter = pair
-        pairs.append((_WRAPPED.sub(lambda match: match[1] or "", name), parameter))
+        pairs.append((_plain_name(name), parameter))
     return pairs
 
 
@@ -92,6 +113,9 @@ def build_optimizer(
 
     A state that was saved under other hyperparameters cannot be loaded into it: see
     `check_same_groups`.
+
+    Raises:
+        ConfigError: on options that the optimizer refuses.
     """
     constructor, chosen = unwrapped(optimizer)
     takes = inspect.signature(constructor).parameters
@@ -102,7 +126,12 @@ def build_optimizer(
     if "foreach" in takes and not chooses and all(tensor.is_cpu for tensor in tensors):
         # Torch's own choice on a CPU, which it would find anew at each step by asking every tensor
         options["foreach"] = False
-    built = optimizer(groups, **options)
+    try:
+        built = optimizer(groups, **options)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:  # such as a beta that is out of range
+        raise ConfigError(f"optimizer={constructor.__name__}: {error}") from error
     built.register_load_state_dict_pre_hook(check_same_groups)
     return built
 

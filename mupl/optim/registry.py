@@ -110,8 +110,7 @@ def optimizer_rules(
     name = getattr(constructor, "__name__", type(constructor).__name__)
     kinds = ", ".join(repr(str(kind)) for kind in UpdateKind)
     raise ConfigError(
-        f"optimizer={name}: how its updates scale is not known; "
-        f"pass its class, or say update_kind= one of {kinds}"
+        f"optimizer={name}: how its updates scale is not known; say update_kind= one of {kinds}"
     )
 
 

@@ -28,6 +28,7 @@ class Scale:
         lr, eps, weight_decay: for the tensor's param group.
         grad: factor on the gradient of `w` before the optimizer sees it.
         shape_factor: factor that the optimizer itself puts on updates of the tensor, beside lr.
+        shape: of the tensor that these numbers are for; None: not known.
 
     Example:
         >>> Scale(mult=0.25, init=Initializer("normal", std=0.5), update_kind="adam", lr=0.1).grad
@@ -42,6 +43,7 @@ class Scale:
     weight_decay: float = 0.0
     grad: float = 1.0
     shape_factor: float = 1.0
+    shape: tuple[int, ...] | None = None
 
 
 def compute_scales(
@@ -120,6 +122,7 @@ def _scale_tensor(
         weight_decay=tuned.weight_decay * wd_factor,
         grad=factors["grad"],
         shape_factor=rules.shape_factor(info),
+        shape=info.shape,
     )
 
 

@@ -1,7 +1,6 @@
 """From a run's config to what it trains."""
 
 import inspect
-import math
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from mupl.errors import ConfigError
 from mupl.files import write_csv
-from mupl.identity import METRICS
+from mupl.identity import METRICS, RERUN
 from mupl.optim.batch_size import BatchScaling
-from mupl.parametrization.scales import scale_rows
+from mupl.parametrization.scales import check_hyperparameters, scale_rows
 from mupl.terminal import print_table
 from mupl.training.setup import Setup
 
@@ -40,25 +39,20 @@ def check(cfg: DictConfig) -> None:
     for key, least in WHOLE.items():
         if not _is_whole(cfg[key], least):
             raise ConfigError(f"{key}={cfg[key]}: must be a whole number >= {least}")
-    for key in ("lr", "eps", "weight_decay"):
-        if not _is_finite(cfg[key]):
-            raise ConfigError(f"{key}={cfg[key]}: must be a finite number")
+    check_hyperparameters(cfg.lr, cfg.eps, cfg.weight_decay, cfg.weight_decay_mode)
     for key in WHOLE_OR_NULL:
         if cfg[key] is not None and not _is_whole(cfg[key], 1):
             raise ConfigError(f"{key}={cfg[key]}: must be a whole number >= 1, or null")
     if cfg.threads != "auto" and not _is_whole(cfg.threads, 1):
         raise ConfigError(f"threads={cfg.threads}: must be a whole number >= 1, or auto")
+    if cfg.rerun not in RERUN:
+        raise ConfigError(f"rerun={cfg.rerun}: must be one of {', '.join(RERUN)}")
     if cfg.metric not in METRICS:
         raise ConfigError(f"metric={cfg.metric}: must be one of {', '.join(METRICS)}")
 
 
 def _is_whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_finite(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
 
 
 def build_setup(cfg: DictConfig, offered: Mapping[str, Any]) -> Setup:

@@ -1,5 +1,7 @@
 """The one LightningModule: any model, in any parametrization, under any optimizer."""
 
+import math
+
 import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import LearningRateFinder
@@ -70,8 +72,10 @@ class TrainingModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.training_setup.optimizer()
-        max_steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = self.training_setup.schedule.scheduler(optimizer, max_steps)
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ConfigError("trainer.max_steps=-1: a schedule needs an end; say max_steps")
+        scheduler = self.training_setup.schedule.scheduler(optimizer, int(steps))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

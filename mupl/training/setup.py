@@ -18,7 +18,7 @@ from mupl.optim.registry import OptimizerLike, optimizer_rules, resolve
 from mupl.optim.scaling import scale
 from mupl.optim.schedules import Schedule
 from mupl.parametrization.exponents import Expected, expected_exponents
-from mupl.parametrization.rules import Parametrization, get_parametrization
+from mupl.parametrization.rules import Parametrization, as_parametrization
 from mupl.parametrization.scales import scale_rows
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
 from mupl.roles import Build, Width, describe
@@ -40,7 +40,7 @@ class Setup:
             that, to find out which dimensions grow.
         width: whatever `build` takes: a number, or a list of one width a layer.
         base_width: where `lr`, `eps` and `weight_decay` were tuned. There every parametrization
-            is the standard one.
+            but u-muP's is the standard one.
         lr: learning rate at the base width.
         parametrization: a name (`mupl.parametrizations()` lists them) or a `Parametrization`.
         optimizer: a name, a torch optimizer class, or a `functools.partial` of one.
@@ -101,9 +101,7 @@ class Setup:
         init: Mapping[str, Mapping[str, Any]] | None = None,
         seed: int = 0,
     ) -> None:
-        if isinstance(parametrization, str):
-            parametrization = get_parametrization(parametrization)
-        self.parametrization = parametrization
+        self.parametrization = as_parametrization(parametrization)
         self.width = width
         self.base_width = base_width
         self.build = partial(build, width) if depth is None else partial(build, width, depth=depth)
