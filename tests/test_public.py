@@ -143,6 +143,15 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "another model": (lambda: mupl.param_groups(nn.Linear(3, 3), SCALES), "'weight' has no scale"),
     "a model in place of a setup": (lambda: mupl.TrainingModule(build(8)), "takes a Setup"),  # type: ignore[arg-type]
+    "no width": (lambda: mupl.describe(build, 0, 8), "width=0: must be a whole number >= 1"),
+    "a base width of text": (
+        lambda: mupl.describe(build, 32, "8"),  # type: ignore[arg-type]
+        "base_width=8: must be a whole number >= 1",
+    ),
+    "a model in place of a function": (
+        lambda: mupl.describe(build(8), 32, 8),
+        "build: must be a function width -> nn.Module, not a Sequential",
+    ),
     "no seed": (lambda: mupl.initialize_(build(32), SCALES), "seed"),
 }
 
