@@ -41,6 +41,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from mupl.errors import ConfigError
 from mupl.initializers import Initializer
 from mupl.parametrization.cells import Monomial
 from mupl.parametrization.rules import ROWS, Parametrization
@@ -95,7 +96,12 @@ def expected_exponents(
         optimizer: its rules, or the one kind of all its updates.
         decay: whether the optimizer decays weights apart from the gradient.
         along: "width" or "depth".
+
+    Raises:
+        ConfigError: if `along` is neither, or if the parametrization has no rules for an update.
     """
+    if along not in ("width", "depth"):
+        raise ConfigError(f"along={along}: must be width or depth")
     network = _Network(infos, parametrization, as_optimizer_rules(optimizer), along)
     t -= network.rules.idle_steps  # so 0 is the first update that moves anything
     expected: dict[tuple[str, str], Expected] = {}
