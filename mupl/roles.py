@@ -332,7 +332,7 @@ def _describe_multipliers(models: _Models) -> dict[str, MultiplierInfo]:
 
 
 def _names_in_blocks(build: Build, base_width: Width, infos: Mapping[str, Info]) -> list[str]:
-    """Return the names of which there are more in two blocks than in one, numbers left aside."""
+    """Return the names of which two blocks have more than one has, ignoring indices in names."""
     counts = []
     for depth in (1, 2):
         model = _on_meta(partial(build, depth=depth), base_width)

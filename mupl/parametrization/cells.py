@@ -14,7 +14,8 @@ SYMBOLS = {
     "fan_out": "number of outputs; the length of a bias, a gain or an embedding's vectors",
     "sigma": "initial std at the base width; 1 for a tensor that starts constant",
     "alpha": "the layer's own learning-rate factor, `lr_scale`",
-    "shape_factor": "the optimizer's own factor for an update of this shape, over that at the base",
+    "shape_factor": "what the optimizer multiplies an update of this shape by, over that at the "
+    "base width",
 }
 _FACTOR = re.compile(r"([*/])\s*([a-zA-Z_]+|[0-9.]+(?:e-?[0-9]+)?)(?:\^(-?[0-9]+(?:/[0-9]+)?))?\s*")
 _ZERO = Fraction(0)

@@ -103,7 +103,7 @@ class Parametrization:
     def table(self, update_kind: str) -> list[dict[str, str]]:
         """Return the rules as rows of text to print, by role; cells are factors on base values.
 
-        `wd` is the factor on decoupled weight decay. Numbers of a model have a multiplier alone.
+        `wd` is the factor on decoupled weight decay. A multiplier's row has only `mult`.
 
         Args:
             update_kind: "sgd", "adam" or "orthogonal".
