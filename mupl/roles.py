@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
+from numbers import Integral
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -183,7 +184,7 @@ def describe(
 
     Args:
         build: `width -> nn.Module`; with a depth, `(width, depth=depth) -> nn.Module`.
-        width: a number, or whatever else `build` takes, such as one width for each layer.
+        width: a number, or where `build` takes it a list of them, such as one for each layer.
         base_width: where hyperparameters are right; a number stands for every entry of a list, and
             1 gives the absolute rules.
         depth, base_depth: number of blocks, and the one at which hyperparameters are right.
@@ -191,7 +192,8 @@ def describe(
         init: glob on parameter names -> initializer at the base width instead of the model's own.
 
     Raises:
-        ConfigError: naming the tensor, if it cannot be classified or its initializer is not known.
+        ConfigError: naming the tensor, if it cannot be classified or its initializer is not known;
+            naming the argument, if `build` is no function or a width no whole number >= 1.
 
     Example:
         >>> build = lambda width: nn.Sequential(nn.Linear(6, width), nn.Linear(width, 3, False))
@@ -199,7 +201,10 @@ def describe(
         >>> {name: str(info.role) for name, info in infos.items()}
         {'0.weight': 'input', '0.bias': 'input', '1.weight': 'output'}
     """
-    if isinstance(width, Sequence) and isinstance(base_width, int):
+    _check_build(build)
+    _check_width("width", width)
+    _check_width("base_width", base_width)
+    if isinstance(width, Sequence) and not isinstance(base_width, Sequence):
         base_width = [base_width] * len(width)
     models = _build_models(build, width, base_width, depth)
     names = [name for name, _ in models.target.named_parameters()]
@@ -214,6 +219,20 @@ def describe(
         for name in _names_in_blocks(build, base_width, infos):
             infos[name] = replace(infos[name], m_L=m_L, in_block=True)
     return infos
+
+
+def _check_build(build: Any) -> None:
+    if isinstance(build, nn.Module) or not callable(build):
+        raise ConfigError(
+            f"build: must be a function width -> nn.Module, not a {type(build).__name__}"
+        )
+
+
+def _check_width(key: str, width: Any) -> None:
+    is_list = isinstance(width, Sequence) and not isinstance(width, str)
+    for entry in width if is_list else [width]:
+        if isinstance(entry, bool) or not isinstance(entry, Integral) or entry < 1:
+            raise ConfigError(f"{key}={width}: must be a whole number >= 1, or a list of them")
 
 
 def _depth_ratio(depth: int | None, base_depth: int) -> float:
@@ -313,7 +332,7 @@ def _describe_multipliers(models: _Models) -> dict[str, MultiplierInfo]:
 
 
 def _names_in_blocks(build: Build, base_width: Width, infos: Mapping[str, Info]) -> list[str]:
-    """Return the names of which there are more in two blocks than in one, numbers left aside."""
+    """Return the names of which two blocks have more than one has, ignoring indices in names."""
     counts = []
     for depth in (1, 2):
         model = _on_meta(partial(build, depth=depth), base_width)

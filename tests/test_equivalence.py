@@ -1,5 +1,6 @@
 """The formulations of muP are one training trajectory, and every wrong rule is seen."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -8,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mupl.errors import ConfigError
 from mupl.nn.mulinear import MuLinear
+from mupl.parametrization.cells import Monomial
 from mupl.parametrization.rules import get_parametrization
 from mupl.parametrization.scales import Scale
 from mupl.parametrization.symmetry import shift
@@ -158,6 +161,28 @@ def test_a_shift_by_any_theta_changes_no_trajectory(name: str, optimizer: str) -
     moved = shift(get_parametrization(name), THETA, (update_kind,))
     reference = trajectory(name, optimizer, 3 * BASE)
     close(trajectory(moved, optimizer, 3 * BASE), reference)
+
+
+def test_a_shift_takes_names_or_objects() -> None:
+    expected = shift(get_parametrization("mup"), {Role.OUTPUT: "m_in"}, ("adam",))
+    assert shift("mup", {"output": "m_in"}, "adam") == expected
+    assert shift("mup", {"output": Monomial.parse("m_in")}, ["adam"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mupp", {}, "adam"), "parametrization=mupp: must be one of sp"),
+        (("mup", {"readout": 2}, "adam"), "theta.readout: must be theta of one of input, hidden"),
+        (("mup", {"output": "1/width"}, "adam"), "theta.output: '1/width' is no product"),
+        (("mup", {"output": 0}, "adam"), "theta.output=0: must not be 0"),
+        (("sp", {}, "adamw"), "update_kinds=adamw: must be among sgd, adam, orthogonal"),
+        (("cerebras", {}, "sgd"), "cerebras has no rules for the update kind 'sgd'"),
+    ],
+)
+def test_a_wrong_shift_is_one_clear_error(arguments: tuple, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        shift(*arguments)
 
 
 @pytest.mark.parametrize("optimizer", [*NEW, "soap"])

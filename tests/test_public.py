@@ -155,6 +155,15 @@ WRONG: dict[str, tuple[Any, str]] = {
         lambda: mupl.param_groups(build(32), SCALES),
         "'4.weight' has not the multiplier 0.25 of its scale; call mupl.initialize_",
     ),
+    "no width": (lambda: mupl.describe(build, 0, 8), "width=0: must be a whole number >= 1"),
+    "a base width of text": (
+        lambda: mupl.describe(build, 32, "8"),  # type: ignore[arg-type]
+        "base_width=8: must be a whole number >= 1",
+    ),
+    "a model in place of a function": (
+        lambda: mupl.describe(build(8), 32, 8),
+        "build: must be a function width -> nn.Module, not a Sequential",
+    ),
     "no seed": (lambda: mupl.initialize_(build(32), SCALES), "seed"),
 }
 

@@ -1,7 +1,9 @@
 """Roles and fans are found from shapes, initializers from what the constructor does."""
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -195,6 +197,31 @@ def test_an_unknown_initialisation_is_an_error_until_it_is_said() -> None:
 def test_the_base_width_is_never_a_default() -> None:
     with pytest.raises(TypeError, match="base_width"):
         describe(Zoo, 12)
+
+
+@pytest.mark.parametrize("key", ["width", "base_width"])
+@pytest.mark.parametrize(
+    "value", [0, -8, "abc", "8", 64.0, True, None, [8, 0], [8, 4.0], nn.Linear]
+)
+def test_a_width_that_is_no_whole_number_is_named(key: str, value: Any) -> None:
+    widths = {"width": 8, "base_width": 4} | {key: value}
+    with pytest.raises(ConfigError) as caught:
+        describe(lambda w: nn.Linear(6, w), **widths)
+    expected = f"{key}={value}: must be a whole number >= 1, or a list of them"
+    assert str(caught.value) == expected
+
+
+def test_widths_may_be_any_whole_numbers_or_sequences_of_them() -> None:
+    expected = describe(lambda w: MLP(7, 3, w), [8, 16], 4)
+    assert describe(lambda w: MLP(7, 3, w), (8, 16), (4, 4)) == expected
+    assert describe(lambda w: MLP(7, 3, w), [8, 16], np.int64(4)) == expected
+
+
+@pytest.mark.parametrize(("build", "kind"), [(nn.Linear(3, 3), "Linear"), (None, "NoneType")])
+def test_a_module_in_place_of_a_function_is_named(build: Any, kind: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        describe(build, 8, 4)
+    assert str(caught.value) == f"build: must be a function width -> nn.Module, not a {kind}"
 
 
 def test_multipliers_are_described_beside_the_tensors() -> None:

@@ -64,6 +64,7 @@ def numbers_of(
         ("0.5*m_in", 2, "0.5*m_in"),
         ("m_in/m_in", 1, "1"),
         (0.125, 0.125, "0.125"),
+        ("m_out / m_in * 2", 1.5, "2*m_out/m_in"),
         ("0", 0, "0"),
     ],
 )
@@ -74,7 +75,11 @@ def test_cells_are_parsed_evaluated_and_printed(text: str, value: float, printed
     assert Monomial.parse(printed) == cell
 
 
-@pytest.mark.parametrize("text", ["m_inn", "m_in+1", "2**m_in", "m_in^x", "", "width"])
+NO_CELLS = ["m_inn", "m_in+1", "2**m_in", "m_in^x", "", "width", "/m_in", "m_in*", "_", "inf"]
+NO_CELLS += ["m_in m_out", "2m_in", "2 3", "m_in^1/0", "1/0", "0^-1", "1.2.3", "10^1000", "1e999"]
+
+
+@pytest.mark.parametrize("text", NO_CELLS)
 def test_a_cell_that_is_no_monomial_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="is no product of powers"):
         Monomial.parse(text)
@@ -243,6 +248,14 @@ def test_overrides_replace_cells_by_glob_and_the_later_one_wins() -> None:
         ({"overrides": {"layer.*": {"lr": 1}}}, "'layer.*' matches none of"),
         ({"overrides": {"layers.*": {"rate": 1}}}, "layers.*.rate: must be one of"),
         ({"overrides": {"layers.*": {"lr": "1/width"}}}, "layers.*.lr: '1/width' is no product"),
+        (
+            {"overrides": {"layers.1.weight": "1/m_in"}},
+            "parametrization.overrides.layers.1.weight: must be {cell: value}, such as "
+            "{lr: 1/m_in}",
+        ),
+        ({"overrides": {"layers.*": {"lr_scale": "m_in"}}}, "lr_scale must be a number"),
+        ({"overrides": {"layers.*": {"lr_scale": "alpha"}}}, "lr_scale must be a number"),
+        ({"overrides": {"layers.*": {"lr": "1/0"}}}, "layers.*.lr: '1/0' is no product"),
         ({"lr": -1.0}, "lr=-1"),
         ({"lr": math.nan}, "lr=nan"),
         ({"eps": -1.0}, "eps=-1"),
@@ -376,6 +389,13 @@ def test_the_printed_exponents_are_those_of_a_check(name: str, update_kind: str)
         for kind, column in (("param", "W"), ("update", "update")):
             expected = found[kind, f"{layer}.weight"]
             assert float(Fraction(rows[role][column])) == expected.high, (role, column)
+
+
+@pytest.mark.parametrize("along", ["widht", "Depth", None])
+def test_exponents_are_in_width_or_in_depth(along: Any) -> None:
+    infos = describe(build, 32, 8)
+    with pytest.raises(ConfigError, match=f"along={along}: must be width or depth"):
+        expected_exponents(infos, get_parametrization("mup"), "adam", t=0, along=along)
 
 
 def test_rows_of_embeddings_and_vectors_fall_back_on_their_roles() -> None:

@@ -218,7 +218,7 @@ Operations = PlainOperations | UnitOperations
 
 
 class GPT(nn.Module):
-    """Tokens (..., T) -> logits (..., T, vocabulary), each of the tokens up to its own.
+    """Tokens (..., T) -> logits (..., T, vocabulary); each position sees only the tokens up to it.
 
     With r the residual multiplier, a block is `x += r attention(norm(x)); x += r mlp(norm(x))`, and
     a last norm comes before the readout. Post-norm is `x = norm(x + r attention(x))`, then
@@ -297,7 +297,7 @@ class GPT(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens (..., T), integers, T <= context -> logits (..., T, vocabulary).
 
-        Of a stack of S members: tokens (G, ..., T), G a divisor of S -> (S, ..., T, vocabulary).
+        For a stack of S members: tokens (G, ..., T), G a divisor of S -> (S, ..., T, vocabulary).
         """
         length = tokens.shape[-1]
         if length > self.config.context:
@@ -376,7 +376,7 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Causal self-attention; keys and values are one matrix, keys first.
 
-    The scales are those of `PlainOperations`.
+    Scales come from `operations`.
     """
 
     def __init__(self, config: GPTConfig, operations: Operations, rotary: nn.Module) -> None:
@@ -423,7 +423,7 @@ class Attention(nn.Module):
         return self.out(y_BT)
 
     def _attend(self, q_NHTD: Tensor, k_NGTD: Tensor, v_NGTD: Tensor) -> Tensor:
-        """Means of the past values, each weighted by softmax(q.k), in scale: (N, H, T, D)."""
+        """Average the values of past tokens by softmax(q.k), times `value_scale`: (N, H, T, D)."""
         dropout = 0.0
         value_scale = self.value_scale
         if self.training:
@@ -481,7 +481,7 @@ class Rotary(nn.Module):
 class FeedForward(nn.Module):
     """`down(hidden_scale h)`, h being `gelu(mult up(x)) / mult`.
 
-    Of "swiglu", h is `silu(mult a) / mult * b` for `(a, b) = up(x)`.
+    For "swiglu", h is `silu(mult a) / mult * b` for `(a, b) = up(x)`.
     """
 
     per_member: ClassVar = ("mult",)

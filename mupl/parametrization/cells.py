@@ -1,5 +1,6 @@
 """Cells of the rule tables: products of powers of symbols, such as `m_out/m_in` or `m_in^-1/2`."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,11 +14,10 @@ SYMBOLS = {
     "fan_out": "number of outputs; the length of a bias, a gain or an embedding's vectors",
     "sigma": "initial std at the base width; 1 for a tensor that starts constant",
     "alpha": "the layer's own learning-rate factor, `lr_scale`",
-    "shape_factor": "the optimizer's own factor for an update of this shape, over that at the base",
+    "shape_factor": "what the optimizer multiplies an update of this shape by, over that at the "
+    "base width",
 }
-_FACTOR = re.compile(
-    r"([*/]?)\s*([a-zA-Z_]+|[0-9.]+(?:e-?[0-9]+)?)(?:\^(-?[0-9]+(?:/[0-9]+)?))?\s*"
-)
+_FACTOR = re.compile(r"([*/])\s*([a-zA-Z_]+|[0-9.]+(?:e-?[0-9]+)?)(?:\^(-?[0-9]+(?:/[0-9]+)?))?\s*")
 _ZERO = Fraction(0)
 
 
@@ -51,13 +51,22 @@ class Monomial:
         if isinstance(text, Monomial):
             return text
         source = str(text).strip()
+        try:
+            return cls._product(f"*{source}")
+        except (ValueError, ArithmeticError) as error:  # such as 1..2, 1/0 or 10^1000
+            known = ", ".join(SYMBOLS)
+            message = f"{source!r} is no product of powers of {known} and numbers"
+            raise ValueError(message) from error
+
+    @classmethod
+    def _product(cls, source: str) -> "Monomial":
+        """Return the product of factors, each with a `*` or `/` before it."""
         result = cls()
         position = 0
-        while position < len(source) or not source:
+        while position < len(source):
             match = _FACTOR.match(source, position)
-            if not match or (match[2][0].isalpha() and match[2] not in SYMBOLS):
-                known = ", ".join(SYMBOLS)
-                raise ValueError(f"{source!r} is no product of powers of {known} and numbers")
+            if not match:
+                raise ValueError(f"no factor at {source[position:]!r}")
             sign, base, exponent = match.groups()
             power = Fraction(exponent or 1)
             if sign == "/":
@@ -67,6 +76,8 @@ class Monomial:
             else:
                 result *= cls(float(base) ** float(power))
             position = match.end()
+        if not math.isfinite(result.coefficient):
+            raise ValueError("too large")
         return result
 
     def __mul__(self, other: "Monomial") -> "Monomial":

@@ -41,6 +41,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from mupl.errors import ConfigError
 from mupl.initializers import Initializer
 from mupl.parametrization.cells import Monomial
 from mupl.parametrization.rules import ROWS, Parametrization
@@ -95,7 +96,12 @@ def expected_exponents(
         optimizer: its rules, or the one kind of all its updates.
         decay: whether the optimizer decays weights apart from the gradient.
         along: "width" or "depth".
+
+    Raises:
+        ConfigError: if `along` is neither, or if the parametrization has no rules for an update.
     """
+    if along not in ("width", "depth"):
+        raise ConfigError(f"along={along}: must be width or depth")
     network = _Network(infos, parametrization, as_optimizer_rules(optimizer), along)
     t -= network.rules.idle_steps  # so 0 is the first update that moves anything
     expected: dict[tuple[str, str], Expected] = {}
@@ -148,7 +154,7 @@ class _Network:
         self._silent = bool(at_zero) and all(at_zero)
 
     def weight(self, name: str, t: int) -> Expected:
-        """W after t updates; before the first one it is as at the start."""
+        """Return the exponent of W after t updates; before the first one it is as at the start."""
         info = self._tensors[name]
         parts = []
         if not _starts_at_zero(info):
@@ -164,7 +170,7 @@ class _Network:
         return Expected(low, high)
 
     def stable_update(self, name: str, t: int) -> Expected:
-        """The change of W by its gradient from t to t + 1, as far as outputs stay bounded."""
+        """Return the exponent of an update at t, at most one at which outputs stay bounded."""
         update = self._update(name, t)
         if update.zero:
             return update
@@ -175,7 +181,7 @@ class _Network:
         return Expected(min(update.low, most), min(update.high, most))
 
     def output(self, name: str, t: int) -> Expected:
-        """What the module returns that owns W, at time t."""
+        """Return the exponent of what the module returns that owns W, at time t."""
         info = self._tensors[name]
         if info.role is not Role.OUTPUT:
             if self._in_depth and info.in_block and t > 0:
@@ -194,7 +200,7 @@ class _Network:
         return Expected(min(parts), max(parts))
 
     def multiplier(self, name: str, info: MultiplierInfo) -> dict[tuple[str, str], Expected]:
-        """What a multiplier returns; where it scales attention, the logits too."""
+        """Return the exponent of what a multiplier returns; for attention, of the logits too."""
         attention = info.role is MultiplierRole.ATTENTION
         output = logits = Expected()
         if info.grows and not self._in_depth:
@@ -208,7 +214,7 @@ class _Network:
         return expected
 
     def _update(self, name: str, t: int) -> Expected:
-        """The change of W by its gradient from t to t + 1."""
+        """Return the exponent of the change of W by its gradient from t to t + 1."""
         info = self._tensors[name]
         is_readout = _owner(name) in map(_owner, self._readouts)
         if t < 0 or (t == 0 and self._silent and not is_readout):
@@ -226,7 +232,7 @@ class _Network:
         return Expected(power, power)
 
     def _gradient(self, info: ParamInfo, t: int) -> float:
-        """The exponent of the gradient of W."""
+        """Return the exponent of the gradient of W."""
         if self._in_depth:
             return self._residual if info.in_block else 0.0
         if info.role not in (Role.INPUT, Role.HIDDEN):
@@ -238,7 +244,7 @@ class _Network:
         return self._cell(info, "mult") + self._cell(info, "init")
 
     def _cell(self, info: Info, cell: str) -> float:
-        """The exponent of a cell of the rule for a tensor or a number."""
+        """Return the exponent of a cell of the rule for a tensor or a multiplier."""
         rule = self._parametrization.rule(self.rules.kind_of(info), info.row)
         return self._power(getattr(rule, cell), info)
 
@@ -257,7 +263,7 @@ def exponent(cell: Monomial, info: Info, rules: OptimizerRules) -> float:
 
 
 def shape_factor_exponent(info: Info, rules: OptimizerRules) -> float:
-    """Return the power of width in the factor that the optimizer itself puts on an update."""
+    """Return the power of width in what the optimizer multiplies an update of this shape by."""
     fan_in, fan_out = _growth(info)
     powers = {"fan_in": fan_in, "fan_out": fan_out}
     return max(_sum_of_powers(cell, powers) for cell in rules.shape_cells(info))

@@ -90,7 +90,8 @@ class Parametrization:
         """Return the cells that the overrides give to each name.
 
         Raises:
-            ConfigError: on a glob that matches nothing, an unknown cell, or text that is no cell.
+            ConfigError: on a glob that matches nothing, an unknown cell, text that is no cell, or
+                an `lr_scale` that is no number.
         """
         found: dict[str, dict[str, Monomial]] = {name: {} for name in names}
         for glob, texts in self.overrides.items():
@@ -102,7 +103,7 @@ class Parametrization:
     def table(self, update_kind: str) -> list[dict[str, str]]:
         """Return the rules as rows of text to print, by role; cells are factors on base values.
 
-        `wd` is the factor on decoupled weight decay. Numbers of a model have a multiplier alone.
+        `wd` is the factor on decoupled weight decay. A multiplier's row has only `mult`.
 
         Args:
             update_kind: "sgd", "adam" or "orthogonal".
@@ -129,6 +130,8 @@ class Parametrization:
 
 def _parse_override(key: str, texts: Mapping[str, str | float]) -> dict[str, Monomial]:
     known = (*CELLS, "wd", "lr_scale")
+    if not isinstance(texts, Mapping):
+        raise ConfigError(f"{key}: must be {{cell: value}}, such as {{lr: 1/m_in}}")
     cells = {}
     for cell, text in texts.items():
         if cell not in known:
@@ -137,6 +140,8 @@ def _parse_override(key: str, texts: Mapping[str, str | float]) -> dict[str, Mon
             cells[cell] = Monomial.parse(text)
         except ValueError as error:
             raise ConfigError(f"{key}.{cell}: {error}") from error
+        if cell == "lr_scale" and cells[cell].exponents:
+            raise ConfigError(f"{key}.lr_scale={text}: lr_scale must be a number")
     return cells
 
 

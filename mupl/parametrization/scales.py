@@ -27,7 +27,7 @@ class Scale:
         update_kind: how the optimizer's updates of the tensor scale.
         lr, eps, weight_decay: for the tensor's param group.
         grad: factor on the gradient of `w` before the optimizer sees it.
-        shape_factor: factor that the optimizer itself puts on updates of the tensor, beside lr.
+        shape_factor: what the optimizer multiplies an update of this shape by, beside lr.
         shape: of the tensor that these numbers are for; None: not known.
 
     Example:
@@ -210,7 +210,7 @@ def check_hyperparameters(
 
 
 def scale_rows(infos: Mapping[str, Info], scales: Mapping[str, Scale]) -> list[dict[str, Any]]:
-    """Return one row a tensor to print: what it is, how it is drawn, what the optimizer is told."""
+    """Return one row a tensor to print: what it is, how it is drawn, what its param group holds."""
     rows = []
     for name, scale in scales.items():
         init = scale.init

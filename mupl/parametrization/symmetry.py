@@ -1,10 +1,11 @@
 """The abc-symmetry: what may be changed in a parametrization without changing any trajectory."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from mupl.errors import ConfigError
 from mupl.parametrization.cells import Monomial
-from mupl.parametrization.rules import ONE, Parametrization, Rule
+from mupl.parametrization.rules import ONE, Parametrization, Rule, as_parametrization
 from mupl.roles import SPECIAL_ROWS, Role
 
 # With mult *= theta and init /= theta go lr /= theta^p and eps *= theta^q, by update kind (p, q).
@@ -46,31 +47,55 @@ def theta_between(before: Rule, after: Rule, update_kind: str) -> Monomial | Non
 
 
 def shift(
-    parametrization: Parametrization,
-    theta: Mapping[Role, Theta],
-    update_kinds: tuple[str, ...],
+    parametrization: str | Parametrization,
+    theta: Mapping[Role, Theta] | Mapping[str, Theta],
+    update_kinds: str | Sequence[str],
 ) -> Parametrization:
     """Return the parametrization moved by one theta for each role (1 where none is given).
 
     Args:
-        update_kinds: the update kinds that the result has rules for.
+        parametrization: one of the names, or what `get_parametrization` returns.
+        theta: role -> what multiplies `mult`.
+        update_kinds: the update kinds that the result has rules for, or the only one.
+
+    Raises:
+        ConfigError: on an unknown parametrization, role or update kind, or a theta that is no cell.
 
     Example:
         Table 3 of Tensor Programs V is Table 8 with the multiplier of the readout taken off:
 
         >>> from mupl.parametrization.rules import get_parametrization
-        >>> moved = shift(get_parametrization("mup"), {Role.OUTPUT: "m_in"}, ("adam",))
+        >>> moved = shift("mup", {"output": "m_in"}, "adam")
         >>> table_3 = get_parametrization("mup_table3")
         >>> moved.rule("adam", "output") == table_3.rule("adam", "output")
         True
     """
+    parametrization = as_parametrization(parametrization)
+    factors = _by_role(theta)
     rules = {}
-    for update_kind in update_kinds:
+    for update_kind in [update_kinds] if isinstance(update_kinds, str) else update_kinds:
+        if update_kind not in _POWERS:
+            raise ConfigError(f"update_kinds={update_kind}: must be among {', '.join(_POWERS)}")
         moved = dict(parametrization.rules_of(update_kind))
         special = [row for row in SPECIAL_ROWS if row in moved]
         for row in (*Role, *special):
-            factor = theta.get(Role(SPECIAL_ROWS.get(row, row)), ONE)
+            factor = factors.get(Role(SPECIAL_ROWS.get(row, row)), ONE)
             rule = parametrization.rule(update_kind, row)
             moved[row] = shift_rule(rule, factor, update_kind)
         rules[update_kind] = moved
     return replace(parametrization, name=f"{parametrization.name}*", rules=rules)
+
+
+def _by_role(theta: Mapping[Role, Theta] | Mapping[str, Theta]) -> dict[Role, Monomial]:
+    """Return each theta as a cell, by role."""
+    factors = {}
+    for role, text in theta.items():
+        if role not in list(Role):
+            raise ConfigError(f"theta.{role}: must be theta of one of {', '.join(Role)}")
+        try:
+            factors[Role(role)] = Monomial.parse(text)
+        except ValueError as error:
+            raise ConfigError(f"theta.{role}: {error}") from error
+        if factors[Role(role)].coefficient == 0:
+            raise ConfigError(f"theta.{role}={text}: must not be 0")
+    return factors

@@ -34,11 +34,11 @@ class OptimizerRules:
     idle_steps: int = 0
 
     def shape_cells(self, info: Info) -> Sequence[Monomial]:
-        """Return the cells whose maximum is the optimizer's own factor on updates of a tensor."""
+        """Return the cells of which the largest is `shape_factor`."""
         return self.shape_factors.get(self.kind_of(info), (Monomial(),))
 
     def shape_factor(self, info: Info) -> float:
-        """Return the factor that the optimizer itself puts on updates of a tensor, beside lr."""
+        """Return what the optimizer multiplies an update of this shape by, beside lr."""
         return largest(self.shape_cells(info), info.symbols["fan_out"], info.symbols["fan_in"])
 
     def relative_shape_factor(self, info: Info) -> float:
