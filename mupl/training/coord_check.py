@@ -1,7 +1,7 @@
 """A coordinate check of any model, in one process, without Lightning or Hydra."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from mupl.analysis.coordinates import over_blocks
+from mupl.errors import ConfigError
 from mupl.roles import Build, Width
 from mupl.stats.recorder import Recorder
 from mupl.training.setup import Setup
 
 CHECKED_KINDS = ("output", "param", "update", "gradient_update", "decay")
+EXAMPLES = {"widths": "[64, 128, 256]", "depths": "[4, 8, 16]", "seeds": "range(5)"}
 Batch = tuple[Tensor, Tensor]
 
 
@@ -36,13 +38,18 @@ def coord_check(
 
     Args:
         batches: (x, target), one a step: t = 0, 1, ... Three are enough.
-        depths: with one width, check against depth instead, that of `build(width, depth=depth)`;
-            the rows have a column depth and, for each name in the blocks, the mean over blocks.
-        setup: further arguments of `Setup`: lr, parametrization, optimizer, loss, ...
+        depths: with one width, check against depth instead, that of `build(width, depth=depth)`,
+            tuned at `base_depth`; the rows have a column depth and, for each name in the blocks,
+            the mean over blocks.
+        setup: further arguments of `Setup`: lr, parametrization, optimizer, loss, base_depth, ...
 
     Returns:
         A recorder's rows with the columns width, seed and the prediction: what
         `mupl.analysis.coordinates.verdict` and `mupl.figures.coordinates.plot_coordinates` take.
+
+    Raises:
+        ConfigError: without widths, depths, batches or seeds; for depths without `base_depth`, or
+            with several widths.
 
     >>> from torch import nn
     >>> from mupl.analysis.coordinates import verdict
@@ -55,11 +62,15 @@ def coord_check(
     8  update  2.weight -1.0  -1.0    True
     9  update    2.bias  0.0   0.0    True
     """
+    sizes = [None] if depths is None else list(depths)
+    swept = {"widths": list(widths), "depths": sizes, "seeds": list(seeds)}
+    _require_one_axis(swept, base_depth=setup.get("base_depth"))
     moved = [(_to(x, device, dtype), target.to(device)) for x, target in batches]
+    if not moved:
+        raise ConfigError("batches: needs at least one (x, target), and better three")
     along = "width" if depths is None else "depth"
-    runs = itertools.product(widths, [None] if depths is None else depths, seeds)
     tables = []
-    for width, depth, seed in runs:
+    for width, depth, seed in itertools.product(*swept.values()):
         with default_dtype(dtype):  # weights are drawn in it, not rounded to it
             one = Setup(build, width, base_width=base_width, depth=depth, seed=seed, **setup)
         one.model.to(device)
@@ -69,6 +80,22 @@ def coord_check(
             rows = over_blocks(rows).assign(depth=depth)
         tables.append(rows)
     return pd.concat(tables, ignore_index=True)
+
+
+def _require_one_axis(swept: Mapping[str, Sequence[Any]], base_depth: int | None) -> None:
+    """Refuse a check that has nothing to train, or is against width and depth at once."""
+    for key, values in swept.items():
+        if not values:
+            raise ConfigError(f"{key}: needs at least one, such as {key}={EXAMPLES[key]}")
+    if None in swept["depths"]:
+        return
+    if len(swept["widths"]) > 1:
+        raise ConfigError("widths: a check against depth has one width, such as widths=[64]")
+    if base_depth is None:
+        raise ConfigError(
+            "base_depth: a check against depth needs the depth where lr was tuned, such as "
+            "base_depth=2"
+        )
 
 
 @contextmanager
@@ -83,7 +110,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _to(x: Tensor, device: str | torch.device, dtype: torch.dtype) -> Tensor:
-    """Inputs on the device, in the dtype unless they are numbers of tokens."""
+    """Move inputs to the device, and to the dtype unless they are numbers of tokens."""
     if x.is_floating_point():
         return x.to(device, dtype)
     return x.to(device)
