@@ -71,7 +71,7 @@ def verdict(
         seed), low, high, zero, passed.
 
     Raises:
-        ConfigError: if there are no rows or fewer than two sizes, or `along` is no size that they have.
+        ConfigError: if there are no rows or fewer than two sizes, or `along` is no size of theirs.
 
     >>> rows = pd.DataFrame({"width": [64, 128, 256], "value": [1.0, 0.5, 0.25]})
     >>> rows = rows.assign(seed=0, t=1, kind="update", name="hidden", statistic="l1")

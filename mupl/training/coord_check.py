@@ -62,15 +62,16 @@ def coord_check(
     8  update  2.weight -1.0  -1.0    True
     9  update    2.bias  0.0   0.0    True
     """
-    sizes = [None] if depths is None else list(depths)
-    swept = {"widths": list(widths), "depths": sizes, "seeds": list(seeds)}
+    widths, seeds = list(widths), list(seeds)
+    all_depths = [None] if depths is None else list(depths)
+    swept = {"widths": widths, "depths": all_depths, "seeds": seeds}
     _require_one_axis(swept, base_depth=setup.get("base_depth"))
     moved = [(_to(x, device, dtype), target.to(device)) for x, target in batches]
     if not moved:
         raise ConfigError("batches: needs at least one (x, target), and better three")
     along = "width" if depths is None else "depth"
     tables = []
-    for width, depth, seed in itertools.product(*swept.values()):
+    for width, depth, seed in itertools.product(widths, all_depths, seeds):
         with default_dtype(dtype):  # weights are drawn in it, not rounded to it
             one = Setup(build, width, base_width=base_width, depth=depth, seed=seed, **setup)
         one.model.to(device)
