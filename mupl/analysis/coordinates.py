@@ -47,6 +47,18 @@ def swept_axis(rows: pd.DataFrame) -> str:
     return "width"
 
 
+def _axis(rows: pd.DataFrame, along: str | None) -> str:
+    """Return the column that slopes are taken against, if the rows have it."""
+    if rows.empty:
+        raise ConfigError("rows: there are none; mupl.coord_check gives them")
+    if along is None:
+        along = swept_axis(rows)
+    if along not in AXES or along not in rows:
+        sizes = [axis for axis in AXES if axis in rows]
+        raise ConfigError(f"along={along}: must be {' or '.join(sizes)}, as the rows have")
+    return along
+
+
 def verdict(
     rows: pd.DataFrame,
     tolerance: float = TOLERANCE,
@@ -80,13 +92,7 @@ def verdict(
          kind    name  t  slope  passed
     0  update  hidden  1   -1.0    True
     """
-    if rows.empty:
-        raise ConfigError("rows: there are none; mupl.coord_check gives them")
-    if along is None:
-        along = swept_axis(rows)
-    if along not in AXES or along not in rows:
-        sizes = [axis for axis in AXES if axis in rows]
-        raise ConfigError(f"along={along}: must be {' or '.join(sizes)}, as the rows have")
+    along = _axis(rows, along)
     has_range = rows["low"].notna()
     must_be_zero = rows["zero"].fillna(False).astype(bool)
     chosen = rows["statistic"] == statistic

@@ -1,7 +1,7 @@
 """A coordinate check of any model, in one process, without Lightning or Hydra."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -62,41 +62,41 @@ def coord_check(
     8  update  2.weight -1.0  -1.0    True
     9  update    2.bias  0.0   0.0    True
     """
-    widths, seeds = list(widths), list(seeds)
-    all_depths = [None] if depths is None else list(depths)
-    swept = {"widths": widths, "depths": all_depths, "seeds": seeds}
-    _require_one_axis(swept, base_depth=setup.get("base_depth"))
+    runs = _runs(widths, depths, seeds, setup.get("base_depth"))
     moved = [(_to(x, device, dtype), target.to(device)) for x, target in batches]
     if not moved:
         raise ConfigError("batches: needs at least one (x, target), and better three")
     along = "width" if depths is None else "depth"
     tables = []
-    for width, depth, seed in itertools.product(widths, all_depths, seeds):
+    for width, depth, seed in runs:
         with default_dtype(dtype):  # weights are drawn in it, not rounded to it
             one = Setup(build, width, base_width=base_width, depth=depth, seed=seed, **setup)
         one.model.to(device)
-        rows = _train(one, moved, statistics, along)
-        rows = rows.assign(width=width, seed=seed)
-        if depth is not None:
-            rows = over_blocks(rows).assign(depth=depth)
-        tables.append(rows)
+        rows = _train(one, moved, statistics, along).assign(width=width, seed=seed)
+        tables.append(rows if depth is None else over_blocks(rows).assign(depth=depth))
     return pd.concat(tables, ignore_index=True)
 
 
-def _require_one_axis(swept: Mapping[str, Sequence[Any]], base_depth: int | None) -> None:
-    """Refuse a check that has nothing to train, or is against width and depth at once."""
-    for key, values in swept.items():
+def _runs(
+    widths: Iterable[Width],
+    depths: Iterable[int] | None,
+    seeds: Iterable[int],
+    base_depth: int | None,
+) -> list[tuple[Width, int | None, int]]:
+    """List (width, depth, seed) of each training; refuse none, or both width and depth swept."""
+    widths, seeds = list(widths), list(seeds)
+    all_depths = [None] if depths is None else list(depths)
+    for key, values in {"widths": widths, "depths": all_depths, "seeds": seeds}.items():
         if not values:
             raise ConfigError(f"{key}: needs at least one, such as {key}={EXAMPLES[key]}")
-    if None in swept["depths"]:
-        return
-    if len(swept["widths"]) > 1:
+    if depths is not None and len(widths) > 1:
         raise ConfigError("widths: a check against depth has one width, such as widths=[64]")
-    if base_depth is None:
+    if depths is not None and base_depth is None:
         raise ConfigError(
             "base_depth: a check against depth needs the depth where lr was tuned, such as "
             "base_depth=2"
         )
+    return list(itertools.product(widths, all_depths, seeds))
 
 
 @contextmanager
