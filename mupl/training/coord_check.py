@@ -39,8 +39,7 @@ def coord_check(
     Args:
         batches: (x, target), one a step: t = 0, 1, ... Three are enough.
         depths: with one width, check against depth instead, that of `build(width, depth=depth)`,
-            tuned at `base_depth`; the rows have a column depth and, for each name in the blocks,
-            the mean over blocks.
+            tuned at `base_depth`; rows have a column depth, and are means over the blocks.
         setup: further arguments of `Setup`: lr, parametrization, optimizer, loss, base_depth, ...
 
     Returns:
@@ -48,8 +47,7 @@ def coord_check(
         `mupl.analysis.coordinates.verdict` and `mupl.figures.coordinates.plot_coordinates` take.
 
     Raises:
-        ConfigError: without widths, depths, batches or seeds; for depths without `base_depth`, or
-            with several widths.
+        ConfigError: if there is nothing to train; for depths, without `base_depth` or one width.
 
     >>> from torch import nn
     >>> from mupl.analysis.coordinates import verdict
@@ -63,9 +61,7 @@ def coord_check(
     9  update    2.bias  0.0   0.0    True
     """
     runs = _runs(widths, depths, seeds, setup.get("base_depth"))
-    moved = [(_to(x, device, dtype), target.to(device)) for x, target in batches]
-    if not moved:
-        raise ConfigError("batches: needs at least one (x, target), and better three")
+    moved = _moved(batches, device, dtype)
     along = "width" if depths is None else "depth"
     tables = []
     for width, depth, seed in runs:
@@ -108,6 +104,14 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def _moved(batches: Iterable[Batch], device: str | torch.device, dtype: torch.dtype) -> list[Batch]:
+    """Move batches to the device; refuse none."""
+    moved = [(_to(x, device, dtype), target.to(device)) for x, target in batches]
+    if not moved:
+        raise ConfigError("batches: needs at least one (x, target), and better three")
+    return moved
 
 
 def _to(x: Tensor, device: str | torch.device, dtype: torch.dtype) -> Tensor:
