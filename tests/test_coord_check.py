@@ -16,9 +16,11 @@ from torch import nn
 from mupl.analysis.coordinates import verdict
 from mupl.data import Splits, digits, image_folder
 from mupl.data.modules import TensorData
+from mupl.errors import ConfigError
 from mupl.models import MLP
 from mupl.optim.orthogonal import Orthogonal
 from mupl.parametrization.rules import get_parametrization
+from mupl.report import coordinates as report
 from mupl.training.coord_check import coord_check
 
 # for CIFAR-10, whose inputs are 48 times as many as those of digits
@@ -290,3 +292,81 @@ def test_mup_passes_on_cifar_up_to_width_2048(real_data: Path, optimizer: str, b
     assert {("output", "readout"), (step, "layers.1.weight"), (step, "readout.weight")} <= failures(
         sp
     )
+
+
+class Residual(nn.Module):
+    """Blocks of one width, for checks against depth."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, width)
+        self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.readout = nn.Linear(width, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = x + block(torch.relu(x))
+        return self.readout(x)
+
+
+TINY = [(torch.eye(4), torch.arange(4) % 2)]
+IN_DEPTH = {"widths": [16], "base_width": 16, "depths": [2, 4], "base_depth": 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base_depth": None}, "base_depth: a check against depth needs the depth where lr was"),
+        ({"widths": [16, 32]}, "widths: a check against depth has one width"),
+        ({"widths": []}, "widths: needs at least one"),
+        ({"depths": []}, "depths: needs at least one"),
+        ({"seeds": []}, "seeds: needs at least one"),
+        ({"batches": []}, "batches: needs at least one"),
+    ],
+)
+def test_a_check_of_nothing_or_of_two_sizes_at_once_is_refused_before_any_training(
+    options: dict[str, Any], message: str
+) -> None:
+    def build(width: int, depth: int) -> nn.Module:
+        raise AssertionError("nothing is to be built")
+
+    arguments: dict[str, Any] = {"batches": TINY, "lr": 0.01} | IN_DEPTH | options
+    with pytest.raises(ConfigError, match=message):
+        coord_check(build, **arguments)
+
+
+def test_a_verdict_takes_its_axis_from_the_rows_and_says_what_is_wrong_with_another() -> None:
+    rows = coord_check(Residual, batches=TINY, seeds=[0], lr=0.01, **IN_DEPTH)
+    pd.testing.assert_frame_equal(verdict(rows), verdict(rows, along="depth"))
+    with pytest.raises(ConfigError, match=r"width: .* needs at least two, or say along='depth'"):
+        verdict(rows, along="width")
+    with pytest.raises(ConfigError, match="along=seed: must be width or depth"):
+        verdict(rows, along="seed")
+    with pytest.raises(ConfigError, match="along=depth: must be width, as the rows have"):
+        verdict(rows.drop(columns="depth"), along="depth")
+    with pytest.raises(ConfigError, match="rows: there are none"):
+        verdict(pd.DataFrame())
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_report_of_one_seed_says_so_and_prints_no_empty_columns(
+    seeds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = [
+        {"width": width, "seed": seed, "t": 1, "value": float(width + seed), "low": 0.0}
+        for width in (64, 128)
+        for seed in range(seeds)
+    ]
+    rows = pd.DataFrame(table).assign(kind="update", name="hidden", statistic="l1")
+    rows = rows.assign(high=0.0, zero=False, parametrization="mup")
+    results = pd.DataFrame({"status": ["completed"]})
+    monkeypatch.setattr(report, "collect", lambda folder: results)
+    monkeypatch.setattr(report, "gather", lambda *arguments: rows)
+    monkeypatch.setattr(report, "_draw_series", lambda check, folder: None)
+    assert report.coordinate_check(tmp_path) == 1
+    shown = capsys.readouterr().out
+    assert ("one seed: slopes are uncertain; use five (seed=0,1,2,3,4)" in shown) is (seeds == 1)
+    assert ("ci_low" in shown) is (seeds == 2)
+    assert "slope" in shown
+    assert "nan" not in shown

@@ -1,6 +1,7 @@
 """The learning-rate finder, and what would undo a parametrization's learning rates."""
 
 import math
+import random
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,25 @@ def test_the_suggestion_is_where_the_loss_falls_most_steeply() -> None:
         LRSearch([1, 2, 3], [1, 1, 2]).suggestion()
     with pytest.raises(ConfigError, match="must be 0 < low < high"):
         find_lr(module(), data(), low=1, high=0.1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_before_the_average_has_its_window_is_not_taken_for_the_steepest_fall(
+    seed: int,
+) -> None:
+    noise = random.Random(seed)
+    lrs = [10 ** (k / 10 - 5) for k in range(60)]
+    losses = [2.3 - 0.04 * max(0, k - 20) + noise.gauss(0, 0.05) for k in range(60)]
+    assert LRSearch(lrs, losses).suggestion() > lrs[20]
+
+
+def test_a_curve_that_is_shorter_than_the_window_or_falls_only_before_it_has_a_suggestion() -> None:
+    lrs = [10 ** (k / 10 - 5) for k in range(16)]
+    losses = [3.0, 2.9, 2.0, 1.9, *range(3, 15)]
+    assert LRSearch(lrs[:4], losses[:4]).suggestion() == lrs[1]
+    assert LRSearch(lrs, losses).suggestion() == lrs[1]
+    with pytest.raises(ConfigError, match=r"smoothing=1: must be in \[0, 1\)"):
+        LRSearch(lrs, losses).suggestion(smoothing=1)
 
 
 def test_lightnings_finder_is_blocked(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from mupl.errors import ConfigError
 from mupl.names import block_pattern
 
 TOLERANCE = 0.1  # of a slope of log2(value) against log2(width)
+AXES = ("width", "depth")
 MEASURED = ("width", "seed", "t", "kind", "name", "statistic", "value", "low", "high", "zero")
 
 
@@ -27,7 +28,7 @@ def over_blocks(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def check_keys(rows: pd.DataFrame, along: str = "width") -> list[str]:
-    """The columns that tell one check from another: all that is swept but seed, width and `along`.
+    """List the columns that tell checks apart: all that is swept but seed, width and `along`.
 
     >>> check_keys(pd.DataFrame(columns=["width", "seed", "t", "value", "parametrization"]))
     ['parametrization']
@@ -35,8 +36,34 @@ def check_keys(rows: pd.DataFrame, along: str = "width") -> list[str]:
     return [column for column in rows.columns if column not in (*MEASURED, along)]
 
 
+def swept_axis(rows: pd.DataFrame) -> str:
+    """Say what the rows were swept along: "depth" for several depths at one width, else "width".
+
+    >>> swept_axis(pd.DataFrame({"width": [64, 64], "depth": [2, 4]}))
+    'depth'
+    """
+    if "depth" in rows and rows["depth"].nunique() > 1 and rows["width"].nunique() == 1:
+        return "depth"
+    return "width"
+
+
+def _axis(rows: pd.DataFrame, along: str | None) -> str:
+    """Return the column that slopes are taken against, if the rows have it."""
+    if rows.empty:
+        raise ConfigError("rows: there are none; mupl.coord_check gives them")
+    if along is None:
+        along = swept_axis(rows)
+    if along not in AXES or along not in rows:
+        sizes = [axis for axis in AXES if axis in rows]
+        raise ConfigError(f"along={along}: must be {' or '.join(sizes)}, as the rows have")
+    return along
+
+
 def verdict(
-    rows: pd.DataFrame, tolerance: float = TOLERANCE, statistic: str = "l1", along: str = "width"
+    rows: pd.DataFrame,
+    tolerance: float = TOLERANCE,
+    statistic: str = "l1",
+    along: str | None = None,
 ) -> pd.DataFrame:
     """Judge the slope of each tensor, kind and step by what the rule table predicts.
 
@@ -46,7 +73,8 @@ def verdict(
             (the value must be 0 at every width). Rows without a prediction are left out.
         tolerance: allowed distance of the mean slope from [low, high].
         statistic: the one that is judged.
-        along: the column that slopes are taken against, "width" or "depth".
+        along: the column that slopes are taken against, "width" or "depth"; by default that of
+            `swept_axis`.
 
     Returns:
         One row a tensor, kind and step. Columns: those of `check_keys`, kind, name, t, slope (the
@@ -55,7 +83,7 @@ def verdict(
         seed), low, high, zero, passed.
 
     Raises:
-        ConfigError: if there are fewer than two widths.
+        ConfigError: if there are no rows or fewer than two sizes, or `along` is no size of theirs.
 
     >>> rows = pd.DataFrame({"width": [64, 128, 256], "value": [1.0, 0.5, 0.25]})
     >>> rows = rows.assign(seed=0, t=1, kind="update", name="hidden", statistic="l1")
@@ -64,12 +92,15 @@ def verdict(
          kind    name  t  slope  passed
     0  update  hidden  1   -1.0    True
     """
+    along = _axis(rows, along)
     has_range = rows["low"].notna()
     must_be_zero = rows["zero"].fillna(False).astype(bool)
     chosen = rows["statistic"] == statistic
     judged = rows[chosen & (has_range | must_be_zero)]
     if judged[along].nunique() < 2:
-        raise ConfigError(f"{along}: a coordinate check needs at least two, such as powers of two")
+        swept = swept_axis(judged)
+        remedy = "such as powers of two" if swept == along else f"or say along={swept!r}"
+        raise ConfigError(f"{along}: a coordinate check needs at least two, {remedy}")
     keys = [*check_keys(rows, along), "kind", "name", "t"]
     results = []
     for key, group in judged.groupby(keys, sort=False):
@@ -80,7 +111,7 @@ def verdict(
 
 
 def _judge(group: pd.DataFrame, tolerance: float, along: str) -> dict[str, Any]:
-    """The verdict on one tensor, kind and step, from its rows at all widths and seeds."""
+    """Judge one tensor, kind and step, from its rows at all widths and seeds."""
     slopes = []
     for _, rows in group.groupby("seed"):
         slopes.append(slope(rows[along], rows["value"]))
@@ -135,7 +166,7 @@ def failures_by_series(table: pd.DataFrame, series: str = "parametrization") -> 
 
 
 def slope(size: pd.Series, value: pd.Series) -> float:
-    """The least-squares slope of log2(value) against log2(size); NaN if a value is not in (0, inf).
+    """Fit log2(value) against log2(size) for the slope; NaN if a value is not in (0, inf).
 
     >>> round(slope(pd.Series([1, 2, 4]), pd.Series([3.0, 6.0, 12.0])), 6)
     1.0
@@ -148,7 +179,7 @@ def slope(size: pd.Series, value: pd.Series) -> float:
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95 % t-interval of the mean; NaN for fewer than two values.
+    """Compute the 95 % t-interval of the mean; NaN for fewer than two values.
 
     >>> low, high = interval(np.array([1.0, 2.0, 3.0]))
     >>> round(low, 2), round(high, 2)
@@ -166,7 +197,7 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def verdict_json(table: pd.DataFrame, tolerance: float = TOLERANCE) -> dict[str, Any]:
-    """A verdict as plain data: whether all passed, how many failed, and every row (NaN as null)."""
+    """Turn a verdict into plain data: if all passed, how many failed, every row (NaN as null)."""
     passed = table["passed"]
     return {
         "passed": bool(passed.all()),
@@ -178,7 +209,7 @@ def verdict_json(table: pd.DataFrame, tolerance: float = TOLERANCE) -> dict[str,
 
 
 def records(table: pd.DataFrame) -> list[dict[Any, Any]]:
-    """The rows as plain data, NaN and infinity as None.
+    """Turn rows into plain data, NaN and infinity as None.
 
     >>> records(pd.DataFrame({"width": [64, 128], "slope": [0.5, np.nan]}))
     [{'width': 64, 'slope': 0.5}, {'width': 128, 'slope': None}]

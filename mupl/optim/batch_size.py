@@ -16,7 +16,7 @@ RULES = ("none", "sqrt", "sde")
 
 @dataclass(frozen=True)
 class BatchScaling:
-    """A rule from one batch size and number of examples to others.
+    """Carry hyperparameters from one batch size and number of examples to others.
 
     With m_B = batch size / base batch size, m_D = examples / base examples and kappa = m_B / m_D:
 
@@ -57,11 +57,11 @@ class BatchScaling:
 
     @property
     def kappa(self) -> float:
-        """m_B / m_D: base steps over steps."""
+        """Return m_B / m_D: base steps over steps."""
         return self.m_B / self.m_D
 
     def values(self, lr: float, eps: float, weight_decay: float) -> dict[str, float]:
-        """lr, eps and weight_decay at this size, by name, from those at the base."""
+        """Return lr, eps and weight_decay at this size, by name, from those at the base."""
         root = math.sqrt(self.kappa)
         if self.rule in ("sqrt", "sde"):
             lr *= root
@@ -71,7 +71,7 @@ class BatchScaling:
         return {"lr": lr, "eps": eps, "weight_decay": weight_decay}
 
     def optimizer(self, constructor: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-        """The constructor with the betas of this size.
+        """Give the constructor the betas of this size.
 
         Raises:
             ConfigError: under `sde`, for an optimizer without betas, or if one would not stay in

@@ -13,7 +13,7 @@ SHAPES = ("constant", "linear", "cosine", "step", "inverse_sqrt")
 
 @dataclass(frozen=True)
 class Schedule:
-    """A factor in [0, 1] on all learning rates.
+    """Multiply all learning rates by a factor in [0, 1].
 
     As a factor it keeps the ratios between param groups that a parametrization sets. With t the
     fraction of training done, it rises linearly from 0 to 1 during `warmup`, stays 1, then decays
@@ -66,7 +66,7 @@ class Schedule:
             )
 
     def __call__(self, k: int, max_steps: int) -> float:
-        """The factor of update number k, from 0.
+        """Return the factor of update number k, from 0.
 
         It is the factor at the middle of the step, t = (k + 1/2) / max_steps, so that neither the
         first update of a warm-up nor the last one of a decay to 0 is lost.
@@ -74,7 +74,7 @@ class Schedule:
         return self.at((k + 0.5) / max_steps)
 
     def at(self, fraction: float) -> float:
-        """The factor when this fraction of training is done."""
+        """Return the factor when this fraction of training is done."""
         if fraction < self.warmup:
             return fraction / self.warmup
         start = self._decay_start
@@ -91,10 +91,10 @@ class Schedule:
         return 1 - (1 - self.final) * decayed
 
     def scheduler(self, optimizer: Optimizer, max_steps: int) -> LambdaLR:
-        """A torch scheduler, to be stepped after every update."""
+        """Make a torch scheduler, to be stepped after every update."""
         return LambdaLR(optimizer, lambda k: self(k, max_steps))
 
     @property
     def _decay_start(self) -> float:
-        """The fraction of training at which the decay starts."""
+        """Return the fraction of training at which the decay starts."""
         return self.warmup if self.decay is None else 1 - self.decay

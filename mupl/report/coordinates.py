@@ -45,6 +45,8 @@ def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
     passed = check.verdict["passed"]
     if not passed.all():
         failures = check.verdict[~passed].drop(columns="passed")
+        unknown = [key for key in failures if failures[key].isna().all() and key != "slope"]
+        failures = failures.drop(columns=unknown)  # such as intervals over one seed
         show(failures, f"failed: slopes of log2(mean |x|) against log2({check.along})")
     count = f"{passed.sum()} of {len(passed)} tensors, kinds and steps pass"
     print(f"coordinate check: {count}; {sweep_dir / 'verdict.json'}")
@@ -82,9 +84,10 @@ def _judge(sweep_dir: Path) -> Check:
     conclude(results, sweep_dir)
     rows = gather(results, sweep_dir, COORDINATES_FILE)
     save_table(rows, sweep_dir / "coord_check.csv")
-    along = "width"
-    if rows["width"].nunique() == 1 and "depth" in rows:
-        along = "depth"
+    if rows["seed"].nunique() < 2:
+        print("one seed: slopes are uncertain; use five (seed=0,1,2,3,4)")
+    along = coordinates.swept_axis(rows)
+    if along == "depth":
         rows = coordinates.over_blocks(rows)
     verdict = coordinates.verdict(rows, along=along)
     plain = coordinates.verdict_json(verdict)

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from mupl.analysis.coordinates import over_blocks
+from mupl.errors import ConfigError
 from mupl.roles import Build, Width
 from mupl.stats.recorder import Recorder
 from mupl.training.setup import Setup
 
 CHECKED_KINDS = ("output", "param", "update", "gradient_update", "decay")
+EXAMPLES = {"widths": "[64, 128, 256]", "depths": "[4, 8, 16]", "seeds": "range(5)"}
 Batch = tuple[Tensor, Tensor]
 
 
@@ -36,13 +38,16 @@ def coord_check(
 
     Args:
         batches: (x, target), one a step: t = 0, 1, ... Three are enough.
-        depths: with one width, check against depth instead, that of `build(width, depth=depth)`;
-            the rows have a column depth and, for each name in the blocks, the mean over blocks.
-        setup: further arguments of `Setup`: lr, parametrization, optimizer, loss, ...
+        depths: with one width, check against depth instead, that of `build(width, depth=depth)`,
+            tuned at `base_depth`; rows have a column depth, and are means over the blocks.
+        setup: further arguments of `Setup`: lr, parametrization, optimizer, loss, base_depth, ...
 
     Returns:
         A recorder's rows with the columns width, seed and the prediction: what
         `mupl.analysis.coordinates.verdict` and `mupl.figures.coordinates.plot_coordinates` take.
+
+    Raises:
+        ConfigError: if there is nothing to train; for depths, without `base_depth` or one width.
 
     >>> from torch import nn
     >>> from mupl.analysis.coordinates import verdict
@@ -55,20 +60,39 @@ def coord_check(
     8  update  2.weight -1.0  -1.0    True
     9  update    2.bias  0.0   0.0    True
     """
-    moved = [(_to(x, device, dtype), target.to(device)) for x, target in batches]
+    runs = _runs(widths, depths, seeds, setup.get("base_depth"))
+    moved = _moved(batches, device, dtype)
     along = "width" if depths is None else "depth"
-    runs = itertools.product(widths, [None] if depths is None else depths, seeds)
     tables = []
     for width, depth, seed in runs:
         with default_dtype(dtype):  # weights are drawn in it, not rounded to it
             one = Setup(build, width, base_width=base_width, depth=depth, seed=seed, **setup)
         one.model.to(device)
-        rows = _train(one, moved, statistics, along)
-        rows = rows.assign(width=width, seed=seed)
-        if depth is not None:
-            rows = over_blocks(rows).assign(depth=depth)
-        tables.append(rows)
+        rows = _train(one, moved, statistics, along).assign(width=width, seed=seed)
+        tables.append(rows if depth is None else over_blocks(rows).assign(depth=depth))
     return pd.concat(tables, ignore_index=True)
+
+
+def _runs(
+    widths: Iterable[Width],
+    depths: Iterable[int] | None,
+    seeds: Iterable[int],
+    base_depth: int | None,
+) -> list[tuple[Width, int | None, int]]:
+    """List (width, depth, seed) of each training; refuse none, or both width and depth swept."""
+    widths, seeds = list(widths), list(seeds)
+    all_depths = [None] if depths is None else list(depths)
+    for key, values in {"widths": widths, "depths": all_depths, "seeds": seeds}.items():
+        if not values:
+            raise ConfigError(f"{key}: needs at least one, such as {key}={EXAMPLES[key]}")
+    if depths is not None and len(widths) > 1:
+        raise ConfigError("widths: a check against depth has one width, such as widths=[64]")
+    if depths is not None and base_depth is None:
+        raise ConfigError(
+            "base_depth: a check against depth needs the depth where lr was tuned, such as "
+            "base_depth=2"
+        )
+    return list(itertools.product(widths, all_depths, seeds))
 
 
 @contextmanager
@@ -82,8 +106,16 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+def _moved(batches: Iterable[Batch], device: str | torch.device, dtype: torch.dtype) -> list[Batch]:
+    """Move batches to the device; refuse none."""
+    moved = [(_to(x, device, dtype), target.to(device)) for x, target in batches]
+    if not moved:
+        raise ConfigError("batches: needs at least one (x, target), and better three")
+    return moved
+
+
 def _to(x: Tensor, device: str | torch.device, dtype: torch.dtype) -> Tensor:
-    """Inputs on the device, in the dtype unless they are numbers of tokens."""
+    """Move inputs to the device, and to the dtype unless they are numbers of tokens."""
     if x.is_floating_point():
         return x.to(device, dtype)
     return x.to(device)

@@ -58,30 +58,42 @@ class LRSearch:
     losses: list[float]
 
     def suggestion(self, smoothing: float = 0.9) -> float:
-        """The lr at which the smoothed loss falls most steeply against log lr.
+        """Find the lr at which the smoothed loss falls most steeply against log lr.
+
+        The first losses are averaged over too few to tell a fall from noise. So falls count once
+        the average has its window of 1 / (1 - smoothing) updates, unless there is none after that.
 
         Args:
             smoothing: weight of the past in the exponential moving average of the loss.
 
         Raises:
-            ConfigError: if the loss never falls.
+            ConfigError: if the loss never falls, or smoothing is not in [0, 1).
 
         >>> LRSearch([0.1, 0.2, 0.4, 0.8], [3.0, 2.9, 2.0, 1.9]).suggestion(smoothing=0)
         0.2
         """
-        average = 0.0
-        smooth = []
-        for k, loss in enumerate(self.losses):
-            average = smoothing * average + (1 - smoothing) * loss
-            # without the bias towards the 0 of the start
-            smooth.append(average / (1 - smoothing ** (k + 1)))
+        if not 0 <= smoothing < 1:
+            raise ConfigError(f"smoothing={smoothing}: must be in [0, 1), such as 0.9")
+        smooth = _averages(self.losses, smoothing)
         falls = [before - after for before, after in itertools.pairwise(smooth)]
-        steepest = max(falls, default=0.0)
+        window = math.ceil(round(1 / (1 - smoothing), 6))  # 10 at 0.9, where floats give 10 + 2e-15
+        first = window if max(falls[window:], default=0.0) > 0 else 0
+        steepest = max(falls[first:], default=0.0)
         if steepest <= 0:
             raise ConfigError(
                 f"lr: the loss does not fall at any lr between {self.lrs[0]:g} and {self.lrs[-1]:g}"
             )
-        return self.lrs[falls.index(steepest)]
+        return self.lrs[falls.index(steepest, first)]
+
+
+def _averages(losses: Sequence[float], smoothing: float) -> list[float]:
+    """Average exponentially, without the bias towards the 0 of the start."""
+    average = 0.0
+    averages = []
+    for k, loss in enumerate(losses):
+        average = smoothing * average + (1 - smoothing) * loss
+        averages.append(average / (1 - smoothing ** (k + 1)))
+    return averages
 
 
 def find_lr(
@@ -135,7 +147,7 @@ def find_lr(
 
 
 def _before_divergence(losses: Sequence[float], stop: float) -> list[float]:
-    """The losses up to the first that is not finite or above `stop` times the lowest so far."""
+    """Keep losses up to the first that is not finite or above `stop` times the lowest so far."""
     kept: list[float] = []
     for loss in losses:
         limit = stop * min(kept, default=loss)
