@@ -323,7 +323,7 @@ def test_a_coordinate_check_ends_with_a_verdict_and_an_exit_code(
     parametrization: str, code: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     theory = [f"parametrization={parametrization}", "optimizer=adam"]
-    grid = ["width=128,256,512,1024", "seed=0,1,2"]
+    grid = ["width=128,256,512", "seed=0,1,2"]
     multipliers = ["model.input_mult=0.125", "model.output_mult=0.0625"]
     folder = f"hydra.sweep.dir={tmp_path}"
     done = train_here(capfd, "-m", "experiment=coord_check", *theory, *grid, *multipliers, folder)
@@ -347,7 +347,7 @@ def test_a_coordinate_check_ends_with_a_verdict_and_an_exit_code(
     assert failed >= ({("output", "readout"), ("update", "layers.1.weight")} if code else set())
     assert ("layers.1.weight" in done.stdout) is bool(code)  # the printed table of the failures
     rows = pd.read_csv(tmp_path / "coord_check.csv")
-    assert rows.groupby(["width", "seed"]).ngroups == 12
+    assert rows.groupby(["width", "seed"]).ngroups == 9
     assert (tmp_path / "coord_check.png").stat().st_size > 10_000
 
 
