@@ -10,6 +10,9 @@ import torch
 
 UNPACK = Path(__file__).parents[2] / "shared" / "data" / "unpack"
 
+if not torch.cuda.is_available():
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # or torch's optimizers look for a GPU at each step
+
 
 @pytest.fixture(scope="session")
 def real_data(tmp_path_factory: pytest.TempPathFactory) -> Path:

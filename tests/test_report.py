@@ -14,7 +14,7 @@ from mupl.errors import ConfigError
 from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.sweep.callback import SweepReport
 from mupl.sweep.reports import REPORTS, get_report
-from tests.commands import SMALL, train
+from tests.commands import SMALL, train_here
 
 KEY = "hydra.callbacks.sweep_report.report"
 
@@ -97,8 +97,9 @@ def test_a_wrong_report_is_one_clear_line_before_any_training(
     assert words in str(end.value.code)
 
 
-def test_a_wrong_report_ends_the_command(tmp_path: Path) -> None:
-    done = train("-m", *SMALL, "width=8,16", f"{KEY}=transfers", f"hydra.sweep.dir={tmp_path}")
+def test_a_wrong_report_ends_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    sweep = ["-m", *SMALL, "width=8,16", f"{KEY}=transfers", f"hydra.sweep.dir={tmp_path}"]
+    done = train_here(capfd, *sweep)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {KEY}=transfers: must be one of ")
     assert done.stderr.count("\n") == 1

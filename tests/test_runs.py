@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from mupl.errors import ConfigError
 from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.identity import swept_keys, write_result
 from mupl.sweep.results import collect
-from tests.commands import ROOT, SMALL, Done, train
+from tests.commands import IGNORED, ROOT, SMALL, Done, train, train_here
+
+pytestmark = IGNORED
 
 Swept = tuple[Path, Done]
 
@@ -63,8 +66,12 @@ def test_a_single_run_leaves_its_config_table_metrics_and_result(tmp_path: Path)
     assert summary == f"completed: {', '.join(said)}, {result['seconds']:.1f} s, {tmp_path}"
 
 
-def test_a_single_run_that_diverges_says_when(tmp_path: Path) -> None:
-    done = train(*SMALL, "width=8", "lr=1e30", "optimizer=sgd", f"hydra.run.dir={tmp_path}")
+def test_a_single_run_that_diverges_says_when(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = train_here(
+        capfd, *SMALL, "width=8", "lr=1e30", "optimizer=sgd", f"hydra.run.dir={tmp_path}"
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "result.json").read_text())
     summary = done.stdout.splitlines()[-1]
@@ -76,11 +83,13 @@ LAUNCHERS = ["basic", pytest.param("joblib", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_sweep_needs_no_report_to_know_its_folder(launcher: str, tmp_path: Path) -> None:
+def test_a_sweep_needs_no_report_to_know_its_folder(
+    launcher: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     if launcher != "basic":
         pytest.importorskip(f"hydra_plugins.hydra_{launcher}_launcher")
-    done = train(
-        "-m", *SMALL, "width=8", "max_steps=2", f"hydra/launcher={launcher}",
+    done = train_here(
+        capfd, "-m", *SMALL, "width=8", "max_steps=2", f"hydra/launcher={launcher}",
         "~hydra.callbacks.sweep_report", f"hydra.sweep.dir={tmp_path}/${{sweep_id:}}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -143,9 +152,15 @@ BAD_INPUT = {
 }
 
 
+IN_A_PROCESS = "lr=-0.1"  # the others in this one, which takes a tenth of the time
+
+
 @pytest.mark.parametrize("arguments", BAD_INPUT)
-def test_bad_input_is_one_clear_line_before_any_training(arguments: str, tmp_path: Path) -> None:
-    done = train(
+def test_bad_input_is_one_clear_line_before_any_training(
+    arguments: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    start = train if arguments == IN_A_PROCESS else partial(train_here, capfd)
+    done = start(
         *arguments.split(),
         "width=8" if "width=" not in arguments else "lr=0.1",
         f"hydra.run.dir={tmp_path}",
@@ -159,10 +174,12 @@ def test_bad_input_is_one_clear_line_before_any_training(arguments: str, tmp_pat
     assert "training" not in done.stdout
 
 
-def test_optional_loggers_and_callbacks_compose_with_a_run(tmp_path: Path) -> None:
+def test_optional_loggers_and_callbacks_compose_with_a_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     chosen = ["logger=tensorboard", "callbacks=lr_monitor", "scheduler=cosine"]
     logged = "trainer.log_every_n_steps=5"
-    done = train(*SMALL, "width=16", *chosen, logged, f"hydra.run.dir={tmp_path}")
+    done = train_here(capfd, *SMALL, "width=16", *chosen, logged, f"hydra.run.dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("tensorboard/events.out.*"))
     lr = pd.read_csv(tmp_path / "metrics.csv")["lr-AdamW/pg1"].dropna().to_numpy()
@@ -303,13 +320,13 @@ def test_on_mnist_one_lr_serves_every_width_under_mup_and_not_under_sp(
 
 @pytest.mark.parametrize(("parametrization", "code"), [("mulinear", 0), ("sp", 1)])
 def test_a_coordinate_check_ends_with_a_verdict_and_an_exit_code(
-    parametrization: str, code: int, tmp_path: Path
+    parametrization: str, code: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     theory = [f"parametrization={parametrization}", "optimizer=adam"]
-    grid = ["width=128,256,512,1024", "seed=0,1,2"]
+    grid = ["width=128,256,512", "seed=0,1,2"]
     multipliers = ["model.input_mult=0.125", "model.output_mult=0.0625"]
     folder = f"hydra.sweep.dir={tmp_path}"
-    done = train("-m", "experiment=coord_check", *theory, *grid, *multipliers, folder)
+    done = train_here(capfd, "-m", "experiment=coord_check", *theory, *grid, *multipliers, folder)
     assert done.returncode == code, done.stdout + done.stderr
     verdict = json.loads((tmp_path / "verdict.json").read_text())
     assert verdict["passed"] is (code == 0)
@@ -330,15 +347,15 @@ def test_a_coordinate_check_ends_with_a_verdict_and_an_exit_code(
     assert failed >= ({("output", "readout"), ("update", "layers.1.weight")} if code else set())
     assert ("layers.1.weight" in done.stdout) is bool(code)  # the printed table of the failures
     rows = pd.read_csv(tmp_path / "coord_check.csv")
-    assert rows.groupby(["width", "seed"]).ngroups == 12
+    assert rows.groupby(["width", "seed"]).ngroups == 9
     assert (tmp_path / "coord_check.png").stat().st_size > 10_000
 
 
 def test_a_coordinate_check_of_one_width_says_what_it_needs_and_keeps_what_was_measured(
-    tmp_path: Path,
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    done = train(
-        "-m", "experiment=coord_check", "width=128", "seed=0", f"hydra.sweep.dir={tmp_path}"
+    done = train_here(
+        capfd, "-m", "experiment=coord_check", "width=128", "seed=0", f"hydra.sweep.dir={tmp_path}"
     )
     assert done.returncode == 1
     assert (
@@ -349,9 +366,15 @@ def test_a_coordinate_check_of_one_width_says_what_it_needs_and_keeps_what_was_m
     assert len(pd.read_csv(tmp_path / "coord_check.csv")) > 0
 
 
-def test_update_norms_of_heterogeneous_widths(real_data: Path, tmp_path: Path) -> None:
-    done = train(
-        "-m", "experiment=update_norms", f"data.root={real_data}", f"hydra.sweep.dir={tmp_path}"
+def test_update_norms_of_heterogeneous_widths(
+    real_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = train_here(
+        capfd,
+        "-m",
+        "experiment=update_norms",
+        f"data.root={real_data}",
+        f"hydra.sweep.dir={tmp_path}",
     )
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "update_norms.csv")
@@ -377,8 +400,11 @@ def test_update_norms_of_heterogeneous_widths(real_data: Path, tmp_path: Path) -
     assert (tmp_path / "update_norms.png").exists()
 
 
-def test_update_norms_of_simplified_shampoo(real_data: Path, tmp_path: Path) -> None:
-    done = train(
+def test_update_norms_of_simplified_shampoo(
+    real_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = train_here(
+        capfd,
         "-m",
         "experiment=update_norms_shampoo",
         f"data.root={real_data}",

@@ -13,7 +13,7 @@ from mupl.data import Tokens, TrainLoader, random_tokens, read_text, read_tokens
 from mupl.data.batches import CropBatches, crop_starts
 from mupl.data.modules import TextData, data_module
 from mupl.errors import ConfigError
-from tests.commands import train
+from tests.commands import IGNORED, train_here
 from tests.resuming import Recorder, whole_and_resumed
 
 
@@ -165,8 +165,13 @@ def test_bad_sizes_are_named(key: str) -> None:
         TextData(counting(), **({"batch_size": 4} | {key: 0}))
 
 
-def test_a_gpt_trains_on_text_through_the_command_line(tmp_path: Path) -> None:
-    done = train(
+@IGNORED[0]
+@IGNORED[1]
+def test_a_gpt_trains_on_text_through_the_command_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = train_here(
+        capfd,
         "model=gpt",
         "data=text",
         "parametrization=completep",
