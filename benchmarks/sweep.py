@@ -1,4 +1,4 @@
-"""Sweeps as whole processes: 63 jobs under the stacked and under Hydra's basic launcher, and many jobs.
+"""Sweeps as whole processes: 63 jobs under the stacked and the basic launcher, and many jobs.
 
     python benchmarks/sweep.py FOLDER   # with MNIST/raw in it
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLE = """
 import torch, mupl
 def build(width):
-    return torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.ReLU(), torch.nn.Linear(width, 2))
+    return torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.Linear(width, 2))
 infos = mupl.describe(build, width=64, base_width=16)
 scales = mupl.scale(infos, "mup", torch.optim.AdamW, lr=1e-2)
 model = mupl.initialize_(build(64), scales, seed=0)
@@ -74,8 +74,12 @@ def test_what_a_new_user_does(environment: Path, tmp_path: Path) -> None:
     def run(*command: str) -> str:
         done = subprocess.run(
             [environment / command[0], *command[1:]],
-            cwd=tmp_path, env=clean, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            cwd=tmp_path,
+            env=clean,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -1,4 +1,4 @@
-"""Orthogonal and entrywise optimizers: what an update is, and that torch, Lightning and the rules accept them."""
+"""Orthogonal and entrywise optimizers: what an update is, and that all others accept them."""
 
 import copy
 import math
@@ -110,8 +110,14 @@ def test_under_spectral_scaling_the_rms_to_rms_norm_of_an_update_is_lr(
     assert rms_to_rms == pytest.approx(lr, rel=1e-4 if method == "svd" else 0.25)
 
 
-@pytest.mark.parametrize(("scale", "theirs"), [("keller", "original"), ("match_rms_adamw", "match_rms_adamw"),
-                                               ("spectral", "spectral_unclamped")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("scale", "theirs"),
+    [
+        ("keller", "original"),
+        ("match_rms_adamw", "match_rms_adamw"),
+        ("spectral", "spectral_unclamped"),
+    ],
+)
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_parity_with_torch_muon(scale: str, theirs: str, nesterov: bool) -> None:
     shapes = [(64, 64), (96, 32), (64, 64), (32, 96), (96, 32)]
@@ -209,11 +215,12 @@ def test_entrywise_directions_are_their_formulas() -> None:
 def test_directions_take_a_leading_member_axis() -> None:
     g, m, v = (gaussian(3, 5, 7, seed=s) for s in range(3))
     for rule, arguments in (
-        (partial(sign_momentum, momentum=0.9), (g, m)), (partial(accumulate, momentum=0.9, nesterov=True), (g, m)),
+        (partial(sign_momentum, momentum=0.9), (g, m)),
+        (partial(accumulate, momentum=0.9, nesterov=True), (g, m)),
         (partial(lion, beta1=0.9, beta2=0.99), (g, m)),
         (partial(adam_atan2, step=3, beta1=0.9, beta2=0.99), (g, m, v.square())),
         *((lambda x, f=f: (f(x),), (g,)) for f in (METHODS["svd"], METHODS["accurate"])),
-    ):  # fmt: skip
+    ):
         for whole, *parts in zip(
             rule(*arguments), *(rule(*(a[s] for a in arguments)) for s in range(3)), strict=True
         ):
@@ -222,9 +229,15 @@ def test_directions_take_a_leading_member_axis() -> None:
 
 def net(width: int) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, width, 3), nn.ReLU(), nn.Conv2d(width, 2 * width, 3), nn.BatchNorm2d(2 * width), nn.ReLU(),
-        nn.ConvTranspose2d(2 * width, width, 3), nn.Flatten(), nn.Linear(36 * width, 10),
-    )  # fmt: skip
+        nn.Conv2d(3, width, 3),
+        nn.ReLU(),
+        nn.Conv2d(width, 2 * width, 3),
+        nn.BatchNorm2d(2 * width),
+        nn.ReLU(),
+        nn.ConvTranspose2d(2 * width, width, 3),
+        nn.Flatten(),
+        nn.Linear(36 * width, 10),
+    )
 
 
 def prepared(
@@ -319,9 +332,12 @@ def test_a_zero_gradient_moves_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"method": "qr"}, "optimizer.method=qr: must be one of svd"), ({"scale": "big"}, "optimizer.scale=big"),
-     ({"roles": ("hiden",)}, "optimizer.roles=hiden: must be of input, hidden, output")],
-)  # fmt: skip
+    [
+        ({"method": "qr"}, "optimizer.method=qr: must be one of svd"),
+        ({"scale": "big"}, "optimizer.scale=big"),
+        ({"roles": ("hiden",)}, "optimizer.roles=hiden: must be of input, hidden, output"),
+    ],
+)
 def test_a_bad_argument_is_named_before_training(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         prepared(partial(Orthogonal, **options))
@@ -350,8 +366,9 @@ def test_under_mup_the_rms_to_rms_norm_of_updates_does_not_change_with_width(
         infos = describe(lambda w: MLP(6, 3, [w, 2 * w, w]), width, 8)
         return {
             n: s.mult * s.lr * s.shape_factor * math.sqrt(infos[n].fan_in / infos[n].fan_out)
-            for n, s in numbers.items() if s.update_kind == "orthogonal"
-        }  # fmt: skip
+            for n, s in numbers.items()
+            if s.update_kind == "orthogonal"
+        }
 
     base = norms(8, "sp")
     assert len(base) == 4

@@ -46,18 +46,55 @@ def default_key() -> str:
 
 
 IGNORED_KEYS = [
-    "logger=tensorboard", "logger={}", "logger.csv.name=x", "metric=train_loss", "rerun=all", "hydra/launcher=stacked",
-    "hydra.sweep.dir=/elsewhere", "hydra.sweep.subdir=x", "hydra.run.dir=/elsewhere", "hydra.job.name=x", "width=128",
-    "data.root=/data", "threads=1", "trainer.enable_progress_bar=true", "trainer.enable_model_summary=true",
-    "lr=1.0e-3", "lr=0.001", "weight_decay=0", "model.output_mult=1.0", "optimizer.betas=[9e-1,0.999]",
-]  # fmt: skip
+    "logger=tensorboard",
+    "logger={}",
+    "logger.csv.name=x",
+    "metric=train_loss",
+    "rerun=all",
+    "hydra/launcher=stacked",
+    "hydra.sweep.dir=/elsewhere",
+    "hydra.sweep.subdir=x",
+    "hydra.run.dir=/elsewhere",
+    "hydra.job.name=x",
+    "width=128",
+    "data.root=/data",
+    "threads=1",
+    "trainer.enable_progress_bar=true",
+    "trainer.enable_model_summary=true",
+    "lr=1.0e-3",
+    "lr=0.001",
+    "weight_decay=0",
+    "model.output_mult=1.0",
+    "optimizer.betas=[9e-1,0.999]",
+]
 TOLD = [
-    "width=64", "width=[128]", "depth=2", "base_width=32", "lr=2e-3", "eps=1e-7", "weight_decay=0.1", "seed=1",
-    "weight_decay_mode=coupled", "batch_size=32", "max_steps=999", "model.bias=false", "model.init_std=2",
-    "+model.foo=1", "data=mnist", "parametrization=sp", "optimizer=adam", "scheduler=cosine",
-    "optimizer.betas=[0.9,0.99]", "+optimizer.amsgrad=true", "trainer.precision=64-true", "trainer=cpu",
-    "trainer.log_every_n_steps=10", "callbacks=coordinates", "+roles={a:hidden}", "~scheduler.warmup",
-]  # fmt: skip
+    "width=64",
+    "width=[128]",
+    "depth=2",
+    "base_width=32",
+    "lr=2e-3",
+    "eps=1e-7",
+    "weight_decay=0.1",
+    "seed=1",
+    "weight_decay_mode=coupled",
+    "batch_size=32",
+    "max_steps=999",
+    "model.bias=false",
+    "model.init_std=2",
+    "+model.foo=1",
+    "data=mnist",
+    "parametrization=sp",
+    "optimizer=adam",
+    "scheduler=cosine",
+    "optimizer.betas=[0.9,0.99]",
+    "+optimizer.amsgrad=true",
+    "trainer.precision=64-true",
+    "trainer=cpu",
+    "trainer.log_every_n_steps=10",
+    "callbacks=coordinates",
+    "+roles={a:hidden}",
+    "~scheduler.warmup",
+]
 
 
 def test_a_job_is_known_by_what_it_trains() -> None:
@@ -130,9 +167,10 @@ JOBS = [
 def test_a_job_has_the_config_that_hydra_composes(overrides: list[str]) -> None:
     loader = GlobalHydra.instance().config_loader()
     master = loader.load_configuration(
-        "train", ["width=64", "hydra/launcher=stacked", "hydra.sweep.dir=/a", "+hydra.job.env_set.A=b"],
+        "train",
+        ["width=64", "hydra/launcher=stacked", "hydra.sweep.dir=/a", "+hydra.job.env_set.A=b"],
         run_mode=RunMode.MULTIRUN,
-    )  # fmt: skip
+    )
     fast = SweepConfigLoader(loader)
     overrides = (
         ["width=64", *overrides] if not any(o.startswith("width") for o in overrides) else overrides
@@ -166,11 +204,29 @@ def test_bad_overrides_of_a_job_are_the_errors_that_they_are_for_hydra(override:
 
 @pytest.mark.parametrize(
     "override",
-    ["lr=1", "eps=1", "weight_decay=1", "weight_decay_mode=coupled", "seed=1", "base_width=1", "parametrization=sp",
-     "scheduler=cosine", "roles={a:hidden}", "init={a:{std:1}}", "logger={}", "metric=train_loss", "rerun=all",
-     "trainer.gradient_clip_val=1", "optimizer.betas=[0,0]", "model.init_std=2", "model.input_mult=2",
-     "model.output_mult=2", "model.zero_readout=true", "+note=x"],
-)  # fmt: skip
+    [
+        "lr=1",
+        "eps=1",
+        "weight_decay=1",
+        "weight_decay_mode=coupled",
+        "seed=1",
+        "base_width=1",
+        "parametrization=sp",
+        "scheduler=cosine",
+        "roles={a:hidden}",
+        "init={a:{std:1}}",
+        "logger={}",
+        "metric=train_loss",
+        "rerun=all",
+        "trainer.gradient_clip_val=1",
+        "optimizer.betas=[0,0]",
+        "model.init_std=2",
+        "model.input_mult=2",
+        "model.output_mult=2",
+        "model.zero_readout=true",
+        "+note=x",
+    ],
+)
 def test_members_of_a_stack_may_differ_in_numbers(override: str) -> None:
     override = f"+{override}" if override.startswith(("roles", "init=")) else override
     assert shape_key(resolved(override)) == default_key()
@@ -178,9 +234,20 @@ def test_members_of_a_stack_may_differ_in_numbers(override: str) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["width=1", "depth=1", "batch_size=1", "max_steps=1", "data=mnist", "model.activation=tanh", "model.bias=false",
-     "optimizer=adam", "trainer.precision=tf32", "trainer.log_every_n_steps=1", "callbacks=coordinates"],
-)  # fmt: skip
+    [
+        "width=1",
+        "depth=1",
+        "batch_size=1",
+        "max_steps=1",
+        "data=mnist",
+        "model.activation=tanh",
+        "model.bias=false",
+        "optimizer=adam",
+        "trainer.precision=tf32",
+        "trainer.log_every_n_steps=1",
+        "callbacks=coordinates",
+    ],
+)
 def test_members_of_a_stack_must_agree_in_shapes_and_settings(override: str) -> None:
     assert shape_key(resolved(override)) != default_key()
 

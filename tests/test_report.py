@@ -147,11 +147,20 @@ def results() -> pd.DataFrame:
     for depth in (2, 3):
         for lr in (0.1, 1.0, 10.0):
             loss = depth + abs(lr - 1)
-            rows.append({
-                "width": 8, "lr": lr, "seed": 0, "parametrization": "mup", "optimizer": "adamw",
-                "model": "mlp", "data": "digits", "depth": depth, "status": "completed",
-                "val_loss": loss,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "width": 8,
+                    "lr": lr,
+                    "seed": 0,
+                    "parametrization": "mup",
+                    "optimizer": "adamw",
+                    "model": "mlp",
+                    "data": "digits",
+                    "depth": depth,
+                    "status": "completed",
+                    "val_loss": loss,
+                }
+            )
     return pd.DataFrame(rows)
 
 

@@ -111,7 +111,10 @@ def conv_net(width: int) -> nn.Module:
 
 
 def square(width: int) -> nn.Module:
-    """At width 32 all matrices are 10 x 10: no null space of a gradient, in which rounding would make SOAP's basis."""
+    """At width 32 all matrices are 10 x 10.
+
+    So no gradient has a null space, in which rounding would make SOAP's basis.
+    """
     return MLP(10, 10, 5 * width // 16, depth=2, activation="tanh")
 
 
@@ -130,7 +133,7 @@ def largest_pixel() -> Splits:
 
 
 def members(optimizer: str, seeds: tuple[int, ...] = (0, 1)) -> list[dict[str, Any]]:
-    """Every parametrization with rules for the optimizer, and for each seed other hyperparameters."""
+    """Every parametrization with rules for the optimizer, each seed with other numbers."""
     update_kinds = {"sgd": "sgd", "nesterov": "sgd", "muon": "orthogonal"}
     update_kind = "orthogonal" if "shampoo" in optimizer else update_kinds.get(optimizer, "adam")
     names = [name for name in TABLES if {update_kind, "*"} & set(get_parametrization(name).rules)]
@@ -224,9 +227,13 @@ def alone_in_lightning(
 ) -> Alone:
     setup, record = setup_of(build, arguments), LossRecord()
     used = trainer(
-        precision="64-true", max_steps=steps, gradient_clip_val=clip, callbacks=[record],
-        val_check_interval=steps, check_val_every_n_epoch=None,
-    )  # fmt: skip
+        precision="64-true",
+        max_steps=steps,
+        gradient_clip_val=clip,
+        callbacks=[record],
+        val_check_interval=steps,
+        check_val_every_n_epoch=None,
+    )
     used.fit(TrainingModule(setup), datamodule=TensorData(splits, 32, seed=arguments["seed"]))
     validation = {name: value.item() for name, value in used.callback_metrics.items()}
     return Alone(setup, record.losses, validation)
@@ -316,8 +323,14 @@ def test_preconditioners_of_tensors_of_any_shape_are_the_librarys(
         "shape_factor": 1.0,
     }
     scales = [Scale(mult=m, grad=grad, **tuned) for m, grad in ((0.75, 1.0), (2.0, 0.5))]
-    stacked_too = StackedOptimizer(weights, [dict.fromkeys(shapes, s) for s in scales], 2 * [optimizer],
-                                   2 * [Schedule()], 2 * [None], len(every))  # fmt: skip
+    stacked_too = StackedOptimizer(
+        weights,
+        [dict.fromkeys(shapes, s) for s in scales],
+        2 * [optimizer],
+        2 * [Schedule()],
+        2 * [None],
+        len(every),
+    )
     with torch.no_grad():
         for k, gradients in enumerate(every):
             stacked_too.step(gradients, torch.tensor([k]), k)

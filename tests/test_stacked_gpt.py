@@ -26,11 +26,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "learned positions and biases": {"positions": "learned", "bias": True},
     "rmsnorm, swiglu, grouped heads that grow": {
-        "norm": "rmsnorm", "activation": "swiglu", "qk_norm": True, "d_head": None, "heads": 2, "group_size": 2,
+        "norm": "rmsnorm",
+        "activation": "swiglu",
+        "qk_norm": True,
+        "d_head": None,
+        "heads": 2,
+        "group_size": 2,
     },
     "tied": {"tied": True},
     "post-norm without gains": {"post_norm": True, "norm_gain": False},
-}  # fmt: skip
+}
 
 
 class Foreign(GPT):
@@ -265,10 +270,22 @@ def test_a_sweep_of_stacks_has_the_results_of_one_run_after_the_other(tmp_path: 
     text = tmp_path / "text"
     text.write_bytes(bytes(range(97, 107)) * 200)
     arguments = [
-        "-m", "model=gpt", "model.d_head=8", "data=text", f"data.file={text}",
-        "data.context=16", "width=16", "base_width=8", "depth=2", "base_depth=1,2", "parametrization=mup,completep",
-        "batch_size=4", "max_steps=10", "trainer=cpu", "trainer.precision=64-true",
-    ]  # fmt: skip
+        "-m",
+        "model=gpt",
+        "model.d_head=8",
+        "data=text",
+        f"data.file={text}",
+        "data.context=16",
+        "width=16",
+        "base_width=8",
+        "depth=2",
+        "base_depth=1,2",
+        "parametrization=mup,completep",
+        "batch_size=4",
+        "max_steps=10",
+        "trainer=cpu",
+        "trainer.precision=64-true",
+    ]
     results = []
     for launcher in ("stacked", "basic"):
         folder = tmp_path / launcher

@@ -256,11 +256,13 @@ def test_the_loss_of_an_update_is_the_mean_over_its_accumulated_batches() -> Non
 
 def test_a_schedule_needs_an_end() -> None:
     setup = digits_setup(lr=0.01)
-    with pytest.raises(ConfigError, match="trainer.max_steps=-1: a schedule needs an end"):
+    with pytest.raises(ConfigError, match=r"trainer.max_steps=-1: a schedule needs an end"):
         fit(setup, max_steps=-1, max_epochs=-1)
 
 
 def test_options_that_an_optimizer_refuses_are_one_clear_error() -> None:
     setup = digits_setup(lr=0.01, optimizer=partial(torch.optim.AdamW, betas=(0.9, 1.5)))
-    with pytest.raises(ConfigError, match="optimizer=AdamW: Invalid beta parameter at index 1: 1.5"):
+    with pytest.raises(
+        ConfigError, match=r"optimizer=AdamW: Invalid beta parameter at index 1: 1.5"
+    ):
         setup.optimizer()
