@@ -11,7 +11,7 @@ from typing import Any
 from mupl.errors import ConfigError
 
 FORMATS = ("rich", "markdown", "latex", "csv")
-LEGEND = """Cells multiply what was tuned at the base width; m_in = fan_in / base fan_in, m_out likewise.
+LEGEND = """Cells multiply what was tuned at the base width. m_in = fan_in / base fan_in; so m_out.
 W, update: predicted powers of width of W = mult * w at init, and of an update of it."""
 Rows = list[dict[str, Any]]
 
