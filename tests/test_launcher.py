@@ -465,7 +465,7 @@ BAD = [
     # what is wrong, and what its row's error says
     ({"lr": "fast"}, "ConfigError: lr=fast: must be a finite number"),
     ({"width": "0"}, "ConfigError: width=0: must be a whole number >= 1, or a list of them"),
-    ({"betas": "[0.9, 7]"}, "ValueError: Invalid beta parameter at index 1: 7"),
+    ({"betas": "[0.9, 7]"}, "ConfigError: optimizer=AdamW: Invalid beta parameter at index 1: 7"),
     ({"data": "tests.models.burning"}, "OSError('the disk is on fire')"),
     ({"lr": "1e+30"}, None),  # diverges
 ]
