@@ -202,10 +202,7 @@ def describe(
         {'0.weight': 'input', '0.bias': 'input', '1.weight': 'output'}
     """
     _check_build(build)
-    _check_width("width", width)
-    _check_width("base_width", base_width)
-    if isinstance(width, Sequence) and not isinstance(base_width, Sequence):
-        base_width = [base_width] * len(width)
+    base_width = _checked_base_width(width, base_width)
     models = _build_models(build, width, base_width, depth)
     names = [name for name, _ in models.target.named_parameters()]
     given_roles = _by_name("roles", roles, _parse_role, names)
@@ -219,6 +216,15 @@ def describe(
         for name in _names_in_blocks(build, base_width, infos):
             infos[name] = replace(infos[name], m_L=m_L, in_block=True)
     return infos
+
+
+def _checked_base_width(width: Width, base_width: Width) -> Width:
+    """Return the base width in the form of the width, if both are widths."""
+    _check_width("width", width)
+    _check_width("base_width", base_width)
+    if isinstance(width, Sequence) and not isinstance(base_width, Sequence):
+        return [base_width] * len(width)
+    return base_width
 
 
 def _check_build(build: Any) -> None:

@@ -1,10 +1,8 @@
 """Imports point one way, and what need not be imported is not."""
 
 import ast
-import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -121,34 +119,3 @@ def test_a_sweep_in_stacks_imports_what_it_needs_only() -> None:
         "print(sorted(heavy & set(sys.modules)))"
     )
     assert printed(code) == "[]"
-
-
-def test_a_wheel_holds_the_launcher_where_hydra_finds_it(tmp_path: Path) -> None:
-    source = tmp_path / "source"  # a copy, as building leaves files behind
-    shutil.copytree(PACKAGE, source / "mupl", ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "README.md"):
-        shutil.copy(PACKAGE.parent / file, source)
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-        "-w",
-        tmp_path,
-    ]
-    subprocess.run([*build, source], check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    files = zipfile.ZipFile(wheel).namelist()
-    assert [file for file in files if "hydra_plugins" in file] == [
-        "hydra_plugins/mupl_stacked/__init__.py"
-    ]
-    code = {
-        str(file.relative_to(PACKAGE.parent))
-        for file in PACKAGE.rglob("*.py")
-        if "plugin" not in file.parts
-    }
-    assert {file for file in files if file.startswith("mupl/")} >= code
-    assert len(files) == len(set(files))

@@ -18,6 +18,7 @@ from mupl.errors import ConfigError
 from mupl.nn.layers import Embedding, LayerNorm, RMSNorm, ScaledLinear, scaled, times
 from mupl.nn.multipliers import Multiplier, Residual, TiedReadout
 from mupl.nn.unit_scaling import (
+    UnitDropout,
     UnitEmbedding,
     UnitLinear,
     UnitResidual,
@@ -507,15 +508,6 @@ class FeedForward(nn.Module):
             h = F.gelu(times(self.mult, h))
         h = times(self.hidden_scale / self.mult, h)
         return self.down(scale_gradient(h, self.gradient_scale))
-
-
-class UnitDropout(nn.Dropout):
-    """Dropout that keeps the standard deviation: it divides by sqrt(1 - p) what plain dropout
-    divides by 1 - p, and the gradient likewise."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
-        return times(math.sqrt(1 - self.p), y) if self.training else y
 
 
 def new_norm(config: GPTConfig, size: int) -> nn.Module:
