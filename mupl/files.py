@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,3 +29,10 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[s
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(path, text.getvalue())
+
+
+def set_aside(path: Path, why: str) -> None:
+    """Rename a file (or folder) that is of no use, so that it can be looked at, and say so."""
+    aside = path.with_name(f"{path.name}.damaged")
+    path.replace(aside)
+    print(f"warning: {path} {why}; it is kept as {aside.name}", file=sys.stderr, flush=True)

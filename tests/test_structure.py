@@ -15,6 +15,8 @@ ORDER = [
     "errors",
     "names",
     "files",
+    "claims",
+    "signals",
     "terminal",
     "identity",
     "initializers",

@@ -1,12 +1,15 @@
 """The files from which stacks go on."""
 
 import hashlib
+import math
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 
 import torch
 
+from mupl.files import set_aside
 from mupl.stacked.stack import Stack
 
 DISK = 1e9  # bytes a second: a guess until the first checkpoint is saved
@@ -22,6 +25,7 @@ class Checkpoint:
         save_every: seconds.
 
     Attributes:
+        file: the last one that was saved, or None. Its name ends with the checksum of its content.
         validation: what `Stack.evaluate` gave, by updates done.
     """
 
@@ -36,17 +40,24 @@ class Checkpoint:
         self._stack = stack
         self._folder = folder
         self._save_every = save_every
-        digest = hashlib.sha256(" ".join(ids).encode()).hexdigest()
-        self.file = folder / f"{digest[:12]}.pt"
+        self._name = hashlib.sha256(" ".join(ids).encode()).hexdigest()[:12]
         self._saved_at = time.perf_counter()
         self._seconds_to_save = stack.nbytes() / DISK
+        self.file: Path | None = None
         self.validation: dict[int, dict[str, list[float]]] = {}
 
     def load(self) -> None:
-        """Go on from the smallest checkpoint that holds all members, if there is one."""
+        """Go on from the smallest checkpoint that holds all members, if there is one.
+
+        One that does not fit these members is set aside, and they start anew.
+        """
         for file, ids in checkpoints(self._folder):
             if set(self._ids) <= set(ids):
-                self._load(file, [ids.index(job) for job in self._ids])
+                try:
+                    self._load(file, [ids.index(job) for job in self._ids])
+                except (KeyError, ValueError, RuntimeError) as error:
+                    set_aside(file, f"does not fit its jobs ({error}): they start anew")
+                    continue
                 return
 
     def _load(self, file: Path, members: Sequence[int]) -> None:
@@ -56,6 +67,8 @@ class Checkpoint:
             self.validation[k] = {}
             for name, values in row.items():
                 self.validation[k][name] = [values[i] for i in members]
+        if len(members) == len(saved["ids"]):
+            self.file = file
 
     def save_sometimes(self) -> None:
         """Save if `save_every` seconds have passed, and saving takes at most 5 % of the time."""
@@ -72,20 +85,72 @@ class Checkpoint:
             "stack": self._stack.state_dict(),
             "validation": self.validation,
         }
-        partial = self.file.with_suffix(".partial")
-        torch.save(content, partial)
-        partial.replace(self.file)
+        partial = self._folder / f".{self._name}.{os.getpid()}"
+        try:
+            torch.save(content, partial)
+            file = partial.rename(self._folder / f"{self._name}-{_checksum(partial)}.pt")
+        finally:
+            partial.unlink(missing_ok=True)
+        self.delete()
+        self.file = file
         self._saved_at = time.perf_counter()
         self._seconds_to_save = self._saved_at - started
+
+    def delete(self) -> None:
+        """Delete the last one that was saved."""
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
+            self.file = None
 
 
 def checkpoints(folder: Path) -> list[tuple[Path, list[str]]]:
     """The checkpoints in a folder, each with the ids of its jobs; the smallest first.
 
-    So a half of a stack that went out of memory comes before the whole one.
+    So a half of a stack that went out of memory comes before the whole one, and of two of one
+    stack, of which the older could not be deleted, the newer. A damaged file is set aside.
     """
     found = []
-    for file in sorted(folder.glob("*.pt")):
+    for file in sorted(folder.glob("*.pt"), key=_age):
+        try:
+            damaged = not file.stem.endswith(f"-{_checksum(file)}")
+        except FileNotFoundError:  # deleted by another process, whose stack is trained
+            continue
+        except OSError:
+            damaged = True
+        if damaged:
+            set_aside(file, "is damaged: its jobs start anew")
+            continue
         saved = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
         found.append((file, saved["ids"]))
     return sorted(found, key=lambda entry: len(entry[1]))
+
+
+def begun(folder: Path, missing: Container[str]) -> list[list[str]]:
+    """The stacks that were begun earlier and have missing jobs, as the ids of all their jobs."""
+    stacks: list[list[str]] = []
+    seen: set[str] = set()
+    for _, ids in checkpoints(folder):
+        if any(job in missing and job not in seen for job in ids):
+            stacks.append(ids)
+            seen.update(ids)
+    return stacks
+
+
+def delete_checkpoints(folder: Path, useless: Callable[[list[str]], bool]) -> None:
+    """Delete the checkpoints of stacks that are `useless`, as the ids of their jobs say."""
+    for file, ids in checkpoints(folder):
+        if useless(ids):
+            file.unlink(missing_ok=True)
+
+
+def _age(file: Path) -> float:
+    """Seconds since it was written, or infinity if it is gone."""
+    try:
+        return time.time() - file.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()[:16]

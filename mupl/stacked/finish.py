@@ -30,7 +30,7 @@ def finish(
     context: HydraContext,
     task_function: TaskFunction,
 ) -> JobReturn:
-    """Write the job's config and log file, tell Hydra's callbacks, and return its objective.
+    """Write a job's config and log file, tell Hydra's callbacks, and return its objective.
 
     Args:
         config: of the job, with Hydra's part.
@@ -46,10 +46,12 @@ def finish(
         hydra_cfg=config,
         working_dir=str(Path.cwd()),
         task_name=config.hydra.job.name,
+        status=JobStatus.COMPLETED,
     )
-    returned.return_value = result.get(job.config.metric, float("nan"))
-    returned.status = JobStatus.COMPLETED
+    returned.return_value = result.get(config.metric, float("nan"))
     context.callbacks.on_job_end(config=config, job_return=returned)
+    # sweepers use the objective only, and thousands of configs take a gigabyte
+    returned.cfg = returned.hydra_cfg = None
     return returned
 
 

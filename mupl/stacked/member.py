@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from omegaconf import DictConfig
 
 from mupl.data.splits import Splits
 from mupl.data.text import Tokens
-from mupl.identity import write_result
+from mupl.identity import RESULT_FILE, write_result
 from mupl.initializers import on_meta
 from mupl.stacked.model import check_stackable
 from mupl.stacked.plan import member_bytes
@@ -30,16 +31,24 @@ class Job:
     """A run of a sweep.
 
     Args:
+        number: Hydra's.
         id: see `mupl.identity.job_id`.
-        config: resolved, without Hydra's part.
         row: all but the outcome of its row of results; see `mupl.identity.job_row`.
         folder: where its files go.
+        compose: returns its config, resolved and without Hydra's part. A sweep may have thousands
+            of jobs that are done already: those need none.
     """
 
+    number: int
     id: str
-    config: DictConfig
     row: dict[str, Any]
     folder: Path
+    compose: Callable[[], DictConfig]
+
+    @cached_property
+    def config(self) -> DictConfig:
+        """Its config, resolved and without Hydra's part."""
+        return self.compose()
 
     @cached_property
     def setup(self) -> Setup:
@@ -99,10 +108,15 @@ class Job:
         itemsize = 8 if self.config.trainer.precision == "64-true" else 4
         return member_bytes(shapes, states, positions, itemsize)
 
+    def is_done(self) -> bool:
+        """Whether it has a result."""
+        return (self.folder / RESULT_FILE).exists()
+
     def write(self, outcome: dict[str, Any]) -> None:
         """Write its row of results."""
         write_result(self.folder, self.row | outcome)
 
     def __getstate__(self) -> dict[str, Any]:
         """What is sent to another process; the setup is described anew there."""
-        return {name: value for name, value in vars(self).items() if name != "setup"}
+        sent = vars(self) | {"config": self.config}
+        return {name: value for name, value in sent.items() if name not in ("compose", "setup")}

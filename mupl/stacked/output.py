@@ -10,7 +10,6 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from mupl.files import write_csv
-from mupl.identity import RESULT_FILE
 from mupl.stacked.member import Job
 from mupl.stacked.stack import Stack
 from mupl.stats.recorder import Recorder
@@ -41,7 +40,7 @@ def write_members(
     losses = stack.losses.T.cpu()
     first_bad = stack.diverged()
     for i, job in enumerate(jobs):
-        if (job.folder / RESULT_FILE).exists():
+        if job.is_done():
             continue  # done earlier: it was trained again only so that the others train as before
         mine = {}
         for k, row in validation.items():

@@ -1,20 +1,20 @@
 """Training jobs of a sweep as one stack, from their configs to the files in their folders."""
 
 import gc
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mupl.claims import claimed, holder
+from mupl.signals import leave, noted
 from mupl.stacked.checkpoint import Checkpoint
 from mupl.stacked.member import Job
 from mupl.stacked.output import write_members
@@ -23,6 +23,8 @@ from mupl.stacked.stack import Stack
 from mupl.stats.recorder import Recorder
 from mupl.training.config import use_precision
 from mupl.training.threads import set_threads, step_flops
+
+AGAIN = "the same command goes on from here"
 
 
 def device_of(config: DictConfig) -> torch.device:
@@ -46,16 +48,26 @@ def train_stack(
 ) -> None:
     """Train the jobs as one stack and leave in each job's folder what `mupl.training.run` would.
 
-    Every `save_every` seconds, or less often where that would take more than 5 % of the time, a
-    checkpoint goes to the folder `states`, from which the same jobs go on. Going out of memory
-    halves the stack; a job that is out of memory alone becomes a failed row.
+    Jobs that another process trains are left to it. Those with a result go along, so that the
+    others train as before. Every `save_every` seconds, or less often where that would take more
+    than 5 % of the time, a checkpoint goes to the folder `states`, from which the same jobs go on.
+    Going out of memory halves the stack; a job that is out of memory alone becomes a failed row.
 
     Raises:
-        SystemExit: on SIGINT or SIGTERM, after a checkpoint; the exit code is 128 + the signal's
-            number.
+        SystemExit: on one of `mupl.signals.ENDING`, after a checkpoint; the exit code is 128 + the
+            signal's number.
     """
+    with claimed([job.folder for job in jobs if not job.is_done()]) as taken:
+        mine = [job for job in jobs if job.folder in taken or job.is_done()]
+        for other in {str(holder(job.folder)) for job in jobs if job not in mine}:
+            print(f"{title}: {other} trains jobs of it", flush=True)
+        if not all(job.is_done() for job in mine):
+            _train_or_halve(mine, states, save_every, title)
+
+
+def _train_or_halve(jobs: Sequence[Job], states: Path, save_every: float, title: str) -> None:
     try:
-        with _until_signal() as interrupted:
+        with noted() as interrupted:
             return _train(jobs, states, save_every, title, interrupted)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
@@ -70,7 +82,7 @@ def train_stack(
     half = len(jobs) // 2
     print(f"{title}: out of memory with {len(jobs)} members: going on with halves", flush=True)
     for part in (jobs[:half], jobs[half:]):
-        train_stack(part, states, save_every, title)
+        _train_or_halve(part, states, save_every, title)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -96,9 +108,9 @@ def _train(
         _fit(stack, config.trainer, recorder, checkpoint, title, interrupted)
     seconds = round((time.perf_counter() - started) / len(jobs), 3)
     write_members(jobs, stack, checkpoint.validation, recorder, table, seconds)
-    checkpoint.file.unlink(missing_ok=True)
+    checkpoint.delete()
     if interrupted():
-        _exit(interrupted(), title, "at its end: its results are written")
+        leave(interrupted(), f"{title}, at its end: its results are written; {AGAIN}")
 
 
 def _build_stack(jobs: Sequence[Job]) -> Stack:
@@ -157,8 +169,8 @@ def _fit(
                 if recorder is None:
                     checkpoint.save()
                     kept = f"its state is in {checkpoint.file}"
-                when = f"at step {stack.k} of {stack.max_steps}: {kept}"
-                _exit(interrupted(), title, when)
+                when = f"{title}, step {stack.k} of {stack.max_steps}"
+                leave(interrupted(), f"{when}: {kept}; {AGAIN}")
             if all(step is not None for step in diverged):
                 break
             if recorder is None:
@@ -168,16 +180,6 @@ def _fit(
 def _next_multiple(k: int, n: int) -> int:
     """The smallest multiple of n above k."""
     return (k // n + 1) * n
-
-
-def _exit(
-    number: int,
-    title: str,
-    when: str,
-) -> NoReturn:
-    text = f"{title}: {signal.Signals(number).name} {when}; the same command goes on from here"
-    print(text, file=sys.stderr, flush=True)
-    sys.exit(128 + number)
 
 
 def _recorder(jobs: Sequence[Job], stack: Stack) -> tuple[Recorder | None, str]:
@@ -192,26 +194,6 @@ def _recorder(jobs: Sequence[Job], stack: Stack) -> tuple[Recorder | None, str]:
         predict = [member.expected_exponents for member in stack.members]
         return callback.stacked(stack.model, stack.optimizer, predict, columns), callback.file
     return None, ""
-
-
-@contextmanager
-def _until_signal() -> Iterator[Callable[[], int]]:
-    """Yield a function that says which of SIGINT and SIGTERM has arrived, or 0.
-
-    A second one has its usual effect.
-    """
-    arrived = 0
-    with ExitStack() as restored:
-
-        def handle(number: int, frame: Any) -> None:
-            nonlocal arrived
-            arrived = number
-            restored.close()
-
-        if threading.current_thread() is threading.main_thread():  # Python allows it in no other
-            for number in (signal.SIGINT, signal.SIGTERM):
-                restored.callback(signal.signal, number, signal.signal(number, handle))
-        yield lambda: arrived
 
 
 @contextmanager

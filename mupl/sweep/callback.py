@@ -13,9 +13,12 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from mupl.claims import holder
 from mupl.errors import ConfigError
 from mupl.identity import RESULT_FILE, swept_keys
 from mupl.sweep.reports import get_report
+
+POLL = 1.0  # seconds between two looks at the jobs that other processes run
 
 
 class SweepReport(Callback):
@@ -33,8 +36,9 @@ class SweepReport(Callback):
         self.started: float | None = None  # time; None: not a multirun
         self.swept: dict[str, int] = {}  # key -> number of values
         self.total: int | None = None  # jobs; None: the sweeper decides as it goes
-        self.done = 0  # jobs that ended in this process
-        self.found = 0  # of them, those that had been done before
+        self.trained = 0  # jobs that ended in this process
+        self.found = 0  # jobs that had been done before
+        self.left: list[Path] = []  # folders of jobs that other processes ran
         # Launchers send copies of this object to processes that see a part of the jobs only
         self.process: int | None = None
 
@@ -52,11 +56,14 @@ class SweepReport(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if self.started is None:
             return
-        self.done += 1
         file = Path(config.hydra.runtime.output_dir, RESULT_FILE)
+        if not file.exists():
+            self.left.append(file.parent)
+            return
         if file.stat().st_mtime < self.started:
             self.found += 1
             return
+        self.trained += 1
         row = json.loads(file.read_text())
         number = f"[{config.hydra.job.num + 1}/{self.total or '?'}]"
         job = self._name(config.hydra.overrides.task)
@@ -65,6 +72,7 @@ class SweepReport(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         sweep_dir = Path(config.hydra.sweep.dir)
+        _wait_for_others(sweep_dir)
         done, found = self._count(sweep_dir)
         if found:
             print(f"{found} of {done} jobs were done before (rerun=all trains them anew)")
@@ -76,6 +84,12 @@ class SweepReport(Callback):
         except Exception:
             traceback.print_exc()
             sys.exit(1)
+        lost = [folder for folder in self.left if not (folder / RESULT_FILE).exists()]
+        if lost:
+            sys.exit(
+                f"error: {len(lost)} jobs were left to a process that is gone; the same "
+                "command runs them"
+            )
         if code:
             sys.exit(code)
 
@@ -93,20 +107,32 @@ class SweepReport(Callback):
         one_by_one = str(config.hydra.launcher._target_).endswith(".BasicLauncher")
         if self.started is None or self.total is None or not one_by_one:
             return ""
-        if self.process != os.getpid() or self.done == self.total:
+        left = self.total - self.trained - self.found - len(self.left)
+        if self.process != os.getpid() or not left:
             return ""
-        per_job = (time.time() - self.started) / (self.done - self.found)
-        return f" ({per_job * (self.total - self.done):.0f} s left)"
+        per_job = (time.time() - self.started) / self.trained
+        return f" ({per_job * left:.0f} s left)"
 
     def _count(self, sweep_dir: Path) -> tuple[int, int]:
         """Return how many jobs there were, and how many of them had been done before the sweep."""
-        if self.done or self.total is None or self.started is None:
-            return self.done, self.found
-        # All ended in other processes, which counted for themselves
+        if self.total is None or self.started is None:
+            return self.trained + self.found, self.found
+        # Some launchers run jobs in other processes, or tell nobody of jobs that were done before
         trained = 0
         for file in sweep_dir.glob(f"*/{RESULT_FILE}"):
             trained += file.stat().st_mtime >= self.started
         return self.total, self.total - trained
+
+
+def _wait_for_others(sweep_dir: Path) -> None:
+    """Wait for the jobs that other processes run, so that the report has their results."""
+    said = False
+    while others := [found for found in map(holder, sweep_dir.iterdir()) if found]:
+        if not said:
+            said = True
+            names = ", ".join(sorted({str(other) for other in others}))
+            print(f"waiting for {len(others)} jobs of {names}", flush=True)
+        time.sleep(POLL)
 
 
 def _outcome(row: dict[str, Any], metric: str) -> str:

@@ -1,7 +1,6 @@
 """The command line around a run: what Hydra must know beforehand, and errors of one line."""
 
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from mupl import signals
 from mupl.errors import ConfigError, bad_input
 from mupl.identity import register_resolvers
 from mupl.parametrization.tables import TABLES
@@ -61,17 +61,17 @@ def register_parametrizations() -> None:
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn bad input (exit code 1) and SIGINT (130) into one line on stderr.
+    """Turn bad input (exit code 1) and a signal (128 + its number) into one line on stderr.
 
     Any other error keeps its traceback.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing its own report
     try:
-        yield
-    except KeyboardInterrupt:
-        text = "interrupted: what is done is kept, and a sweep goes on by the same command"
-        print(text, file=sys.stderr, flush=True)
-        sys.exit(128 + signal.SIGINT)
+        with signals.raised():
+            yield
+    except signals.Interrupted as interrupted:
+        text = "what is done is kept, and a sweep goes on by the same command"
+        signals.leave(interrupted.number, text)
     except Exception as error:
         cause = bad_input(error)
         if not isinstance(cause, ConfigError | HydraException | OmegaConfBaseException):

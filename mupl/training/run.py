@@ -14,6 +14,7 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig
 
+from mupl.claims import claimed, holder
 from mupl.data.modules import data_module
 from mupl.errors import ConfigError, bad_input
 from mupl.identity import finished, job_row, write_result
@@ -24,6 +25,8 @@ from mupl.training.outcome import summary
 from mupl.training.threads import set_threads, step_flops
 
 log = logging.getLogger(__name__)
+
+POLL = 1.0  # seconds between two looks at a job that another process runs
 
 # Said by Lightning in every run, of things that are as they should be
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -40,33 +43,56 @@ def run(cfg: DictConfig) -> float | None:
 
     Leaves tables and `result.json` in Hydra's output folder. A run that diverges is a result. One
     that fails raises if it is alone; in a multirun it becomes a row that holds its error, so that
-    the others go on.
+    the others go on. A job of a multirun that was done before is not run again, and one that
+    another process runs is left to it.
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    started = time.perf_counter()
     row = job_row(cfg, hydra)
-    alone = hydra.mode is not RunMode.MULTIRUN
-    if not alone:
+    if hydra.mode is RunMode.MULTIRUN:
+        return _run_job(cfg, folder, row, str(hydra.sweeper._target_))
+    with claimed([folder]) as mine:
+        if not mine:
+            raise ConfigError(f"hydra.run.dir={folder}: {holder(folder)} writes there")
+        row = _run(cfg, folder, row, alone=True)
+    print(summary(row, hydra.run.dir))
+    return row[cfg.metric]
+
+
+def _run_job(cfg: DictConfig, folder: Path, row: dict[str, Any], sweeper: str) -> float:
+    while True:
+        # claims after a first look, so that a job that is done looks taken to nobody
         earlier = finished(folder, row["job"], cfg.rerun)
-        if earlier:
+        if earlier is None:
+            with claimed([folder]) as mine:
+                if mine:
+                    earlier = finished(folder, row["job"], cfg.rerun)
+                    earlier = earlier or _run(cfg, folder, row, alone=False)
+        if earlier is not None:
             return earlier.get(cfg.metric, math.nan)
+        if sweeper.endswith(".BasicSweeper"):
+            print(f"job {folder.name} is left to {holder(folder)}", flush=True)
+            return math.nan
+        time.sleep(POLL)  # a sweeper that chooses jobs by results needs this one
+
+
+def _run(cfg: DictConfig, folder: Path, row: dict[str, Any], alone: bool) -> dict[str, Any]:
+    """Train, and write and return the row, which is a failed one if the training raises."""
+    started = time.perf_counter()
     try:
         row |= train(cfg, folder, quiet=not alone)
     except Exception as error:
         cause = bad_input(error)
-        failure = {"status": "failed", "error": f"{type(cause).__name__}: {cause}"}
-        write_result(folder, row | failure)
+        row |= {"status": "failed", "error": f"{type(cause).__name__}: {cause}"}
+        write_result(folder, row)
         if alone:
             raise
         if not isinstance(cause, ConfigError):
             log.exception("run failed")
-        return math.nan
+        return row
     row["seconds"] = round(time.perf_counter() - started, 3)
     write_result(folder, row)
-    if alone:
-        print(summary(row, hydra.run.dir))
-    return row[cfg.metric]
+    return row
 
 
 def train(cfg: DictConfig, folder: Path, quiet: bool = False) -> dict[str, Any]:
@@ -97,8 +123,6 @@ def build_trainer(cfg: DictConfig, quiet: bool) -> Trainer:
 def fit(trainer: Trainer, module: TrainingModule, data: LightningDataModule) -> dict[str, Any]:
     """Train, and return the outcome columns of the run's row."""
     trainer.fit(module, datamodule=data)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     record = next(callback for callback in callbacks if isinstance(callback, LossRecord))
     validation = {key: float(value) for key, value in trainer.callback_metrics.items()}

@@ -42,18 +42,18 @@ class StackedLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         from mupl.stacked.launcher import (
-            launch,
-        )  # imports torch, which a wrong key need not wait for
+            Sweep,  # imports torch, for which a wrong key need not wait
+        )
 
-        options = Options(**self._options)
-        return launch(
-            options,
+        sweep = Sweep(
+            Options(**self._options),
             self._context,
             self._task_function,
             self._config,
             job_overrides,
             initial_job_idx,
         )
+        return sweep.run()
 
 
 @dataclass
