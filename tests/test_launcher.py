@@ -388,7 +388,7 @@ def python_handles_sigint() -> Iterator[None]:
     "moment",
     [
         "mupl.stacked.plan.shape_key",
-        "mupl.stacked.member.build_setup",
+        "mupl.stacked.describe.build_setup",
         "mupl.stacked.output.outcome",
     ],
 )
@@ -405,7 +405,7 @@ def test_an_interrupt_while_nothing_is_trained_is_one_line_too(
             return function(*arguments, **options)
 
         patch.setattr(moment, interrupted)
-        patch.setattr("mupl.stacked.member._SETUPS", {})
+        patch.setattr("mupl.stacked.describe._SETUPS", {})
         done = sweep(*arguments)
     assert done.returncode == 130
     kept = "SIGINT: (what is done is kept|stack 1 of 1, at its end: its results are written).*\n"

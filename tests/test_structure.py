@@ -112,7 +112,7 @@ def test_composing_a_config_imports_no_training_and_a_run_no_plots() -> None:
 
 def test_a_sweep_in_stacks_imports_what_it_needs_only() -> None:
     code = (
-        "import sys, mupl.data, mupl.models, mupl.stacked.launcher, mupl.training.setup as setup;"
+        "import sys, mupl.data, mupl.models, mupl.stacked.stacks, mupl.training.setup as setup;"
         "from mupl.initializers import on_meta;"
         "on_meta().__enter__();"
         "setup.Setup(lambda w: mupl.models.MLP(4, 2, w), 8, base_width=4, lr=0.1);"

@@ -6,11 +6,13 @@ a sweep is one run of `mupl.training.run`, slower and with the same results.
 In the order of the data:
 
 - `plugin/` is where Hydra finds the launcher; `options` are its options (`hydra.launcher.*`).
-- `compose` makes the config of each job, `launcher` makes a `Job` of it (`member`) and looks for
-  what is done already.
-- `plan` says which jobs may share a stack, and how many of them.
-- `executors` may send a stack to another machine. `train` trains it, wherever it is: it builds the
-  stack, asks it for steps, validates, saves and stops.
+- `compose` makes the config of each job, `launcher` makes a `Job` of it (`member`), looks for what
+  is done already, and for the jobs that other processes train (`mupl.claims`). `finish` leaves of a
+  job what Hydra does.
+- `stacks` puts jobs into stacks: `describe` makes a job's setup, `plan` says which jobs may share a
+  stack, and how many of them. `executors` may send a stack to another machine.
+- `train` trains it, wherever it is: it builds the stack, asks it for steps, validates, saves and
+  stops.
 - `stack` is the training loop. It is made of `model` (the setups of S members become one module
   with weights (S, ...)), `batches` (one batch a seed), `optimizer` (one update of all members) with
   its `rules` and `preconditioned`, and `compiled` (kernels and CUDA graphs).

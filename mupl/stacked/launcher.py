@@ -2,35 +2,23 @@
 
 import copy
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from mupl.claims import holder
-from mupl.errors import ConfigError, bad_input
 from mupl.identity import RESULT_FILE, finished, job_row, without_hydra
-from mupl.stacked import plan
-from mupl.stacked.checkpoint import begun, delete_checkpoints
-from mupl.stacked.executors import EXECUTORS, Submission
 from mupl.stacked.finish import finish
 from mupl.stacked.member import Job
 from mupl.stacked.options import Options
-from mupl.stacked.rules import NotStackable
-from mupl.stacked.train import device_of, train_stack
 
-# Bytes of one stack on a CPU (weights, gradients, state): more does not stay in the cache and is
-# slower
-CPU_BYTES = 45e6
-GPU_SHARE = 0.85  # of the free memory: the estimate does not know of everything
 POLL = 1.0  # seconds between two looks at the jobs that other processes train
 
 
@@ -64,8 +52,7 @@ class Sweep:
         self._returns: dict[int, JobReturn] = {}  # by the job's number, as jobs end
         self._anew: set[str] = set()  # ids of jobs that are to start anew
         self._jobs = [self._job(number) for number in self._overrides]
-        if self._anew:
-            delete_checkpoints(self.states, lambda ids: not self._anew.isdisjoint(ids))
+        self._delete_checkpoints(lambda ids: not self._anew.isdisjoint(ids))
 
     def run(self) -> list[JobReturn]:
         """Run the jobs, and return what Hydra's basic launcher would, in their order.
@@ -88,7 +75,7 @@ class Sweep:
                 time.sleep(POLL)
         self._finish(self._jobs)
         done = {job.id for job in self._jobs}
-        delete_checkpoints(self.states, done.issuperset)  # of stacks that were halved
+        self._delete_checkpoints(done.issuperset)  # of stacks that were halved
         configure_log(self._master.hydra.hydra_logging, self._master.hydra.verbose)
         return [self._returns[number] for number in self._overrides]
 
@@ -138,11 +125,16 @@ class Sweep:
 
     def _train(self, missing: Mapping[str, Job]) -> None:
         """Train jobs in stacks, and then those that could not be stacked one by one."""
-        stacks = self._stacks(missing)
-        if self._options.executor is None:
-            self._train_here(stacks)
-        else:
-            self._train_elsewhere(stacks)
+        # imports torch, for which a sweep that is done need not wait
+        from mupl.stacked.checkpoint import begun
+        from mupl.stacked.stacks import train_stacks
+
+        known = {job.id: job for job in self._jobs}
+        earlier = []
+        for ids in begun(self.states, missing):
+            # members that are done go along, so that the others train as before
+            earlier.append([known[id] for id in ids if id in known])
+        train_stacks(earlier, missing, self.states, self._options, ended=self._finish)
         for job in missing.values():
             if not job.is_done() and holder(job.folder) is None:
                 # a copy, as Hydra makes its part read-only
@@ -151,6 +143,12 @@ class Sweep:
                 returned = run_job(self._task_function, config, *folders, self._context)
                 self._returns[job.number] = returned
         self._finish(missing.values())
+
+    def _delete_checkpoints(self, useless: Callable[[list[str]], bool]) -> None:
+        if any(self.states.glob("*.pt")):
+            from mupl.stacked.checkpoint import delete_checkpoints
+
+            delete_checkpoints(self.states, useless)
 
     def _finish(self, jobs: Iterable[Job]) -> None:
         """Do what Hydra does when a job ends, for those that have ended since."""
@@ -163,77 +161,6 @@ class Sweep:
                 returned = finish(job, config, result, self._context, self._task_function)
                 self._returns[job.number] = returned
 
-    def _stacks(self, missing: Mapping[str, Job]) -> list[list[Job]]:
-        """Put the jobs that can be stacked into stacks; those that were begun earlier come first.
-
-        A stack that was begun has the members that it had then.
-        """
-        known = {job.id: job for job in self._jobs}
-        stacks = [[known[id] for id in ids if id in known] for ids in begun(self.states, missing)]
-        in_begun = {job.id for stack in stacks for job in stack}
-        groups: dict[str, list[Job]] = {}
-        reasons: Counter[str] = Counter()
-        for job in missing.values():
-            if job.id in in_begun:
-                continue
-            try:
-                job.setup  # noqa: B018  (describes it, which finds bad input)
-                groups.setdefault(plan.shape_key(job.config), []).append(job)
-            except Exception as error:  # it runs alone, which reports any error in its row
-                if isinstance(error, NotStackable) or not isinstance(bad_input(error), ConfigError):
-                    reasons[str(error)] += 1
-        for reason, count in reasons.items():
-            print(f"{count} of {len(missing)} jobs run one by one: {reason}", flush=True)
-        for group in groups.values():
-            limit = _limit(group[0], self._options)
-            stacks += plan.split(group, limit, seed=lambda job: job.config.seed)
-        return stacks
-
-    def _train_here(self, stacks: Sequence[list[Job]]) -> None:
-        """Train the stacks one after the other; the jobs of one that fails have no results."""
-        for i, jobs in enumerate(stacks):
-            title = _announce(stacks, i)
-            try:
-                train_stack(jobs, self.states, self._options.save_every, title)
-            except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
-                print(f"{title}: {reason}: its jobs run one by one", flush=True)
-            self._finish(jobs)
-
-    def _train_elsewhere(self, stacks: Sequence[list[Job]]) -> None:
-        """Send the stacks to an executor and wait; the jobs of one that fails become failed rows.
-
-        They are not run here, as this machine is not the one that was to train them.
-        """
-        if not stacks:
-            return
-        assert self._options.executor is not None
-        submit = EXECUTORS[self._options.executor](self.states.parent, self._options.resources)
-        tasks: list[tuple[list[Job], str, Submission]] = []
-        for i, jobs in enumerate(stacks):
-            title = _announce(stacks, i)
-            task = partial(train_stack, jobs, self.states, self._options.save_every, title)
-            tasks.append((jobs, title, submit(task)))
-        try:
-            for jobs, title, submission in tasks:
-                _wait(submission, jobs, title)
-                self._finish(jobs)
-        except BaseException:
-            # else they would go on, and the same command would start them a second time
-            for _, _, submission in tasks:
-                submission.cancel()
-            raise
-
-
-def _wait(submission: Submission, jobs: Sequence[Job], title: str) -> None:
-    try:
-        submission.wait()
-    except Exception as error:
-        text = f"{title}: {type(error).__name__}: {error}"
-        for job in jobs:
-            if not job.is_done():
-                job.write({"status": "failed", "error": text})
-
 
 @contextmanager
 def _as_hydras(config: DictConfig) -> Iterator[None]:
@@ -244,22 +171,3 @@ def _as_hydras(config: DictConfig) -> Iterator[None]:
         yield
     finally:
         HydraConfig.instance().cfg = before
-
-
-def _limit(job: Job, options: Options) -> int:
-    """How many members like `job` one stack may have."""
-    if options.memory_gb is not None:
-        budget = options.memory_gb * 1e9
-    elif device_of(job.config).type == "cuda":
-        budget = torch.cuda.mem_get_info()[0] * GPU_SHARE
-    else:
-        budget = CPU_BYTES
-    limit = max(1, int(budget / job.nbytes()))
-    return limit if options.max_members is None else min(limit, options.max_members)
-
-
-def _announce(stacks: Sequence[list[Job]], index: int) -> str:
-    title = f"stack {index + 1} of {len(stacks)}"
-    jobs = stacks[index]
-    print(f"{title}: {len(jobs)} jobs, {jobs[0].config.max_steps} steps", flush=True)
-    return title
