@@ -4,17 +4,50 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file under another name in the same folder, and rename it once it is complete."""
+    """Write a file under another name in the same folder, and rename it once it is complete.
+
+    Raises:
+        OSError: such as on a full disk, with the path; nothing half-written is left.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     if isinstance(content, str):
         content = content.encode()
-    partial.write_bytes(content)
-    partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except BaseException as error:
+        with suppress(OSError):  # a read-only disk refuses even to remove what is not there
+            partial.unlink()
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say which file it was
+        raise
+
+
+def delete_stale_partials(folder: Path) -> None:
+    """Delete what `write_atomically` left in a folder when its process was killed."""
+    for partial in folder.glob(".*.*"):
+        _, _, process = partial.name.rpartition(".")
+        if process.isdecimal() and not _runs(int(process)):
+            partial.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Return whether a process of that number runs on this machine, or it cannot be known."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from mupl.errors import ConfigError, bad_input
-from mupl.identity import RESULT_FILE, finished, job_row, without_hydra
+from mupl.identity import RESULT_FILE, finished, finished_jobs, job_row, without_hydra
 from mupl.stacked import plan
 from mupl.stacked.checkpoint import checkpoints
 from mupl.stacked.executors import EXECUTORS, Submission
@@ -94,7 +94,7 @@ def _job(config: DictConfig) -> Job:
     before = HydraConfig.instance().cfg
     HydraConfig.instance().cfg = cast(Any, config)
     try:
-        row = job_row(config, config.hydra)
+        row = job_row(config, config.hydra, rooms=["stacked"])
         resolved = without_hydra(config)
         OmegaConf.resolve(resolved)
         return Job(row["job"], resolved, row, Path(config.hydra.runtime.output_dir))
@@ -105,8 +105,9 @@ def _job(config: DictConfig) -> Job:
 def _missing(jobs: Sequence[Job]) -> dict[str, Job]:
     """The jobs that are to be trained, by id; a result that one of them left earlier is deleted."""
     missing = {}
-    for job in jobs:
-        if finished(job.folder, job.id, job.config.rerun) is None:
+    earlier = finished_jobs([(job.folder, job.id, job.config.rerun) for job in jobs])
+    for job, row in zip(jobs, earlier, strict=True):
+        if row is None:
             missing[job.id] = job
     for job in missing.values():
         (job.folder / RESULT_FILE).unlink(missing_ok=True)
