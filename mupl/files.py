@@ -5,17 +5,53 @@ import io
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+DAMAGED = ".damaged"  # at the end of the name of a file that was set aside
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file under another name in the same folder, and rename it once it is complete."""
+    """Write a file under another name in the same folder, and rename it once it is complete.
+
+    Raises:
+        OSError: such as on a full disk, with the path; nothing half-written is left.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     if isinstance(content, str):
         content = content.encode()
-    partial.write_bytes(content)
-    partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except BaseException as error:
+        with suppress(OSError):  # a read-only disk refuses even to remove what is not there
+            partial.unlink()
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say which file it was
+        raise
+
+
+def delete_stale_partials(folder: Path) -> None:
+    """Delete what `write_atomically` left in a folder when its process was killed."""
+    for partial in folder.glob(".*.*"):
+        _, _, process = partial.name.rpartition(".")
+        if process.isdecimal() and not _runs(int(process)):
+            partial.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Return whether a process of that number runs on this machine, or it cannot be known."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -31,8 +67,21 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[s
     write_atomically(path, text.getvalue())
 
 
-def set_aside(path: Path, why: str) -> None:
-    """Rename a file (or folder) that is of no use, so that it can be looked at, and say so."""
-    aside = path.with_name(f"{path.name}.damaged")
-    path.replace(aside)
-    print(f"warning: {path} {why}; it is kept as {aside.name}", file=sys.stderr, flush=True)
+def set_aside(file: Path, cause: str, then: str) -> None:
+    """Rename a damaged file, and say so; on a disk that is read-only it stays where it is.
+
+    Args:
+        then: what happens without the file.
+    """
+    aside = file.with_name(f"{file.name}{DAMAGED}")
+    for i in count(2):
+        if not aside.exists():
+            break
+        aside = file.with_name(f"{file.name}{DAMAGED}{i}")
+    try:
+        file.rename(aside)
+        end = f"set aside as {aside.name}; {then}"
+    except OSError as error:
+        end = f"not set aside ({error.strerror})"
+    cause = " ".join(cause.split())
+    print(f"warning: {file} is damaged ({cause}): {end}", file=sys.stderr, flush=True)

@@ -65,6 +65,12 @@ def train_here(capfd: pytest.CaptureFixture[str], *arguments: str) -> Done:
     return Done(list(arguments), code, out, err)
 
 
+def row_of(job: str, **outcome: object) -> dict[str, object]:
+    """The row that a job leaves."""
+    losses = {"train_loss": 0.5, "val_loss": 0.5, "val_accuracy": 0.5}
+    return {"job": job, "status": "completed", "steps": 3} | losses | outcome
+
+
 def table_only(sweep_dir: Path, metric: str) -> int:
     """End a sweep with its tables only: figures take longer than a small sweep."""
     return conclude(collect(sweep_dir), sweep_dir)

@@ -1,6 +1,5 @@
 """What a multirun says while it runs and when it ends."""
 
-import json
 import os
 import time
 from pathlib import Path
@@ -12,9 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from mupl.analysis.transfer import best, curve_keys
 from mupl.errors import ConfigError
 from mupl.figures.transfer import plot_hyperparameter_transfer
+from mupl.identity import write_result
 from mupl.sweep.callback import SweepReport
 from mupl.sweep.reports import REPORTS, get_report
-from tests.commands import SMALL, train_here
+from tests.commands import SMALL, row_of, train_here
 
 KEY = "hydra.callbacks.sweep_report.report"
 
@@ -129,7 +129,7 @@ def test_the_time_left_is_that_of_jobs_that_run_one_by_one(
         monkeypatch.setattr(time, "time", lambda i=i: start + 10 * (i + 1))
         file = tmp_path / str(i) / "result.json"
         file.parent.mkdir()
-        file.write_text(json.dumps({"status": "completed", "val_loss": 0.5}))
+        write_result(file.parent, row_of(str(i), val_loss=0.5))
         os.utime(file, (start + 5, start + 5))
         callback.on_job_end(multirun(tmp_path, launcher, i), job_return=None)  # type: ignore[arg-type]
     lines = capsys.readouterr().out.splitlines()

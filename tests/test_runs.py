@@ -17,7 +17,7 @@ from mupl.errors import ConfigError
 from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.identity import swept_keys, write_result
 from mupl.sweep.results import collect
-from tests.commands import IGNORED, ROOT, SMALL, Done, train, train_here
+from tests.commands import IGNORED, ROOT, SMALL, Done, row_of, train, train_here
 
 pytestmark = IGNORED
 
@@ -276,7 +276,7 @@ def test_results_are_rebuilt_from_the_folders_in_the_order_of_jobs(tmp_path: Pat
         (tmp_path / str(job)).mkdir()
         write_result(
             tmp_path / str(job),
-            {"width": job, "status": "completed", "val_loss": math.nan, "steps": 3},
+            row_of(str(job), val_loss=math.nan) | {"width": job},
         )
     table = collect(tmp_path)
     assert table["width"].tolist() == [0, 9, 10]

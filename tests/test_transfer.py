@@ -209,10 +209,10 @@ def test_what_never_trained_is_left_out() -> None:
 
 
 def test_a_sweep_ends_with_the_table_and_its_json(tmp_path: Path, capsys: Any) -> None:
-    rows = sweep(drift=-2.0).drop(columns=["steps"]).to_dict("records")
+    rows = sweep(drift=-2.0).to_dict("records")
     for job, row in enumerate(rows):
-        (tmp_path / str(job)).mkdir()
-        write_result(tmp_path / str(job), {str(key): value for key, value in row.items()})
+        named = {str(key): value for key, value in row.items()}
+        write_result(tmp_path / str(job), named | {"job": str(job)})
     assert hyperparameter_transfer(tmp_path) == 0
     printed = capsys.readouterr().out
     assert "transfer of the learning rate along width" in printed

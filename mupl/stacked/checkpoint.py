@@ -13,6 +13,7 @@ from mupl.files import set_aside
 from mupl.stacked.stack import Stack
 
 DISK = 1e9  # bytes a second: a guess until the first checkpoint is saved
+ANEW = "its jobs start anew"
 SAVING = 0.05  # share of the time that may be spent on saving
 
 
@@ -56,7 +57,7 @@ class Checkpoint:
                 try:
                     self._load(file, [ids.index(job) for job in self._ids])
                 except (KeyError, ValueError, RuntimeError) as error:
-                    set_aside(file, f"does not fit its jobs ({error}): they start anew")
+                    set_aside(file, f"it does not fit its jobs: {error}", ANEW)
                     continue
                 return
 
@@ -112,16 +113,14 @@ def checkpoints(folder: Path) -> list[tuple[Path, list[str]]]:
     found = []
     for file in sorted(folder.glob("*.pt"), key=_age):
         try:
-            damaged = not file.stem.endswith(f"-{_checksum(file)}")
+            if not file.stem.endswith(f"-{_checksum(file)}"):
+                raise ValueError("its name does not end with the checksum of its content")
+            saved = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+            found.append((file, saved["ids"]))
         except FileNotFoundError:  # deleted by another process, whose stack is trained
             continue
-        except OSError:
-            damaged = True
-        if damaged:
-            set_aside(file, "is damaged: its jobs start anew")
-            continue
-        saved = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-        found.append((file, saved["ids"]))
+        except (OSError, ValueError) as error:
+            set_aside(file, str(error), ANEW)
     return sorted(found, key=lambda entry: len(entry[1]))
 
 

@@ -2,19 +2,23 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from mupl.claims import holder
-from mupl.identity import RESULT_FILE, finished, job_row, without_hydra
+from mupl.identity import (
+    RESULT_FILE,
+    finished,
+    finished_jobs,
+    hydra_of,
+    job_row,
+    remember_id,
+    without_hydra,
+)
 from mupl.stacked.finish import finish
 from mupl.stacked.member import Job
 from mupl.stacked.options import Options
@@ -50,9 +54,8 @@ class Sweep:
         self._overrides = dict(enumerate(overrides, start=first))
         self.states = Path(str(master.hydra.sweep.dir)) / "states"
         self._returns: dict[int, JobReturn] = {}  # by the job's number, as jobs end
-        self._anew: set[str] = set()  # ids of jobs that are to start anew
         self._jobs = [self._job(number) for number in self._overrides]
-        self._delete_checkpoints(lambda ids: not self._anew.isdisjoint(ids))
+        self._find_done()
 
     def run(self) -> list[JobReturn]:
         """Run the jobs, and return what Hydra's basic launcher would, in their order.
@@ -80,37 +83,48 @@ class Sweep:
         return [self._returns[number] for number in self._overrides]
 
     def _compose(self, number: int) -> DictConfig:
-        """The config of one job, with its number and its folder."""
+        """The config of one job, with its number."""
         loader = self._context.config_loader
         config = loader.load_sweep_config(self._master, list(self._overrides[number]))
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.job.id = number
             config.hydra.job.num = number
-            folder = Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
-            config.hydra.runtime.output_dir = str(folder.absolute())
         return config
 
     def _job(self, number: int) -> Job:
-        """The job of that number; a result that it left earlier is looked for."""
         config = self._compose(number)
-        with _as_hydras(config):
-            row = job_row(config, config.hydra)
-        folder = Path(config.hydra.runtime.output_dir)
-        earlier = finished(folder, row["job"], config.rerun)
-        if earlier is not None:
-            returned = JobReturn(overrides=self._overrides[number], status=JobStatus.COMPLETED)
-            returned.return_value = earlier.get(config.metric, float("nan"))
-            self._returns[number] = returned
-        elif holder(folder) is None:
-            (folder / RESULT_FILE).unlink(missing_ok=True)
-            if config.rerun == "all":
-                self._anew.add(row["job"])
-        return Job(number, row["job"], row, folder, partial(self._resolved, number))
+        row = job_row(config, config.hydra, rooms=["stacked"])
+        remember_id(config, row["job"])
+        folder = Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)).absolute()
+        return Job(number, row["job"], row, folder, self._resolved)
 
-    def _resolved(self, number: int) -> DictConfig:
+    def _config(self, job: Job) -> DictConfig:
+        """The config of a job, with its number and folder."""
+        config = self._compose(job.number)
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra.runtime.output_dir = str(job.folder)
+        return config
+
+    def _find_done(self) -> None:
+        """Look for jobs that were done before; delete what the others left, if they start anew."""
+        rerun, metric = self._master.rerun, self._master.metric
+        rows = finished_jobs((job.folder, job.id, rerun) for job in self._jobs)
+        anew = set()
+        for job, row in zip(self._jobs, rows, strict=True):
+            if row is not None:
+                overrides = self._overrides[job.number]
+                returned = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
+                returned.return_value = row.get(metric, float("nan"))
+                self._returns[job.number] = returned
+            elif holder(job.folder) is None and (rerun == "all" or job.is_done()):
+                (job.folder / RESULT_FILE).unlink(missing_ok=True)
+                anew.add(job.id)
+        self._delete_checkpoints(lambda ids: not anew.isdisjoint(ids))
+
+    def _resolved(self, job: Job) -> DictConfig:
         """The config of one job, resolved and without Hydra's part."""
-        config = self._compose(number)
-        with _as_hydras(config):
+        config = self._config(job)
+        with hydra_of(config):
             resolved = without_hydra(config)
             OmegaConf.resolve(resolved)
         return resolved
@@ -138,7 +152,7 @@ class Sweep:
         for job in missing.values():
             if not job.is_done() and holder(job.folder) is None:
                 # a copy, as Hydra makes its part read-only
-                config = copy.deepcopy(self._compose(job.number))
+                config = copy.deepcopy(self._config(job))
                 folders = ("hydra.sweep.dir", "hydra.sweep.subdir")
                 returned = run_job(self._task_function, config, *folders, self._context)
                 self._returns[job.number] = returned
@@ -157,17 +171,6 @@ class Sweep:
                 continue
             result = finished(job.folder, job.id)
             if result is not None:
-                config = self._compose(job.number)
+                config = self._config(job)
                 returned = finish(job, config, result, self._context, self._task_function)
                 self._returns[job.number] = returned
-
-
-@contextmanager
-def _as_hydras(config: DictConfig) -> Iterator[None]:
-    """Let `${hydra:...}` mean Hydra's part of this config."""
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().cfg = cast(Any, config)
-    try:
-        yield
-    finally:
-        HydraConfig.instance().cfg = before

@@ -31,12 +31,12 @@ class Job:
     id: str
     row: dict[str, Any]
     folder: Path
-    compose: Callable[[], DictConfig]
+    compose: Callable[["Job"], DictConfig]
 
     @cached_property
     def config(self) -> DictConfig:
         """Its config, resolved and without Hydra's part."""
-        return self.compose()
+        return self.compose(self)
 
     @cached_property
     def setup(self) -> "Setup":

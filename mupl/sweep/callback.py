@@ -1,6 +1,5 @@
 """What a multirun does beside its jobs: it shows progress, and reports the results when it ends."""
 
-import json
 import math
 import os
 import sys
@@ -15,7 +14,7 @@ from omegaconf import DictConfig
 
 from mupl.claims import holder
 from mupl.errors import ConfigError
-from mupl.identity import RESULT_FILE, swept_keys
+from mupl.identity import RESULT_FILE, read_result, swept_keys
 from mupl.sweep.reports import get_report
 
 POLL = 1.0  # seconds between two looks at the jobs that other processes run
@@ -63,8 +62,10 @@ class SweepReport(Callback):
         if file.stat().st_mtime < self.started:
             self.found += 1
             return
+        row = read_result(file)
+        if row is None:
+            return
         self.trained += 1
-        row = json.loads(file.read_text())
         number = f"[{config.hydra.job.num + 1}/{self.total or '?'}]"
         job = self._name(config.hydra.overrides.task)
         outcome = _outcome(row, config.metric)

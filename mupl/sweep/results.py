@@ -1,6 +1,5 @@
 """The results of a sweep as one table, rebuilt at any time from the `result.json` of each run."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +7,9 @@ import pandas as pd
 
 from mupl.analysis.transfer import differing_columns
 from mupl.errors import ConfigError
-from mupl.identity import IDENTITY, OUTCOMES, RESULT_FILE, SETTINGS, setting
+from mupl.identity import IDENTITY, OUTCOMES, SETTINGS, differences, read_results, setting
 
-NOT_COLUMNS = ("job", "config", "choices")  # entries of a result.json
+NOT_COLUMNS = ("job", "config", "choices", "provenance")  # entries of a result.json
 
 
 def collect(sweep_dir: Path) -> pd.DataFrame:
@@ -18,18 +17,17 @@ def collect(sweep_dir: Path) -> pd.DataFrame:
 
     Columns: `IDENTITY`, `SETTINGS`, every other key that the command of any of the runs set, and
     `OUTCOMES`. Where one run set a key and another did not, the other's value is that of its
-    config.
+    config. Says in one line if rows come from different versions of code, data or packages.
 
     Raises:
         ConfigError: if there is no result.
     """
-    results = []
-    for file in sorted(sweep_dir.glob(f"*/{RESULT_FILE}")):
-        result = json.loads(file.read_text())
-        result["folder"] = file.parent.name
-        results.append(result)
+    results = read_results(sweep_dir)
     if not results:
         raise ConfigError(f"{sweep_dir}: no job left a result")
+    different = differences([result.get("provenance") for result in results])
+    if different:
+        print(f"warning: rows come from different versions: {', '.join(different)}", flush=True)
     keys = _keys(results)
     rows = [_row(result, keys) for result in results]
     table = pd.DataFrame(rows, columns=[*keys, *OUTCOMES])

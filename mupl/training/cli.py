@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mupl import signals
-from mupl.errors import ConfigError, bad_input
+from mupl.errors import ConfigError, bad_input, disk_error, disk_message
 from mupl.identity import register_resolvers
 from mupl.parametrization.tables import TABLES
 
@@ -61,7 +61,7 @@ def register_parametrizations() -> None:
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn bad input (exit code 1) and a signal (128 + its number) into one line on stderr.
+    """Turn bad input and a full disk (exit code 1), and a signal (128 + its number) into one line.
 
     Any other error keeps its traceback.
     """
@@ -73,6 +73,9 @@ def clear_errors() -> Iterator[None]:
         text = "what is done is kept, and a sweep goes on by the same command"
         signals.leave(interrupted.number, text)
     except Exception as error:
+        full = disk_error(error)
+        if full is not None:
+            sys.exit(f"error: {disk_message(full, 'the output folder')}")
         cause = bad_input(error)
         if not isinstance(cause, ConfigError | HydraException | OmegaConfBaseException):
             raise

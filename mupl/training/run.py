@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from mupl.claims import claimed, holder
 from mupl.data.modules import data_module
-from mupl.errors import ConfigError, bad_input
+from mupl.errors import ConfigError, bad_input, disk_error
 from mupl.identity import finished, job_row, write_result
 from mupl.training.callbacks import LossRecord, StepProgress
 from mupl.training.config import build_setup, check, show_parametrization, use_precision
@@ -82,6 +82,8 @@ def _run(cfg: DictConfig, folder: Path, row: dict[str, Any], alone: bool) -> dic
     try:
         row |= train(cfg, folder, quiet=not alone)
     except Exception as error:
+        if disk_error(error):
+            raise  # no fault of the job: it runs again once there is room
         cause = bad_input(error)
         row |= {"status": "failed", "error": f"{type(cause).__name__}: {cause}"}
         write_result(folder, row)

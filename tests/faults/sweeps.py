@@ -1,4 +1,4 @@
-"""Sweeps that are made to fail: processes that are started, hurt at a chosen moment, and compared."""
+"""Sweeps that are hurt at a chosen moment, and compared with others that were not."""
 
 import errno
 import os
@@ -99,7 +99,7 @@ def _train(arguments: list[str], before: Callable[[], None]) -> int:
 
 
 def at_change(number: int, folder: Path, fault: Callable[[], None]) -> Callable[[], None]:
-    """Return what makes `fault` happen before the file change of that number (from 0) in a folder."""
+    """Return what makes `fault` happen before a folder's file change of that number (from 0)."""
 
     def install() -> None:
         seen = 0

@@ -1,4 +1,4 @@
-"""Which job is which: its id, the row that tells it from others, and the file that says it is done.
+"""Which job is which: its id, and the row that tells it from others.
 
 A job's id is a hash of what it trains. So the same command finds what it did before, whatever was
 said about where data lie, what is logged and what is shown.
@@ -7,18 +7,16 @@ said about where data lie, what is logged and what is shown.
 import hashlib
 import json
 import re
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, cast
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from mupl.errors import ConfigError
-from mupl.files import write_atomically
-
-RESULT_FILE = "result.json"
-RERUN = ("missing", "failed", "all")
+from mupl.identity.provenance import provenance
 
 # Columns of a sweep's table of results: IDENTITY, SETTINGS, every other key that a command set, and
 # OUTCOMES
@@ -37,6 +35,8 @@ OUTCOMES = (
 METRICS = ("val_loss", "train_loss")  # what runs may be compared by
 
 # Dotted paths in a config that do not change what a run computes. What lies below is ignored too.
+# `trainer.log_every_n_steps` is none of them: it decides which rows metrics.csv holds, and at which
+# update a run whose loss became infinite is stopped.
 IGNORED_KEYS = (
     "logger",
     "rerun",
@@ -44,6 +44,7 @@ IGNORED_KEYS = (
     "threads",
     "data.download",
     "data.cache",
+    "trainer.default_root_dir",
     "trainer.enable_progress_bar",
     "trainer.enable_model_summary",
 )
@@ -58,6 +59,23 @@ SHARE_OR_NUMBER = (
     "overfit_batches",
     "val_check_interval",
 )
+# Keys that must be whole numbers: 8.0 is refused where 8 is trained
+WHOLE_NUMBERS = (
+    "width",
+    "depth",
+    "base_width",
+    "base_depth",
+    "batch_size",
+    "base_batch_size",
+    "max_steps",
+    "base_steps",
+    "seed",
+)
+TYPED = (*SHARE_OR_NUMBER, *WHOLE_NUMBERS)  # where 1.0 is not 1
+MLPS = ("mupl.models.MLP", "mupl.models.mlp.MLP")
+# Hydra's values that say where files go. Any other, such as `hydra:job.num`, is a value like those
+# of the config.
+OUTPUT_PATH = re.compile(r"\$\{hydra:(runtime\.output_dir|run\.|sweep\.|output_subdir)")
 GLOB = re.compile(r"[*?[]")  # what tells a glob from a name
 
 
@@ -122,16 +140,17 @@ def swept_keys(config: DictConfig) -> dict[str, int]:
     return swept
 
 
-def job_row(config: DictConfig, hydra: Any) -> dict[str, Any]:
+def job_row(config: DictConfig, hydra: Any, rooms: Iterable[str] = ()) -> dict[str, Any]:
     """Return all but the outcome of a job's row of results.
 
     Entries: job (its id), `IDENTITY`, `SETTINGS`, every other key that the command set, and under
     "config" and "choices" the values of keys that other commands may set: all that is trained, and
-    the names of the chosen config groups.
+    the names of the chosen config groups. "provenance" says by which code, of which data.
 
     Args:
         config: of the job; may hold Hydra's part.
         hydra: Hydra's part.
+        rooms: parts of mupl that train the job beside those that train every job.
     """
     plain = trained(config)
     choices = {}
@@ -144,7 +163,7 @@ def job_row(config: DictConfig, hydra: Any) -> dict[str, Any]:
     for key in (*IDENTITY, *SETTINGS, *overridden):
         if not _is_ignored(key, ignored):
             row[key] = setting(key, plain, choices)
-    return row | {"config": plain, "choices": choices}
+    return row | {"config": plain, "choices": choices, "provenance": provenance(plain, rooms)}
 
 
 def overridden_keys(overrides: Iterable[str]) -> list[str]:
@@ -169,38 +188,6 @@ def setting(key: str, config: dict[str, Any], choices: dict[str, Any]) -> Any:
     return value
 
 
-def finished(folder: Path, job: str, rerun: str = "missing") -> dict[str, Any] | None:
-    """Return the row that a job left earlier, or None if the job is to run.
-
-    Args:
-        job: the job's id. A result of another job, which the folder may hold if its name does not
-            follow from the id, does not count.
-        rerun: which jobs run again: missing (those without a result), failed (those too) or all.
-
-    Raises:
-        ConfigError: on another value of `rerun`.
-    """
-    if rerun not in RERUN:
-        raise ConfigError(f"rerun={rerun}: must be one of {', '.join(RERUN)}")
-    file = folder / RESULT_FILE
-    if rerun == "all" or not file.exists():
-        return None
-    row = json.loads(file.read_text())
-    if row.get("job") != job:
-        return None
-    if rerun == "failed" and row["status"] == "failed":
-        return None
-    return row
-
-
-def write_result(folder: Path, row: dict[str, Any]) -> None:
-    """Write a job's row, which marks it as done, and make its folder.
-
-    NaN is written as Python's JSON has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / RESULT_FILE, json.dumps(row, indent=1, default=str))
-
-
 def register_resolvers() -> None:
     """Make `${job_id:}` and `${sweep_id:}` known to OmegaConf.
 
@@ -211,8 +198,13 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("sweep_id", _resolve_sweep_id, replace=True)
 
 
+def remember_id(config: DictConfig, job: str) -> None:
+    """Let `${job_id:}` in this config be what was found already, which takes a hash of it all."""
+    OmegaConf.get_cache(config)["job_id"] = job
+
+
 def _resolve_job_id(*, _root_: DictConfig) -> str:
-    return job_id(_root_)
+    return OmegaConf.get_cache(_root_).get("job_id") or job_id(_root_)
 
 
 def _resolve_sweep_id(*, _root_: DictConfig) -> str:
@@ -233,18 +225,37 @@ def without_hydra(config: DictConfig) -> DictConfig:
 def _plain(config: DictConfig, resolve: bool) -> dict[str, Any]:
     """Return a config's values without Hydra's part.
 
-    Values that are interpolated from Hydra, such as the output folder, are None. This makes no copy
-    of the config, which would take several times as long as the rest.
+    Paths of output that are interpolated from Hydra are None. This makes no copy of the config,
+    which would take several times as long as the rest.
     """
-    values: Any = OmegaConf.to_container(config, resolve=False)
-    values.pop("hydra", None)
-    return {key: _entry(config, key, value, resolve) for key, value in values.items()}
+    plain = {}
+    keys = [key for key in config if key != "hydra"]
+    with hydra_of(config):
+        for key, value in config.items_ex(resolve=False, keys=keys):
+            if OmegaConf.is_config(value):
+                value = OmegaConf.to_container(value, resolve=False)
+            plain[str(key)] = _entry(config, key, value, resolve)
+    return plain
+
+
+@contextmanager
+def hydra_of(config: DictConfig) -> Iterator[None]:
+    """Let `${hydra:...}` mean the Hydra part of this config, if it has one."""
+    if "hydra" not in config:
+        yield
+        return
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().cfg = cast(Any, config)
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = before
 
 
 def _entry(parent: Any, key: Any, value: Any, resolve: bool) -> Any:
     """Return the entry `key` of a config as plain data; `value` is the same, not resolved."""
     if isinstance(value, str) and "${" in value:
-        if "${hydra:" in value:
+        if OUTPUT_PATH.search(value):
             return None
         if not resolve:
             return value
@@ -278,8 +289,41 @@ def _is_ignored(key: str, ignored: Iterable[str]) -> bool:
 
 
 def _hash(plain: dict[str, Any]) -> str:
-    text = json.dumps(_canonical(plain), default=str)
+    text = json.dumps(_canonical(_meant(plain)), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _meant(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return a config's values with what they mean here in place of what was said."""
+    meant = dict(plain)
+    trainer = plain.get("trainer")
+    if isinstance(trainer, dict) and trainer.get("accelerator") in ("auto", "cuda"):
+        said = trainer["accelerator"]
+        meant["trainer"] = trainer | {"accelerator": "gpu" if said == "cuda" else _accelerator()}
+    model = plain.get("model")
+    if isinstance(model, dict) and model.get("_target_") in MLPS and not plain.get("base_depth"):
+        depth = model.get("depth")
+        if depth == "${depth}":  # of a config that is not resolved
+            depth = plain.get("depth")
+        for key in ("width", "base_width"):
+            meant[key] = _one_width(plain.get(key), depth)
+    return meant
+
+
+@cache
+def _accelerator() -> str:
+    """Return what Lightning takes for `accelerator=auto`."""
+    import torch  # not before, as the shell completes and shows configs without it
+
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return "gpu" if has_gpu else "cpu"
+
+
+def _one_width(width: Any, depth: Any) -> Any:
+    """Return the width that all of `depth` layers have, if `width` is a list that says so."""
+    if isinstance(width, list) and len(width) == depth and len(set(map(str, width))) == 1:
+        return width[0]
+    return width
 
 
 def _canonical(value: Any, key: str = "") -> Any:
@@ -295,7 +339,7 @@ def _canonical(value: Any, key: str = "") -> Any:
             return list(entries.items())
         return sorted(entries.items())
     if isinstance(value, list):
-        return [_canonical(entry) for entry in value]
-    if isinstance(value, float) and value.is_integer() and key not in SHARE_OR_NUMBER:
+        return [_canonical(entry, key) for entry in value]
+    if isinstance(value, float) and value.is_integer() and key not in TYPED:
         return int(value)
     return value
