@@ -89,7 +89,7 @@ class Checkpoint:
         partial = self._folder / f".{self._name}.{os.getpid()}"
         try:
             torch.save(content, partial)
-            file = partial.rename(self._folder / f"{self._name}-{_checksum(partial)}.pt")
+            file = partial.rename(self._folder / f"{self._name}-{checksum(partial)}.pt")
         finally:
             partial.unlink(missing_ok=True)
         self.delete()
@@ -113,7 +113,7 @@ def checkpoints(folder: Path) -> list[tuple[Path, list[str]]]:
     found = []
     for file in sorted(folder.glob("*.pt"), key=_age):
         try:
-            if not file.stem.endswith(f"-{_checksum(file)}"):
+            if not file.stem.endswith(f"-{checksum(file)}"):
                 raise ValueError("its name does not end with the checksum of its content")
             saved = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
             found.append((file, saved["ids"]))
@@ -150,6 +150,7 @@ def _age(file: Path) -> float:
         return math.inf
 
 
-def _checksum(file: Path) -> str:
+def checksum(file: Path) -> str:
+    """A digest of a file's content, which the name of a checkpoint ends with."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()[:16]
