@@ -35,6 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "tied": {"tied": True},
     "post-norm without gains": {"post_norm": True, "norm_gain": False},
+    "dropout": {"dropout": 0.3, "d_head": 4, "group_size": 2},
 }
 
 
@@ -103,6 +104,7 @@ def alone(
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
+    trained.model.eval()
     with torch.no_grad():
         values = [(trained.loss(trained.model(x), y), len(y)) for x, y in data.val_dataloader()]
     validation = sum(value * count for value, count in values) / sum(count for _, count in values)
@@ -186,6 +188,49 @@ def test_a_model_without_a_member_axis_is_mapped_with_its_factors(tokens: Tokens
     compare(stack_of(arguments, tokens, options, Foreign), arguments, tokens, options)
 
 
+DROPOUT = {"dropout": 0.3}
+
+
+def seeds_of(*seeds: int) -> list[dict[str, Any]]:
+    return [{"lr": 0.02, "eps": 1e-4, "seed": seed} for seed in seeds]
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("model", [GPT, Foreign])
+def test_a_seed_draws_the_same_masks_alone_and_among_others(
+    model: type[GPT], tokens: Tokens
+) -> None:
+    together = stack_of(seeds_of(4, 7, 1), tokens, [DROPOUT] * 3, model)
+    alone = stack_of(seeds_of(7), tokens, [DROPOUT], model)
+    without = stack_of(seeds_of(7), tokens, [{}], model)
+    for stack in (together, alone, without):
+        stack.train(STEPS)
+    torch.testing.assert_close(together.losses[:, 1:2], alone.losses, atol=1e-12, rtol=0)
+    assert (without.losses - alone.losses).abs().max() > 1e-2
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("model", [GPT, Foreign])
+def test_a_stack_with_dropout_goes_on_bit_for_bit_also_in_halves(
+    model: type[GPT], tokens: Tokens, tmp_path: Path
+) -> None:
+    seeds = (4, 7, 1, 9)
+    whole = stack_of(seeds_of(*seeds), tokens, [DROPOUT] * 4, model)
+    whole.train(5)
+    torch.save(whole.state_dict(), tmp_path / "state.pt")
+    whole.train(STEPS)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    resumed = stack_of(seeds_of(*seeds), tokens, [DROPOUT] * 4, model)
+    resumed.load_state_dict(state)
+    resumed.train(STEPS)
+    assert torch.equal(resumed.losses, whole.losses)
+    for half in ([0, 1], [3, 2]):
+        part = stack_of(seeds_of(*(seeds[i] for i in half)), tokens, [DROPOUT] * 2, model)
+        part.load_state_dict(state, half)
+        part.train(STEPS)
+        torch.testing.assert_close(part.losses, whole.losses[:, half], atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("variant", "modules"),
     [
@@ -239,7 +284,7 @@ def test_unit_scaled_operations_are_refused(tokens: Tokens) -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # which torch.compile looks at
 def test_compiled_blocks_are_the_same_and_compiled_once_for_all(tokens: Tokens) -> None:
     arguments = members("adamw")
-    options = [VARIANTS["learned positions and biases"]] * len(arguments)
+    options = [VARIANTS["learned positions and biases"] | DROPOUT] * len(arguments)
     plain, compiled = (stack_of(arguments, tokens, options) for _ in range(2))
     plain.train(STEPS)
     torch.compiler.reset()
@@ -256,7 +301,7 @@ def test_compiled_blocks_are_the_same_and_compiled_once_for_all(tokens: Tokens) 
 def test_a_captured_step_is_the_same(tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mupl.stacked.stack.COMPILED_STEPS", 0)
     arguments = members("adamw")
-    options = [VARIANTS["learned positions and biases"]] * len(arguments)
+    options = [VARIANTS["learned positions and biases"] | DROPOUT] * len(arguments)
     on_cpu = stack_of(arguments, tokens, options)
     on_cpu.train(STEPS)
     on_gpu = stack_of(arguments, tokens, options, device="cuda")

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mupl.errors import ConfigError
+from mupl.nn.dropout import Dropout
 from mupl.nn.layers import Embedding, LayerNorm, RMSNorm, ScaledLinear, scaled, times
 from mupl.nn.multipliers import Multiplier, Residual, TiedReadout
 from mupl.nn.unit_scaling import (
@@ -141,7 +142,6 @@ class PlainOperations:
         self.config = config
         self.logit_scale = config.attention_mult / math.sqrt(config.head_size)
         self.attention_scale = 1.0  # of the means of values
-        self.dropout_scale = 1.0  # of the same, while attention weights are dropped
         self.hidden_scale = 1.0  # of what the activation returns
         self.logit_gradient_scale = 1.0  # of the gradients of queries and keys
         self.hidden_gradient_scale = 1.0  # of the gradients of hidden units
@@ -162,8 +162,8 @@ class PlainOperations:
         """How branch `index` is added to the stream; attention has the even, MLPs the odd ones."""
         return Residual(self.config.residual_mult)
 
-    def dropout(self) -> nn.Module:
-        return nn.Dropout(self.config.dropout)
+    def dropout(self) -> Dropout:
+        return Dropout(self.config.dropout)
 
     def readout(self) -> nn.Module:
         if self.config.tied:
@@ -185,7 +185,6 @@ class UnitOperations:
         activation_scale = gelu_scale if config.activation == "gelu" else silu_glu_scale
         self.logit_scale = config.attention_mult / config.head_size
         self.attention_scale = attention_scale(*attention)
-        self.dropout_scale = math.sqrt(1 - config.dropout)
         self.hidden_scale = activation_scale(config.activation_mult)
         self.logit_gradient_scale = logit_gradient_scale(*attention)
         # the gradient of a hidden unit sums over `width` terms, but is scaled for `hidden` of them
@@ -208,7 +207,7 @@ class UnitOperations:
         ratio = config.residual_attention_ratio
         return UnitResidual(residual_tau(index, 2 * config.depth, config.residual_mult, ratio))
 
-    def dropout(self) -> nn.Module:
+    def dropout(self) -> Dropout:
         return UnitDropout(self.config.dropout)
 
     def readout(self) -> nn.Module:
@@ -388,8 +387,7 @@ class Attention(nn.Module):
         keys = queries // config.group_size
         self.d_head = d_head
         self.grouped = config.group_size > 1
-        self.dropout = config.dropout
-        self.dropout_scale = operations.dropout_scale
+        self.dropout = operations.dropout()
         self.value_scale = operations.attention_scale
         self.gradient_scale = gradient_scale
         self.query = operations.linear(config.width, queries, [gradient_scale])
@@ -425,21 +423,20 @@ class Attention(nn.Module):
 
     def _attend(self, q_NHTD: Tensor, k_NGTD: Tensor, v_NGTD: Tensor) -> Tensor:
         """Average the values of past tokens by softmax(q.k), times `value_scale`: (N, H, T, D)."""
-        dropout = 0.0
-        value_scale = self.value_scale
-        if self.training:
-            dropout = self.dropout
-            value_scale = self.value_scale * self.dropout_scale
-        y_NHTD = F.scaled_dot_product_attention(
-            q_NHTD,
-            k_NGTD,
-            v_NGTD,
-            is_causal=True,
-            scale=1.0,
-            dropout_p=dropout,
-            enable_gqa=self.grouped,
-        )
-        return times(value_scale, y_NHTD)
+        if self.training and self.dropout.p > 0:
+            y_NHTD = self._attend_with_dropout(q_NHTD, k_NGTD, v_NGTD)
+        else:
+            y_NHTD = F.scaled_dot_product_attention(
+                q_NHTD, k_NGTD, v_NGTD, is_causal=True, scale=1.0, enable_gqa=self.grouped
+            )
+        return times(self.value_scale, y_NHTD)
+
+    def _attend_with_dropout(self, q_NHTD: Tensor, k_NGTD: Tensor, v_NGTD: Tensor) -> Tensor:
+        """Average with weights dropped by our masks: fused attention draws its own."""
+        logits_NHTT = q_NHTD @ repeat_groups(k_NGTD, q_NHTD).mT
+        future_TT = torch.ones_like(logits_NHTT[0, 0], dtype=torch.bool).triu(1)
+        weights_NHTT = logits_NHTT.masked_fill(future_TT, -torch.inf).softmax(-1)
+        return self.dropout(weights_NHTT) @ repeat_groups(v_NGTD, q_NHTD)
 
     def _split_heads(self, x: Tensor) -> Tensor:
         """(..., n * D) -> (..., n, D)."""
@@ -451,9 +448,7 @@ class Logits(nn.Module):
 
     def forward(self, q_NHTD: Tensor, k_NGTD: Tensor, leading: tuple[int, ...]) -> Tensor:
         """Logits (*leading, H, T, T), those of the future 0; N is the product of `leading`."""
-        group_size = q_NHTD.shape[1] // k_NGTD.shape[1]
-        k_NHTD = k_NGTD.repeat_interleave(group_size, 1)
-        logits_NHTT = (q_NHTD @ k_NHTD.mT).tril()
+        logits_NHTT = (q_NHTD @ repeat_groups(k_NGTD, q_NHTD).mT).tril()
         return logits_NHTT.view(*leading, *logits_NHTT.shape[1:])
 
 
@@ -521,6 +516,11 @@ def heads_first(x_BTHD: Tensor) -> Tensor:
     """(..., T, H, D) -> (N, H, T, D): fused attention wants one dimension before the heads."""
     x_NTHD = x_BTHD.reshape(-1, *x_BTHD.shape[-3:])
     return x_NTHD.transpose(-3, -2)
+
+
+def repeat_groups(x_NGTD: Tensor, q_NHTD: Tensor) -> Tensor:
+    """(N, G, T, D) -> (N, H, T, D): the keys or values of every query's head."""
+    return x_NGTD.repeat_interleave(q_NHTD.shape[1] // x_NGTD.shape[1], 1)
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:

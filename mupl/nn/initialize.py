@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from mupl.errors import ConfigError
+from mupl.nn.dropout import seed_dropout
 from mupl.nn.layers import ScaledLinear, scaled
 from mupl.parametrization.scales import Scale
 from mupl.roles import multipliers
@@ -26,7 +27,8 @@ def initialize_(
     multiplier and applies it to activations. In any other module a tensor with a multiplier != 1
     becomes `W = mult * w` by `torch.nn.utils.parametrize`; its parameter is then called
     `parametrizations.NAME.original`. Initializing again replaces what was set before. A module on
-    the meta device, which has no values, gets its multipliers only.
+    the meta device, which has no values, gets its multipliers only. The seed is also that of the
+    masks of `mupl.nn.dropout.Dropout`.
 
     Args:
         scales: what `scale` returns.
@@ -47,7 +49,8 @@ def initialize_(
     """
     if (seed is None) == (generator is None):
         raise ConfigError(f"seed={seed}: give a seed or a generator, one of them")
-    if seed is not None:
+    if generator is None:
+        assert seed is not None
         generator = torch.Generator().manual_seed(seed)
     _check_shapes(model, scales)
     by_name = multipliers(model)
@@ -60,6 +63,7 @@ def initialize_(
         if not w.is_meta:
             with torch.no_grad():
                 w.copy_(sample(scales[name], w.shape, w.dtype, generator))
+    seed_dropout(model, generator.initial_seed())
     return model
 
 

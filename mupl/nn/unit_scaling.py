@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mupl.nn.dropout import Dropout
 from mupl.nn.layers import LinearScale, ScaledLinear, scaled
 from mupl.nn.multipliers import Multiplier
 
@@ -216,11 +217,12 @@ class UnitEmbedding(nn.Embedding):
         return embedding(tokens, self.weight)
 
 
-class UnitDropout(nn.Dropout):
-    """`dropout` as a layer."""
+class UnitDropout(Dropout):
+    """`dropout` as a layer, with the masks of `Dropout`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return dropout(x, self.p, self.training)
+        y = super().forward(x)
+        return math.sqrt(1 - self.p) * y if self.training else y
 
 
 def scales_gradients(model: nn.Module) -> bool:

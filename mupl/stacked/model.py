@@ -8,18 +8,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mupl.nn.dropout import Dropout, dropout_layers, seed_dropout
 from mupl.nn.initialize import owner, parameters, sample
 from mupl.nn.unit_scaling import scales_gradients
 from mupl.stacked.rules import NotStackable
 from mupl.training.setup import Setup
 
+RANDOM_MODULES = (
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+    nn.RReLU,
+    nn.FractionalMaxPool2d,
+    nn.FractionalMaxPool3d,
+)
+ONLY_DROPOUT = "a stack draws random numbers for each member by nn.Dropout only"
+
 
 def check_stackable(member: Setup) -> None:
-    """Raise NotStackable if the model itself multiplies gradients.
+    """Raise NotStackable if the model itself multiplies gradients, or is random by itself.
 
-    Then the gradient of a weight is not its multiplier times that of the effective weight, which a
-    stack relies on.
+    In the first case the gradient of a weight is not its multiplier times that of the effective
+    weight, which a stack relies on. In the second a member's random numbers would depend on the
+    others; those of `mupl.nn.dropout.Dropout`, which takes the place of `nn.Dropout`, do not.
     """
+    for path, module in member.model.named_modules():
+        if isinstance(module, RANDOM_MODULES) and getattr(module, "p", 1) > 0:
+            raise NotStackable(f"model: {path} is {type(module).__name__}; {ONLY_DROPOUT}")
     if scales_gradients(member.model):
         raise NotStackable(
             "model: unit-scaled operations have multipliers of gradients, "
@@ -77,9 +94,17 @@ def stacked_model(
     model: nn.Module,
     weights: dict[str, nn.Parameter],
     numbers: Mapping[str, Any],
+    seeds: Sequence[int],
 ) -> nn.Module:
-    """A module with outputs (S, ...), made of the model with stacked weights and numbers."""
+    """A module with outputs (S, ...), made of the model with stacked weights and numbers.
+
+    seeds: of each member's dropout masks.
+    """
+    replace_dropout(model)
+    seed_dropout(model, seeds)
     differing = set()
+    for path in dropout_layers(model):
+        differing |= {f"{path}.stream", f"{path}.calls"}
     for name, value in numbers.items():
         module, leaf = owner(model, name)
         delattr(module, leaf)
@@ -94,6 +119,15 @@ def stacked_model(
         module, leaf = owner(model, name)
         setattr(module, leaf, weight)
     return model
+
+
+def replace_dropout(model: nn.Module) -> None:
+    """Put our `Dropout` in the place of every `nn.Dropout` of a model."""
+    replaced: dict[nn.Module, nn.Module] = {}
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        if type(module) is nn.Dropout:
+            parent, leaf = owner(model, path)
+            setattr(parent, leaf, replaced.setdefault(module, Dropout(module.p)))
 
 
 class MappedModel(nn.Module):
@@ -128,9 +162,14 @@ class MappedModel(nn.Module):
         values: dict[str, Tensor] = dict(self._weights)
         for name, buffer in self.named_buffers():
             values[name.replace("/", ".")] = buffer
-        if len(x) == 1:
-            return torch.vmap(self._one, (0, None), randomness="different")(values, x[0])
-        return torch.vmap(self._one, (0, 0), randomness="different")(values, x)
+        try:
+            if len(x) == 1:
+                return torch.vmap(self._one, (0, None), randomness="error")(values, x[0])
+            return torch.vmap(self._one, (0, 0), randomness="error")(values, x)
+        except RuntimeError as error:
+            if "randomness" in str(error):
+                raise NotStackable(f"model: its forward is random; {ONLY_DROPOUT}") from error
+            raise
 
     def _one(self, values: dict[str, Tensor], x: Tensor) -> Tensor:
         model = self._template[0].train(self.training)

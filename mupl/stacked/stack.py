@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mupl.data.splits import Splits
 from mupl.data.text import Tokens
+from mupl.nn.dropout import dropout_layers
 from mupl.stacked.batches import stacked_batches, validation_batches
 from mupl.stacked.compiled import CapturedStep, compiled
 from mupl.stacked.model import (
@@ -21,6 +22,7 @@ from mupl.stacked.model import (
     stacked_model,
 )
 from mupl.stacked.optimizer import StackedOptimizer
+from mupl.stacked.state import check_fits, tensors_by_member
 from mupl.stats.recorder import Recorder
 from mupl.training.setup import Setup, cross_entropy
 
@@ -83,7 +85,8 @@ class Stack:
         self._autocast = autocast
         self.weights = sample_weights(members, self.device, dtype)
         numbers = member_numbers(members)
-        model = stacked_model(members[0].build(), self.weights, numbers)
+        seeds = [member.seed for member in members]
+        model = stacked_model(members[0].build(), self.weights, numbers, seeds)
         self.model = model.to(self.device, dtype)
         self.optimizer = StackedOptimizer(
             self.weights,
@@ -93,7 +96,6 @@ class Stack:
             clip or [None] * len(members),
             max_steps,
         )
-        seeds = [member.seed for member in members]
         differ = any(isinstance(value, Tensor) for value in numbers.values())
         self._batches = stacked_batches(splits, seeds, batch_size, self.device, share=not differ)
         self.per_epoch = self._batches.per_epoch
@@ -238,29 +240,35 @@ class Stack:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that training goes on from, on its device."""
-        # a mapped model has buffers that training may change, such as BatchNorm's; the others are
-        # constants
-        buffers = dict(self.model.named_buffers()) if isinstance(self.model, MappedModel) else {}
         return {
             "k": self.k,
             "losses": self.losses,
             "weights": {name: w.detach() for name, w in self.weights.items()},
             "state": self.optimizer.state,
-            "buffers": buffers,
+            "buffers": self._changing_buffers(),
         }
 
+    def _changing_buffers(self) -> dict[str, Tensor]:
+        """The model's buffers that training may change, each (S, ...); the others are constants."""
+        if isinstance(self.model, MappedModel):  # such as BatchNorm's
+            return dict(self.model.named_buffers())
+        return {f"{path}.calls": layer.calls for path, layer in dropout_layers(self.model).items()}
+
     def load_state_dict(self, state: dict[str, Any], members: Sequence[int] | None = None) -> None:
-        """Go on from a state, or from the part of it that belongs to these members."""
+        """Go on from a state, or from the part of it that belongs to these members.
+
+        Raises:
+            ValueError: naming what does not fit this stack, before anything is copied.
+        """
+        mine = self.state_dict()
+        check_fits(mine, state, members, self.max_steps)
         chosen = slice(None) if members is None else torch.tensor(members)
         self.k = state["k"]
         self._k_on_device.fill_(self.k)
-        self.losses.copy_(state["losses"][:, chosen])
-        mine = self.state_dict()
-        pairs = [(mine["weights"], state["weights"]), (mine["buffers"], state["buffers"])]
-        pairs += [(tensors, state["state"][key]) for key, tensors in mine["state"].items()]
-        for tensors, saved in pairs:
-            for name, tensor in tensors.items():
-                tensor.copy_(saved[name][chosen])
+        saved = tensors_by_member(state)
+        for name, tensor in tensors_by_member(mine).items():
+            tensor.copy_(saved[name][chosen])
+        self.diverged()  # freezes the members that had diverged
 
 
 def _cross_entropies(output: Tensor, target: Tensor) -> Tensor:
