@@ -14,11 +14,13 @@ from mupl.identity.jobs import setting as setting
 from mupl.identity.jobs import sweep_id as sweep_id
 from mupl.identity.jobs import swept_keys as swept_keys
 from mupl.identity.jobs import without_hydra as without_hydra
+from mupl.identity.provenance import changes as changes
 from mupl.identity.provenance import differences as differences
 from mupl.identity.results import RERUN as RERUN
 from mupl.identity.results import RESULT_FILE as RESULT_FILE
 from mupl.identity.results import finished as finished
 from mupl.identity.results import finished_jobs as finished_jobs
+from mupl.identity.results import listed as listed
 from mupl.identity.results import read_result as read_result
 from mupl.identity.results import read_results as read_results
 from mupl.identity.results import write_result as write_result

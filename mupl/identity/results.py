@@ -102,7 +102,7 @@ def finished_jobs(jobs: Iterable[tuple[Path, str, str | None]]) -> list[dict[str
         elif changed and rerun == "missing":
             refused.append(changed)
         elif changed:
-            _say_once(f"results of another version of {_listed([changed])} are kept")
+            _say_once(f"results of another version of {listed([changed])} are kept")
         rows.append(row)
     if refused:
         raise ConfigError(_refusal(refused, len(rows)))
@@ -119,12 +119,12 @@ def _runs_again(row: Mapping[str, Any], changed: list[str], rerun: str) -> bool:
 def _refusal(refused: list[list[str]], total: int) -> str:
     jobs = f"{len(refused)} of {total} jobs were" if total > 1 else "this job was"
     return (
-        f"{jobs} done before with another version of {_listed(refused)}: say rerun=changed to "
+        f"{jobs} done before with another version of {listed(refused)}: say rerun=changed to "
         "train what changed anew, or rerun=keep to keep the results"
     )
 
 
-def _listed(changed: list[list[str]]) -> str:
+def listed(changed: list[list[str]]) -> str:
     """Name the parts that changed, the most frequent first."""
     counts: Counter[str] = Counter()
     for parts in changed:

@@ -4,12 +4,16 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
 
 import torch
 
+from mupl.errors import ConfigError
 from mupl.files import set_aside
+from mupl.identity import changes, listed
 from mupl.stacked.stack import Stack
 
 DISK = 1e9  # bytes a second: a guess until the first checkpoint is saved
@@ -23,6 +27,7 @@ class Checkpoint:
     Args:
         folder: of the checkpoints of all stacks of the sweep.
         ids: of the stack's jobs, in the order of its members.
+        provenance: by what they are trained; see `mupl.identity.provenance`.
         save_every: seconds.
 
     Attributes:
@@ -34,10 +39,12 @@ class Checkpoint:
         self,
         folder: Path,
         ids: Sequence[str],
+        provenance: Mapping[str, Any],
         stack: Stack,
         save_every: float,
     ) -> None:
         self._ids = list(ids)
+        self._provenance = dict(provenance)
         self._stack = stack
         self._folder = folder
         self._save_every = save_every
@@ -52,7 +59,7 @@ class Checkpoint:
 
         One that does not fit these members is set aside, and they start anew.
         """
-        for file, ids in checkpoints(self._folder):
+        for file, ids, _ in checkpoints(self._folder):
             if set(self._ids) <= set(ids):
                 try:
                     self._load(file, [ids.index(job) for job in self._ids])
@@ -83,6 +90,7 @@ class Checkpoint:
         self._folder.mkdir(parents=True, exist_ok=True)
         content = {
             "ids": self._ids,
+            "provenance": self._provenance,
             "stack": self._stack.state_dict(),
             "validation": self.validation,
         }
@@ -104,8 +112,16 @@ class Checkpoint:
             self.file = None
 
 
-def checkpoints(folder: Path) -> list[tuple[Path, list[str]]]:
-    """The checkpoints in a folder, each with the ids of its jobs; the smallest first.
+class Saved(NamedTuple):
+    """A checkpoint."""
+
+    file: Path
+    ids: list[str]
+    provenance: dict[str, Any]
+
+
+def checkpoints(folder: Path) -> list[Saved]:
+    """The checkpoints in a folder, of the smallest stacks first.
 
     So a half of a stack that went out of memory comes before the whole one, and of two of one
     stack, of which the older could not be deleted, the newer. A damaged file is set aside.
@@ -116,30 +132,48 @@ def checkpoints(folder: Path) -> list[tuple[Path, list[str]]]:
             if not file.stem.endswith(f"-{checksum(file)}"):
                 raise ValueError("its name does not end with the checksum of its content")
             saved = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-            found.append((file, saved["ids"]))
+            found.append(Saved(file, saved["ids"], saved["provenance"]))
         except FileNotFoundError:  # deleted by another process, whose stack is trained
             continue
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, UnpicklingError) as error:
             set_aside(file, str(error), ANEW)
-    return sorted(found, key=lambda entry: len(entry[1]))
+    return sorted(found, key=lambda saved: len(saved.ids))
 
 
-def begun(folder: Path, missing: Container[str]) -> list[list[str]]:
-    """The stacks that were begun earlier and have missing jobs, as the ids of all their jobs."""
+def begun(folder: Path, missing: Container[str], rerun: str) -> list[list[str]]:
+    """The stacks that were begun earlier and have missing jobs, as the ids of all their jobs.
+
+    Args:
+        rerun: what becomes of those begun by another version of the code; see
+            `mupl.identity.finished_jobs`.
+
+    Raises:
+        ConfigError: if there is such a stack, and `rerun` says neither changed nor keep.
+    """
     stacks: list[list[str]] = []
     seen: set[str] = set()
-    for _, ids in checkpoints(folder):
-        if any(job in missing and job not in seen for job in ids):
-            stacks.append(ids)
-            seen.update(ids)
+    for saved in checkpoints(folder):
+        if not any(job in missing and job not in seen for job in saved.ids):
+            continue
+        changed = [] if rerun == "keep" else changes(saved.provenance)
+        if changed and rerun != "changed":
+            raise ConfigError(
+                f"{saved.file}: this stack was begun with another version of {listed([changed])}: "
+                "say rerun=changed to train it anew, or rerun=keep to go on"
+            )
+        if changed:
+            saved.file.unlink(missing_ok=True)
+            continue
+        stacks.append(saved.ids)
+        seen.update(saved.ids)
     return stacks
 
 
 def delete_checkpoints(folder: Path, useless: Callable[[list[str]], bool]) -> None:
     """Delete the checkpoints of stacks that are `useless`, as the ids of their jobs say."""
-    for file, ids in checkpoints(folder):
-        if useless(ids):
-            file.unlink(missing_ok=True)
+    for saved in checkpoints(folder):
+        if useless(saved.ids):
+            saved.file.unlink(missing_ok=True)
 
 
 def _age(file: Path) -> float:

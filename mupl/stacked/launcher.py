@@ -145,7 +145,7 @@ class Sweep:
 
         known = {job.id: job for job in self._jobs}
         earlier = []
-        for ids in begun(self.states, missing):
+        for ids in begun(self.states, missing, self._master.rerun):
             # members that are done go along, so that the others train as before
             earlier.append([known[id] for id in ids if id in known])
         train_stacks(earlier, missing, self.states, self._options, ended=self._finish)

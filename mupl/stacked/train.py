@@ -102,7 +102,8 @@ def _train(
     config = jobs[0].config
     stack = _build_stack(jobs)
     recorder, table = _recorder(jobs, stack)
-    checkpoint = Checkpoint(states, [job.id for job in jobs], stack, save_every)
+    ids, provenance = [job.id for job in jobs], jobs[0].row["provenance"]
+    checkpoint = Checkpoint(states, ids, provenance, stack, save_every)
     # closed at the end: its hooks and copies of weights would keep the stack in memory
     with recorder or nullcontext():
         _fit(stack, config.trainer, recorder, checkpoint, title, interrupted)
