@@ -129,6 +129,13 @@ def report(options: argparse.Namespace) -> int:
     return get_report(options.report)(options.sweep, options.metric)
 
 
+def sweep_status(options: argparse.Namespace) -> None:
+    """Print how far a sweep is, and which processes run its jobs."""
+    from mupl.sweep.status import status
+
+    print(status(options.sweep))
+
+
 def show(rows: Rows, title: str, form: str) -> None:
     """Print rows as a table: for the terminal, in Markdown, LaTeX or CSV."""
     import pandas as pd
@@ -177,6 +184,10 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--report", default="hyperparameter_transfer", help="its short name")
     again.add_argument("--metric", default="val_loss", help="what losses are compared by")
     again.set_defaults(run=report)
+
+    state = commands.add_parser("status", help="print how far a sweep is, and who runs its jobs")
+    state.add_argument("sweep", type=Path, help="the sweep's folder")
+    state.set_defaults(run=sweep_status)
 
     for command in (rules, model):
         command.add_argument("--format", choices=FORMATS, default="rich")

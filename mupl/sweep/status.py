@@ -1,0 +1,56 @@
+"""How far a sweep is, whoever runs it."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mupl.claims import CLAIM_FILE, Holder, holder
+from mupl.errors import ConfigError
+from mupl.identity import RESULT_FILE, read_result
+
+
+@dataclass
+class Status:
+    """The jobs of a sweep's folder, by their state.
+
+    Attributes:
+        ended: number of jobs that ended as completed, diverged or failed.
+        running: the process that runs each of the jobs that are run now.
+        lost: folders of jobs that were begun by processes that are gone. The sweep's command runs
+            them.
+    """
+
+    ended: Counter[str] = field(default_factory=Counter)
+    running: list[Holder] = field(default_factory=list)
+    lost: list[Path] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Say it in a line for each state."""
+        parts = [f"{count} {state}" for state, count in sorted(self.ended.items())]
+        lines = [f"{self.ended.total()} ended" + (f": {', '.join(parts)}" if parts else "")]
+        for process, count in Counter(map(str, self.running)).items():
+            lines.append(f"{count} running in {process}")
+        if self.lost:
+            lines.append(f"{len(self.lost)} begun by a process that is gone")
+        return "\n".join(lines)
+
+
+def status(sweep_dir: Path) -> Status:
+    """Return how far the sweep in a folder is. Jobs that nobody has begun are not counted.
+
+    Raises:
+        ConfigError: if there is no job.
+    """
+    found = Status()
+    for folder in sorted(sweep_dir.glob("*/")):
+        result = read_result(folder / RESULT_FILE)
+        process = holder(folder)
+        if result is not None:
+            found.ended[result["status"]] += 1
+        elif process is not None:
+            found.running.append(process)
+        elif (folder / CLAIM_FILE).exists():
+            found.lost.append(folder)
+    if not (found.ended or found.running or found.lost):
+        raise ConfigError(f"{sweep_dir}: no job of a sweep was begun there")
+    return found
