@@ -268,6 +268,9 @@ def test_a_table_says_in_what_its_rows_differ() -> None:
     assert differences(rows) == ["torch 2.11 and 2.14"]
     assert differences(rows[:1] + rows[2:]) == []
     assert differences([None, None]) == []
+    assert differences([made_by() | {"accelerator": name} for name in ("cpu", "gpu")]) == [
+        "accelerator cpu and gpu"
+    ]
 
 
 @pytest.mark.parametrize("launcher", ["basic", "stacked"])

@@ -50,7 +50,8 @@ def launch(
     jobs = [_job(config) for config in configs]
     states = Path(str(master.hydra.sweep.dir)) / "states"
     missing = _missing(jobs)
-    _delete_checkpoints(states, {job.id for job in jobs if job.config.rerun == "all"})
+    anew = {job.id for job in jobs if job.config.rerun in ("all", "changed")}
+    _delete_checkpoints(states, anew)
     stacks = _stacks(missing, {job.id: job for job in jobs}, states, options)
     if options.executor is None:
         _train_here(stacks, states, options)

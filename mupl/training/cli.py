@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -75,9 +76,16 @@ def clear_errors() -> Iterator[None]:
     except Exception as error:
         full = disk_error(error)
         if full is not None:
-            sys.exit(f"error: {disk_message(full, 'the output folder')}")
+            sys.exit(f"error: {disk_message(full, _output_folder())}")
         cause = bad_input(error)
         if not isinstance(cause, ConfigError | HydraException | OmegaConfBaseException):
             raise
         one_line = " ".join(str(cause).split())
         sys.exit(f"error: {one_line}")
+
+
+def _output_folder() -> str:
+    """Name the folder that the command writes to, as far as Hydra has said one."""
+    if not HydraConfig.initialized():
+        return "the output folder"
+    return str(HydraConfig.get().runtime.output_dir)
