@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,7 +77,7 @@ def clear_errors() -> Iterator[None]:
     except Exception as error:
         full = disk_error(error)
         if full is not None:
-            sys.exit(f"error: {disk_message(full, _output_folder())}")
+            sys.exit(f"error: {disk_message(full, _output_folder(error))}")
         cause = bad_input(error)
         if not isinstance(cause, ConfigError | HydraException | OmegaConfBaseException):
             raise
@@ -84,8 +85,14 @@ def clear_errors() -> Iterator[None]:
         sys.exit(f"error: {one_line}")
 
 
-def _output_folder() -> str:
-    """Name the folder that the command writes to, as far as Hydra has said one."""
-    if not HydraConfig.initialized():
-        return "the output folder"
-    return str(HydraConfig.get().runtime.output_dir)
+def _output_folder(error: BaseException) -> str:
+    """Name the folder or file that was written to, which an error of a full disk leaves open."""
+    if HydraConfig.initialized():
+        return str(HydraConfig.get().runtime.output_dir)
+    folder: object = "the output folder"
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        # the folder in which Hydra saves the config of a job, or the path that pathlib writes
+        for name in ("output_dir", "self"):
+            value = frame.f_locals.get(name)
+            folder = value if isinstance(value, str | Path) else folder
+    return str(folder)
