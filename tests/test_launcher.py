@@ -281,7 +281,7 @@ def test_a_wrong_word_for_what_to_run_again_is_one_clear_line(
 ) -> None:
     done = sweep(tmp_path, launcher, *SMALL, "width=8,16", "rerun=some")
     assert done.returncode == 1
-    assert done.stderr == "error: rerun=some: must be one of missing, failed, all\n"
+    assert done.stderr == "error: rerun=some: must be one of missing, failed, changed, keep, all\n"
 
 
 def test_a_wrong_option_of_the_launcher_is_one_clear_line(sweep: Train, tmp_path: Path) -> None:
@@ -352,6 +352,26 @@ def test_a_sweep_that_is_interrupted_goes_on_where_it_was(
             file.read_text()
             == (tmp_path / "interrupted" / file.relative_to(tmp_path / "whole")).read_text()
         )
+
+
+def test_a_stack_that_other_code_began_starts_anew_on_request(
+    sweep: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    step = Stack._step
+
+    def counted(stack: Stack) -> Any:
+        steps.append(stack.k)
+        if len(steps) == 7:
+            signal.raise_signal(signal.SIGTERM)
+        return step(stack)
+
+    monkeypatch.setattr(Stack, "_step", counted)
+    arguments = [tmp_path, "stacked", *SMALL, "width=8", "seed=0,1"]
+    assert sweep(*arguments).returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.glob("states/*.pt"))
+    assert sweep(*arguments, "rerun=changed").returncode == 0
+    assert steps[7] == 0
 
 
 def test_a_process_that_is_interrupted_says_so_and_ends(tmp_path: Path) -> None:

@@ -268,6 +268,9 @@ def test_a_table_says_in_what_its_rows_differ() -> None:
     assert differences(rows) == ["torch 2.11 and 2.14"]
     assert differences(rows[:1] + rows[2:]) == []
     assert differences([None, None]) == []
+    assert differences([made_by() | {"accelerator": name} for name in ("cpu", "gpu")]) == [
+        "accelerator cpu and gpu"
+    ]
 
 
 @pytest.mark.parametrize("launcher", ["basic", "stacked"])
@@ -372,3 +375,17 @@ def test_a_full_disk_is_one_clear_line(
         "and the same command goes on once there can be written\n"
     )
     assert not (tmp_path / "x" / "result.json").exists()
+
+
+def test_a_disk_that_is_full_before_a_job_starts_is_named_too(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hydra.core.utils._save_config", full)
+    done = train_here(capfd, "-m", *SMALL, "width=8", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {tmp_path}/")
+    assert ": No space left on device; what is done is kept" in done.stderr
+    assert done.stderr.count("\n") == 1

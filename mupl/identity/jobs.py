@@ -163,7 +163,9 @@ def job_row(config: DictConfig, hydra: Any, rooms: Iterable[str] = ()) -> dict[s
     for key in (*IDENTITY, *SETTINGS, *overridden):
         if not _is_ignored(key, ignored):
             row[key] = setting(key, plain, choices)
-    return row | {"config": plain, "choices": choices, "provenance": provenance(plain, rooms)}
+    made_by = provenance(plain, rooms)
+    made_by["accelerator"] = _meant(plain)["trainer"].get("accelerator")
+    return row | {"config": plain, "choices": choices, "provenance": made_by}
 
 
 def overridden_keys(overrides: Iterable[str]) -> list[str]:
@@ -296,10 +298,10 @@ def _hash(plain: dict[str, Any]) -> str:
 def _meant(plain: dict[str, Any]) -> dict[str, Any]:
     """Return a config's values with what they mean here in place of what was said."""
     meant = dict(plain)
-    trainer = plain.get("trainer")
-    if isinstance(trainer, dict) and trainer.get("accelerator") in ("auto", "cuda"):
-        said = trainer["accelerator"]
-        meant["trainer"] = trainer | {"accelerator": "gpu" if said == "cuda" else _accelerator()}
+    meant["trainer"] = dict(plain["trainer"])
+    said = plain["trainer"].get("accelerator")
+    if said in ("auto", "cuda"):
+        meant["trainer"]["accelerator"] = "gpu" if said == "cuda" else _accelerator()
     model = plain.get("model")
     if isinstance(model, dict) and model.get("_target_") in MLPS and not plain.get("base_depth"):
         depth = model.get("depth")

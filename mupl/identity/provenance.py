@@ -106,6 +106,7 @@ def differences(rows: Sequence[Provenance | None]) -> list[str]:
 def _parts(row: Provenance | None) -> Iterator[tuple[str, str]]:
     if row is None:
         return
+    yield "accelerator", str(row.get("accelerator"))
     for name, version in row["packages"].items():
         yield name, _minor(version)
     python = _minor(row["packages"]["python"])

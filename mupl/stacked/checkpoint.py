@@ -148,14 +148,14 @@ def begun(folder: Path, missing: Container[str], rerun: str) -> list[list[str]]:
             `mupl.identity.finished_jobs`.
 
     Raises:
-        ConfigError: if there is such a stack, and `rerun` says neither changed nor keep.
+        ConfigError: if there is such a stack, and `rerun` is missing.
     """
     stacks: list[list[str]] = []
     seen: set[str] = set()
     for saved in checkpoints(folder):
         if not any(job in missing and job not in seen for job in saved.ids):
             continue
-        changed = [] if rerun == "keep" else changes(saved.provenance)
+        changed = [] if rerun in ("keep", "failed") else changes(saved.provenance)
         if changed and rerun != "changed":
             raise ConfigError(
                 f"{saved.file}: this stack was begun with another version of {listed([changed])}: "

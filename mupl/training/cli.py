@@ -2,12 +2,14 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -75,9 +77,22 @@ def clear_errors() -> Iterator[None]:
     except Exception as error:
         full = disk_error(error)
         if full is not None:
-            sys.exit(f"error: {disk_message(full, 'the output folder')}")
+            sys.exit(f"error: {disk_message(full, _output_folder(error))}")
         cause = bad_input(error)
         if not isinstance(cause, ConfigError | HydraException | OmegaConfBaseException):
             raise
         one_line = " ".join(str(cause).split())
         sys.exit(f"error: {one_line}")
+
+
+def _output_folder(error: BaseException) -> str:
+    """Name the folder or file that was written to, which an error of a full disk leaves open."""
+    if HydraConfig.initialized():
+        return str(HydraConfig.get().runtime.output_dir)
+    folder: object = "the output folder"
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        # the folder in which Hydra saves the config of a job, or the path that pathlib writes
+        for name in ("output_dir", "self"):
+            value = frame.f_locals.get(name)
+            folder = value if isinstance(value, str | Path) else folder
+    return str(folder)

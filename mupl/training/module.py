@@ -1,14 +1,25 @@
 """The one LightningModule: any model, in any parametrization, under any optimizer."""
 
 import math
+from typing import Any
 
+import lightning
 import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+import mupl
 from mupl.errors import ConfigError
+from mupl.training.resume import (
+    RESUME,
+    check_same,
+    check_same_steps,
+    record,
+    use_groups_of,
+    use_rates_of,
+)
 from mupl.training.setup import Setup
 
 Batch = tuple[Tensor, Tensor]
@@ -17,10 +28,15 @@ Batch = tuple[Tensor, Tensor]
 class TrainingModule(LightningModule):
     """Lets Lightning's trainer train a `mupl.Setup` on batches `(x, target)`.
 
-    Logs train_loss, val_loss and, for class indices, val_accuracy.
+    Logs train_loss, val_loss and, for class indices, val_accuracy. Its checkpoints hold what each
+    tensor got, the hyperparameters, the schedule and the versions of packages.
 
     Args:
         setup: the model, its loss, its optimizer and its schedule.
+        resume: what a checkpoint may be loaded into. "strict": the setup that saved it. "changed":
+            also one with other learning rates, eps, weight decay, options, schedule or steps; it
+            goes on with these. Multipliers and the optimizer's class must always be those of the
+            checkpoint, as its weights and states mean nothing else.
 
     Example:
         >>> import lightning, torch, mupl
@@ -30,8 +46,10 @@ class TrainingModule(LightningModule):
         torch.Size([2, 8])
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, resume: str = "strict") -> None:
         super().__init__()
+        if resume not in RESUME:
+            raise ConfigError(f"TrainingModule: resume={resume}: must be strict or changed")
         if not isinstance(setup, Setup):
             raise ConfigError(
                 f"TrainingModule: takes a Setup, not a {type(setup).__name__}; say "
@@ -39,6 +57,8 @@ class TrainingModule(LightningModule):
             )
         self.training_setup = setup  # LightningModule.setup is one of Lightning's hooks
         self.model = setup.model
+        self.resume = resume
+        self._loaded: dict[str, Any] | None = None  # what the checkpoint says that was loaded
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
@@ -80,3 +100,31 @@ class TrainingModule(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["mupl"] = {
+            "setup": record(self.training_setup),
+            "max_steps": int(self.trainer.estimated_stepping_batches),
+            "versions": {
+                "mupl": mupl.__version__,
+                "torch": str(torch.__version__),
+                "lightning": lightning.__version__,
+            },
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._loaded = checkpoint.get("mupl", {})
+        check_same(self._loaded.get("setup"), self.training_setup, self.resume)
+        if self.resume == "changed":
+            use_groups_of(self.training_setup, checkpoint)
+
+    def on_train_start(self) -> None:
+        if self._loaded is None:
+            return
+        if self.resume == "strict":
+            steps = int(self.trainer.estimated_stepping_batches)
+            check_same_steps(self._loaded.get("max_steps"), steps, self.training_setup)
+        else:
+            scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
+            use_rates_of(self.training_setup, self.trainer.optimizers[0], scheduler)
+        self._loaded = None
