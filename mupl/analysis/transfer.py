@@ -1,4 +1,4 @@
-"""Hyperparameter transfer, from a sweep's table of results to numbers.
+"""Hyperparameter transfer, from a sweep's table of results to optima and their drift.
 
 All functions take a table of results: one row a run, with the columns width, lr, seed,
 parametrization, optimizer, status, losses, and whatever else was swept.
@@ -56,7 +56,7 @@ INF = float("inf")
 
 
 def curve_keys(results: pd.DataFrame, x: str = "lr") -> list[str]:
-    """The columns that tell curves of loss over x apart: all that is swept but seed and x.
+    """List the columns that tell curves of loss over x apart: all that is swept but seed and x.
 
     >>> curve_keys(pd.DataFrame({"lr": [0.1, 0.2], "depth": [2, 4], "context": [16, 16]}), x="lr")
     ['parametrization', 'optimizer', 'width', 'depth']
@@ -67,7 +67,7 @@ def curve_keys(results: pd.DataFrame, x: str = "lr") -> list[str]:
 
 
 def differing_columns(results: pd.DataFrame) -> list[str]:
-    """The columns, but outcomes, in which runs differ; a missing value counts as one."""
+    """List the columns, but outcomes, in which runs differ; a missing value counts as one."""
     columns = [str(column) for column in results if column not in OUTCOMES]
     return [column for column in columns if results[column].nunique(dropna=False) > 1]
 
@@ -87,7 +87,7 @@ def curves(
         results: one row a run.
         metric: the loss.
         x: the hyperparameter.
-        keys: the columns that tell curves apart; by default those of `curve_keys`.
+        keys: the columns that tell curves apart; by default `curve_keys`.
 
     >>> results = pd.DataFrame({"lr": [0.1, 0.1, 0.2], "seed": [0, 1, 0], "val_loss": [1, 2, 3.0]})
     >>> results = results.assign(width=64, parametrization="mup", optimizer="adamw")
@@ -116,7 +116,7 @@ def curves(
 
 
 def best(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.DataFrame:
-    """The best x and its mean loss for each curve.
+    """Find the best x of each curve, and its mean loss.
 
     Columns: `curve_keys`, x, the metric, seeds, and `at_edge`: whether x is the smallest or largest
     number tried. A curve on which every run diverged is left out.
@@ -140,7 +140,7 @@ def best(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.D
 
 
 def swept_hyperparameter(results: pd.DataFrame) -> str:
-    """The first of `HYPERPARAMETERS` that has two or more values; lr if there is none.
+    """Return the first of `HYPERPARAMETERS` that has two or more values; lr if there is none.
 
     >>> swept_hyperparameter(pd.DataFrame({"lr": [0.1, 0.1], "model.init_std": [1, 2]}))
     'model.init_std'
@@ -152,15 +152,15 @@ def swept_hyperparameter(results: pd.DataFrame) -> str:
 
 
 def swept_size(results: pd.DataFrame) -> str | None:
-    """The first of `SIZES` that has two or more values, all numbers; None if there is none.
+    """Return the first of `SIZES` that has two or more values, all numeric; None if none has.
 
     >>> swept_size(pd.DataFrame({"width": [64, 64], "depth": [2, 4]}))
     'depth'
     """
     for size in SIZES:
         if _is_swept(results, size):
-            numbers = pd.to_numeric(results[size], errors="coerce")
-            if numbers.notna().all():
+            values = pd.to_numeric(results[size], errors="coerce")
+            if values.notna().all():
                 return size
     return None
 
@@ -173,9 +173,9 @@ def _is_swept(results: pd.DataFrame, key: str) -> bool:
 class Optimum:
     """The optimum of one curve of losses over a hyperparameter x.
 
-    It is that of the parabola in log2(x) through the best point and its two neighbours. Where the
-    best point has no two finite neighbours, or x is no number but a choice, it is that point
-    itself.
+    A parabola in log2(x) through the best point and its two neighbours has its minimum there. Where
+    the best point has no two finite neighbours, or x is no number but a choice, the best point
+    itself is the optimum.
 
     Args:
         x: the optimal value.
@@ -224,10 +224,10 @@ class Optimum:
         return cls(float(2 ** (centre + lowest)), loss_there, curvature, at_edge)
 
     def regret(self, at: float | str, x: pd.Series, loss: pd.Series) -> float:
-        """The loss at the value `at` over that of the optimum.
+        """Subtract the loss of the optimum from the loss at the value `at`.
 
-        Up to one grid step from the optimum the loss is that of the parabola. Farther off, and
-        where there is no parabola, it is interpolated from one grid point to the next. NaN at a
+        Up to one grid step from the optimum the parabola gives the loss. Farther off, and where
+        there is no parabola, it is interpolated from one grid point to the next. NaN at a
         choice that was not tried.
 
         Args:
@@ -254,7 +254,7 @@ class Optimum:
 def optima(
     results: pd.DataFrame, metric: str = "val_loss", size: str = "width", x: str = "lr"
 ) -> pd.DataFrame:
-    """The optimal x of each curve, and what using that of the smallest size costs there.
+    """Find the optimal x of each curve, and what the smallest size's optimal x costs there.
 
     Columns: `curve_keys`, x (of the mean over seeds; see `Optimum`), loss, curvature, at_edge, and
     regret (loss at the smallest size's optimal x over that at its own). Where x is a number also
@@ -308,7 +308,7 @@ def transfer(
     x: str = "lr",
     found: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """How well the hyperparameter x transfers along `size`: one row a series of two or more sizes.
+    """Say how well x transfers along `size`: one row a series of two or more sizes.
 
     Columns: the keys of the series (`curve_keys` without the size), and those that the head of
     this module lists.
@@ -342,7 +342,7 @@ def transfer(
 
 
 def _losses_along(series: pd.DataFrame, size: str) -> dict[str, Any]:
-    """The columns of `transfer` that follow from the losses of one series of optima."""
+    """Compute the columns of `transfer` that follow from the losses of one series of optima."""
     sizes = series[size].to_numpy(float)
     losses = series["loss"].to_numpy(float)
     at_edge = sizes[series["at_edge"].to_numpy(bool)]
@@ -354,7 +354,7 @@ def _losses_along(series: pd.DataFrame, size: str) -> dict[str, Any]:
 
 
 def _with_penalty(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """The table with asymptotic_penalty: asymptotic_loss over the least of the parametrizations."""
+    """Add asymptotic_penalty: asymptotic_loss over the least one of the parametrizations."""
     if table.empty:
         return table
     alike = _without("parametrization", keys)
@@ -389,7 +389,7 @@ def _scaling_law(series: pd.DataFrame, size: str, x: str) -> dict[str, Any]:
 
 
 def asymptote(size: np.ndarray, loss: np.ndarray) -> float:
-    """L of the least-squares fit of L + c size^-p, p between 1/8 and 4; NaN below four sizes.
+    """Fit L + c size^-p, p between 1/8 and 4, by least squares for L; NaN below four sizes.
 
     >>> size = np.array([64.0, 128.0, 256.0, 512.0])
     >>> round(asymptote(size, 1.5 + 3 / size), 6)
@@ -415,7 +415,7 @@ def asymptote(size: np.ndarray, loss: np.ndarray) -> float:
 def transfer_json(
     optima: pd.DataFrame, transfer: pd.DataFrame, metric: str, size: str, x: str = "lr"
 ) -> dict[str, Any]:
-    """The tables of `optima` and `transfer` as plain data (NaN and infinity as null)."""
+    """Turn the tables of `optima` and `transfer` into plain data (NaN and infinity as null)."""
     return {
         "metric": metric,
         "size": size,
