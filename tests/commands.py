@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mupl.report.common import conclude
-from mupl.sweep.results import collect
+from mupl.report.common import conclude, read_results
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["max_steps=20", "base_width=8", "trainer=cpu"]
@@ -73,4 +72,4 @@ def row_of(job: str, **outcome: object) -> dict[str, object]:
 
 def table_only(sweep_dir: Path, metric: str) -> int:
     """End a sweep with its tables only: figures take longer than a small sweep."""
-    return conclude(collect(sweep_dir), sweep_dir)
+    return conclude(read_results(sweep_dir), sweep_dir)

@@ -14,7 +14,7 @@ from mupl.identity import write_result
 from mupl.models import GPT
 from mupl.optim.scaling import scale
 from mupl.parametrization.scales import Scale
-from mupl.report.coordinates import ablation
+from mupl.report.ablation import ablation
 from mupl.roles import describe
 from mupl.training.cli import register_parametrizations
 from tests.commands import ROOT, train

@@ -20,7 +20,7 @@ from mupl.errors import ConfigError
 from mupl.models import MLP
 from mupl.optim.orthogonal import Orthogonal
 from mupl.parametrization.rules import get_parametrization
-from mupl.report import coordinates as report
+from mupl.report import coordinate_check as report
 from mupl.training.coord_check import coord_check
 
 # for CIFAR-10, whose inputs are 48 times as many as those of digits
@@ -361,12 +361,36 @@ def test_the_report_of_one_seed_says_so_and_prints_no_empty_columns(
     rows = pd.DataFrame(table).assign(kind="update", name="hidden", statistic="l1")
     rows = rows.assign(high=0.0, zero=False, parametrization="mup")
     results = pd.DataFrame({"status": ["completed"]})
-    monkeypatch.setattr(report, "collect", lambda folder: results)
+    monkeypatch.setattr(report, "read_results", lambda folder: results)
     monkeypatch.setattr(report, "gather", lambda *arguments: rows)
-    monkeypatch.setattr(report, "_draw_series", lambda check, folder: None)
+    monkeypatch.setattr(report, "_plot_series", lambda check, folder: 0)
     assert report.coordinate_check(tmp_path) == 1
     shown = capsys.readouterr().out
     assert ("one seed: slopes are uncertain; use five (seed=0,1,2,3,4)" in shown) is (seeds == 1)
     assert ("ci_low" in shown) is (seeds == 2)
     assert "slope" in shown
     assert "nan" not in shown
+
+
+def test_the_report_says_how_many_pass_in_each_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A series that lacks a key is one too, and a figure that fails changes no verdict."""
+    table = [
+        {"width": width, "seed": seed, "parametrization": name, "depth": depth, "value": value}
+        for width in (64, 128)
+        for seed in (0, 1)
+        for name, depth, value in (("mup", 2, 1.0), ("sp", None, float(width)))
+    ]
+    rows = pd.DataFrame(table).assign(t=1, kind="update", name="hidden", statistic="l1")
+    rows = rows.assign(low=0.0, high=0.0, zero=False)
+    results = pd.DataFrame({"status": ["completed"]})
+    monkeypatch.setattr(report, "read_results", lambda folder: results)
+    monkeypatch.setattr(report, "gather", lambda *arguments: rows)
+    monkeypatch.setattr(report.figures, "plot_coordinates", None)
+    assert report.coordinate_check(tmp_path) == 1
+    shown = capsys.readouterr().out
+    assert "mup, depth=2.0: 1 of 1 tensors, kinds and steps pass\n" in shown
+    assert "sp, depth=nan: 0 of 1 tensors, kinds and steps pass\n" in shown
+    assert f"1 of 2 tensors, kinds and steps pass; {tmp_path / 'verdict.json'}\n" in shown
+    assert shown.count("(the tables are complete): TypeError") == 2

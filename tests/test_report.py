@@ -1,6 +1,9 @@
 """What a multirun says while it runs and when it ends."""
 
+import inspect
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,8 +15,10 @@ from mupl.analysis.transfer import best, curve_keys
 from mupl.errors import ConfigError
 from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.identity import write_result
+from mupl.report.common import conclude
 from mupl.sweep.callback import SweepReport
 from mupl.sweep.reports import REPORTS, get_report
+from mupl.sweep.results import collect
 from tests.commands import SMALL, row_of, train_here
 
 KEY = "hydra.callbacks.sweep_report.report"
@@ -82,7 +87,7 @@ def test_an_interrupt_of_a_report_is_one_of_the_sweep(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("coordinates", "must be one of hyperparameter_transfer, coordinate_check, "),
+        ("coordinates", "must be one of ablation, coordinate_check, hyperparameter_transfer, "),
         ("nowhere.report", "No module named 'nowhere'"),
         ("tests.test_report.missing", "has no attribute 'missing'"),
     ],
@@ -106,9 +111,20 @@ def test_a_wrong_report_ends_the_command(tmp_path: Path, capfd: pytest.CaptureFi
     assert not list(tmp_path.glob("*/result.json"))
 
 
-def test_every_report_is_there() -> None:
+def test_every_module_of_reports_has_the_report_of_its_name() -> None:
+    assert "hyperparameter_transfer" in REPORTS
+    assert "common" not in REPORTS
     for name in REPORTS:
-        assert get_report(name).__name__ == name
+        assert list(inspect.signature(get_report(name)).parameters) == ["sweep_dir", "metric"]
+
+
+def test_the_names_of_reports_are_known_without_importing_one() -> None:
+    code = (
+        "import sys; from mupl.sweep.reports import REPORTS;"
+        "print(sorted({'seaborn', 'matplotlib', 'pandas', 'mupl.report'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(
@@ -139,6 +155,42 @@ def test_the_time_left_is_that_of_jobs_that_run_one_by_one(
     assert [line.partition(" (")[2] for line in lines if "(" in line] == [
         f"{seconds} s left)" for seconds in left
     ]
+
+
+def write_job(folder: Path, job: str) -> None:
+    setting = {"width": 8, "lr": 0.1, "seed": 0, "parametrization": "mup", "optimizer": "adamw"}
+    write_result(folder, row_of(job, **setting))
+
+
+def test_copies_and_jobs_of_another_sweep_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, job in [("a1", "a1"), ("b2", "b2"), ("a1.bak", "a1"), ("old", "c3")]:
+        write_job(tmp_path / folder, job)
+    assert collect(tmp_path)["folder"].tolist() == ["a1", "b2"]
+    line = "left out, as copies or jobs of another sweep: a1.bak (of job a1), old (of job c3)\n"
+    assert capsys.readouterr().out == line
+
+
+def test_where_folders_have_other_names_each_job_counts_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, job in [("0", "a1"), ("1", "b2"), ("1.bak", "b2")]:
+        write_job(tmp_path / folder, job)
+    assert collect(tmp_path)["folder"].tolist() == ["0", "1"]
+    line = "left out, as copies or jobs of another sweep: 1.bak (of job b2)\n"
+    assert capsys.readouterr().out == line
+
+
+def test_hundreds_of_failed_jobs_are_not_hundreds_of_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.DataFrame({"folder": range(300), "status": "failed", "error": "no memory"})
+    assert conclude(table, tmp_path) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 42
+    assert lines[1] == "failed: job 0: no memory"
+    assert lines[-1] == f"and 260 more: {tmp_path / 'results.csv'}"
 
 
 def results() -> pd.DataFrame:

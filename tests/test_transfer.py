@@ -16,16 +16,18 @@ from mupl.analysis.transfer import (
     Optimum,
     asymptote,
     best,
+    curves,
     optima,
     swept_hyperparameter,
     swept_size,
     transfer,
     transfer_json,
 )
-from mupl.figures.transfer import plot_hyperparameter_transfer
+from mupl.figures.transfer import plot_hyperparameter_transfer, plot_transfer_pages
 from mupl.identity import write_result
-from mupl.report.transfer import hyperparameter_transfer
+from mupl.report.hyperparameter_transfer import hyperparameter_transfer
 
+TABLES = ("results.csv", "best.csv", "transfer.json")
 WIDTHS = (64, 128, 256, 512, 1024)
 
 
@@ -208,11 +210,48 @@ def test_what_never_trained_is_left_out() -> None:
     assert transfer(table.assign(status="diverged", val_loss=math.nan)).empty
 
 
+def test_the_table_of_runs_is_gone_over_as_often_for_many_curves_as_for_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+
+    def counted(*arguments: Any) -> pd.DataFrame:
+        calls.append(arguments)
+        return curves(*arguments)
+
+    monkeypatch.setattr("mupl.analysis.transfer.curves", counted)
+    for depths in (2, 20):
+        parts = [sweep(widths=[64, 128]).assign(depth=depth) for depth in range(depths)]
+        assert len(transfer(pd.concat(parts))) == depths
+    assert len(calls) == 2 * 3
+
+
+def test_a_seed_that_failed_at_one_size_has_no_drift() -> None:
+    """The interval is over the seeds that have an optimum at every size."""
+    table = sweep(drift=-0.5)
+    failed = (table["width"] == 256) & (table["seed"] == 2)
+    table.loc[failed, ["status", "val_loss"]] = ["failed", math.nan]
+    (row,) = transfer(table).to_dict("records")
+    assert (row["drift_low"], row["drift_high"]) == pytest.approx((-0.5, -0.5))
+    table.loc[table["seed"] > 0, ["status", "val_loss"]] = ["failed", math.nan]
+    assert math.isnan(transfer(table).loc[0, "drift_low"])
+
+
+def test_series_that_lack_a_key_have_an_interval_too() -> None:
+    parts = [sweep(drift=-0.5).assign(depth=None), sweep(drift=1.0).assign(depth=4.0)]
+    table = transfer(pd.concat(parts, ignore_index=True).astype({"depth": float}))
+    assert table["drift_low"].tolist() == pytest.approx([1.0, -0.5], abs=1e-9)
+
+
+def write_jobs(folder: Path, results: pd.DataFrame) -> None:
+    for job, row in enumerate(results.to_dict("records")):
+        named = {str(key): value for key, value in row.items()}
+        write_result(folder / str(job), named | {"job": str(job)})
+
+
 def test_a_sweep_ends_with_the_table_and_its_json(tmp_path: Path, capsys: Any) -> None:
     rows = sweep(drift=-2.0).to_dict("records")
-    for job, row in enumerate(rows):
-        named = {str(key): value for key, value in row.items()}
-        write_result(tmp_path / str(job), named | {"job": str(job)})
+    write_jobs(tmp_path, pd.DataFrame(rows))
     assert hyperparameter_transfer(tmp_path) == 0
     printed = capsys.readouterr().out
     assert "transfer of the learning rate along width" in printed
@@ -223,3 +262,86 @@ def test_a_sweep_ends_with_the_table_and_its_json(tmp_path: Path, capsys: Any) -
     )
     assert (len(saved["optima"]), len(saved["transfer"])) == (5, 1)
     assert saved["optima"][4]["curvature"] is None
+
+
+def report_on(table: pd.DataFrame, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    write_jobs(folder, table)
+    assert hyperparameter_transfer(folder) == 0
+    return capsys.readouterr().out
+
+
+def test_a_small_grid_has_a_report_without_noise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two widths, two learning rates and one seed: hardly anything is known."""
+    printed = report_on(sweep(widths=[64, 128], grid=[-9, -8], seeds=[0.0]), tmp_path, capsys)
+    assert "nan" not in printed
+    assert "e-1" not in printed
+    assert "too few seeds for an interval" in printed
+    assert "fewer than two optima between finite losses: no robustness" in printed
+    assert "fewer than four sizes: no asymptotic loss" in printed
+    saved = json.loads((tmp_path / "transfer.json").read_text())
+    assert saved["transfer"][0]["drift_low"] is None
+
+
+def test_one_learning_rate_has_no_edge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = report_on(sweep(grid=[-8]), tmp_path, capsys)
+    assert "val_loss (one learning rate: no optimum to speak of)" in printed
+    assert "at_edge" not in printed
+
+
+def test_a_long_table_is_cut_and_a_large_figure_has_pages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lr_transfer_7.png").write_text("of an earlier report")
+    one = sweep(widths=[64], grid=[-9, -8], seeds=[0.0])
+    parts = [one.assign(weight_decay=k / 100) for k in range(49)]
+    printed = report_on(pd.concat(parts), tmp_path, capsys)
+    assert f"first 40 of 49 rows; all in {tmp_path / 'best.csv'}" in printed
+    assert len(printed.splitlines()) < 60
+    assert len(pd.read_csv(tmp_path / "best.csv")) == 49
+    assert f"3 pages: {tmp_path / 'lr_transfer_1.png'} to lr_transfer_3.png" in printed
+    pages = sorted(file.name for file in tmp_path.glob("*.png"))
+    assert pages == ["lr_transfer_1.png", "lr_transfer_2.png", "lr_transfer_3.png"]
+
+
+def test_pages_have_the_panels_in_order_and_the_same_axes() -> None:
+    parts = [sweep(widths=[64, 128], seeds=[0.0]).assign(depth=d) for d in range(1, 6)]
+    pages = list(plot_transfer_pages(pd.concat(parts), panels_per_page=2))
+    titles = [[axes.get_title() for axes in page.axes] for page in pages]
+    assert titles == [["depth=1", "depth=2"], ["depth=3", "depth=4"], ["depth=5"]]
+    limits = {axes.get_ylim() for page in pages for axes in page.axes}
+    assert len(limits) == 1
+    assert pages[0].axes[0].get_xscale() == pages[0].axes[1].get_xscale() == "log"
+    plt.close("all")
+
+
+def test_of_many_sizes_some_are_named() -> None:
+    figure = plot_hyperparameter_transfer(sweep(widths=range(1, 42), grid=[-9, -8], seeds=[0.0]))
+    (legend,) = figure.legends
+    assert legend.get_title().get_text() == "width (14 of 41)"
+    assert len(legend.get_texts()) == 14
+    assert len(figure.axes[0].get_lines()) == 41
+    plt.close(figure)
+
+
+def test_a_figure_that_fails_loses_no_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = sweep()
+    write_jobs(tmp_path, table)
+    assert hyperparameter_transfer(tmp_path) == 0
+    complete = capsys.readouterr().out
+    tables = {name: (tmp_path / name).read_text() for name in TABLES}
+
+    def fails(*arguments: Any) -> None:
+        raise RuntimeError("no\nroom")
+
+    for name in TABLES:
+        (tmp_path / name).unlink()
+    monkeypatch.setattr("mupl.figures.transfer.plot_transfer_pages", fails)
+    assert hyperparameter_transfer(tmp_path) == 1
+    line = "no lr_transfer.png (the tables are complete): RuntimeError: no room\n"
+    assert capsys.readouterr().out == complete + line
+    assert {name: (tmp_path / name).read_text() for name in TABLES} == tables
+    assert not (tmp_path / "lr_transfer.png").exists()  # of the report before

@@ -1,4 +1,4 @@
-"""Tables in, numbers out: `coordinates`, `transfer`, `norms`, `unit_scale`.
+"""Tables in, tables of results out: `coordinates`, `transfer`, `norms`, `unit_scale`.
 
 Public: `mupl.verdict`, and of `mupl.analysis.transfer` `best`, `optima` and `transfer`.
 """

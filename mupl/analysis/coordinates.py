@@ -73,11 +73,11 @@ def verdict(
             (the value must be 0 at every width). Rows without a prediction are left out.
         tolerance: allowed distance of the mean slope from [low, high].
         statistic: the one that is judged.
-        along: the column that slopes are taken against, "width" or "depth"; by default that of
-            `swept_axis`.
+        along: the column that slopes are taken against, "width" or "depth"; by default
+            `swept_axis` tells.
 
     Returns:
-        One row a tensor, kind and step. Columns: those of `check_keys`, kind, name, t, slope (the
+        One row a tensor, kind and step. Columns: `check_keys`, kind, name, t, slope (the
         mean over seeds of the least-squares slope of log2(value) against log2(`along`); NaN for a
         value that is 0 everywhere), ci_low and ci_high (its 95 % t-interval over seeds; NaN for one
         seed), low, high, zero, passed.
@@ -103,7 +103,7 @@ def verdict(
         raise ConfigError(f"{along}: a coordinate check needs at least two, {remedy}")
     keys = [*check_keys(rows, along), "kind", "name", "t"]
     results = []
-    for key, group in judged.groupby(keys, sort=False):
+    for key, group in judged.groupby(keys, sort=False, dropna=False):
         result = dict(zip(keys, key, strict=True))
         result |= _judge(group, tolerance, along)
         results.append(result)

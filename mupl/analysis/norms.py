@@ -34,7 +34,7 @@ def update_norms(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def correlations(table: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Correlate the logarithm of each norm with that of the activation change, over layers.
+    """Correlate log(norm) with log(activation change) over layers, for each norm.
 
     Args:
         table: what `update_norms` returned.
@@ -51,8 +51,8 @@ def correlations(table: pd.DataFrame, by: str) -> pd.DataFrame:
          adam        1.0      -1.0         1.0
           all        1.0      -1.0         1.0
     """
-    numbers = table[[*NORMS, "activation_change"]]
-    logs = numbers.apply(np.log)
+    measured = table[[*NORMS, "activation_change"]]
+    logs = measured.apply(np.log)
     groups = {}
     for key, group in logs.groupby(table[by], sort=False):
         groups[str(key)] = group

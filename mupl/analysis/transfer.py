@@ -1,4 +1,4 @@
-"""Hyperparameter transfer, from a sweep's table of results to numbers.
+"""Hyperparameter transfer, from a sweep's table of results to optima and their drift.
 
 All functions take a table of results: one row a run, with the columns width, lr, seed,
 parametrization, optimizer, status, losses, and whatever else was swept.
@@ -22,7 +22,7 @@ and the metrics that Kalra & Barkeshli (2026) ask for, as defined here:
 Where x is no number but a choice there is no drift, fit_error or robustness.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,7 @@ INF = float("inf")
 
 
 def curve_keys(results: pd.DataFrame, x: str = "lr") -> list[str]:
-    """The columns that tell curves of loss over x apart: all that is swept but seed and x.
+    """List the columns that tell curves of loss over x apart: all that is swept but seed and x.
 
     >>> curve_keys(pd.DataFrame({"lr": [0.1, 0.2], "depth": [2, 4], "context": [16, 16]}), x="lr")
     ['parametrization', 'optimizer', 'width', 'depth']
@@ -67,17 +67,27 @@ def curve_keys(results: pd.DataFrame, x: str = "lr") -> list[str]:
 
 
 def differing_columns(results: pd.DataFrame) -> list[str]:
-    """The columns, but outcomes, in which runs differ; a missing value counts as one."""
+    """List the columns, but outcomes, in which runs differ; a missing value counts as one."""
     columns = [str(column) for column in results if column not in OUTCOMES]
     return [column for column in columns if results[column].nunique(dropna=False) > 1]
 
 
-def curves(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.DataFrame:
-    """Mean, min and max over seeds of the metric at each x of each curve.
+def curves(
+    results: pd.DataFrame,
+    metric: str = "val_loss",
+    x: str = "lr",
+    keys: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Compute mean, min and max over seeds of the metric at each x of each curve.
 
     An x at which a seed diverged or failed to give a finite loss has an infinite mean: it is no
-    candidate for the best one. Failed runs are left out. Columns: `curve_keys`, x, mean, min, max,
-    seeds.
+    candidate for the best one. Failed runs are left out. Columns: `keys`, x, mean, min, max, seeds.
+
+    Args:
+        results: one row a run.
+        metric: the loss.
+        x: the hyperparameter.
+        keys: the columns that tell curves apart; by default `curve_keys`.
 
     >>> results = pd.DataFrame({"lr": [0.1, 0.1, 0.2], "seed": [0, 1, 0], "val_loss": [1, 2, 3.0]})
     >>> results = results.assign(width=64, parametrization="mup", optimizer="adamw")
@@ -92,8 +102,9 @@ def curves(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd
     completed = runs["status"] == "completed"
     losses = runs[metric].where(completed, INF)
     losses = losses.fillna(INF)
-    keys = [*curve_keys(results, x), x]
-    columns = [runs[key] for key in keys]
+    if keys is None:
+        keys = curve_keys(results, x)
+    columns = [runs[key] for key in (*keys, x)]
     groups = losses.groupby(columns, dropna=False)
     table = groups.agg(
         mean="mean",
@@ -105,7 +116,7 @@ def curves(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd
 
 
 def best(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.DataFrame:
-    """The best x and its mean loss for each curve.
+    """Find the best x of each curve, and its mean loss.
 
     Columns: `curve_keys`, x, the metric, seeds, and `at_edge`: whether x is the smallest or largest
     number tried. A curve on which every run diverged is left out.
@@ -129,7 +140,7 @@ def best(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.D
 
 
 def swept_hyperparameter(results: pd.DataFrame) -> str:
-    """The first of `HYPERPARAMETERS` that has two or more values; lr if there is none.
+    """Return the first of `HYPERPARAMETERS` that has two or more values; lr if there is none.
 
     >>> swept_hyperparameter(pd.DataFrame({"lr": [0.1, 0.1], "model.init_std": [1, 2]}))
     'model.init_std'
@@ -141,15 +152,15 @@ def swept_hyperparameter(results: pd.DataFrame) -> str:
 
 
 def swept_size(results: pd.DataFrame) -> str | None:
-    """The first of `SIZES` that has two or more values, all numbers; None if there is none.
+    """Return the first of `SIZES` that has two or more values, all numeric; None if none has.
 
     >>> swept_size(pd.DataFrame({"width": [64, 64], "depth": [2, 4]}))
     'depth'
     """
     for size in SIZES:
         if _is_swept(results, size):
-            numbers = pd.to_numeric(results[size], errors="coerce")
-            if numbers.notna().all():
+            values = pd.to_numeric(results[size], errors="coerce")
+            if values.notna().all():
                 return size
     return None
 
@@ -162,9 +173,9 @@ def _is_swept(results: pd.DataFrame, key: str) -> bool:
 class Optimum:
     """The optimum of one curve of losses over a hyperparameter x.
 
-    It is that of the parabola in log2(x) through the best point and its two neighbours. Where the
-    best point has no two finite neighbours, or x is no number but a choice, it is that point
-    itself.
+    A parabola in log2(x) through the best point and its two neighbours has its minimum there. Where
+    the best point has no two finite neighbours, or x is no number but a choice, the best point
+    itself is the optimum.
 
     Args:
         x: the optimal value.
@@ -213,10 +224,10 @@ class Optimum:
         return cls(float(2 ** (centre + lowest)), loss_there, curvature, at_edge)
 
     def regret(self, at: float | str, x: pd.Series, loss: pd.Series) -> float:
-        """The loss at the value `at` over that of the optimum.
+        """Subtract the loss of the optimum from the loss at the value `at`.
 
-        Up to one grid step from the optimum the loss is that of the parabola. Farther off, and
-        where there is no parabola, it is interpolated from one grid point to the next. NaN at a
+        Up to one grid step from the optimum the parabola gives the loss. Farther off, and where
+        there is no parabola, it is interpolated from one grid point to the next. NaN at a
         choice that was not tried.
 
         Args:
@@ -243,7 +254,7 @@ class Optimum:
 def optima(
     results: pd.DataFrame, metric: str = "val_loss", size: str = "width", x: str = "lr"
 ) -> pd.DataFrame:
-    """The optimal x of each curve, and what using that of the smallest size costs there.
+    """Find the optimal x of each curve, and what the smallest size's optimal x costs there.
 
     Columns: `curve_keys`, x (of the mean over seeds; see `Optimum`), loss, curvature, at_edge, and
     regret (loss at the smallest size's optimal x over that at its own). Where x is a number also
@@ -274,15 +285,16 @@ def optima(
             smallest = smallest or optimum
             row = curve[keys].iloc[0].to_dict()
             row[x] = optimum.x
-            if is_numeric_dtype(values):
-                runs = results.merge(curve[keys].head(1))
-                row |= _interval_of_seeds(runs, metric, x)
             row["loss"] = optimum.loss
             row["curvature"] = optimum.curvature
             row["at_edge"] = optimum.at_edge
             row["regret"] = optimum.regret(smallest.x, values, losses)
             rows.append(row)
-    return pd.DataFrame(rows)
+    found = pd.DataFrame(rows)
+    if found.empty or not is_numeric_dtype(table[x]):
+        return found
+    of_seeds = _optima_of_seeds(results, metric, x)
+    return _with_intervals(found, of_seeds, keys, x)
 
 
 def _without(key: str, keys: list[str]) -> list[str]:
@@ -296,7 +308,7 @@ def transfer(
     x: str = "lr",
     found: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """How well the hyperparameter x transfers along `size`: one row a series of two or more sizes.
+    """Say how well x transfers along `size`: one row a series of two or more sizes.
 
     Columns: the keys of the series (`curve_keys` without the size), and those that the head of
     this module lists.
@@ -312,22 +324,25 @@ def transfer(
     if found.empty:
         return found
     keys = _without(size, curve_keys(results, x))
+    ordered = is_numeric_dtype(found[x])
     rows = []
     for key, series in found.groupby(keys, sort=False, dropna=False):
         if len(series) < 2:
             continue
         row = dict(zip(keys, key, strict=True))
-        if is_numeric_dtype(found[x]):
-            runs = results.merge(series[keys].head(1))
-            drifts = _drifts(runs, metric, size, x)
-            row |= _scaling_law(series, size, x, drifts)
+        if ordered:
+            row |= _scaling_law(series, size, x)
         row |= _losses_along(series, size)
         rows.append(row)
-    return _with_penalty(pd.DataFrame(rows), keys)
+    table = _with_penalty(pd.DataFrame(rows), keys)
+    if table.empty or not ordered:
+        return table
+    of_seeds = _optima_of_seeds(results, metric, x)
+    return _with_drifts(table, of_seeds, keys, size, x)
 
 
 def _losses_along(series: pd.DataFrame, size: str) -> dict[str, Any]:
-    """The columns of `transfer` that follow from the losses of one series of optima."""
+    """Compute the columns of `transfer` that follow from the losses of one series of optima."""
     sizes = series[size].to_numpy(float)
     losses = series["loss"].to_numpy(float)
     at_edge = sizes[series["at_edge"].to_numpy(bool)]
@@ -339,7 +354,7 @@ def _losses_along(series: pd.DataFrame, size: str) -> dict[str, Any]:
 
 
 def _with_penalty(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """The table with asymptotic_penalty: asymptotic_loss over the least of the parametrizations."""
+    """Add asymptotic_penalty: asymptotic_loss over the least one of the parametrizations."""
     if table.empty:
         return table
     alike = _without("parametrization", keys)
@@ -349,19 +364,17 @@ def _with_penalty(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     return table.assign(asymptotic_penalty=losses - least)
 
 
-def _scaling_law(series: pd.DataFrame, size: str, x: str, drifts: np.ndarray) -> dict[str, Any]:
-    """The columns of `transfer` that follow from the scaling law of one series.
+def _scaling_law(series: pd.DataFrame, size: str, x: str) -> dict[str, Any]:
+    """Compute the columns of `transfer` that follow from the scaling law of one series.
 
     Args:
         series: rows of `optima`, one a size.
         size, x: their columns.
-        drifts: of each seed.
     """
     log_size = np.log2(series[size].to_numpy(float))
     log_x = np.log2(series[x].to_numpy(float))
     line = np.polyfit(log_size, log_x, 1)
     errors = np.polyval(line, log_size) - log_x
-    drift_low, drift_high = interval(drifts)
     curvature = series["curvature"].to_numpy(float)
     curved = curvature > 0
     robustness = NAN
@@ -370,15 +383,13 @@ def _scaling_law(series: pd.DataFrame, size: str, x: str, drifts: np.ndarray) ->
         robustness, _ = np.polyfit(log_size[curved], log_curvature, 1)
     return {
         "drift": line[0],
-        "drift_low": drift_low,
-        "drift_high": drift_high,
         "fit_error": float(np.sqrt(np.mean(errors**2))),
         "robustness": robustness,
     }
 
 
 def asymptote(size: np.ndarray, loss: np.ndarray) -> float:
-    """L of the least-squares fit of L + c size^-p, p between 1/8 and 4; NaN below four sizes.
+    """Fit L + c size^-p, p between 1/8 and 4, by least squares for L; NaN below four sizes.
 
     >>> size = np.array([64.0, 128.0, 256.0, 512.0])
     >>> round(asymptote(size, 1.5 + 3 / size), 6)
@@ -404,7 +415,7 @@ def asymptote(size: np.ndarray, loss: np.ndarray) -> float:
 def transfer_json(
     optima: pd.DataFrame, transfer: pd.DataFrame, metric: str, size: str, x: str = "lr"
 ) -> dict[str, Any]:
-    """The tables of `optima` and `transfer` as plain data (NaN and infinity as null)."""
+    """Turn the tables of `optima` and `transfer` into plain data (NaN and infinity as null)."""
     return {
         "metric": metric,
         "size": size,
@@ -414,32 +425,59 @@ def transfer_json(
     }
 
 
-def _optima_of_seeds(results: pd.DataFrame, metric: str, x: str) -> Iterator[tuple[Any, Optimum]]:
-    """Each seed of one curve with its optimum; a seed without a finite loss is left out."""
-    for seed, runs in results.groupby("seed"):
-        curve = curves(runs, metric, x)
-        if np.isfinite(curve["mean"]).any():
-            yield seed, Optimum.of(curve[x], curve["mean"])
+def _optima_of_seeds(results: pd.DataFrame, metric: str, x: str) -> pd.DataFrame:
+    """Find the optimum of each curve by the runs of each seed alone.
+
+    Columns: `curve_keys`, seed (in increasing order), x. The optimum is NaN where a seed has no
+    finite loss.
+    """
+    keys = [*curve_keys(results, x), "seed"]
+    table = curves(results, metric, x, keys)
+    least = table.groupby(keys, dropna=False)["mean"].transform("min")
+    rows = []
+    for key, curve in table[np.isfinite(least)].groupby(keys, dropna=False):
+        optimum = Optimum.of(curve[x], curve["mean"])
+        rows.append((*key, optimum.x))
+    found = pd.DataFrame(rows, columns=[*keys, x])
+    tried = results[keys].drop_duplicates().sort_values("seed")
+    return tried.merge(found, how="left", on=keys)
 
 
-def _interval_of_seeds(results: pd.DataFrame, metric: str, x: str) -> dict[str, float]:
-    """The 95 % t-interval, in octaves, over the optima of each seed of one curve."""
-    found = [optimum.x for _, optimum in _optima_of_seeds(results, metric, x)]
-    low, high = interval(np.log2(np.array(found, float)))
-    return {f"{x}_low": 2**low, f"{x}_high": 2**high}
+def _with_intervals(
+    found: pd.DataFrame, of_seeds: pd.DataFrame, keys: list[str], x: str
+) -> pd.DataFrame:
+    """Add to `optima` the 95 % t-interval, in octaves, over the optima of each seed."""
+    rows = []
+    for key, curve in of_seeds.dropna(subset=x).groupby(keys, dropna=False):
+        low, high = interval(np.log2(curve[x].to_numpy(float)))
+        rows.append((*key, 2**low, 2**high))
+    bounds = [f"{x}_low", f"{x}_high"]
+    intervals = pd.DataFrame(rows, columns=[*keys, *bounds])
+    columns = [*keys, x, *bounds, "loss", "curvature", "at_edge", "regret"]
+    return found.merge(intervals, how="left", on=keys)[columns]
 
 
-def _drifts(results: pd.DataFrame, metric: str, size: str, x: str) -> np.ndarray:
-    """The drift by each seed's own optima, of the seeds that have one at every size."""
-    by_size = {}
-    for value, runs in results.groupby(size):
-        found = _optima_of_seeds(runs, metric, x)
-        optimal = {seed: optimum.x for seed, optimum in found}
-        by_size[value] = pd.Series(optimal, dtype=float)
-    table = pd.DataFrame(by_size).dropna()  # a row a seed, a column a size
-    log_sizes = np.log2(table.columns.to_numpy(float))
+def _with_drifts(
+    table: pd.DataFrame, of_seeds: pd.DataFrame, keys: list[str], size: str, x: str
+) -> pd.DataFrame:
+    """Add to `transfer` the 95 % t-interval over the drifts of each seed."""
+    rows = []
+    for key, series in of_seeds.groupby(keys, dropna=False):
+        low, high = interval(_drifts(series, size, x))
+        rows.append((*key, low, high))
+    bounds = ["drift_low", "drift_high"]
+    intervals = pd.DataFrame(rows, columns=[*keys, *bounds])
+    table = table.merge(intervals, how="left", on=keys)
+    others = [column for column in table if column not in (*keys, "drift", *bounds)]
+    return table[[*keys, "drift", *bounds, *others]]
+
+
+def _drifts(series: pd.DataFrame, size: str, x: str) -> np.ndarray:
+    """Compute the drift of each seed that has an optimum at every size."""
+    by_size = series.pivot(index="seed", columns=size, values=x).dropna()
+    log_sizes = np.log2(by_size.columns.to_numpy(float))
     drifts = []
-    for row in table.to_numpy(float):
-        drift, _ = np.polyfit(log_sizes, np.log2(row), 1)
+    for optima_of_seed in by_size.to_numpy(float):
+        drift, _ = np.polyfit(log_sizes, np.log2(optima_of_seed), 1)
         drifts.append(drift)
     return np.array(drifts)

@@ -24,12 +24,12 @@ def plot_coordinates(
     """Plot the size of the coordinates against width on log2 axes.
 
     There is a row of panels for each kind, a column for each step t, and a line for each layer.
-    Lines are medians over seeds, bands their range. Values that are 0 are not drawn.
+    Lines are medians over seeds, bands their range. Values that are 0 are not shown.
 
     Args:
         rows: of recorders, with columns width (or depth) and seed.
         title: of the figure.
-        statistic: the one that is drawn.
+        statistic: the one that is plotted.
         along: "width" or "depth".
 
     >>> rows = pd.DataFrame({"width": [64, 128], "value": [1.0, 0.5]})
@@ -41,7 +41,7 @@ def plot_coordinates(
     is_bias = rows["name"].str.endswith("bias")
     quantities = zip(rows["kind"], is_bias, strict=True)
     labels = pd.Series([PANELS.get(key) for key in quantities], rows.index)
-    table = _drawable(rows.assign(panel=labels), statistic)
+    table = _plottable(rows.assign(panel=labels), statistic)
     table["layer"] = table["name"].str.replace(r"\.(weight|bias)$", "", regex=True)
     layers = list(table["layer"].unique())
     grid = _plot_lines(
@@ -70,12 +70,12 @@ def plot_side_by_side(
     """Plot chosen quantities against width on log2 axes, one parametrization beside another.
 
     There is a row of panels for each quantity, a column for each parametrization, and a line for
-    each step t. Lines and bands are those of `plot_coordinates`.
+    each step t. Lines and bands are as in `plot_coordinates`.
 
     Args:
         rows: of recorders, with columns parametrization, width (or depth) and seed.
         panels: (kind, name) -> label, a row of panels each, from top to bottom.
-        statistic: the one that is drawn.
+        statistic: the one that is plotted.
         along: "width" or "depth".
 
     >>> rows = pd.DataFrame({"width": [64, 128], "value": [1.0, 0.5], "parametrization": "mup"})
@@ -87,7 +87,7 @@ def plot_side_by_side(
     quantities = zip(rows["kind"], rows["name"], strict=True)
     labels = pd.Series([panels.get(key) for key in quantities], rows.index)
     grid = _plot_lines(
-        _drawable(rows.assign(panel=labels), statistic),
+        _plottable(rows.assign(panel=labels), statistic),
         panels.values(),
         along,
         statistic,
@@ -102,8 +102,8 @@ def plot_side_by_side(
     return grid.figure
 
 
-def _drawable(rows: pd.DataFrame, statistic: str) -> pd.DataFrame:
-    """The rows that belong to a panel and have a value that logarithmic axes can show."""
+def _plottable(rows: pd.DataFrame, statistic: str) -> pd.DataFrame:
+    """Select the rows that belong to a panel and have a value that logarithmic axes can show."""
     shown = (rows["statistic"] == statistic) & (rows["value"] > 0)
     return rows[shown].dropna(subset="panel")
 

@@ -1,16 +1,25 @@
-"""The figure of hyperparameter transfer."""
+"""The figure of hyperparameter transfer, on one page or on several."""
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from pandas.api.types import is_numeric_dtype
 
 from mupl.analysis.transfer import HYPERPARAMETERS, SIZES, best, curve_keys, curves
 
+PANELS_PER_ROW = 4
+PANELS_PER_PAGE = 6 * PANELS_PER_ROW
+PANEL_SIZE = (4, 3.1)  # inches, without the labels at the left and the bottom
+TITLE_WIDTH = 44  # characters; longer titles would reach into the next panel
+LEGEND_ENTRIES = 20  # more sizes are a range of colours, of which some are named
+POINTS: dict[str, Any] = {"marker": "o", "markersize": 4}
 Colors = Mapping[str, tuple[float, float, float]]
 
 
@@ -20,7 +29,8 @@ def plot_hyperparameter_transfer(
     """Plot final loss against the hyperparameter x: a curve a size, a panel a parametrization.
 
     Other swept keys make panels too. Bands span the seeds; a star is the best x of its size. An x
-    at which a seed diverged is not drawn; losses far above those at the smallest x are cut off.
+    at which a seed diverged is left out; losses far above the losses at the smallest x are cut
+    off.
 
     Args:
         results: one row a run (see `mupl.analysis.transfer`).
@@ -38,63 +48,101 @@ def plot_hyperparameter_transfer(
     >>> [axes.get_title() for axes in figure.axes]
     ['mup']
     """
+    (figure,) = plot_transfer_pages(results, metric, size, x, panels_per_page=len(results))
+    return figure
+
+
+def plot_transfer_pages(
+    results: pd.DataFrame,
+    metric: str = "val_loss",
+    size: str = "width",
+    x: str = "lr",
+    panels_per_page: int = PANELS_PER_PAGE,
+) -> Iterator[Figure]:
+    """Yield the pages of `plot_hyperparameter_transfer`, whose axes have the same limits.
+
+    Raises:
+        ValueError: if no run completed.
+    """
     table = curves(results, metric, x)
     finite = table[table["mean"] < float("inf")]
     if finite.empty:
-        raise ValueError("no completed run to draw")
+        raise ValueError("no completed run to plot")
     keys = curve_keys(results, x)
     panel_keys = _panel_keys(results, keys, size)
-    panels = _labelled(results, panel_keys, size)["panel"].unique()
-    sizes = finite.sort_values(size)[size].astype(str).unique()
-    palette = sns.color_palette("viridis", len(sizes))
-    colors = dict(zip(sizes, palette, strict=True))
-
-    # three rows a point: seaborn's median of mean, min and max is the mean, their range the band
-    points = finite.melt([*keys, x], ["mean", "min", "max"], value_name=metric)
-    points = _labelled(points, panel_keys, size)
-    grid = _plot_curves(points, x, metric, SIZES[size], colors, list(panels))
+    lines = _labelled(finite, panel_keys, size)
     stars = _labelled(best(results, metric, x), panel_keys, size)
-    for panel, axes in grid.axes_dict.items():
-        _plot_stars(axes, stars[stars["panel"] == panel], x, metric, SIZES[size], colors)
-        if is_numeric_dtype(results[x]):
-            axes.set_xscale("log", base=2)
-        else:
-            axes.tick_params(axis="x", rotation=30)
-    grid.set(**_loss_axis(finite, stars[metric].max(), keys, x))
-    grid.set_titles("{col_name}")
-    grid.set_axis_labels(HYPERPARAMETERS[x], metric.replace("_", " "))
-    return grid.figure
+    colors = _colors(finite[size])
+    limits = _loss_axis(finite, stars[metric].max(), keys, x)
+    lines_of = dict(list(lines.groupby("panel")))
+    stars_of = dict(list(stars.groupby("panel")))
+
+    panels = _labels(results[panel_keys].drop_duplicates()).tolist()
+    for first in range(0, len(panels), panels_per_page):
+        page = panels[first : first + panels_per_page]
+        with sns.axes_style("whitegrid"):
+            figure = _empty_panels(page, HYPERPARAMETERS[x], metric.replace("_", " "))
+            _add_legend(figure, SIZES[size], colors)
+        _scale_axes(figure.axes[0], finite[x], limits)  # all panels share them
+        for panel, axes in zip(page, figure.axes, strict=True):
+            if panel in lines_of:
+                _plot_curves(axes, lines_of[panel], x, colors)
+                _plot_stars(axes, stars_of[panel], x, metric, colors)
+        yield figure
 
 
-def _plot_curves(
-    points: pd.DataFrame, x: str, y: str, hue: str, colors: Colors, panels: list[str]
-) -> sns.FacetGrid:
-    with sns.axes_style("whitegrid"):
-        return sns.relplot(
-            points,
-            x=x,
-            y=y,
-            hue=hue,
-            hue_order=list(colors),
-            palette=colors,
-            col="panel",
-            col_order=panels,
-            col_wrap=4 if len(panels) > 4 else None,
-            kind="line",
-            estimator="median",
-            errorbar=("pi", 100),
-            marker="o",
-            markersize=4,
-            height=4,
-            aspect=1.1,
-        )
+def _empty_panels(panels: Sequence[str], x_label: str, y_label: str) -> Figure:
+    """Lay out panels that share their axes, with titles, and labels at the left and the bottom."""
+    columns = min(PANELS_PER_ROW, len(panels))
+    rows = -(-len(panels) // columns)
+    width, height = PANEL_SIZE
+    figure, grid = plt.subplots(
+        rows,
+        columns,
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        figsize=(width * columns, height * rows),
+        gridspec_kw={"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": 0.04, "hspace": 0.16},
+    )
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for position, panel in enumerate(panels):
+        axes = grid.flat[position]
+        # y is matplotlib's own choice here; looking for it takes a third of the time of a page
+        axes.set_title(textwrap.fill(panel, TITLE_WIDTH), size="medium", y=1)
+        if position % columns == 0:
+            axes.set_ylabel(y_label)
+        if position + columns >= len(panels):  # nothing below
+            axes.set_xlabel(x_label)
+            axes.tick_params(axis="x", labelbottom=True)
+    sns.despine(figure)
+    return figure
 
 
-def _plot_stars(axes: Axes, stars: pd.DataFrame, x: str, y: str, hue: str, colors: Colors) -> None:
+def _scale_axes(axes: Axes, x: pd.Series, limits: Mapping[str, Any]) -> None:
+    if is_numeric_dtype(x):
+        axes.set_xscale("log", base=2)
+    else:
+        axes.xaxis.update_units(x.unique())  # choices in one order in all panels
+        axes.tick_params(axis="x", rotation=30)
+    axes.set(**limits)
+
+
+def _plot_curves(axes: Axes, lines: pd.DataFrame, x: str, colors: Colors) -> None:
+    """Plot the mean over seeds, and their range as a band, of each size of one panel."""
+    for size, line in lines.groupby("size_label", sort=False):
+        color = colors[str(size)]
+        axes.plot(line[x], line["mean"], color=color, mew=0.75, mec="white", **POINTS)
+        if line["seeds"].max() > 1:
+            axes.fill_between(line[x], line["min"], line["max"], color=color, alpha=0.2)
+
+
+def _plot_stars(axes: Axes, stars: pd.DataFrame, x: str, y: str, colors: Colors) -> None:
     axes.scatter(
         stars[x],
         stars[y],
-        c=stars[hue].map(dict(colors)),
+        c=stars["size_label"].map(dict(colors)),
         marker="*",
         s=140,
         ec="black",
@@ -102,8 +150,33 @@ def _plot_stars(axes: Axes, stars: pd.DataFrame, x: str, y: str, hue: str, color
     )
 
 
+def _colors(sizes: pd.Series) -> Colors:
+    """Give each size, from the smallest to the largest, its color."""
+    labels = sizes.sort_values().astype(str).unique()
+    palette = sns.color_palette("viridis", len(labels))
+    return dict(zip(labels, palette, strict=True))
+
+
+def _add_legend(figure: Figure, title: str, colors: Colors) -> None:
+    """Name the sizes at the right of the panels, or every so many of them."""
+    step = -(-len(colors) // LEGEND_ENTRIES)
+    named = list(colors)[::step]
+    handles = []
+    for label in named:
+        handles.append(Line2D([], [], color=colors[label], label=label, **POINTS))
+    if step > 1:
+        title = f"{title} ({len(named)} of {len(colors)})"
+    figure.legend(
+        handles=handles,
+        title=title,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        frameon=False,
+    )
+
+
 def _panel_keys(results: pd.DataFrame, keys: list[str], size: str) -> list[str]:
-    """The swept columns of which each value has panels of its own."""
+    """List the swept columns of which each value has panels of its own."""
     swept = []
     for key in keys:
         if key != size and results[key].nunique(dropna=False) > 1:
@@ -112,16 +185,19 @@ def _panel_keys(results: pd.DataFrame, keys: list[str], size: str) -> list[str]:
 
 
 def _labelled(table: pd.DataFrame, panel_keys: list[str], size: str) -> pd.DataFrame:
-    """The table with the label of each row's panel, and its size as text."""
-    texts = table[panel_keys].map(str)  # a missing value too
-    for key in panel_keys:
+    """Return the table with the label of each row's panel, and its size as text."""
+    panels = _labels(table[panel_keys])
+    return table.assign(panel=panels, size_label=table[size].astype(str))
+
+
+def _labels(settings: pd.DataFrame) -> pd.Series:
+    """Return the label of each row of settings, such as "sp, depth=2"."""
+    texts = settings.map(str)  # a missing value too
+    for key in settings:
         if key not in ("parametrization", "optimizer"):
-            short = key.split(".")[-1]
+            short = str(key).rpartition(".")[2]
             texts[key] = f"{short}=" + texts[key]
-    table = table.copy()
-    table["panel"] = texts.agg(", ".join, axis=1)
-    table[SIZES[size]] = table[size].astype(str)
-    return table
+    return texts.agg(", ".join, axis=1)
 
 
 def _loss_axis(finite: pd.DataFrame, worst_best: float, keys: list[str], x: str) -> dict[str, Any]:

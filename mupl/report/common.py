@@ -1,6 +1,8 @@
 """What all reports do: gather the tables of jobs, say how the jobs ended, show and save."""
 
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -10,9 +12,18 @@ from mupl.analysis.transfer import differing_columns
 from mupl.errors import ConfigError
 from mupl.files import write_atomically
 from mupl.identity import IDENTITY
+from mupl.sweep.results import collect
 from mupl.terminal import print_table
 
 COORDINATES_FILE = "coordinates.csv"  # of each job, by mupl.stats.callback.CoordinateStats
+MAX_ROWS = 40  # of a printed table, or lines about jobs: more are not read on a terminal
+
+
+def read_results(sweep_dir: Path) -> pd.DataFrame:
+    """Collect the results of a sweep's jobs, and write them to `results.csv`."""
+    results = collect(sweep_dir)
+    save_table(results, sweep_dir / "results.csv")
+    return results
 
 
 def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:
@@ -38,20 +49,41 @@ def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:
 
 
 def conclude(results: pd.DataFrame, sweep_dir: Path) -> int:
-    """Write `results.csv` and print how the jobs ended; return 1 if one failed, else 0."""
-    save_table(results, sweep_dir / "results.csv")
+    """Print how the jobs ended; return 1 if one failed, else 0."""
     counts = results["status"].value_counts().sort_index()
     ends = [f"{count} {status}" for status, count in counts.items()]
     print(", ".join(ends), "in", sweep_dir)
     failed = results[results["status"] == "failed"]
+    lines = []
     for _, job in failed.iterrows():
-        print(f"failed: job {job['folder']}: {job['error']}")
+        lines.append(f"failed: job {job['folder']}: {job['error']}")
+    print_lines(lines, sweep_dir / "results.csv")
     return int(len(failed) > 0)
 
 
-def show(table: pd.DataFrame, title: str) -> None:
-    """Print a table on the terminal."""
-    print_table(table.to_dict("records"), title)
+def print_lines(lines: Sequence[str], file: Path) -> None:
+    """Print the first of many lines, and which file has the rest."""
+    for line in lines[:MAX_ROWS]:
+        print(line)
+    if len(lines) > MAX_ROWS:
+        print(f"and {len(lines) - MAX_ROWS} more: {file}")
+
+
+def show(table: pd.DataFrame, title: str, file: Path) -> None:
+    """Print the first rows of a table, and which file has the rest."""
+    print_table(table.head(MAX_ROWS).to_dict("records"), title)
+    if len(table) > MAX_ROWS:
+        print(f"first {MAX_ROWS} of {len(table)} rows; all in {file}")
+
+
+def without_unknown(table: pd.DataFrame, keep: Collection[str] = ()) -> pd.DataFrame:
+    """Leave out the columns of which no value is known, such as intervals over one seed.
+
+    >>> list(without_unknown(pd.DataFrame({"slope": [0.5], "low": [float("nan")]})))
+    ['slope']
+    """
+    unknown = [key for key in table if table[key].isna().all() and key not in keep]
+    return table.drop(columns=unknown)
 
 
 def save_table(table: pd.DataFrame, file: Path) -> None:
@@ -63,3 +95,38 @@ def save(figure: Figure, file: Path) -> None:
     """Write a figure as PNG, and close it."""
     figure.savefig(file, dpi=120, bbox_inches="tight")
     plt.close(figure)
+
+
+def save_figure(file: Path, plot: Callable[..., Figure], *arguments: Any, **options: Any) -> int:
+    """Write the figure that `plot(*arguments, **options)` returns; return an exit code.
+
+    A figure that fails is one line and the exit code 1, as tables are worth more than figures.
+    """
+
+    def pages() -> Iterator[Figure]:
+        yield plot(*arguments, **options)
+
+    return save_pages(file, pages)
+
+
+def save_pages(
+    file: Path, plot: Callable[..., Iterator[Figure]], *arguments: Any, **options: Any
+) -> int:
+    """Write figures as `save_figure` does; several are numbered, such as lr_transfer_1.png."""
+    for old in (file, *file.parent.glob(f"{file.stem}_[0-9]*{file.suffix}")):
+        old.unlink(missing_ok=True)  # a page of an earlier report is none of this one
+    pages: list[Path] = []
+    try:
+        for figure in plot(*arguments, **options):
+            page = file.with_stem(f"{file.stem}_{len(pages) + 1}")
+            save(figure, page)
+            pages.append(page)
+    except Exception as error:
+        message = " ".join(str(error).split())
+        print(f"no {file.name} (the tables are complete): {type(error).__name__}: {message}")
+        return 1
+    if len(pages) == 1:
+        pages[0].replace(file)
+    else:
+        print(f"the figure has {len(pages)} pages: {pages[0]} to {pages[-1].name}")
+    return 0

@@ -12,6 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from mupl.files import write_atomically
 from mupl.stacked.compose import represent_text
 from mupl.stacked.member import Job
 
@@ -67,4 +68,4 @@ def _write_config(config: DictConfig) -> None:
 
 def _write_yaml(file: Path, values: Any) -> None:
     options = {"default_flow_style": False, "allow_unicode": True, "sort_keys": False}
-    file.write_text(yaml.dump(values, Dumper=_Dumper, **options))
+    write_atomically(file, yaml.dump(values, Dumper=_Dumper, **options))

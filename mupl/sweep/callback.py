@@ -13,7 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from mupl.claims import holder
-from mupl.errors import ConfigError
+from mupl.errors import ConfigError, disk_error, disk_message
 from mupl.identity import RESULT_FILE, read_result, swept_keys
 from mupl.sweep.reports import get_report
 
@@ -82,7 +82,10 @@ class SweepReport(Callback):
             code = get_report(self.report)(sweep_dir, config.metric)
         except ConfigError as error:
             sys.exit(f"error: {error}")
-        except Exception:
+        except Exception as error:
+            full = disk_error(error)
+            if full is not None:
+                sys.exit(f"error: {disk_message(full, str(sweep_dir))}")
             traceback.print_exc()
             sys.exit(1)
         lost = [folder for folder in self.left if not (folder / RESULT_FILE).exists()]
@@ -128,7 +131,7 @@ class SweepReport(Callback):
 def _wait_for_others(sweep_dir: Path) -> None:
     """Wait for the jobs that other processes run, so that the report has their results."""
     said = False
-    while others := [found for found in map(holder, sweep_dir.iterdir()) if found]:
+    while others := [found for found in map(holder, sweep_dir.glob("*/")) if found]:
         if not said:
             said = True
             names = ", ".join(sorted({str(other) for other in others}))

@@ -10,18 +10,17 @@ from mupl.errors import ConfigError
 # reports that compare losses use the metric.
 Report = Callable[[Path, str], int]
 
-# Functions by name, as the part of the package that holds them comes after this one
-REPORTS = {
-    "hyperparameter_transfer": "mupl.report.transfer.hyperparameter_transfer",
-    "coordinate_check": "mupl.report.coordinates.coordinate_check",
-    "ablation": "mupl.report.coordinates.ablation",
-    "update_norms": "mupl.report.norms.update_norms",
-    "unit_scale": "mupl.report.unit_scale.unit_scale",
-}
+FOLDER = Path(__file__).parents[1] / "report"  # read, not imported, as it comes after this part
+NO_REPORTS = ("common",)
+REPORTS = tuple(
+    module.name for module in pkgutil.iter_modules([str(FOLDER)]) if module.name not in NO_REPORTS
+)
 
 
 def get_report(name: str) -> Report:
     """Return the report of that short or dotted name.
+
+    A report's module in `mupl.report` and the function there have its short name.
 
     Raises:
         ConfigError: if there is none, or it cannot be imported.
@@ -31,7 +30,8 @@ def get_report(name: str) -> Report:
             f"hydra.callbacks.sweep_report.report={name}: must be one of {', '.join(REPORTS)}, "
             "or the dotted name of a function (sweep folder, metric) -> exit code"
         )
+    dotted = f"mupl.report.{name}.{name}" if name in REPORTS else name
     try:
-        return pkgutil.resolve_name(REPORTS.get(name, name))
+        return pkgutil.resolve_name(dotted)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"hydra.callbacks.sweep_report.report={name}: {error}") from error

@@ -13,16 +13,17 @@ NOT_COLUMNS = ("job", "config", "choices", "provenance")  # entries of a result.
 
 
 def collect(sweep_dir: Path) -> pd.DataFrame:
-    """Return a row for each run with a result below `sweep_dir`, sorted by what differs.
+    """Return a row for each job with a result in a folder of `sweep_dir`, sorted by what differs.
 
-    Columns: `IDENTITY`, `SETTINGS`, every other key that the command of any of the runs set, and
-    `OUTCOMES`. Where one run set a key and another did not, the other's value is that of its
-    config. Says in one line if rows come from different versions of code, data or packages.
+    Columns: `IDENTITY`, `SETTINGS`, every other key that the command of any of the jobs set, and
+    `OUTCOMES`. Where one job set a key and another did not, the other's value is the one in its
+    config. Copies of jobs' folders and jobs of other sweeps are left out, with a line that names
+    them. Another line says if rows come from different versions of code, data or packages.
 
     Raises:
         ConfigError: if there is no result.
     """
-    results = read_results(sweep_dir)
+    results = _without_strays(read_results(sweep_dir))
     if not results:
         raise ConfigError(f"{sweep_dir}: no job left a result")
     different = differences([result.get("provenance") for result in results])
@@ -37,6 +38,29 @@ def collect(sweep_dir: Path) -> pd.DataFrame:
     return _sorted(table)
 
 
+def _without_strays(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out results whose folders are not the ones that their jobs wrote to.
+
+    A job's folder is named by its id, unless `hydra.sweep.subdir` says otherwise. If no folder is
+    named so, each job counts once, by its first folder.
+    """
+    named_by_id = any(result["folder"] == result.get("job") for result in results)
+    kept = []
+    strays = []
+    seen = set()
+    for result in results:
+        job = result.get("job", result["folder"])
+        is_stray = job != result["folder"] if named_by_id else job in seen
+        seen.add(job)
+        if is_stray:
+            strays.append(f"{result['folder']} (of job {job})")
+        else:
+            kept.append(result)
+    if strays:
+        print(f"left out, as copies or jobs of another sweep: {', '.join(strays)}")
+    return kept
+
+
 def _keys(results: list[dict[str, Any]]) -> list[str]:
     keys = [*IDENTITY, *SETTINGS]
     for result in results:
@@ -47,7 +71,7 @@ def _keys(results: list[dict[str, Any]]) -> list[str]:
 
 
 def _row(result: dict[str, Any], keys: list[str]) -> dict[str, Any]:
-    """Return a run's outcome, and its settings of `keys`, those of its config among them."""
+    """Return a run's outcome, and its settings of `keys`, also where only its config has them."""
     config = result.get("config", {})
     choices = result.get("choices", {})
     row = {key: setting(key, config, choices) for key in keys}

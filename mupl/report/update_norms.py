@@ -6,16 +6,23 @@ import pandas as pd
 
 from mupl.analysis import norms
 from mupl.figures import norms as figures
-from mupl.report.common import COORDINATES_FILE, conclude, gather, save, save_table, show
-from mupl.sweep.results import collect
+from mupl.report.common import (
+    COORDINATES_FILE,
+    conclude,
+    gather,
+    read_results,
+    save_figure,
+    save_table,
+    show,
+)
 
 
 def update_norms(sweep_dir: Path, metric: str = "val_loss") -> int:
     """Write `update_norms.csv`, `update_norms.png` and `correlations.csv`.
 
-    Returns 1 if a job failed. The metric is not used.
+    Returns 1 if a job or the figure failed. The metric is not used.
     """
-    results = collect(sweep_dir)
+    results = read_results(sweep_dir)
     code = conclude(results, sweep_dir)
     rows = gather(results, sweep_dir, COORDINATES_FILE)
     shapes = gather(results, sweep_dir, "parametrization.csv")
@@ -25,13 +32,13 @@ def update_norms(sweep_dir: Path, metric: str = "val_loss") -> int:
     several = results["parametrization"].nunique() > 1
     by = "parametrization" if several else "optimizer"
     correlations = norms.correlations(table, by=by)
-    save_table(correlations, sweep_dir / "correlations.csv")
-    show(
-        correlations,
-        "correlation over layers of log(norm of the update) with log(RMS change of activations)",
-    )
-    save(figures.plot_update_norms(table, by=by), sweep_dir / "update_norms.png")
-    return code
+    file = sweep_dir / "correlations.csv"
+    save_table(correlations, file)
+    title = "correlation over layers of log(norm of the update) with log(RMS change of activations)"
+    show(correlations, title, file)
+    figure = sweep_dir / "update_norms.png"
+    failed = save_figure(figure, figures.plot_update_norms, table, by=by)
+    return max(code, failed)
 
 
 def _layer_labels(tables: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,112 @@
+"""The report of a coordinate check: does every tensor move with size as the rule table says?
+
+Slopes are judged, not losses, so that the metric of this report is not used.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from mupl.analysis import coordinates
+from mupl.figures import coordinates as figures
+from mupl.files import write_atomically
+from mupl.identity import IDENTITY
+from mupl.report.common import (
+    COORDINATES_FILE,
+    conclude,
+    gather,
+    read_results,
+    save_figure,
+    save_table,
+    show,
+    without_unknown,
+)
+
+
+class Check(NamedTuple):
+    """What a sweep of coordinate checks found."""
+
+    results: pd.DataFrame  # a row a job
+    rows: pd.DataFrame  # of all recorders; means over blocks in a check along depth
+    verdict: pd.DataFrame
+    along: str  # the size that slopes are against: width or depth
+
+
+def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
+    """Write a verdict on each tensor, and a figure for each series of jobs; print what fails.
+
+    The files are `coord_check.csv`, `verdict.json` and `coord_check*.png`. Returns 1 if a tensor
+    fails, the training of a job failed or diverged, or a figure failed.
+    """
+    check = judge(sweep_dir)
+    file = sweep_dir / "verdict.json"
+    passed = check.verdict["passed"]
+    if not passed.all():
+        failures = check.verdict[~passed].drop(columns="passed")
+        failures = without_unknown(failures, keep=["slope"])
+        show(failures, f"failed: slopes of log2(mean |x|) against log2({check.along})", file)
+    _print_series(check)
+    print(f"coordinate check: {_count(passed)}; {file}")
+    failed = _plot_series(check, sweep_dir)
+    completed = check.results["status"] == "completed"
+    return int(not passed.all() or not completed.all() or failed)
+
+
+def judge(sweep_dir: Path) -> Check:
+    """Write `results.csv`, all recorded rows (`coord_check.csv`) and `verdict.json`."""
+    results = read_results(sweep_dir)
+    conclude(results, sweep_dir)
+    rows = gather(results, sweep_dir, COORDINATES_FILE)
+    save_table(rows, sweep_dir / "coord_check.csv")
+    if rows["seed"].nunique() < 2:
+        print("one seed: slopes are uncertain; use five (seed=0,1,2,3,4)")
+    along = coordinates.swept_axis(rows)
+    if along == "depth":
+        rows = coordinates.over_blocks(rows)
+    verdict = coordinates.verdict(rows, along=along)
+    plain = coordinates.verdict_json(verdict)
+    write_atomically(sweep_dir / "verdict.json", json.dumps(plain, indent=1))
+    return Check(results, rows, verdict, along)
+
+
+def _print_series(check: Check) -> None:
+    """Print how many pass in each series of jobs, if there are several."""
+    keys = coordinates.check_keys(check.rows, check.along)
+    several = len(check.verdict[keys].drop_duplicates()) > 1
+    if not several:
+        return
+    for values, verdict in check.verdict.groupby(keys, sort=False, dropna=False):
+        print(f"{', '.join(_labels(keys, values))}: {_count(verdict['passed'])}")
+
+
+def _count(passed: pd.Series) -> str:
+    return f"{passed.sum()} of {len(passed)} tensors, kinds and steps pass"
+
+
+def _labels(keys: Sequence[str], values: Sequence[Any]) -> list[str]:
+    """Name a series of jobs by what tells it from others, such as "mup" and "depth=4"."""
+    labels = []
+    for key, value in zip(keys, values, strict=True):
+        labels.append(str(value) if key in IDENTITY else f"{key}={value}")
+    return labels
+
+
+def _plot_series(check: Check, sweep_dir: Path) -> int:
+    """Save a figure for each series of jobs, named after it if there are several."""
+    keys = coordinates.check_keys(check.rows, check.along)
+    several = check.rows[keys].drop_duplicates().shape[0] > 1
+    failed = 0
+    for values, rows in check.rows.groupby(keys, sort=False, dropna=False):
+        labels = _labels(keys, values)
+        title = ", ".join(labels)
+        if "sp" in values:
+            title += ": the standard parametrization, not muP"
+        name = "coord_check.png"
+        if several:
+            name = f"coord_check_{'_'.join(labels).replace('/', '-')}.png"
+        plot = figures.plot_coordinates
+        failed |= save_figure(sweep_dir / name, plot, rows, title, along=check.along)
+    return failed
