@@ -129,7 +129,7 @@ def on_meta() -> Iterator[None]:
 
 
 class _Unfilled(TorchDispatchMode):
-    """Leaves out random fills."""
+    """Leaves out random fills of tensors on the meta device."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -138,7 +138,9 @@ class _Unfilled(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        if func.overloadpacket.__name__ in ("normal_", "uniform_"):
+        # A tensor that names another device is filled: `trunc_normal_` redraws values outside the
+        # cut-offs, which would never end where nobody fills the memory.
+        if func.overloadpacket.__name__ in ("normal_", "uniform_") and args[0].is_meta:
             return args[0]
         return func(*args, **(kwargs or {}))
 

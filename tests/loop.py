@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mupl.models import MLP
 from mupl.nn.initialize import initialize_
 from mupl.optim.orthogonal import Orthogonal
-from mupl.parametrization.rules import Parametrization
+from mupl.parametrization.rules import Parametrization, as_parametrization
 from mupl.parametrization.scales import Scale
 from mupl.training.coord_check import default_dtype
 from mupl.training.setup import Setup
@@ -60,13 +60,16 @@ def prepare(
     edit: Callable[[Mapping[str, Scale]], Mapping[str, Scale]] = lambda s: s,
     **hyperparameters: Any,
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A model in a parametrization with its optimizer; `edit` may spoil the scales."""
+    """A model in a parametrization with its optimizer; `edit` may spoil the scales.
+
+    The depth of all these models is fixed.
+    """
     with default_dtype(torch.float64):
         setup = Setup(
             build,
             width,
             base_width=base_width,
-            parametrization=parametrization,
+            parametrization=as_parametrization(parametrization).width_only(),
             optimizer=OPTIMIZERS.get(optimizer, optimizer),
             init={"*bias": {"name": "normal", "std": 0.1}},
             **HYPERPARAMETERS[optimizer] | hyperparameters,

@@ -195,9 +195,8 @@ def losses(
         {"lr": 0.02, "eps": 1e-3, "weight_decay": 0.1} if optimizer == "adamw" else {"lr": 0.1}
     )
     build = partial(small, **options)
-    setup = Setup(
-        build, width, base_width=BASE, parametrization=parametrization, optimizer=optimizer, **tuned
-    )
+    size = {"width": width, "base_width": BASE, "depth": 2, "base_depth": 2}
+    setup = Setup(build, **size, parametrization=parametrization, optimizer=optimizer, **tuned)
     optimizer_ = setup.optimizer()
     found = []
     for step in range(steps):
@@ -376,7 +375,7 @@ GROWING: dict[str, dict[str, Any]] = {
         "widths": (64, 128, 256, 512),
     },
     "u-muP": {
-        "parametrization": "umup",
+        "parametrization": get_parametrization("umup").width_only(),
         "unit_scaling": True,
         "norm_gain": False,
         "zero_readout": True,

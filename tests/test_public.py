@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import mupl
+from mupl.nn.unit_scaling import UnitLinear
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,6 +121,25 @@ def test_param_groups_of_a_model_its_named_parameters_or_a_dict() -> None:
     assert all([group["lr"] for group in groups] == [0.1, 0.025, 0.1] for groups in found)
 
 
+def unit_scaled(width: int, readout: bool = True) -> nn.Module:
+    return nn.Sequential(UnitLinear(6, width), UnitLinear(width, 3, readout=readout))
+
+
+def setup(build: Any = build, **options: Any) -> mupl.Setup:
+    return mupl.Setup(build, 32, base_width=8, lr=0.1, **options)
+
+
+def in_width(name: str, **options: Any) -> mupl.Setup:
+    return setup(parametrization=mupl.get_parametrization(name).width_only(), **options)
+
+
+def test_rules_in_width_alone_are_those_at_the_base_depth() -> None:
+    """The model has no blocks, so that m_L = 1 in any case; mup has the same rules in width."""
+    assert in_width("completep").scales == setup(parametrization="mup").scales
+    assert in_width("umup", build=unit_scaled, optimizer="sgd").scales
+    assert in_width("umup", optimizer="adam").scales
+
+
 INFOS = mupl.describe(build, width=32, base_width=8)
 SCALES = mupl.scale(INFOS, "mup", "adamw", lr=0.1)
 WRONG: dict[str, tuple[Any, str]] = {
@@ -163,6 +183,43 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a model in place of a function": (
         lambda: mupl.describe(build(8), 32, 8),
         "build: must be a function width -> nn.Module, not a Sequential",
+    ),
+    "weight decay in the optimizer": (
+        lambda: setup(optimizer=partial(torch.optim.AdamW, weight_decay=0.3)),
+        "optimizer.weight_decay=0.3: each tensor gets its own weight_decay, scaled from the one at "
+        "the base width; say weight_decay=0.3 beside the optimizer",
+    ),
+    "eps in the optimizer": (
+        lambda: setup(optimizer=partial(torch.optim.AdamW, eps=1e-4)),
+        "say eps=0.0001 beside the optimizer",
+    ),
+    "lr in the optimizer": (
+        lambda: setup(optimizer=partial(torch.optim.AdamW, lr=1)),
+        "say lr=1 beside the optimizer",
+    ),
+    "rules in depth without a base depth": (
+        lambda: setup(parametrization="completep"),
+        "base_depth=null: parametrization=completep scales with depth; say the depth where lr",
+    ),
+    "an override in depth without a base depth": (
+        lambda: setup(parametrization=mupl.get_parametrization("sp", {"*": {"lr": "m_L"}})),
+        "base_depth=null: parametrization=sp scales with depth",
+    ),
+    "u-muP under SGD on a plain model": (
+        lambda: in_width("umup", optimizer="sgd"),
+        "parametrization=umup: under SGD it is for unit-scaled operations only",
+    ),
+    "u-muP for another readout on a plain model": (
+        lambda: in_width("umup_output_scale", optimizer="sgd"),
+        "parametrization=umup_output_scale: under SGD it is for unit-scaled operations only",
+    ),
+    "u-muP for another readout": (
+        lambda: in_width("umup_output_scale", build=unit_scaled, optimizer="sgd"),
+        "the readout of this model, whose backward multiplier is one of its own: take umup",
+    ),
+    "u-muP for another layer": (
+        lambda: in_width("umup", build=partial(unit_scaled, readout=False), optimizer="sgd"),
+        "the readout of this model, whose backward multiplier is its forward one",
     ),
     "no seed": (lambda: mupl.initialize_(build(32), SCALES), "seed"),
 }

@@ -13,6 +13,7 @@ from mupl.initializers import (
     Initializer,
     built_with_initializers,
     create_initializer,
+    on_meta,
     scale_initializers_by_dimension,
 )
 from mupl.models import MLP
@@ -247,6 +248,22 @@ def test_a_multiplier_that_is_not_there_at_every_width_is_named() -> None:
 
     with pytest.raises(ConfigError, match="module '1' is not there at every width"):
         describe(build, 8, 4)
+
+
+def test_tensors_that_name_their_device_are_filled() -> None:
+    """Else `trunc_normal_` would redraw memory that nobody has filled, perhaps for ever."""
+    with on_meta():
+        weight = torch.full((8,), torch.nan, device="cpu")
+        nn.init.normal_(weight)
+        assert nn.Linear(2, 2).weight.is_meta
+    assert weight.isfinite().all()
+
+    def build(width: int) -> nn.Module:
+        layer = nn.Linear(4, width, device="cpu")
+        nn.init.trunc_normal_(layer.weight, std=0.02, a=-0.04, b=0.04)
+        return layer
+
+    assert describe(build, 64, 8)["weight"].init.name == "truncated_normal"
 
 
 def test_describing_leaves_the_random_state_alone() -> None:

@@ -331,7 +331,8 @@ def test_gradients_of_queries_and_keys_of_independent_tokens_have_the_derived_si
 def test_logits_of_inference_are_those_of_training(activation: str) -> None:
     """Attention's output has the scale of a full context, whatever the number of tokens."""
     build = partial(unit_gpt, activation=activation, activation_mult=2.0, attention_mult=3.0)
-    model = Setup(build, 64, base_width=32, parametrization="umup", lr=0.1).model
+    size = {"width": 64, "base_width": 32, "depth": 2, "base_depth": 1}
+    model = Setup(build, **size, parametrization="umup", lr=0.1).model
     ids = torch.randint(V, (2, T))
     whole = model(ids)
     for t in range(1, T + 1):
@@ -408,7 +409,8 @@ def test_what_unit_scaling_has_not_is_refused(key: str) -> None:
 
 def test_of_sgd_no_exponents_are_told() -> None:
     """Hidden updates fall with width^-1.5, as measured; the rules would say -3.5."""
-    module = partial(Setup, unit_gpt, 64, base_width=32, parametrization="umup", lr=0.1)
+    size = {"width": 64, "base_width": 32, "depth": 2, "base_depth": 1}
+    module = partial(Setup, unit_gpt, **size, parametrization="umup", lr=0.1)
     assert module(optimizer="adam").expected_exponents(0)
     with pytest.raises(
         ConfigError,

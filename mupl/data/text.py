@@ -54,8 +54,8 @@ class Tokens:
         shortest = min(len(self.train), len(self.val))
         if not 1 <= self.context < shortest:
             raise ConfigError(
-                f"data.context={self.context}: "
-                f"must be at least 1 and below the {shortest} tokens there are"
+                f"data.context={self.context}: must be at least 1 and below {shortest}, the number "
+                "of tokens in the shorter of the two splits"
             )
 
     def train_batches(
@@ -207,6 +207,8 @@ def random_tokens(vocabulary: int = 256, context: int = 64, count: int = 2**17) 
 
     There is nothing to learn from them, but they are what unit scaling assumes.
     """
+    if vocabulary < 2:
+        raise ConfigError(f"data.vocabulary={vocabulary}: must be a whole number >= 2")
     generator = torch.Generator().manual_seed(0)
     train, val = torch.randint(vocabulary, (2, count // 2), generator=generator)
     return Tokens(train, val, vocabulary, context)

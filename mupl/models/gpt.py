@@ -76,6 +76,7 @@ class GPTConfig:
         _require_one_of("norm", self.norm, NORMS)
         _require_one_of("activation", self.activation, ACTIVATIONS)
         _require_one_of("positions", self.positions, POSITIONS)
+        _require(self.mlp_ratio > 0, f"model.mlp_ratio={self.mlp_ratio}: must be > 0")
         _require(self.depth >= 1, f"depth={self.depth}: must be a whole number >= 1")
         self._check_heads()
         _require(

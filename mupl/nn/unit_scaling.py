@@ -234,6 +234,11 @@ def scales_gradients(model: nn.Module) -> bool:
     return any(isinstance(module, kinds) for module in model.modules())
 
 
+def has_unit_readout(model: nn.Module) -> bool:
+    """Say whether a readout passes unit gradients on, by a backward multiplier of its own."""
+    return any(isinstance(module, UnitLinear) and module.readout for module in model.modules())
+
+
 def _between(weight: float, low: float, high: float) -> float:
     """Interpolate between the logarithms: low^(1 - weight) high^weight."""
     return low ** (1 - weight) * high**weight

@@ -1,14 +1,29 @@
 """What our own optimizers share: param groups, decoupled weight decay, gradients only read."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mupl.errors import ConfigError
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
+
+
+def _check_averages(options: Mapping[str, Any]) -> None:
+    """Check the weights of moving averages, which torch's own optimizers check themselves.
+
+    Raises:
+        ConfigError: naming the option that is not in [0, 1).
+    """
+    for key in ("momentum", "betas"):
+        if key not in options:
+            continue
+        weights = [options[key]] if key == "momentum" else list(options[key])
+        if not all(0 <= weight < 1 for weight in weights):
+            raise ConfigError(f"optimizer.{key}={options[key]}: must be in [0, 1)")
 
 
 class DirectionOptimizer(Optimizer, ABC):
@@ -40,6 +55,7 @@ class DirectionOptimizer(Optimizer, ABC):
         # says to readers of the groups, as in torch's AdamW, that weight decay is no part of the
         # gradient
         defaults["decoupled_weight_decay"] = True
+        _check_averages(options)
         super().__init__(params, defaults)
 
     @abstractmethod

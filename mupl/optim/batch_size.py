@@ -10,8 +10,7 @@ from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
 from mupl.optim.registry import unwrapped
-
-RULES = ("none", "sqrt", "sde")
+from mupl.parametrization.hyperparameters import BATCH_SCALINGS, word_problems
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class BatchScaling:
     on the batch size alone.
 
     Args:
-        rule: one of `RULES`.
+        rule: none, sqrt or sde.
         m_B, m_D: batch size and number of examples over those of the base.
 
     Raises:
@@ -47,8 +46,8 @@ class BatchScaling:
     m_D: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise ConfigError(f"batch_scaling={self.rule}: must be one of {', '.join(RULES)}")
+        for problem in word_problems("batch_scaling", self.rule, BATCH_SCALINGS):
+            raise ConfigError(problem)
         if not (self.m_B > 0 and self.m_D > 0):
             raise ConfigError(
                 f"batch_scaling: sizes must be positive, not {self.m_B} and {self.m_D} times those "

@@ -122,6 +122,8 @@ def routing(
     for key, value, known in (("method", method, METHODS), ("scale", scale, SHAPE_FACTORS)):
         if value not in known:
             raise ConfigError(f"optimizer.{key}={value}: must be one of {', '.join(known)}")
+    if isinstance(roles, str):
+        raise ConfigError(f"optimizer.roles={roles}: must be a list, such as [{roles}]")
     if unknown := set(roles) - {Role.INPUT, Role.HIDDEN, Role.OUTPUT}:
         raise ConfigError(
             f"optimizer.roles={', '.join(sorted(unknown))}: must be of input, hidden, output"

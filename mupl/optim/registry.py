@@ -30,6 +30,9 @@ _BY_NAME: dict[str, Constructor] = {
     "adamw": torch.optim.AdamW,
 }
 
+# What every param group holds, so that an optimizer never looks at its own option of that name
+_SCALED = ("lr", "eps", "weight_decay")
+
 # Rules of other packages' optimizers, by package and class, as pytorch_optimizer may not be
 # installed.
 _FOREIGN_RULES: dict[str, OptimizerRules] = {
@@ -82,6 +85,21 @@ def resolve(optimizer: OptimizerLike) -> Constructor:
     return known[optimizer]
 
 
+def check_options(optimizer: Constructor) -> None:
+    """Refuse a partial that sets what param groups hold, as it would change nothing.
+
+    Raises:
+        ConfigError: on an option lr, eps or weight_decay.
+    """
+    _, options = unwrapped(optimizer)
+    for key in _SCALED:
+        if key in options:
+            raise ConfigError(
+                f"optimizer.{key}={options[key]}: each tensor gets its own {key}, scaled from the "
+                f"one at the base width; say {key}={options[key]} beside the optimizer, not in it"
+            )
+
+
 def optimizer_rules(
     optimizer: OptimizerLike | Optimizer | UpdateKind | OptimizerRules,
 ) -> OptimizerRules:
@@ -110,7 +128,8 @@ def optimizer_rules(
     name = getattr(constructor, "__name__", type(constructor).__name__)
     kinds = ", ".join(repr(str(kind)) for kind in UpdateKind)
     raise ConfigError(
-        f"optimizer={name}: how its updates scale is not known; say update_kind= one of {kinds}"
+        f"optimizer={name}: how its updates scale is not known; say update_kind= one of {kinds} "
+        "(on the command line +optimizer.update_kind=)"
     )
 
 

@@ -97,11 +97,15 @@ class Monomial:
     def __truediv__(self, other: "Monomial") -> "Monomial":
         return self * other**-1
 
+    def without(self, symbol: str) -> "Monomial":
+        """Return the cell with one symbol set to 1."""
+        others = {name: power for name, power in self.exponents.items() if name != symbol}
+        return Monomial(self.coefficient, others)
+
     def replace(self, old: str, new: str) -> "Monomial":
         """Return the cell with one symbol put for another."""
-        others = {symbol: power for symbol, power in self.exponents.items() if symbol != old}
         moved = Monomial(1.0, {new: self.exponents.get(old, _ZERO)})
-        return Monomial(self.coefficient, others) * moved
+        return self.without(old) * moved
 
     def __call__(self, **symbols: float) -> float:
         """Return the number that the cell stands for, given the values of its symbols."""

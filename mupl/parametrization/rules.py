@@ -33,6 +33,15 @@ class Rule:
     wd: Monomial | None = None
 
 
+def _width_only(rule: Rule) -> Rule:
+    changed = {}
+    for cell in fields(rule):
+        monomial = getattr(rule, cell.name)
+        if monomial is not None:
+            changed[cell.name] = monomial.without("m_L")
+    return replace(rule, **changed)
+
+
 CELLS = tuple(f.name for f in fields(Rule) if f.name != "wd")
 
 
@@ -85,6 +94,30 @@ class Parametrization:
     def override(self, overrides: Overrides) -> "Parametrization":
         """Return the parametrization with these cells replaced, on top of earlier overrides."""
         return replace(self, overrides={**self.overrides, **overrides})
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether a cell names m_L, so that something scales with depth."""
+        texts = [str(self.overrides)]
+        for by_row in self.rules.values():
+            for rule in by_row.values():
+                texts += [str(getattr(rule, cell.name)) for cell in fields(rule)]
+        return any("m_L" in text for text in texts)
+
+    def width_only(self) -> "Parametrization":
+        """Return the parametrization with m_L = 1 in its table: its rules in width alone.
+
+        For a model whose depth stays what it was where hyperparameters were tuned, or that has no
+        blocks.
+
+        Example:
+            >>> print(get_parametrization("completep").width_only().rule("sgd", "hidden").lr)
+            m_out/m_in
+        """
+        rules: dict[str, dict[str, Rule]] = {}
+        for kind, by_row in self.rules.items():
+            rules[kind] = {row: _width_only(rule) for row, rule in by_row.items()}
+        return replace(self, rules=rules)
 
     def overrides_of(self, names: Iterable[str]) -> dict[str, dict[str, Monomial]]:
         """Return the cells that the overrides give to each name.

@@ -1,19 +1,16 @@
 """From the rules to the numbers of each tensor."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, NamedTuple
 
 from mupl.errors import ConfigError
 from mupl.initializers import Initializer
 from mupl.parametrization.cells import Monomial
+from mupl.parametrization.hyperparameters import check_hyperparameters
 from mupl.parametrization.rules import CELLS, ONE, Parametrization, Rule
 from mupl.parametrization.update_kinds import OptimizerRules
 from mupl.roles import Info, MultiplierInfo, MultiplierRole, ParamInfo, Role
-
-WEIGHT_DECAY_MODES = ("coupled", "decoupled", "independent")
 
 
 @dataclass(frozen=True)
@@ -189,24 +186,6 @@ def tied_rule(
 def _transposed(cell: Monomial) -> Monomial:
     """Return a cell of the embedding in the symbols of its transpose, the readout."""
     return cell.replace("m_out", "m_in").replace("fan_out", "fan_in")
-
-
-def check_hyperparameters(
-    lr: float, eps: float, weight_decay: float, weight_decay_mode: str
-) -> None:
-    """Check that lr > 0, eps >= 0, weight_decay >= 0 and that the mode is known.
-
-    Raises:
-        ConfigError: naming the key.
-    """
-    for key, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
-        bound = "> 0" if key == "lr" else ">= 0"
-        if not isinstance(value, Real) or not 0 <= value < math.inf or (key == "lr" and value == 0):
-            raise ConfigError(f"{key}={value}: must be a finite number {bound}")
-    if weight_decay_mode not in WEIGHT_DECAY_MODES:
-        raise ConfigError(
-            f"weight_decay_mode={weight_decay_mode}: must be one of {', '.join(WEIGHT_DECAY_MODES)}"
-        )
 
 
 def scale_rows(infos: Mapping[str, Info], scales: Mapping[str, Scale]) -> list[dict[str, Any]]:

@@ -178,3 +178,8 @@ TABLES: dict[str, str] = {
     attention        1/m_in       1         1
     """,
 }
+
+# Tables for models of unit-scaled operations, whose gradients are not those of the loss. Updates of
+# SGD feel that, so that under SGD they fit no other model. The value says whether the readout has a
+# backward multiplier of its own (`mupl.nn.unit_scaling.UnitLinear(readout=True)`).
+UNIT_SCALED: dict[str, bool] = {"umup": True, "umup_output_scale": False}

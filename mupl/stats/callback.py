@@ -1,5 +1,6 @@
 """The recorder inside a Lightning trainer."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import nn
 
 from mupl.errors import ConfigError
 from mupl.stats.recorder import HasDecayRates, Recorder
-from mupl.stats.rows import metrics_by_step
+from mupl.stats.rows import FORMATS, metrics_by_step
 
 
 class CoordinateStats(Callback):
@@ -46,6 +47,12 @@ class CoordinateStats(Callback):
     ) -> None:
         if along not in ("width", "depth"):
             raise ConfigError(f"callbacks.coordinates.along={along}: must be width or depth")
+        if Path(file).suffix not in FORMATS:
+            raise ConfigError(f"callbacks.coordinates.file={file}: must end in .csv or .parquet")
+        known = inspect.signature(Recorder).parameters
+        for key in recorder:
+            if key not in known:
+                raise ConfigError(f"callbacks.coordinates.{key}: must be one of {', '.join(known)}")
         self.folder = folder
         self.file = file
         self.effective = effective

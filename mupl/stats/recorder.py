@@ -368,15 +368,15 @@ def _as_list(values: Any) -> list[Any]:
 
 
 def _checked_steps(steps: int | Iterable[int]) -> int | frozenset[int]:
-    if not isinstance(steps, int):
+    if not isinstance(steps, int | str):
         return frozenset(steps)
-    if steps < 1:
+    if isinstance(steps, str) or steps < 1:
         raise ConfigError(f"recorder.steps={steps}: must be a whole number >= 1 or a list of steps")
     return steps
 
 
 def _known(key: str, names: Iterable[str], known: Mapping[str, Any]) -> tuple[str, ...]:
-    names = tuple(names)
+    names = (names,) if isinstance(names, str) else tuple(names)
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigError(f"recorder.{key}={','.join(unknown)}: must be of {', '.join(known)}")

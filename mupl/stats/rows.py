@@ -16,6 +16,7 @@ from mupl.stats.reductions import ITERATIONS, ITERATIONS_GAP, STATISTICS, Tensor
 if TYPE_CHECKING:
     import pandas as pd
 
+FORMATS = (".csv", ".parquet")  # of tables, by suffix
 # Kind of tensor -> iterations of its spectral norm
 KINDS = {
     "output": ITERATIONS,  # what a module returns: pre-activations

@@ -1,5 +1,6 @@
 """The command line around a run: what Hydra must know beforehand, and errors of one line."""
 
+import json
 import os
 import sys
 import traceback
@@ -11,17 +12,17 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mupl import signals
 from mupl.errors import ConfigError, bad_input, disk_error, disk_message
-from mupl.identity import register_resolvers
+from mupl.identity import RESULT_FILE, register_resolvers
 from mupl.parametrization.tables import TABLES
+from mupl.training.overrides import CONF, in_plain_words
 
-PACKAGE = Path(__file__).parents[1]
-IN_WHEEL = PACKAGE / "conf"
-CONF = IN_WHEEL if IN_WHEEL.is_dir() else PACKAGE.parent / "conf"  # the latter in a checkout
+DIVERGED = 3  # exit code of a single run whose loss was not finite; bad input has 1
 
 
 def train_from_command_line() -> None:
@@ -38,7 +39,19 @@ def _main(cfg: DictConfig) -> float | None:
 
     # inside too, as Hydra would print a report of its own around an error that leaves a job
     with clear_errors():
-        return run(cfg)
+        objective = run(cfg)
+    _exit_if_diverged()
+    return objective
+
+
+def _exit_if_diverged() -> None:
+    """Exit with `DIVERGED` after a single run that diverged; a sweep has it in its table."""
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode is RunMode.MULTIRUN:
+        return
+    file = Path(hydra_config.runtime.output_dir, RESULT_FILE)
+    if json.loads(file.read_text())["status"] == "diverged":
+        sys.exit(DIVERGED)
 
 
 def register() -> None:
@@ -79,10 +92,11 @@ def clear_errors() -> Iterator[None]:
         if full is not None:
             sys.exit(f"error: {disk_message(full, _output_folder(error))}")
         cause = bad_input(error)
-        if not isinstance(cause, ConfigError | HydraException | OmegaConfBaseException):
+        if isinstance(cause, ConfigError):
+            sys.exit(f"error: {' '.join(str(cause).split())}")
+        if not isinstance(cause, HydraException | OmegaConfBaseException):
             raise
-        one_line = " ".join(str(cause).split())
-        sys.exit(f"error: {one_line}")
+        sys.exit(f"error: {in_plain_words(cause)}")
 
 
 def _output_folder(error: BaseException) -> str:

@@ -2,79 +2,94 @@
 
 import inspect
 import pkgutil
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
 from mupl.files import write_csv
-from mupl.identity import METRICS, RERUN
+from mupl.nn.unit_scaling import scales_gradients
 from mupl.optim.batch_size import BatchScaling
-from mupl.parametrization.scales import check_hyperparameters, scale_rows
+from mupl.optim.registry import unwrapped
+from mupl.parametrization.scales import scale_rows
+from mupl.parametrization.tables import UNIT_SCALED
 from mupl.terminal import print_table
+from mupl.training.arguments import check_arguments
+from mupl.training.checks import check as check  # what is called before the functions here
 from mupl.training.setup import Setup
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 SIZES = ("width", "depth")  # arguments of a model that a setup gives to it
 
-WHOLE = {"depth": 1, "batch_size": 1, "max_steps": 1, "seed": 0}  # key -> smallest value
-WHOLE_OR_NULL = ("base_depth", "base_batch_size", "base_steps")
 TUNED_KEYS = ("lr", "eps", "weight_decay", "weight_decay_mode", "seed")
 
 
-def check(cfg: DictConfig) -> None:
-    """Check the top-level values of a config, before anything is loaded or trained.
+def load_data(cfg: DictConfig) -> Any:
+    """Load the data of a config: `Splits` or `Tokens`.
 
     Raises:
-        ConfigError: at the first value that cannot be, naming its key and what would be right.
+        ConfigError: on an argument that its source does not take, or what the source refuses.
     """
-    for key in ("width", "base_width"):
-        entries = cfg[key] if OmegaConf.is_list(cfg[key]) else [cfg[key]]
-        if not entries or not all(_is_whole(entry, 1) for entry in entries):
-            raise ConfigError(f"{key}={cfg[key]}: must be a whole number >= 1, or a list of them")
-    for key, least in WHOLE.items():
-        if not _is_whole(cfg[key], least):
-            raise ConfigError(f"{key}={cfg[key]}: must be a whole number >= {least}")
-    check_hyperparameters(cfg.lr, cfg.eps, cfg.weight_decay, cfg.weight_decay_mode)
-    for key in WHOLE_OR_NULL:
-        if cfg[key] is not None and not _is_whole(cfg[key], 1):
-            raise ConfigError(f"{key}={cfg[key]}: must be a whole number >= 1, or null")
-    if cfg.threads != "auto" and not _is_whole(cfg.threads, 1):
-        raise ConfigError(f"threads={cfg.threads}: must be a whole number >= 1, or auto")
-    if cfg.rerun not in RERUN:
-        raise ConfigError(f"rerun={cfg.rerun}: must be one of {', '.join(RERUN)}")
-    if cfg.metric not in METRICS:
-        raise ConfigError(f"metric={cfg.metric}: must be one of {', '.join(METRICS)}")
-
-
-def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    check_arguments("data", cfg.data)
+    return instantiate(cfg.data)
 
 
 def build_setup(cfg: DictConfig, offered: Mapping[str, Any]) -> Setup:
-    """Build the setup of a config, for data that offer these arguments to its model."""
+    """Build the setup of a config, for data that offer these arguments to its model.
+
+    Raises:
+        ConfigError: on what does not fit: an accelerator that is not there, or an argument that the
+            model does not take.
+    """
+    _check_accelerator(cfg)
+    check_arguments("model", cfg.model)
+    check_arguments("optimizer", cfg.optimizer, beside=("update_kind",))
+    check_arguments("scheduler", cfg.scheduler)
     model = instantiate(cfg.model)
     from_data = taken_arguments(cfg.model._target_, model, offered)
     in_depth = {}
     if cfg.base_depth is not None:
         in_depth = {"depth": cfg.depth, "base_depth": cfg.base_depth}
+    optimizer, update_kind = _optimizer(cfg)
     return Setup(
         lambda width, **depth: model(width=width, **from_data, **depth),
         _plain(cfg.width),
         base_width=_plain(cfg.base_width),
         **in_depth,
         parametrization=instantiate(cfg.parametrization),
-        optimizer=batch_scaling(cfg).optimizer(instantiate(cfg.optimizer)),
+        optimizer=batch_scaling(cfg).optimizer(optimizer),
+        update_kind=update_kind,
         schedule=instantiate(cfg.scheduler),
         loss=loss_function(cfg.loss),
         roles=cfg.roles,
         init=cfg.init,
         **tuned(cfg),
     )
+
+
+def _check_accelerator(cfg: DictConfig) -> None:
+    accelerator = OmegaConf.select(cfg, "trainer.accelerator")
+    if accelerator in ("gpu", "cuda") and not torch.accelerator.is_available():
+        raise ConfigError(
+            f"trainer.accelerator={accelerator}: torch finds none here; say trainer=cpu or "
+            "trainer=auto"
+        )
+
+
+def _optimizer(cfg: DictConfig) -> tuple[Callable[..., Optimizer], str | None]:
+    """Return the constructor of the optimizer, and the update kind if the user says one."""
+    constructor, options = unwrapped(instantiate(cfg.optimizer))
+    update_kind = options.pop("update_kind", None)
+    return partial(constructor, **options), update_kind
 
 
 def _plain(width: Any) -> Any:
@@ -131,6 +146,41 @@ def loss_function(name: str) -> Callable[..., Any]:
     return found
 
 
+class CheckedLoss:
+    """A loss that says at its first call, before any update, what it does not fit.
+
+    Raises:
+        ConfigError: if it does not take the model's output and the target, or returns no scalar.
+    """
+
+    def __init__(self, loss: Callable[[Any, Tensor], Tensor]) -> None:
+        self._loss = loss
+        self._checked = False
+
+    def __call__(self, output: Any, target: Tensor) -> Tensor:
+        if self._checked:
+            return self._loss(output, target)
+        shapes = f"the model's output {_shape(output)} and the target {_shape(target)}"
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                value = self._loss(output, target)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"loss: does not fit {shapes} ({reason})") from error
+        if not isinstance(value, Tensor) or value.ndim:
+            raise ConfigError(f"loss: must return a scalar, not {_shape(value)}, for {shapes}")
+        self._checked = True
+        return value
+
+
+def _shape(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f"of type {type(value).__name__}"
+    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+
+
 def tuned(cfg: DictConfig) -> dict[str, Any]:
     """Return the arguments of a setup that follow from `TUNED_KEYS`; none shapes its model."""
     scaled = batch_scaling(cfg).values(cfg.lr, cfg.eps, cfg.weight_decay)
@@ -165,3 +215,22 @@ def show_parametrization(setup: Setup, folder: Path, quiet: bool) -> None:
     write_csv(folder / "parametrization.csv", rows, columns=list(rows[0]))
     if not quiet:
         print_table(rows, "parametrization")
+        for note in notes(setup):
+            print(f"note: {note}", file=sys.stderr, flush=True)
+
+
+def notes(setup: Setup) -> list[str]:
+    """Say what may be meant otherwise, as it is right in a comparison only or rarely."""
+    found = []
+    name = setup.parametrization.name
+    if not setup.parametrization.has_depth and any(info.in_block for info in setup.infos.values()):
+        found.append(
+            f"base_depth: parametrization={name} has no rules in depth, so it changes nothing; "
+            "depth_mup and completep have"
+        )
+    if name in UNIT_SCALED and not scales_gradients(setup.model):
+        found.append(
+            f"parametrization={name}: the model has no unit-scaled operations (of a GPT: "
+            f"parametrization=umup/gpt), so that only its weights and learning rates are u-muP's"
+        )
+    return found

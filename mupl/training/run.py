@@ -19,7 +19,14 @@ from mupl.data.modules import data_module
 from mupl.errors import ConfigError, bad_input, disk_error
 from mupl.identity import finished, job_row, write_result
 from mupl.training.callbacks import LossRecord, StepProgress
-from mupl.training.config import build_setup, check, show_parametrization, use_precision
+from mupl.training.config import (
+    CheckedLoss,
+    build_setup,
+    check,
+    load_data,
+    show_parametrization,
+    use_precision,
+)
 from mupl.training.module import TrainingModule
 from mupl.training.outcome import summary
 from mupl.training.threads import set_threads, step_flops
@@ -101,9 +108,10 @@ def train(cfg: DictConfig, folder: Path, quiet: bool = False) -> dict[str, Any]:
     """config -> data, module, trainer -> fit -> outcome: status, steps, losses and accuracy."""
     check(cfg)
     seed_everything(cfg.seed, verbose=False)
-    splits = instantiate(cfg.data)
+    splits = load_data(cfg)
     data = data_module(splits, batch_size=cfg.batch_size, seed=cfg.seed)
     setup = build_setup(cfg, splits.model_args)
+    setup.loss = CheckedLoss(setup.loss)
     show_parametrization(setup, folder, quiet)
     trainer = build_trainer(cfg, quiet)
     flops = step_flops(setup.infos, splits, cfg.batch_size)

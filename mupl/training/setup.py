@@ -12,14 +12,15 @@ from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
 from mupl.nn.initialize import initialize_
-from mupl.nn.unit_scaling import scales_gradients
+from mupl.nn.unit_scaling import has_unit_readout, scales_gradients
 from mupl.optim.groups import build_optimizer
-from mupl.optim.registry import OptimizerLike, optimizer_rules, resolve
+from mupl.optim.registry import OptimizerLike, check_options, optimizer_rules, resolve
 from mupl.optim.scaling import scale
 from mupl.optim.schedules import Schedule
 from mupl.parametrization.exponents import Expected, expected_exponents
 from mupl.parametrization.rules import Parametrization, as_parametrization
 from mupl.parametrization.scales import scale_rows
+from mupl.parametrization.tables import UNIT_SCALED
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
 from mupl.roles import Build, Width, describe
 
@@ -51,7 +52,8 @@ class Setup:
         weight_decay_mode: "decoupled" keeps lr * weight_decay constant in width, "independent"
             also in lr; "coupled" leaves weight_decay alone.
         depth, base_depth: number of blocks, for `build(width, depth=depth)`, and the number where
-            `lr` was tuned. Without them there are no rules in depth.
+            `lr` was tuned. A parametrization with rules in depth needs them;
+            `get_parametrization(name).width_only()` has none.
         schedule: multiplies all learning rates in the course of training.
         loss: `(model output, target) -> scalar tensor`.
         roles, init: see `mupl.describe`.
@@ -65,7 +67,8 @@ class Setup:
     Under `torch.device("meta")` the model holds no weights: so the members of a stack are set up.
 
     Raises:
-        ConfigError: on bad values, or a tensor that cannot be classified.
+        ConfigError: on bad values, a tensor that cannot be classified, or a parametrization that
+            the model or the optimizer does not fit.
 
     Example:
         >>> from torch import nn
@@ -106,6 +109,7 @@ class Setup:
         self.base_width = base_width
         self.build = partial(build, width) if depth is None else partial(build, width, depth=depth)
         self.optimizer_class = resolve(optimizer)
+        check_options(self.optimizer_class)
         if update_kind is None:
             self.optimizer_rules = optimizer_rules(self.optimizer_class)
         else:
@@ -117,7 +121,35 @@ class Setup:
             build, width, base_width, depth=depth, base_depth=base_depth, roles=roles, init=init
         )
         self._scale(lr, eps=eps, weight_decay=weight_decay, weight_decay_mode=weight_decay_mode)
+        if base_depth is None and self.parametrization.has_depth:
+            raise ConfigError(
+                f"base_depth=null: parametrization={self.parametrization.name} scales with depth; "
+                "say the depth where lr is right, or base_depth=depth for rules in width alone"
+            )
         self.model = initialize_(self.build(), self.scales, torch.Generator().manual_seed(seed))
+        self._check_unit_scaling()
+
+    def _check_unit_scaling(self) -> None:
+        """Refuse a table of unit scaling under SGD, on a model of other gradients."""
+        unit_readout = UNIT_SCALED.get(self.parametrization.name)
+        if unit_readout is None or not self._by_sgd:
+            return
+        name = f"parametrization={self.parametrization.name}"
+        if not scales_gradients(self.model):
+            raise ConfigError(
+                f"{name}: under SGD it is for unit-scaled operations only, which this model has "
+                "not (a GPT has them by model.unit_scaling=true); take Adam, or mup"
+            )
+        if unit_readout != has_unit_readout(self.model):
+            other = "its forward one" if unit_readout else "one of its own: take umup"
+            raise ConfigError(
+                f"{name}: does not fit the readout of this model, whose backward multiplier is "
+                f"{other}"
+            )
+
+    @property
+    def _by_sgd(self) -> bool:
+        return any(scale.update_kind == UpdateKind.SGD for scale in self.scales.values())
 
     def _scale(self, lr: float, **others: Any) -> None:
         self.lr = lr
@@ -151,8 +183,7 @@ class Setup:
         Raises:
             ConfigError: for unit-scaled operations under SGD, whose gradients are not the loss's.
         """
-        by_sgd = any(scale.update_kind == UpdateKind.SGD for scale in self.scales.values())
-        if by_sgd and scales_gradients(self.model):
+        if self._by_sgd and scales_gradients(self.model):
             raise ConfigError(
                 "callbacks.coordinates.predict: unit-scaled operations give SGD gradients that are "
                 "not those of the loss; say optimizer=adam or callbacks.coordinates.predict=false"

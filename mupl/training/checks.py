@@ -1,0 +1,338 @@
+"""Check what a command line asks for before torch is imported and before any job is trained."""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
+
+from mupl.errors import ConfigError
+from mupl.identity import METRICS, RERUN, RESULT_FILE
+from mupl.parametrization.hyperparameters import (
+    BATCH_SCALINGS,
+    WEIGHT_DECAY_MODES,
+    number_problems,
+    word_problems,
+)
+from mupl.training.cli import clear_errors
+from mupl.training.overrides import (
+    jobs,
+    known_keys,
+    refuse_unknown,
+    swept_values,
+    task_overrides,
+)
+
+Values = Mapping[str, Any]  # by dotted key
+
+# key -> smallest value
+WHOLE = {
+    "depth": 1,
+    "batch_size": 1,
+    "max_steps": 1,
+    "trainer.log_every_n_steps": 1,
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.max_epochs": -1,
+}
+BASES = ("base_batch_size", "base_steps")  # of batch_scaling
+WHOLE_OR_NULL = ("base_depth", *BASES)
+WIDTHS = ("width", "base_width")
+NUMBERS = ("lr", "eps", "weight_decay")
+WORDS = {
+    "weight_decay_mode": WEIGHT_DECAY_MODES,
+    "batch_scaling": BATCH_SCALINGS,
+    "rerun": RERUN,
+    "metric": METRICS,
+    # Lightning's, and our tf32
+    "trainer.precision": (
+        *("tf32", "32-true", "64-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true"),
+        *("transformer-engine", "transformer-engine-float16", "32", "64", "bf16", "16"),
+    ),
+}
+BY_NAME = ("roles", "init")
+CHECKED = (
+    *WIDTHS, *WHOLE, *NUMBERS, *WORDS, *WHOLE_OR_NULL, *BY_NAME,
+    "seed", "threads", "loss", "trainer.devices", "trainer.num_nodes",
+    "trainer.gradient_clip_val", "trainer.val_check_interval",
+)  # fmt: skip
+SEEDS = 2**32  # what numpy's and Lightning's generators take
+
+# What tells the folders of a sweep's jobs apart, whatever is swept
+UNIQUE = ("job_id:", "job.num", "job.id", "override_dirname")
+COORDINATE_CHECKS = ("coordinate_check", "ablation")  # reports
+MAX_JOBS = 20_000  # of a sweep that are checked before the first is trained
+
+
+def check(cfg: DictConfig) -> None:
+    """Check the values of a job's config that need no data and no model.
+
+    Raises:
+        ConfigError: at the first value that cannot be, naming its key and what would be right.
+    """
+    for problem in problems(values_of(cfg)):
+        raise ConfigError(problem)
+
+
+def values_of(cfg: DictConfig) -> dict[str, Any]:
+    """Return the values that can be checked, by dotted key."""
+    values = {}
+    for key in CHECKED:
+        group, _, name = key.rpartition(".")
+        node = cfg.get(group) if group else cfg
+        if node is None or name not in node.keys():  # noqa: SIM118 (`in` overlooks what is broken)
+            continue
+        try:
+            value = node[name]
+        except InterpolationKeyError as error:
+            raise ConfigError(f"{key}: {' '.join(str(error).split())}") from error
+        except InterpolationResolutionError:
+            continue  # such as ${hydra:job.num}, which only a job has
+        values[key] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return values
+
+
+def problems(values: Values) -> Iterator[str]:
+    """Say what is wrong with each value, each text beginning with its key."""
+    checks: dict[Callable[[str, Any], Iterator[str]], tuple[str, ...]] = {
+        _width_problems: WIDTHS,
+        _whole_problems: tuple(WHOLE),
+        number_problems: NUMBERS,
+        _whole_or_null_problems: WHOLE_OR_NULL,
+        _mapping_problems: BY_NAME,
+        _seed_problems: ("seed",),
+        _threads_problems: ("threads",),
+        _loss_problems: ("loss",),
+        _clip_problems: ("trainer.gradient_clip_val",),
+        _interval_problems: ("trainer.val_check_interval",),
+        _process_problems: ("trainer.devices", "trainer.num_nodes"),
+    }
+    for say, keys in checks.items():
+        for key in keys:
+            if key in values:
+                yield from say(key, values[key])
+    for key, known in WORDS.items():
+        if key in values:
+            yield from word_problems(key, values[key], known)
+    yield from _batch_scaling_problems(values)
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _width_problems(key: str, value: Any) -> Iterator[str]:
+    entries = value if isinstance(value, list) else [value]
+    if not entries or not all(_is_whole(entry, 1) for entry in entries):
+        yield f"{key}={value}: must be a whole number >= 1, or a list of them"
+
+
+def _whole_problems(key: str, value: Any) -> Iterator[str]:
+    if not _is_whole(value, WHOLE[key]):
+        yield f"{key}={value}: must be a whole number >= {WHOLE[key]}"
+
+
+def _whole_or_null_problems(key: str, value: Any) -> Iterator[str]:
+    if value is not None and not _is_whole(value, 1):
+        yield f"{key}={value}: must be a whole number >= 1, or null"
+
+
+def _mapping_problems(key: str, value: Any) -> Iterator[str]:
+    if not isinstance(value, dict):
+        entry = "hidden" if key == "roles" else "{name: normal, std: 0.02}"
+        yield f"{key}={value}: must be by glob, such as '+{key}={{layers.1.weight: {entry}}}'"
+
+
+def _seed_problems(key: str, value: Any) -> Iterator[str]:
+    if not _is_whole(value, 0) or value >= SEEDS:
+        yield f"{key}={value}: must be a whole number >= 0 and below 2^32"
+
+
+def _threads_problems(key: str, value: Any) -> Iterator[str]:
+    if value != "auto" and not _is_whole(value, 1):
+        yield f"{key}={value}: must be a whole number >= 1, or auto"
+
+
+def _loss_problems(key: str, value: Any) -> Iterator[str]:
+    if not isinstance(value, str) or "." not in value:
+        yield (
+            f"{key}={value}: must be the dotted name of a function (output, target) -> mean loss, "
+            "such as mupl.training.setup.cross_entropy"
+        )
+
+
+def _process_problems(key: str, value: Any) -> Iterator[str]:
+    """Refuse more than one process, whose batches would be the same."""
+    count = len(value) if isinstance(value, list) else value
+    if str(count) not in ("1", "auto"):
+        yield f"{key}={value}: every process would see the same batches; use 1"
+
+
+def _clip_problems(key: str, value: Any) -> Iterator[str]:
+    if value is not None:
+        yield from number_problems(key, value)
+
+
+def _interval_problems(key: str, value: Any) -> Iterator[str]:
+    is_share = isinstance(value, float) and 0 < value <= 1
+    if value is not None and not is_share and not _is_whole(value, 1):
+        yield f"{key}={value}: must be a number of steps >= 1, or a share of an epoch"
+
+
+def _batch_scaling_problems(values: Values) -> Iterator[str]:
+    rule = values.get("batch_scaling", "none")
+    if rule != "none" and all(key in values and values[key] is None for key in BASES):
+        yield (
+            f"batch_scaling={rule}: changes nothing without base_batch_size or base_steps, where "
+            "lr is right"
+        )
+
+
+class CheckInput(Callback):
+    """A Hydra callback that ends a run or a sweep with one line if its input is wrong.
+
+    Hydra turns exceptions of callbacks into warnings, so this one exits by itself.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with clear_errors():
+            _check_keys(config)
+            _refuse_sweep_without_m(config)
+            _check_entries(config)
+            says_depth = any(text.startswith("depth=") for text in task_overrides(config))
+            for problem in _command_problems(values_of(config), says_depth):
+                raise ConfigError(problem)
+            _check_login(config)
+            for key in BASES:
+                if config.batch_scaling == "none" and config[key] is not None:
+                    note = f"{key}={config[key]}: changes nothing under batch_scaling=none"
+                    print(f"note: {note}", file=sys.stderr, flush=True)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with clear_errors():
+            swept = swept_values(config)
+            _refuse_intervals(config, swept)
+            _check_keys(config, swept)
+            _check_coordinate_check(config, swept)
+            _check_entries(config)
+            _check_folders(config, swept)
+            _check_jobs(config, swept)
+            _check_login(config)
+
+
+def _check_keys(config: DictConfig, swept: Iterable[str] = ()) -> None:
+    keys = [str(key) for key in config]
+    for key in swept:
+        if "/" not in key and "@" not in key:  # else a config group of Hydra's, or within one
+            keys.append(key.partition(".")[0])
+    refuse_unknown(key for key in keys if key != "hydra")
+    optional = ("hydra", "size", "experiment", "local")
+    for key in known_keys():
+        if key not in keys and key not in optional:
+            raise ConfigError(f"{key}: is missing; every run needs it")
+
+
+def _check_entries(config: DictConfig) -> None:
+    for group in ("callbacks", "logger"):
+        for name, entry in (config[group] or {}).items():
+            if not OmegaConf.is_dict(entry) or "_target_" not in entry:
+                raise ConfigError(f"{group}.{name}={entry}: must have a _target_, a class")
+
+
+def _refuse_sweep_without_m(config: DictConfig) -> None:
+    params = config.hydra.sweeper.get("params")
+    if params:
+        choices = config.hydra.runtime.choices
+        group = "experiment" if choices.get("experiment") else "size"
+        raise ConfigError(
+            f"{group}={choices.get(group)}: is a sweep over {', '.join(params)}; add -m, or for "
+            "one training hydra.sweeper.params=null"
+        )
+
+
+def _command_problems(values: Values, says_depth: bool) -> Iterator[str]:
+    """Say what is wrong with the values of a job, whose depth was said beside its width or not."""
+    yield from problems(values)
+    width = values.get("width")
+    depth = values.get("depth")
+    if says_depth and isinstance(width, list) and depth != len(width):
+        yield f"depth={depth}: width={width} is a list of {len(width)} layers; say one of the two"
+
+
+def _refuse_intervals(config: DictConfig, swept: Mapping[str, list[Any] | None]) -> None:
+    """Refuse values that a sweeper has to draw, if it goes over lists only."""
+    for key, values in swept.items():
+        if values is None and str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
+            raise ConfigError(
+                f"{key}: an interval needs a sweeper that draws values, such as "
+                f"hydra/sweeper=optuna; for a grid say {key}=range(0,3) or values with commas"
+            )
+
+
+def _check_folders(config: DictConfig, swept: Mapping[str, list[Any] | None]) -> None:
+    """Refuse a name of the jobs' folders that several of them would share."""
+    subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[call-overload,index]
+    if any(word in str(subdir) for word in UNIQUE):
+        return
+    for key, values in swept.items():
+        if (values is None or len(values) > 1) and key not in str(subdir):
+            raise ConfigError(
+                f"hydra.sweep.subdir={subdir}: jobs of several {key} would share a folder; leave "
+                "it out, or say one that differs, such as ${hydra.job.num}"
+            )
+
+
+def _check_coordinate_check(config: DictConfig, swept: Mapping[str, list[Any] | None]) -> None:
+    """Refuse a coordinate check of one size, unless it adds to one in the same folder."""
+    report = OmegaConf.select(config, "hydra.callbacks.sweep_report.report")
+    if report not in COORDINATE_CHECKS:
+        return
+    along = OmegaConf.select(config, "callbacks.coordinates.along")
+    if along is None:
+        raise ConfigError(f"callbacks: report={report} needs callbacks=coordinates")
+    sizes = swept.get(along) or []
+    folder = Path(str(config.hydra.sweep.dir))
+    if len(sizes) < 2 and not any(folder.glob(f"*/{RESULT_FILE}")):
+        example = "128,256,512" if along == "width" else "2,4,8"
+        raise ConfigError(
+            f"{along}: a coordinate check needs at least two, such as {along}={example}"
+        )
+
+
+def _check_jobs(config: DictConfig, swept: Mapping[str, list[Any] | None]) -> None:
+    """Refuse a sweep whose jobs are all wrong; else say how many will fail, and why.
+
+    Those become failed rows, so that the others are trained.
+    """
+    values = values_of(config)
+    points = jobs(swept, MAX_JOBS)
+    wrong: Counter[str] = Counter()
+    for point in points:
+        job = {key: value for key, value in values.items() if key not in swept}
+        for key, value in point.items():
+            if key in CHECKED and "${" not in str(value):
+                job[key] = value
+        for problem in _command_problems(job, says_depth="depth" in point):
+            wrong[problem] += 1
+            break
+    if points and wrong.total() == len(points):
+        raise ConfigError(next(iter(wrong)))
+    for problem, count in wrong.items():
+        print(f"{count} of {len(points)} jobs will fail: {problem}", file=sys.stderr, flush=True)
+
+
+def _check_login(config: DictConfig) -> None:
+    """Have W&B's key ready, if runs are to be sent there: asked for now, or refused now."""
+    for name, logger in (config.get("logger") or {}).items():
+        if str(logger.get("_target_")).endswith("WandbLogger") and logger.get("offline") is False:
+            import wandb
+
+            try:
+                wandb.login()
+            except wandb.errors.UsageError as error:
+                raise ConfigError(
+                    f"logger.{name}.offline=false: {error} (or logger.{name}.offline=true)"
+                ) from error

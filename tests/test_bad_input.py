@@ -1,0 +1,386 @@
+"""Wrong input: one clear line on stderr and an exit code, before anything is trained."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mupl.cli import main
+from tests.commands import IGNORED, train, train_here
+
+pytestmark = IGNORED
+
+SMALL = {"width": "8", "base_width": "8", "max_steps": "2", "trainer": "cpu"}
+GPT = "model=gpt data=text data.context=8 model.d_head=4"
+STACKED = "-m lr=0.1,0.2 hydra/launcher=stacked"
+RECORDED = "callbacks=coordinates callbacks.coordinates"
+DEPTH = "base_depth=null: parametrization="
+
+# Arguments, of which SMALL is added where they do not say it -> what the line must contain.
+# TMP is a folder with data that are wrong.
+WRONG = {
+    # keys that there are not, or no longer
+    "widht=256": "widht: there is no such key; did you mean width?",
+    "optimzer=adam": "optimzer: there is no such key; did you mean optimizer?",
+    "+optimzer=adam": "did you mean optimizer?",
+    "experimnt=coord_check": "did you mean experiment?",
+    "+foo=1": "foo: there is no such key; --help lists them",
+    "++foo.bar=1": "foo: there is no such key",
+    "+family=adam": "family: there is no such key",
+    "+ckpt_path=last.ckpt": "ckpt_path: there is no such key",
+    "-m +foo=1,2": "foo: there is no such key",
+    "~lr": "lr: is missing",
+    "~model": "model: is missing",
+    "model.bia=false": "model.bia: there is no such key; did you mean model.bias?",
+    "optimizer.beta=[0.9,0.99]": "did you mean optimizer.betas?",
+    "hydra.sweep.dr=x": "did you mean hydra.sweep.dir?",
+    "+model.foo=2": "model.foo: there is no such key (there are in_features",
+    "+data.shuffle=true": "data.shuffle: there is no such key (there are root)",
+    "+scheduler.period=2": "scheduler.period: there is no such key",
+    "+optimizer.foo=1": "optimizer.foo: there is no such key",
+    "+trainer.foo=1": "trainer (lightning.pytorch.trainer.trainer.Trainer): ",
+    "+parametrization.foo=1": "unexpected keyword argument 'foo'",
+    "+logger.csv.foo=1": "logger.csv (lightning.pytorch.loggers.csv_logs.CSVLogger): ",
+    f"{RECORDED}.kinds=[grad] +callbacks.coordinates.foo=1": "callbacks.coordinates.foo: must be",
+    # groups
+    "optimizer=adamx": "Available options in 'optimizer': adam adam_atan2 adamw lion muon sgd",
+    "parametrization=muP": "Available options in 'parametrization': cerebras completep",
+    "data=minst": "Available options in 'data': cifar10 digits fashion_mnist image_folder mnist",
+    "trainer=tpu": "Available options in 'trainer': auto cpu gpu",
+    "callbacks=coords": "Available options in 'callbacks': coordinates lr_monitor none",
+    "experiment=coord_chek": "Available options in 'experiment': ablation coord_check",
+    "-m hydra/launcher=stackd width=8,16": "Available options in 'hydra/launcher': basic",
+    # what cannot be read
+    "lr": "lr: must be key=value",
+    "lr=1e-3,1e-2": "lr=1e-3,1e-2: several values need -m (a sweep); one list is lr=[1e-3,1e-2]",
+    "-m lr=1e-3,": "lr=1e-3,: cannot be read; commas stand between values (lr=1e-3)",
+    "-m width=8;16": "width=8;16: cannot be read; commas stand between values (width=8,16)",
+    "-m seed=range(0,0)": "seed=range(0,0): has no values",
+    "-m seed=interval(0,1)": "seed: an interval needs a sweeper that draws values",
+    "lr=${rate}": "lr: Interpolation key 'rate' not found",
+    "hydra.mode=MULTI": "expected one of [RUN, MULTIRUN]",
+    # sizes
+    "width=wide": "width=wide: must be a whole number >= 1",
+    "width=0": "width=0: must be a whole number >= 1",
+    "width=64.5": "width=64.5: must be a whole number >= 1",
+    "width=1e2": "width=100.0: must be a whole number >= 1",
+    "width=[]": "width=[]: must be a whole number >= 1",
+    "width=null": "width=None: must be a whole number >= 1",
+    "width=[8,wide]": "width=[8, 'wide']: must be a whole number >= 1",
+    "-m width=": "width=: must be a whole number >= 1",
+    "width=[8,16] depth=5": "depth=5: width=[8, 16] is a list of 2 layers; say one of the two",
+    "-m width=[8,16],[8] depth=5": "depth=5: width=[8, 16] is a list of 2 layers",
+    "depth=0": "depth=0: must be a whole number >= 1",
+    "base_width=0": "base_width=0: must be a whole number >= 1",
+    "base_depth=0": "base_depth=0: must be a whole number >= 1, or null",
+    "base_depth=2 depth=null parametrization=completep": "depth=None: must be a whole number",
+    "batch_size=0": "batch_size=0: must be a whole number >= 1",
+    "batch_size=100000": "batch_size=100000: must be at most 1438, the size of the train split",
+    "max_steps=0": "max_steps=0: must be a whole number >= 1",
+    "max_steps=1.5": "max_steps=1.5: must be a whole number >= 1",
+    "seed=-1": "seed=-1: must be a whole number >= 0 and below 2^32",
+    "seed=4294967296": "seed=4294967296: must be a whole number >= 0 and below 2^32",
+    "-m seed=4294967296,4294967297": "seed=4294967296: must be a whole number",
+    "seed=${hydra:job.num}": "seed=None: must be a whole number",  # which only a sweep's jobs have
+    # numbers and words
+    "lr=abc": "lr=abc: must be a finite number > 0",
+    "lr=0": "lr=0: must be a finite number > 0",
+    "lr=-0.1": "lr=-0.1: must be a finite number > 0",
+    "lr=nan": "lr=nan: must be a finite number > 0",
+    "-m lr=[1e-3,1e-2]": "lr=[0.001, 0.01]: must be a finite number > 0",
+    "-m lr=-1,-2": "lr=-1: must be a finite number > 0",
+    "eps=-1": "eps=-1: must be a finite number >= 0",
+    "weight_decay=-0.1": "weight_decay=-0.1: must be a finite number >= 0",
+    "weight_decay_mode=foo": "must be one of coupled, decoupled, independent",
+    "batch_scaling=sqrt": "batch_scaling=sqrt: changes nothing without base_batch_size",
+    "batch_scaling=linear base_batch_size=32": "must be one of none, sqrt, sde",
+    "batch_scaling=sde base_batch_size=32 optimizer=sgd": "the optimizer has no betas",
+    "batch_scaling=sde base_batch_size=1": "the batch is too large",
+    "base_batch_size=0": "base_batch_size=0: must be a whole number >= 1, or null",
+    "threads=few": "threads=few: must be a whole number >= 1, or auto",
+    "-m rerun=al width=8,16": "rerun=al: must be one of missing, failed, all",
+    "metric=val_accuracy": "metric=val_accuracy: must be one of val_loss, train_loss",
+    # losses
+    "loss=mse": "loss=mse: must be the dotted name of a function",
+    "loss=torch.nn.functional.mse_loss": "loss: does not fit the model's output (64, 10) float32",
+    "loss=tests.test_bad_input.no_mean": "loss: must return a scalar, not (64,) float32",
+    # parametrizations, roles, initializers
+    "parametrization=completep": f"{DEPTH}completep scales with depth; say the depth where lr",
+    "parametrization=depth_mup": f"{DEPTH}depth_mup scales with depth",
+    "parametrization=umup": f"{DEPTH}umup scales with depth",
+    "parametrization=umup base_depth=3 optimizer=sgd": "under SGD it is for unit-scaled operations",
+    "parametrization=umup_output_scale base_depth=3 optimizer=sgd": "which this model has not",
+    "parametrization=umup_output_scale base_depth=3": "has no rules for the update kind 'adam'",
+    f"{GPT} model.unit_scaling=true model.norm_gain=false base_depth=3 optimizer=sgd "
+    "parametrization=umup_output_scale": "does not fit the readout of this model",
+    "parametrization=umup/gpt": "model.unit_scaling: there is no such key",
+    "parametrization=cerebras optimizer=sgd": "cerebras has no rules for the update kind 'sgd'",
+    "parametrization.name=mupp": "parametrization=mupp: must be one of sp",
+    '+parametrization.overrides={layer.1.*:{lr:"1"}}': "'layer.1.*' matches none of layers.0",
+    '+parametrization.overrides={layers.1.*:{lr:"m_im^-1/2"}}': "'m_im^-1/2' is no product",
+    "+parametrization.overrides={layers.1.*:{rate:1}}": "layers.1.*.rate: must be one of mult",
+    "+parametrization.overrides={layers.1.*:3}": "layers.1.*: must be {cell: value}",
+    "+parametrization.lr_adjustment_groups={a:{filter:x}}": "a: takes param_filter and scale",
+    "roles=hidden": "roles=hidden: must be by glob, such as '+roles={layers.1.weight: hidden}'",
+    "+roles={layers.1.weight:hiden}": "roles=hiden: must be one of input, hidden, output, scalar",
+    "+roles={layer.1.weight:hidden}": "roles: 'layer.1.weight' matches none of layers.0.weight",
+    "init=normal": "init=normal: must be by glob",
+    "+init={layers.1.weight:{name:cauchy}}": "init.name=cauchy: must be one of normal",
+    "+init={layers.1.weight:{name:normal,std:-1}}": "init.std=-1.0: must be a number >= 0",
+    "+init={nothing.*:{name:normal,std:1}}": "init: 'nothing.*' matches none of layers.0.weight",
+    # models
+    "model.activation=swish": "model.activation=swish: must be one of relu, sigmoid, tanh, gelu",
+    "model.bias=maybe": "model.bias=maybe: must be true or false",
+    "model.zero_readout=7": "model.zero_readout=7: must be true or false",
+    "model.init_std=-1": "model.init_std=-1: must be >= 0",
+    "model.init_std=big": "model.init_std=big: must be a number",
+    "model._target_=nowhere.Net": "model._target_=nowhere.Net: cannot be imported",
+    "model._target_=tests.models.Unclassifiable": "'positions' of shape (3, 8)",
+    "model=gpt": "model=mupl.models.GPT: takes vocabulary and context, which these data do not",
+    "data=text": "model=mupl.models.MLP: takes in_features and num_classes",
+    "model=gpt data=text width=100": "model.d_head=32: must be a whole number that divides the",
+    f"{GPT} model.d_head=null model.heads=3": "model.heads=3: must be a whole number that divides",
+    f"{GPT} model.d_head=null": "model.d_head=None, model.heads=None: give one and null for the",
+    f"{GPT} model.norm=batchnorm": "model.norm=batchnorm: must be one of layernorm, rmsnorm",
+    f"{GPT} model.positions=sinus": "model.positions=sinus: must be one of rotary, learned",
+    f"{GPT} model.dropout=2": "model.dropout=2: must be at least 0 and below 1",
+    f"{GPT} model.mlp_ratio=0": "model.mlp_ratio=0: must be > 0",
+    f"{GPT} model.group_size=3": "model.group_size=3: must divide the number of heads, 2",
+    f"{GPT} model.unit_scaling=true": "model.norm_gain=true: unit scaling is without",
+    "model=resnet model.groups=3": "model.groups=3: must divide the width 8",
+    "model=resnet model.norm=layernorm": "model.norm=layernorm: must be one of groupnorm",
+    "model=resnet width=[8,8]": "width=[8, 8]: must be one whole number >= 1 for a ResNet",
+    # data
+    "data=mnist data.root=/nowhere": "data.root=/nowhere: no MNIST files there",
+    "data=cifar10 data.root=/nowhere": "data.root=/nowhere: no CIFAR10 files there",
+    "data=image_folder data.root=/nowhere": "data.root=/nowhere: no images there",
+    "data=image_folder data.root=TMP/empty": "Couldn't find any class folder",
+    "data=image_folder data.root=TMP/empty.txt": "Not a directory",
+    "data=image_folder data.root=TMP/one_class": "one class only (cat)",
+    "data=image_folder data.root=TMP/corrupt": "cannot decode cat/1.png",
+    "data=image_folder data.root=TMP/two_sizes": "set data.image_size",
+    "data=image_folder data.root=TMP/good data.val_fraction=2": "must be between 0 and 1",
+    "data=image_folder data.root=TMP/good data.image_size=0": "must be at least 1 pixel, or null",
+    "data=image_folder data.root=TMP/good data.image_size=big": "must be a whole number or null",
+    f"{GPT} data.file=nowhere.txt": "nowhere.txt: must be a text file in UTF-8, not empty",
+    f"{GPT} data.file=TMP/empty.txt": "empty.txt: must be a text file in UTF-8, not empty",
+    f"{GPT} data.file=TMP/binary data.level=character": "must be a text file in UTF-8",
+    f"{GPT} data.file=TMP/short.txt data.context=512": "the number of tokens in the shorter of",
+    f"{GPT} data.level=word": "data.level=word: must be one of byte, character",
+    f"{GPT} data.val_fraction=0": "data.val_fraction=0: must be between 0 and 1",
+    f"{GPT} data.context=0": "data.context=0: must be at least 1",
+    "model=gpt data=tokens data.root=/nowhere": "data.root=/nowhere: must hold train.bin and",
+    "model=gpt data=random_tokens data.vocabulary=0": "data.vocabulary=0: must be a whole number",
+    "model=gpt data=random_tokens data.context=many": "data.context=many: must be a whole number",
+    # schedules
+    "scheduler=cosine scheduler.warmup=100": "scheduler.warmup=100: must be in [0, 1]",
+    "scheduler=cosine scheduler.warmup=soon": "scheduler.warmup=soon: must be a number",
+    "scheduler=cosine scheduler.decay=2": "scheduler.decay=2: must be in [0, 1 - warmup]",
+    "scheduler=step scheduler.milestones=half": "must be a list of numbers, such as [0.5, 0.75]",
+    "scheduler=inverse_sqrt scheduler.warmup=0": "inverse_sqrt needs a warm-up > 0",
+    "scheduler.shape=sawtooth": "scheduler.shape=sawtooth: must be one of constant, linear",
+    # optimizers
+    "optimizer.betas=0.9": "optimizer.betas=0.9: must be a list of 2 numbers",
+    "optimizer.betas=[0.9]": "optimizer.betas=[0.9]: must be a list of 2 numbers",
+    "optimizer.betas=[0.9,1.5]": "optimizer=AdamW: Invalid beta parameter at index 1: 1.5",
+    "optimizer=sgd optimizer.momentum=-1": "optimizer=SGD: Invalid momentum value: -1",
+    "optimizer=sgd optimizer.momentum=much": "optimizer.momentum=much: must be a number",
+    "optimizer=lion optimizer.betas=[0.9,2]": "optimizer.betas=[0.9, 2]: must be in [0, 1)",
+    "optimizer=sign_sgd optimizer.momentum=2": "optimizer.momentum=2: must be in [0, 1)",
+    "optimizer=muon optimizer.betas=[0.9,2]": "optimizer.betas=[0.9, 2]: must be in [0, 1)",
+    "optimizer=muon optimizer.method=qr": "optimizer.method=qr: must be one of svd, muon",
+    "optimizer=muon optimizer.roles=[hiden]": "optimizer.roles=hiden: must be of input, hidden",
+    "optimizer=muon optimizer.roles=hidden": "optimizer.roles=hidden: must be a list",
+    "optimizer=muon depth=1": "optimizer.roles=hidden: the model has no such matrix",
+    "+optimizer.weight_decay=0.3": "say weight_decay=0.3 beside the optimizer, not in it",
+    "+optimizer.eps=1e-4": "say eps=0.0001 beside the optimizer, not in it",
+    "+optimizer.lr=1": "say lr=1 beside the optimizer, not in it",
+    "+optimizer.update_kind=adm": "update_kind=adm: must be one of sgd, adam, orthogonal",
+    "~optimizer.betas optimizer._target_=torch.optim.Adagrad": "+optimizer.update_kind=",
+    "optimizer._target_=torch.optim.No": "optimizer._target_=torch.optim.No: cannot be imported",
+    # the trainer, callbacks and loggers
+    "trainer.accelerator=abacus": "accelerator='abacus'",
+    "trainer.precision=fp16": "trainer.precision=fp16: must be one of tf32, 32-true",
+    "trainer.devices=2": "trainer.devices=2: every process would see the same batches; use 1",
+    "+trainer.num_nodes=2": "trainer.num_nodes=2: every process would see the same batches",
+    "trainer.gradient_clip_val=-1": "trainer.gradient_clip_val=-1: must be a finite number >= 0",
+    "trainer.log_every_n_steps=0": "trainer.log_every_n_steps=0: must be a whole number >= 1",
+    "trainer.val_check_interval=0": "trainer.val_check_interval=0: must be a number of steps >= 1",
+    "trainer.max_epochs=soon": "trainer.max_epochs=soon: must be a whole number >= -1",
+    "+trainer.accumulate_grad_batches=0": "accumulate_grad_batches=0: must be a whole number",
+    "+trainer.limit_val_batches=-1": "invalid value -1 for limit_val_batches",
+    "+trainer.strategy=magic": "strategy='magic'",
+    f"{RECORDED}.kinds=[outputs]": "kinds=outputs: must be of output, param, update",
+    f"{RECORDED}.statistics=[l7]": "statistics=l7: must be of l1, rms",
+    f"{RECORDED}.steps=0": "steps=0: must be a whole number >= 1 or a list of steps",
+    f"{RECORDED}.steps=often": "steps=often: must be a whole number >= 1 or a list of steps",
+    f"{RECORDED}.parameters=[nothing]": "parameters: 'nothing' matches none of layers.0.weight",
+    f"{RECORDED}.along=time": "callbacks.coordinates.along=time: must be width or depth",
+    f"{RECORDED}.file=table.xyz": "callbacks.coordinates.file=table.xyz: must end in .csv",
+    "+callbacks.mine=3": "callbacks.mine=3: must have a _target_",
+    "+callbacks.mine={_target_:no.Callback}": "callbacks.mine._target_=no.Callback: cannot be",
+    "+logger.mine=file": "logger.mine=file: must have a _target_",
+    "logger.csv.save_dir=null": "logger.csv (lightning.pytorch.loggers.csv_logs.CSVLogger): ",
+    # sweeps
+    "experiment=lr_transfer": "is a sweep over parametrization, width, lr; add -m, or for one",
+    "experiment=coord_check": "experiment=coord_check: is a sweep over width, seed; add -m",
+    "size=width": "size=width: is a sweep over parametrization, width; add -m",
+    "-m experiment=coord_check width=8 seed=0": "width: a coordinate check needs at least two",
+    "-m experiment=coord_check_depth depth=2": "depth: a coordinate check needs at least two",
+    "-m experiment=coord_check callbacks=none width=8,16": "coordinate_check needs callbacks=coord",
+    "-m lr=0.1,0.2 hydra.sweep.subdir=one": "hydra.sweep.subdir=one: jobs of several lr would",
+    "-m lr=0.1,0.2 width=8,16 hydra.sweep.subdir=${width}": "jobs of several lr would share a",
+    "-m hydra.callbacks.sweep_report.report=fireworks lr=0.1,0.2": "must be one of hyperparameter",
+    "-m hydra.callbacks.sweep_report.report=mupl.no lr=0.1,0.2": "report=mupl.no: ",
+    f"{STACKED} hydra.launcher.max_members=0": "hydra.launcher.max_members=0: must be a whole",
+    f"{STACKED} hydra.launcher.executor=cloud": "hydra.launcher.executor=cloud: must be null or",
+}
+
+IN_A_PROCESS = "lr=-0.1"  # the others in this one, which takes a tenth of the time
+
+
+def no_mean(output: Tensor, target: Tensor) -> Tensor:
+    return torch.nn.functional.cross_entropy(output, target, reduction="none")
+
+
+def write_images(folder: Path, *classes: str, side: int = 8) -> None:
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for shade in range(4):
+            image = np.full((side, side, 3), 20 * shade, np.uint8)
+            Image.fromarray(image).save(folder / name / f"{shade}.png")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data that are wrong in all the ways that WRONG names."""
+    folder = tmp_path_factory.mktemp("wrong")
+    (folder / "empty").mkdir()
+    (folder / "empty.txt").write_text("")
+    (folder / "short.txt").write_text("to be or not to be")
+    (folder / "binary").write_bytes(bytes(range(128, 256)))
+    write_images(folder / "good", "cat", "dog")
+    write_images(folder / "one_class", "cat")
+    write_images(folder / "corrupt", "cat", "dog")
+    (folder / "corrupt" / "cat" / "1.png").write_bytes(b"\x89PNG")
+    write_images(folder / "two_sizes", "cat")
+    write_images(folder / "two_sizes", "dog", side=9)
+    return folder
+
+
+def arguments(text: str, out: Path, data: Path | None = None) -> list[str]:
+    """The arguments of a row, small and with an output folder, where they say nothing else."""
+    given = text.replace("TMP", str(data)).split()
+    said = {word.lstrip("+~").partition("=")[0] for word in given}
+    small = {key: value for key, value in SMALL.items() if key not in said}
+    if "experiment" in said:
+        small = {"trainer": "cpu"}  # the rest is the experiment's
+    kind = "sweep" if "-m" in given else "run"
+    return [*given, *[f"{key}={value}" for key, value in small.items()], f"hydra.{kind}.dir={out}"]
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_bad_input_is_one_clear_line_before_any_training(
+    text: str, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    start = train if text == IN_A_PROCESS else partial(train_here, capfd)
+    out = tmp_path / "out"
+    done = start(*arguments(text, out, folder))
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert WRONG[text] in lines[0]
+    assert not list(out.rglob("metrics.csv"))
+    assert "training" not in done.stdout or "0/2" in done.stdout  # no update was made
+
+
+def test_there_are_enough_rows() -> None:
+    assert len(WRONG) >= 120
+
+
+# Arguments -> what is done with them instead: exit code, what stderr says, what stdout says.
+HANDLED = {
+    "-m seed=0,4294967296": (1, "1 of 2 jobs will fail: seed=4294967296: must be", "1 completed"),
+    "-m lr=0.1 hydra.sweep.subdir=one": (0, "", "1 completed"),
+    "base_depth=2": (0, "note: base_depth: parametrization=mup has no rules in depth", "completed"),
+    "base_depth=${depth} parametrization=completep": (0, "", "completed"),
+    "parametrization=umup base_depth=3": (
+        0,
+        "the model has no unit-scaled operations",
+        "completed",
+    ),
+    "base_batch_size=32": (0, "note: base_batch_size=32: changes nothing under", "completed"),
+    "lr=1e30 optimizer=sgd max_steps=20": (3, "", "diverged at step"),
+    "~optimizer.betas optimizer._target_=torch.optim.Adagrad +optimizer.update_kind=adam": (
+        0,
+        "",
+        "completed",
+    ),
+    "experiment=lr_transfer hydra.sweeper.params=null max_steps=2": (0, "", "completed"),
+    "trainer.devices=auto": (0, "", "completed"),
+}
+
+
+@pytest.mark.parametrize("text", HANDLED)
+def test_input_that_may_be_meant_is_handled(
+    text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, said, shown = HANDLED[text]
+    done = train_here(capfd, *arguments(text, tmp_path / "out"))
+    assert done.returncode == code, done.stdout + done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == bool(said), done.stderr
+    assert shown in done.stdout
+
+
+def test_a_user_s_optimizer_is_scaled_as_its_update_kind_says(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = []
+    for kind in ("sgd", "adam"):
+        text = "~optimizer.betas optimizer._target_=torch.optim.Adagrad lr=1 width=16 depth=2 "
+        text += f"+optimizer.update_kind={kind}"
+        assert train_here(capfd, *arguments(text, tmp_path / kind)).returncode == 0
+        table = pd.read_csv(tmp_path / kind / "parametrization.csv", index_col="name")
+        found.append(table.loc[["layers.0.weight", "layers.1.weight"], "lr"].tolist())
+    assert found == [[2, 1], [1, 0.5]]
+
+
+def test_a_width_is_added_to_a_coordinate_check(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    check = partial(train_here, capfd, "-m", "experiment=coord_check", "seed=0", "base_width=8")
+    to = f"hydra.sweep.dir={tmp_path}"
+    assert "coordinate check: " in check("width=8,16", to).stdout
+    assert "[1/1] width=32 " in check("width=32", to).stdout
+    rows = pd.read_csv(tmp_path / "coord_check.csv")
+    assert rows["width"].unique().tolist() == [8, 16, 32]
+
+
+# Arguments of `mupl` -> what the line must contain
+WRONG_COMMANDS = {
+    "table mupp": "parametrization=mupp: must be one of sp",
+    "table --to mup": "mupl table: --to needs --from",
+    "table mup --optimizer adamx": "optimizer=adamx: must be one of",
+    "describe nowhere:build --width 8 --base-width 4": "nowhere:build: must name a function",
+    "describe torch.nn:ReLU --width 0 --base-width 4": "width=0: must be a whole number >= 1",
+    "report nowhere": "nowhere: there is no such folder",
+    "report . --report fireworks": "report=fireworks: must be one of hyperparameter_transfer",
+    "report . --metric loss": "--metric=loss: must be one of val_loss, train_loss",
+}
+
+
+@pytest.mark.parametrize("text", WRONG_COMMANDS)
+def test_a_wrong_command_is_one_clear_line(text: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(text.split())
+    line = str(ended.value.code)
+    assert line.startswith("error: ")
+    assert WRONG_COMMANDS[text] in line
+    assert "\n" not in line
