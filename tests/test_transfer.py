@@ -316,6 +316,22 @@ def test_pages_have_the_panels_in_order_and_the_same_axes() -> None:
     plt.close("all")
 
 
+def test_choices_have_one_order_in_all_panels() -> None:
+    """Also where the first panel lacks the first choice."""
+    losses = [("mup", "step"), ("mup", "linear"), ("sp", "step"), ("sp", "cosine")]
+    table = pd.DataFrame(losses, columns=["parametrization", "scheduler"])
+    table = table.assign(width=64, lr=0.1, seed=0, optimizer="adamw", status="completed")
+    figure = plot_hyperparameter_transfer(table.assign(val_loss=[1, 2, 3, 4.0]), x="scheduler")
+    figure.canvas.draw()
+    for axes in figure.axes:
+        labels = axes.get_xticklabels()
+        assert [label.get_text() for label in labels] == ["cosine", "linear", "step"]
+        assert {label.get_rotation() for label in labels} == {30}
+    positions = [axes.get_lines()[0].get_xdata(orig=False).tolist() for axes in figure.axes]
+    assert positions == [[1, 2], [0, 2]]
+    plt.close(figure)
+
+
 def test_of_many_sizes_some_are_named() -> None:
     figure = plot_hyperparameter_transfer(sweep(widths=range(1, 42), grid=[-9, -8], seeds=[0.0]))
     (legend,) = figure.legends

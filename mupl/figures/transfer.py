@@ -77,13 +77,13 @@ def plot_transfer_pages(
     lines_of = dict(list(lines.groupby("panel")))
     stars_of = dict(list(stars.groupby("panel")))
 
-    panels = _labels(results[panel_keys].drop_duplicates()).tolist()
+    panels = _labels(results[panel_keys].drop_duplicates()).unique().tolist()
     for first in range(0, len(panels), panels_per_page):
         page = panels[first : first + panels_per_page]
         with sns.axes_style("whitegrid"):
             figure = _empty_panels(page, HYPERPARAMETERS[x], metric.replace("_", " "))
             _add_legend(figure, SIZES[size], colors)
-        _scale_axes(figure.axes[0], finite[x], limits)  # all panels share them
+        _scale_axes(figure.axes, finite[x], limits)
         for panel, axes in zip(page, figure.axes, strict=True):
             if panel in lines_of:
                 _plot_curves(axes, lines_of[panel], x, colors)
@@ -120,13 +120,15 @@ def _empty_panels(panels: Sequence[str], x_label: str, y_label: str) -> Figure:
     return figure
 
 
-def _scale_axes(axes: Axes, x: pd.Series, limits: Mapping[str, Any]) -> None:
+def _scale_axes(panels: Sequence[Axes], x: pd.Series, limits: Mapping[str, Any]) -> None:
+    first = panels[0]  # all share its scales, units and limits
+    first.set(**limits)
     if is_numeric_dtype(x):
-        axes.set_xscale("log", base=2)
-    else:
-        axes.xaxis.update_units(x.unique())  # choices in one order in all panels
+        first.set_xscale("log", base=2)
+        return
+    first.xaxis.update_units(sorted(x.unique()))  # choices in the order of curves
+    for axes in panels:
         axes.tick_params(axis="x", rotation=30)
-    axes.set(**limits)
 
 
 def _plot_curves(axes: Axes, lines: pd.DataFrame, x: str, colors: Colors) -> None:
