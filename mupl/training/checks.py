@@ -274,11 +274,12 @@ def _refuse_intervals(config: DictConfig, swept: Mapping[str, list[Any] | None])
 
 def _check_folders(config: DictConfig, swept: Mapping[str, list[Any] | None]) -> None:
     """Refuse a name of the jobs' folders that several of them would share."""
-    subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[call-overload,index]
-    if any(word in str(subdir) for word in UNIQUE):
+    sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    subdir = str(sweep["subdir"])
+    if any(word in subdir for word in UNIQUE):
         return
     for key, values in swept.items():
-        if (values is None or len(values) > 1) and key not in str(subdir):
+        if (values is None or len(values) > 1) and key not in subdir:
             raise ConfigError(
                 f"hydra.sweep.subdir={subdir}: jobs of several {key} would share a folder; leave "
                 "it out, or say one that differs, such as ${hydra.job.num}"
