@@ -68,6 +68,7 @@ def test_the_interval_is_students() -> None:
         (0.0, {}, True),
         (0.09, {}, True),
         (0.11, {}, False),
+        (-0.09, {}, True),
         (-0.11, {}, False),
         (-0.5, {"low": -0.5, "high": -0.5}, True),
         (-0.3, {"low": -0.5, "high": 0.0}, True),

@@ -152,6 +152,13 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(model(ids), model(ids))
 
 
+@pytest.mark.parametrize("group", [1, 2])
+def test_attention_with_dropout_is_fused_attention_where_nothing_is_dropped(group: int) -> None:
+    model = small(16, dropout=1e-12, group_size=group)
+    ids = tokens(2, T)
+    torch.testing.assert_close(model.train()(ids), model.eval()(ids))
+
+
 def test_unit_scaled_dropout_keeps_unit_scale_and_attention_its_own() -> None:
     torch.manual_seed(0)
     model = GPT(V, 64, 64, unit_scaling=True, norm_gain=False, dropout=0.4)

@@ -12,7 +12,7 @@ from torch import nn
 
 from mupl.errors import ConfigError
 from mupl.initializers import Initializer
-from mupl.models import MLP
+from mupl.models import GPT, MLP
 from mupl.nn.initialize import initialize_, parameters
 from mupl.nn.multipliers import Residual
 from mupl.nn.unit_scaling import UnitLinear
@@ -231,6 +231,26 @@ def test_weight_decay_modes(mode: str) -> None:
     assert steps == pytest.approx(expected[mode])
 
 
+def test_a_column_of_weight_decay_goes_over_what_follows_from_lr() -> None:
+    """Depth-muP has the weight decay of CompleteP's table, m_in, at any depth."""
+
+    def deep(width: int, depth: int) -> nn.Module:
+        return GPT(11, 4, width, depth=depth, d_head=4)
+
+    infos = describe(deep, 16, 8, depth=4, base_depth=1)
+    numbers = scale(infos, "depth_mup", "adamw", lr=0.1, weight_decay=0.3)
+    hidden = numbers["blocks.0.mlp.up.weight"]
+    assert hidden.lr == pytest.approx(0.1 / 2 / 2)  # m_L^-1/2 / m_in
+    assert hidden.weight_decay == pytest.approx(0.3 * 2)
+
+
+def test_a_layers_own_learning_rate_multiplies_that_of_the_table() -> None:
+    numbers = numbers_of(overrides={"layers.1.weight": {"lr_scale": 3}}, weight_decay=0.6)
+    assert numbers["layers.1.weight"].lr == pytest.approx(0.1 / 4 * 3)
+    assert numbers["layers.1.weight"].weight_decay == pytest.approx(0.6 * 4 / 3)
+    assert numbers["layers.2.weight"].lr == pytest.approx(0.1 / 4)
+
+
 def test_overrides_replace_cells_by_glob_and_the_later_one_wins() -> None:
     overrides = {"layers.*": {"lr": 0.5}, "layers.1.*": {"lr": "m_in^-1/2", "wd": 0, "init": 2}}
     numbers = numbers_of(overrides=overrides, weight_decay=1)
@@ -389,6 +409,14 @@ def test_the_printed_exponents_are_those_of_a_check(name: str, update_kind: str)
         for kind, column in (("param", "W"), ("update", "update")):
             expected = found[kind, f"{layer}.weight"]
             assert float(Fraction(rows[role][column])) == expected.high, (role, column)
+
+
+def test_entries_of_an_orthogonal_update_shrink_with_each_dimension_that_grows() -> None:
+    """Singular values 1 and a fixed rank make a Frobenius norm of order 1 of n or n^2 entries."""
+    rows = {
+        row["role"]: row for row in table_with_exponents(get_parametrization("sp"), "orthogonal")
+    }
+    assert [rows[role]["update"] for role in ("input", "hidden", "scalar")] == ["-1/2", "-1", "0"]
 
 
 @pytest.mark.parametrize("along", ["widht", "Depth", None])

@@ -78,6 +78,7 @@ def test_members_that_diverged_stay_frozen_after_a_resume(splits: Splits) -> Non
     assert whole.diverged()[1] is not None
     state = copy.deepcopy(whole.state_dict())
     whole.train(20)
+    assert all((weight[1] == 0).all() for weight in whole.weights.values())
     resumed = stack_of(relu, arguments, splits)
     resumed.load_state_dict(state)
     resumed.train(20)

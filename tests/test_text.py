@@ -88,6 +88,12 @@ def test_mapped_tokens_and_tokens_on_the_device_give_the_same_batches() -> None:
         assert torch.equal(y, other_y)
 
 
+def test_targets_are_the_tokens_that_follow() -> None:
+    tokens = torch.arange(500, dtype=torch.int32)
+    for x, y in TrainLoader(CropBatches(tokens, 8, 4, [2], torch.device("cpu"))):
+        assert torch.equal(y, x + 1)
+
+
 def test_crops_are_a_function_of_seed_and_step() -> None:
     torch.manual_seed(0)
     first = [crop_starts(1000, 4, seed, step).tolist() for seed in (0, 1) for step in range(3)]

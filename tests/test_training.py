@@ -155,6 +155,16 @@ def test_schedules(shape: str) -> None:
     assert all(a >= b for a, b in pairwise(factors[100:]))
 
 
+def test_the_factor_of_an_update_is_that_at_the_middle_of_its_step() -> None:
+    rising = Schedule("constant", warmup=1.0)
+    assert [rising(k, 4) for k in range(4)] == pytest.approx([1 / 8, 3 / 8, 5 / 8, 7 / 8])
+
+
+def test_milestones_count_from_where_they_lie() -> None:
+    steps = Schedule("step", gamma=0.5, milestones=(0.25, 0.5))
+    assert [steps.at(k / 4) for k in range(4)] == [1, 0.5, 0.25, 0.25]
+
+
 def test_a_schedule_keeps_the_ratios_between_groups() -> None:
     parameters = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
     optimizer = torch.optim.SGD(

@@ -148,6 +148,15 @@ def test_cross_entropy() -> None:
     torch.testing.assert_close(single, F.cross_entropy(logits[0], target[0]))
 
 
+def test_gradients_pass_a_readout_with_unit_variance() -> None:
+    """A product with W (8, 50) of N(0, 1) has terms from each of the 8 outputs."""
+    layer = UnitLinear(50, 8, bias=False, readout=True)
+    x = torch.randn(4, 50, requires_grad=True)
+    g = torch.randn(4, 8)
+    (gradient,) = torch.autograd.grad(layer(x), x, g)
+    torch.testing.assert_close(gradient, g @ layer.weight.detach() / math.sqrt(8))
+
+
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.4, 0.9])
 def test_dropout(p: float) -> None:
     generator = torch.Generator().manual_seed(1)  # no numbers that the masks are made of

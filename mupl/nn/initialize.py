@@ -27,12 +27,11 @@ def initialize_(
     multiplier and applies it to activations. In any other module a tensor with a multiplier != 1
     becomes `W = mult * w` by `torch.nn.utils.parametrize`; its parameter is then called
     `parametrizations.NAME.original`. Initializing again replaces what was set before. A module on
-    the meta device, which has no values, gets its multipliers only. The seed is also that of the
-    masks of `mupl.nn.dropout.Dropout`.
+    the meta device, which has no values, gets its multipliers only.
 
     Args:
         scales: what `scale` returns.
-        generator, seed: where the samples come from; give exactly one of them.
+        generator, seed: where samples and the masks of our `Dropout` come from; give one of them.
 
     Raises:
         ConfigError: unless one of seed and generator is given, or if the scales are those of
@@ -47,11 +46,7 @@ def initialize_(
         >>> model.parametrizations.weight[0]
         ScaledParameter(mult=0.25, grad=1)
     """
-    if (seed is None) == (generator is None):
-        raise ConfigError(f"seed={seed}: give a seed or a generator, one of them")
-    if generator is None:
-        assert seed is not None
-        generator = torch.Generator().manual_seed(seed)
+    generator = _only_generator(seed, generator)
     _check_shapes(model, scales)
     by_name = multipliers(model)
     for name, scale in scales.items():
@@ -65,6 +60,14 @@ def initialize_(
                 w.copy_(sample(scales[name], w.shape, w.dtype, generator))
     seed_dropout(model, generator.initial_seed())
     return model
+
+
+def _only_generator(seed: int | None, generator: torch.Generator | None) -> torch.Generator:
+    if generator is not None and seed is None:
+        return generator
+    if seed is not None and generator is None:
+        return torch.Generator().manual_seed(seed)
+    raise ConfigError(f"seed={seed}: give a seed or a generator, one of them")
 
 
 def _check_shapes(model: nn.Module, scales: Mapping[str, Scale]) -> None:

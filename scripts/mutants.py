@@ -1,0 +1,507 @@
+"""Spoil one line at a time in a copy of the package, and see whether the tests notice.
+
+    python scripts/mutants.py [NAME ...] [--list] [-j PROCESSES]
+
+A name is a part of a mutant's name, such as `tables` or `schedules.py`. Prints a table: by which
+test each mutant was killed, or ALIVE. The exit code is 1 if one lives. The checkout is not touched.
+"""
+
+import argparse
+import importlib
+import multiprocessing
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from mupl.parametrization.rules import ROWS  # noqa: E402  (from the checkout)
+from mupl.parametrization.tables import TABLES  # noqa: E402
+
+COPIED = ("mupl", "tests", "conf", "scripts", "docs", "train.py", "pyproject.toml", "README.md")
+TABLES_FILE = "mupl/parametrization/tables.py"
+# Libraries that tests import, which takes several seconds
+WARM = ("torch", "lightning.pytorch", "hydra", "pandas", "scipy.special", "pytorch_optimizer")
+FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A line that is wrong.
+
+    Args:
+        file: which it is in.
+        old: text that stands there exactly once.
+        new: what takes its place.
+        tests: files, or tests in them (pytest's ids), of which one should fail.
+    """
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    about: str = ""
+
+    @property
+    def name(self) -> str:
+        """The file, and what is changed there."""
+        return f"{self.file}: {self.about or f'{self.old.strip()} -> {self.new.strip()}'}"
+
+    def spoilt(self, text: str) -> str:
+        """Return the text of the file with the line in it.
+
+        Raises:
+            ValueError: if the old text is not there exactly once.
+        """
+        count = text.count(self.old)
+        if count != 1:
+            raise ValueError(f"{self.file}: {self.old!r} is there {count} times, not once")
+        return text.replace(self.old, self.new)
+
+
+def of_tables() -> Iterator[Mutant]:
+    """For each table two rows, each with one of its cells made 1; which ones goes round."""
+    for number, (name, text) in enumerate(TABLES.items()):
+        rows = []
+        lines = text.split("\n")
+        for index, line in enumerate(lines):
+            row, *cells = line.split() or [""]
+            columns = [column for column, cell in enumerate(cells) if cell != "1"]
+            if row in ROWS and columns:
+                rows.append((index, columns))
+        first = rows[number % (len(rows) - 1)]
+        for index, columns in (first, rows[-1]):
+            yield _without_cell(name, lines, index, columns[number % len(columns)])
+
+
+def _without_cell(name: str, lines: Sequence[str], index: int, column: int) -> Mutant:
+    """The mutant of a table whose line `index` has 1 as the cell of this column."""
+    cells = lines[index].split()
+    about = f"{name}, {cells[0]}: 1 for {cells[column + 1]}"
+    cells[column + 1] = "1"
+    before = "\n".join(lines[:index])  # from the title on: the line alone is in other tables too
+    old = f"{before}\n{lines[index]}\n"
+    new = f"{before}\n    {'  '.join(cells)}\n"
+    return Mutant(TABLES_FILE, old, new, ("tests/test_tables.py",), about)
+
+
+def ids(file: str, *names: str) -> tuple[str, ...]:
+    """Pytest's ids of tests in one file."""
+    return tuple(f"{file}::{name}" for name in names)
+
+
+def in_file(
+    file: str, tests: str | tuple[str, ...], changes: Sequence[tuple[str, str]]
+) -> list[Mutant]:
+    """Mutants of one file that the same tests should notice."""
+    tests = (tests,) if isinstance(tests, str) else tests
+    return [Mutant(file, old, new, tests) for old, new in changes]
+
+
+THEORY = [
+    *in_file(
+        "mupl/parametrization/scales.py",
+        "tests/test_rules.py",
+        [
+            ('eps=tuned.eps * factors["eps"]', "eps=tuned.eps"),
+            ("weight_decay=tuned.weight_decay * wd_factor", "weight_decay=tuned.weight_decay"),
+            ('weight_decay_mode == "coupled" or', 'weight_decay_mode == "decoupled" or'),
+            ("return 1 / lr_factor / tuned.lr", "return 1 / lr_factor"),
+            ("    return 1 / lr_factor\n", "    return lr_factor\n"),
+            ("return wd(**symbols)", "return 1 / lr_factor"),
+            ('factors["lr"] *= symbols["alpha"]', 'factors["lr"] /= symbols["alpha"]'),
+        ],
+    ),
+    *in_file(
+        "mupl/parametrization/scales.py",
+        ids("tests/test_gpt.py", "test_tied_embeddings_need_equal_rows_of_embedding_and_readout"),
+        [
+            ("_transposed(embedding.mult * embedding.init)", "_transposed(embedding.mult)"),
+            ('for cell in ("lr", "eps", "grad"):', 'for cell in ("eps",):'),
+        ],
+    ),
+    *in_file(
+        "mupl/parametrization/symmetry.py",
+        "tests/test_tables.py",
+        [
+            ('"sgd": (2, 0)', '"sgd": (1, 0)'),
+            ('"adam": (1, 1)', '"adam": (1, 0)'),
+            ('"orthogonal": (1, 0)', '"orthogonal": (2, 0)'),
+            ("wd *= theta**lr_power", "wd /= theta**lr_power"),
+            ("init=rule.init / theta", "init=rule.init * theta"),
+        ],
+    ),
+    *in_file(
+        "mupl/parametrization/exponents.py",
+        ids(
+            "tests/test_coordinates.py",
+            "test_no_parametrization_may_have_updates_that_make_outputs_grow",
+        ),
+        [("Role.HIDDEN: -1.0, Role.OUTPUT", "Role.HIDDEN: -0.5, Role.OUTPUT")],
+    ),
+    *in_file(
+        "mupl/parametrization/exponents.py",
+        "tests/test_rules.py",
+        [("power -= HALF * growing_dimensions", "power += HALF * growing_dimensions")],
+    ),
+]
+OPTIMIZERS = [
+    *in_file(
+        "mupl/optim/schedules.py",
+        ids(
+            "tests/test_training.py",
+            "test_schedules",
+            "test_the_factor_of_an_update_is_that_at_the_middle_of_its_step",
+            "test_milestones_count_from_where_they_lie",
+        ),
+        [
+            ("self.at((k + 0.5) / max_steps)", "self.at((k + 1.5) / max_steps)"),
+            ("(1 - math.cos(math.pi * decayed)) / 2", "1 - math.cos(math.pi * decayed / 2)"),
+            ("math.sqrt(start / fraction)", "start / fraction"),
+            ("if decayed >= milestone]", "if decayed > milestone]"),
+            ("1 - (1 - self.final) * decayed", "1 - decayed"),
+        ],
+    ),
+    *in_file(
+        "mupl/optim/batch_size.py",
+        "tests/test_batch_size.py",
+        [
+            ("eps /= math.sqrt(self.m_B)", "eps *= math.sqrt(self.m_B)"),
+            ("return self.m_B / self.m_D", "return self.m_B * self.m_D"),
+            ("1 - self.kappa * (1 - beta)", "self.kappa * beta"),
+            ("weight_decay *= root", "weight_decay *= self.kappa"),
+        ],
+    ),
+    *in_file(
+        "mupl/stacked/rules.py",
+        ids(
+            "tests/test_stack.py",
+            "test_members_follow_the_trajectories_that_they_have_alone[None-sgd]",
+        ),
+        [
+            ('"lr": scale.lr * scale.mult * c, "l2"', '"lr": scale.lr * scale.mult, "l2"'),
+            ('c, "l2": scale.weight_decay / (scale.mult * c)', 'c, "l2": scale.weight_decay / c'),
+        ],
+    ),
+]
+DATA = [
+    *in_file(
+        "mupl/data/batches.py",
+        ids(
+            "tests/test_data.py",
+            "test_batches_are_normalised_examples",
+            "test_batches_of_many_seeds_are_those_of_each_and_a_kept_batch_stays",
+            "test_order_is_a_function_of_seed_and_epoch",
+            "test_train_epoch_has_each_example_once",
+            "test_iterations_differ_and_repeat_with_the_seed",
+            "test_a_loader_goes_on_from_a_step",
+        ),
+        [
+            ("np.random.SeedSequence((seed, index))", "np.random.SeedSequence(seed + index)"),
+            ("generator=seeded(seed, epoch)", "generator=seeded(seed, 0)"),
+            ("(self._orders[:, batch])", "(self._orders[:, 0])"),
+            ("(len(self._x), seed, epoch)", "(len(self._x), 0, epoch)"),
+            ('self._step = state["step"]', 'self._step = state["step"] + 1'),
+            ("scale = 1 / (255 * std)", "scale = 1 / 255 / std**2"),
+        ],
+    ),
+    *in_file(
+        "mupl/data/batches.py",
+        ids(
+            "tests/test_text.py",
+            "test_crops_are_a_function_of_seed_and_step",
+            "test_targets_are_the_tokens_that_follow",
+        ),
+        [
+            ("generator=seeded(seed, step)", "generator=seeded(seed, 0)"),
+            ("y = self._crops[..., 1:]", "y = self._crops[..., :-1]"),
+        ],
+    ),
+    *in_file(
+        "mupl/stacked/stack.py",
+        "tests/test_stack.py::test_seeds_may_be_shared_or_not",
+        [("seeds, batch_size, self.device", "[0 for _ in seeds], batch_size, self.device")],
+    ),
+]
+RESUME = [
+    *in_file(
+        "mupl/stacked/output.py",
+        "tests/test_output.py",
+        [
+            (
+                '        _log(job.config, rows + logged)\n        job.write(result | {"seconds": s',
+                '        job.write(result | {"seconds": seconds})\n'
+                '        _log(job.config, rows + logged)\n        dict(result | {"seconds": s',
+            )
+        ],
+    ),
+    *in_file(
+        "mupl/stacked/stack.py",
+        (
+            "tests/test_stack_state.py",
+            "tests/test_stack.py::test_a_member_that_diverges_is_frozen_and_touches_no_other",
+            "tests/test_stack.py::test_a_stack_goes_on_from_its_state_and_from_that_of_some_members",
+        ),
+        [
+            ("self.optimizer.freeze(any_bad)", "self.optimizer"),
+            ("self.diverged()  # freezes the", "# freezes the"),
+            (
+                "            tensor.copy_(saved[name][chosen])",
+                "            tensor.copy_(saved[name])",
+            ),
+            ("check_fits(mine, state, members, self.max_steps)", "pass"),
+        ],
+    ),
+    *in_file(
+        "mupl/stacked/optimizer.py",
+        (
+            "tests/test_stack.py::test_a_member_that_diverges_is_frozen_and_touches_no_other",
+            "tests/test_stack_state.py::test_members_that_diverged_stay_frozen_after_a_resume",
+        ),
+        [("tensor[diverged] = 0", "tensor[:] = 0"), ('slot.scalars["lr"]):', "slot.weight):")],
+    ),
+    *in_file(
+        "mupl/nn/dropout.py",
+        "tests/test_dropout.py",
+        [
+            ("self.calls.add_(1)", "self.calls.add_(0)"),
+            ("SeedSequence((seed, layer))", "SeedSequence((seed, 0))"),
+            ("SeedSequence((seed, layer))", "SeedSequence((0, layer))"),
+            (".view(x.shape) / (1 - self.p)", ".view(x.shape)"),
+            ("_fold(x, 15) ^ second", "_fold(x, 15)"),
+        ],
+    ),
+    *in_file(
+        "mupl/stacked/model.py",
+        "tests/test_stacked_gpt.py::test_a_seed_draws_the_same_masks_alone_and_among_others",
+        [("seed_dropout(model, seeds)", "seed_dropout(model, list(range(len(seeds))))")],
+    ),
+]
+MODELS = [
+    *in_file(
+        "mupl/models/gpt.py",
+        ids(
+            "tests/test_gpt.py",
+            "test_it_computes_its_formula",
+            "test_attention_with_dropout_is_fused_attention_where_nothing_is_dropped",
+        ),
+        [
+            ("attention_mult / math.sqrt(config.head_size)", "attention_mult / config.head_size"),
+            ("is_causal=True", "is_causal=False"),
+            ("dtype=torch.bool).triu(1)", "dtype=torch.bool).triu(2)"),
+            ("(torch.arange(0, d_head, 2) / -d_head)", "(torch.arange(0, d_head, 2) / d_head)"),
+        ],
+    ),
+    *in_file(
+        "mupl/models/gpt.py",
+        ids(
+            "tests/test_unit_scaling.py",
+            "test_parameters_activations_and_gradients_have_unit_scale_at_the_start",
+        ),
+        [
+            ("return times(self.value_scale, y_NHTD)", "return y_NHTD"),
+            ("math.sqrt(config.hidden / config.width)", "1.0"),
+        ],
+    ),
+    *in_file(
+        "mupl/nn/multipliers.py",
+        ids(
+            "tests/test_gpt.py",
+            "test_it_computes_its_formula",
+            "test_tied_embeddings_need_equal_rows_of_embedding_and_readout",
+        ),
+        [('("tied", width**-0.5', '("tied", 1.0'), ("alpha=self.value)", "alpha=1)")],
+    ),
+    *in_file(
+        "mupl/nn/unit_scaling.py",
+        ids(
+            "tests/test_unit_scaling.py",
+            "test_linear_layers_and_readouts",
+            "test_gradients_pass_a_readout_with_unit_variance",
+            "test_embedding",
+            "test_activations",
+            "test_attention",
+            "test_residual",
+            "test_cross_entropy",
+            "test_dropout",
+            "test_shares_of_residual_branches",
+        ),
+        [
+            ("1 / (1 + 0.25 / mult**2)", "1 / (1 + 1 / 0.25 / mult**2)"),
+            ("_between(weight, 2, math.sqrt(2))", "_between(weight, 2, 2)"),
+            ("math.log(length) / length", "1 / length"),
+            ("size / math.sqrt(size - 1)", "math.sqrt(size - 1)"),
+            ("lookups**-0.5", "lookups**0.5"),
+            ("averaging = examples**-0.5", "averaging = examples**-1.0"),
+            ("math.sqrt(branches / 2 + before)", "math.sqrt(branches + before)"),
+            ("backward = self.out_features**-0.5", "backward = self.in_features**-0.5"),
+            ("return math.sqrt(1 - p) * F.dropout(x, p)", "return F.dropout(x, p)"),
+            ("math.sqrt(1 - self.p) * y", "y"),
+        ],
+    ),
+]
+NUMBERS = [
+    *in_file(
+        "mupl/stats/reductions.py",
+        ids(
+            "tests/test_stats.py",
+            "test_a_statistic_is_its_formula_and_scales_as_it_says",
+            "test_members_of_a_stack_are_measured_one_by_one",
+        ),
+        [
+            ("self.x.flatten(self.members + 1)", "self.x.flatten(self.members, -2)"),
+            ("math.sqrt(fan_in / fan_out)", "math.sqrt(fan_out / fan_in)"),
+            ("x.frobenius / math.sqrt(x.numel)", "x.frobenius / x.numel"),
+            ("_norm(block - mean)", "_norm(block)"),
+            ("block.abs().sum(-1)", "block.sum(-1)"),
+            ("_positive(x.spectral)) ** 2", "_positive(x.spectral))"),
+            ("scale=lambda c: c)", "scale=abs)"),
+        ],
+    ),
+    *in_file(
+        "mupl/analysis/coordinates.py",
+        ids(
+            "tests/test_coordinates.py",
+            "test_the_slope_is_that_of_the_logarithms",
+            "test_the_interval_is_students",
+            "test_a_verdict_is_whether_the_slope_lies_where_it_must",
+        ),
+        [
+            ("TOLERANCE = 0.1", "TOLERANCE = 0.5"),
+            ("low - tolerance <= mean", "low <= mean"),
+            ("mean <= high + tolerance", "mean"),
+            ("values.std(ddof=1) / np.sqrt(n)", "values.std(ddof=0) / np.sqrt(n)"),
+            ("stdtrit(n - 1, 0.975)", "stdtrit(n - 1, 0.95)"),
+        ],
+    ),
+    *in_file(
+        "mupl/analysis/transfer.py",
+        ids(
+            "tests/test_transfer.py",
+            "test_the_optimum_is_that_of_the_parabola_not_of_the_grid",
+            "test_regret_is_what_the_smallest_width_s_optimum_costs",
+            "test_drift_in_octaves_per_doubling_with_its_interval",
+            "test_robustness_is_the_power_of_size_in_the_curvature",
+        ),
+        [
+            ("curvature = float(2 * a)", "curvature = float(a)"),
+            ("lowest = -b / (2 * a)", "lowest = b / (2 * a)"),
+            ("self.curvature / 2 * distance**2", "self.curvature * distance**2"),
+            ("np.polyfit(log_sizes, np.log2(row), 1)", "np.polyfit(log_sizes, row, 1)"),
+        ],
+    ),
+]
+MUTANTS = [*of_tables(), *THEORY, *OPTIMIZERS, *DATA, *RESUME, *MODELS, *NUMBERS]
+
+
+def killed_by(mutant: Mutant) -> str | None:
+    """Return the id of the first test that fails with the mutant, or None if none does.
+
+    Runs in a process of its own.
+    """
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        folder = Path(name)
+        copy_checkout(folder)
+        file = folder / mutant.file
+        file.write_text(mutant.spoilt(file.read_text()))
+        return first_failure(folder, mutant.tests)
+
+
+def failing_unspoilt(tests: Sequence[str]) -> str | None:
+    """Return the id of the first test that fails without any mutant: it would kill all of them.
+
+    Runs in a process of its own.
+    """
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        copy_checkout(Path(name))
+        return first_failure(Path(name), tests)
+
+
+def first_failure(folder: Path, tests: Sequence[str]) -> str | None:
+    """Run tests in a copy of the checkout; return the id of the first that fails, or None.
+
+    The process belongs to the copy from here on.
+
+    Raises:
+        RuntimeError: if no test was run.
+    """
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "mupl":
+            del sys.modules[name]  # the checkout's
+    paths = [str(folder), str(folder / "mupl/stacked/plugin")]
+    sys.path[:0] = paths
+    os.environ |= {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    os.chdir(folder)
+    log = folder / "mutant.log"
+    with log.open("w") as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--assert=plain"]  # plain starts faster
+    code = pytest.main([*options, *tests])
+    sys.stdout.flush()
+    os.chdir(ROOT)
+    if code == pytest.ExitCode.OK:
+        return None
+    failed = FAILED.search(log.read_text())
+    if failed is None:
+        raise RuntimeError(f"{', '.join(tests)}: no test was run\n{log.read_text()[-2000:]}")
+    return failed[1]
+
+
+def copy_checkout(folder: Path) -> None:
+    """Copy what tests read."""
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("*.png", "*.csv")  # compiled files save seconds
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        else:
+            shutil.copy(ROOT / name, folder / name)
+
+
+def chosen(names: Sequence[str]) -> list[Mutant]:
+    """Return the mutants whose names have one of these parts, or all."""
+    if not names:
+        return MUTANTS
+    return [mutant for mutant in MUTANTS if any(name in mutant.name for name in names)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--list", action="store_true", help="print the names and run nothing")
+    parser.add_argument("-j", type=int, default=1, metavar="PROCESSES")
+    arguments = parser.parse_args()
+    mutants = chosen(arguments.names)
+    if arguments.list:
+        for mutant in mutants:
+            print(mutant.name)
+        return
+    for name in WARM:  # once, and not in each process
+        importlib.import_module(name)
+    tests: dict[str, None] = {}
+    for mutant in mutants:
+        tests |= dict.fromkeys(mutant.tests)
+    alive = 0
+    # each task in a new process, which begins as a copy of this one
+    with multiprocessing.get_context("fork").Pool(arguments.j, maxtasksperchild=1) as pool:
+        failing = pool.apply(failing_unspoilt, [list(tests)])
+        if failing is not None:
+            sys.exit(f"{failing} fails without any mutant: mend it first")
+        results = pool.imap(killed_by, mutants, chunksize=1)
+        for mutant, test in zip(mutants, results, strict=True):
+            alive += test is None
+            print(f"{mutant.name}  |  {test or 'ALIVE'}", flush=True)
+    print(f"{len(mutants)} mutants, {alive} alive")
+    sys.exit(alive > 0)
+
+
+if __name__ == "__main__":
+    main()
