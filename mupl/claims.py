@@ -19,6 +19,7 @@ from typing import NamedTuple
 from filelock import FileLock
 
 from mupl.files import write_atomically
+from mupl.identity import RESULT_FILE
 
 CLAIM_FILE = "running.json"
 LOCK_FILE = ".claims.lock"  # beside the jobs' folders; held while claims are taken, not longer
@@ -69,6 +70,13 @@ def holder(folder: Path) -> Holder | None:
     if claim.host == socket.gethostname() and not _is_alive(claim.pid):
         return None
     return claim
+
+
+def delete_useless(sweep_dir: Path) -> None:
+    """Delete the claims of processes that were killed when their jobs had ended already."""
+    for file in sweep_dir.glob(f"*/{CLAIM_FILE}"):
+        if (file.parent / RESULT_FILE).exists() and holder(file.parent) is None:
+            file.unlink(missing_ok=True)
 
 
 def _take(folders: Sequence[Path]) -> list[Path]:

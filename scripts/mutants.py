@@ -395,7 +395,7 @@ NUMBERS = [
             ("curvature = float(2 * a)", "curvature = float(a)"),
             ("lowest = -b / (2 * a)", "lowest = b / (2 * a)"),
             ("self.curvature / 2 * distance**2", "self.curvature * distance**2"),
-            ("np.polyfit(log_sizes, np.log2(row), 1)", "np.polyfit(log_sizes, row, 1)"),
+            ("log_x = np.log2(series[x].to_numpy(float))", "log_x = series[x].to_numpy(float)"),
         ],
     ),
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from mupl.errors import ConfigError, bad_input
+from mupl.errors import ConfigError, bad_input, disk_error
 from mupl.stacked import plan
 from mupl.stacked.describe import nbytes
 from mupl.stacked.executors import EXECUTORS, Submission
@@ -93,6 +93,8 @@ def _train_here(stacks: Sequence[list[Job]], states: Path, options: Options, end
         try:
             train_stack(jobs, states, options.save_every, title)
         except Exception as error:
+            if disk_error(error):  # which would fail one by one as well
+                raise
             reason = f"{type(error).__name__}: {error}"
             print(f"{title}: {reason}: its jobs run one by one", flush=True)
         ended(jobs)

@@ -12,7 +12,7 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from mupl.claims import holder
+from mupl.claims import delete_useless, holder
 from mupl.errors import ConfigError, disk_error, disk_message
 from mupl.identity import RESULT_FILE, read_result, swept_keys
 from mupl.sweep.reports import get_report
@@ -74,6 +74,7 @@ class SweepReport(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         sweep_dir = Path(config.hydra.sweep.dir)
         _wait_for_others(sweep_dir)
+        delete_useless(sweep_dir)
         done, found = self._count(sweep_dir)
         if found:
             print(f"{found} of {done} jobs were done before (rerun=all trains them anew)")

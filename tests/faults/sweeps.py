@@ -98,8 +98,8 @@ def _train(arguments: list[str], before: Callable[[], None]) -> int:
     return 0
 
 
-def at_change(number: int, folder: Path, fault: Callable[[], None]) -> Callable[[], None]:
-    """Return what makes `fault` happen before a folder's file change of that number (from 0)."""
+def at_change(number: int, folder: Path, fault: Callable[[str], None]) -> Callable[[], None]:
+    """Return what makes `fault` happen at a folder's file changes from that number (from 0) on."""
 
     def install() -> None:
         seen = 0
@@ -111,20 +111,21 @@ def at_change(number: int, folder: Path, fault: Callable[[], None]) -> Callable[
             if event == "open" and not set("wax+") & set(str(values[1])):
                 return
             seen += 1
-            if seen == number + 1:
-                fault()
+            if seen > number:
+                fault(event)
 
         sys.addaudithook(hook)
 
     return install
 
 
-def kill() -> None:
+def kill(event: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def full() -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def full(event: str) -> None:
+    if event in ("open", "os.mkdir"):  # a full disk lets files be renamed and removed
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def table(folder: Path) -> pd.DataFrame:
