@@ -54,6 +54,7 @@ def test_a_job_belongs_to_one_process_while_it_is_trained(tmp_path: Path) -> Non
         ("elsewhere", DEAD, 0, True),
         ("elsewhere", DEAD, claims.LOST + 10, False),
     ],
+    ids=["own", "another user's", "dead", "old", "elsewhere", "elsewhere, old"],
 )
 def test_a_claim_counts_while_its_process_lives(
     host: str, pid: int, age: float, held: bool, tmp_path: Path
