@@ -323,6 +323,7 @@ HANDLED = {
         "completed",
     ),
     "experiment=lr_transfer hydra.sweeper.params=null max_steps=2": (0, "", "completed"),
+    "-m lr=${case.lr} +case={lr:0.1},{lr:-1}": (1, "", "lr=-1: must be a finite number > 0"),
     "trainer.devices=auto": (0, "", "completed"),
 }
 

@@ -30,9 +30,6 @@ _BY_NAME: dict[str, Constructor] = {
     "adamw": torch.optim.AdamW,
 }
 
-# What every param group holds, so that an optimizer never looks at its own option of that name
-_SCALED = ("lr", "eps", "weight_decay")
-
 # Rules of other packages' optimizers, by package and class, as pytorch_optimizer may not be
 # installed.
 _FOREIGN_RULES: dict[str, OptimizerRules] = {
@@ -85,15 +82,18 @@ def resolve(optimizer: OptimizerLike) -> Constructor:
     return known[optimizer]
 
 
-def check_options(optimizer: Constructor) -> None:
+def check_options(optimizer: Constructor, **scaled: float) -> None:
     """Refuse a partial that sets what param groups hold, as it would change nothing.
 
+    Args:
+        scaled: lr, eps and weight_decay at the base width.
+
     Raises:
-        ConfigError: on an option lr, eps or weight_decay.
+        ConfigError: on an option of these names and another value.
     """
     _, options = unwrapped(optimizer)
-    for key in _SCALED:
-        if key in options:
+    for key, value in scaled.items():
+        if options.get(key, value) != value:
             raise ConfigError(
                 f"optimizer.{key}={options[key]}: each tensor gets its own {key}, scaled from the "
                 f"one at the base width; say {key}={options[key]} beside the optimizer, not in it"

@@ -77,8 +77,11 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError(problem)
 
 
-def values_of(cfg: DictConfig) -> dict[str, Any]:
-    """Return the values that can be checked, by dotted key."""
+def values_of(cfg: DictConfig, swept: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the values that can be checked, by dotted key.
+
+    Left out are references to what only a job has: Hydra's own values, and the keys that are swept.
+    """
     values = {}
     for key in CHECKED:
         group, _, name = key.rpartition(".")
@@ -88,9 +91,11 @@ def values_of(cfg: DictConfig) -> dict[str, Any]:
         try:
             value = node[name]
         except InterpolationKeyError as error:
+            if any(f"'{key_of_job}" in str(error) for key_of_job in swept):
+                continue
             raise ConfigError(f"{key}: {' '.join(str(error).split())}") from error
         except InterpolationResolutionError:
-            continue  # such as ${hydra:job.num}, which only a job has
+            continue  # such as ${hydra:job.num}
         values[key] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     return values
 
@@ -228,7 +233,7 @@ def _check_keys(config: DictConfig, swept: Iterable[str] = ()) -> None:
     for key in swept:
         if "/" not in key and "@" not in key:  # else a config group of Hydra's, or within one
             keys.append(key.partition(".")[0])
-    refuse_unknown(key for key in keys if key != "hydra")
+    refuse_unknown((key for key in keys if key != "hydra"), config)
     optional = ("hydra", "size", "experiment", "local")
     for key in known_keys():
         if key not in keys and key not in optional:
@@ -308,7 +313,7 @@ def _check_jobs(config: DictConfig, swept: Mapping[str, list[Any] | None]) -> No
 
     Those become failed rows, so that the others are trained.
     """
-    values = values_of(config)
+    values = values_of(config, swept)
     points = jobs(swept, MAX_JOBS)
     wrong: Counter[str] = Counter()
     for point in points:

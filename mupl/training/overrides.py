@@ -41,14 +41,18 @@ def known_keys() -> tuple[str, ...]:
     return tuple(keys)
 
 
-def refuse_unknown(keys: Iterable[str]) -> None:
+def refuse_unknown(keys: Iterable[str], config: DictConfig) -> None:
     """Refuse a top-level key that nothing reads, however it came into a config.
+
+    A key of the user's own that other values refer to, as `${case.lr}` to `case`, is read.
 
     Raises:
         ConfigError: naming the key, and the one that is spelled most alike.
     """
+    text = str(OmegaConf.to_container(config, resolve=False))
     for key in keys:
-        if key not in known_keys():
+        is_read = re.search(rf"\$\{{{re.escape(key)}[.\[}}]", text)
+        if key not in known_keys() and not is_read:
             raise ConfigError(unknown_key(key, known_keys()))
 
 

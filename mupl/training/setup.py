@@ -109,7 +109,7 @@ class Setup:
         self.base_width = base_width
         self.build = partial(build, width) if depth is None else partial(build, width, depth=depth)
         self.optimizer_class = resolve(optimizer)
-        check_options(self.optimizer_class)
+        check_options(self.optimizer_class, lr=lr, eps=eps, weight_decay=weight_decay)
         if update_kind is None:
             self.optimizer_rules = optimizer_rules(self.optimizer_class)
         else:
