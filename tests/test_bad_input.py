@@ -103,7 +103,7 @@ WRONG = {
     "batch_scaling=sde base_batch_size=1": "the batch is too large",
     "base_batch_size=0": "base_batch_size=0: must be a whole number >= 1, or null",
     "threads=few": "threads=few: must be a whole number >= 1, or auto",
-    "-m rerun=al width=8,16": "rerun=al: must be one of missing, failed, all",
+    "-m rerun=al width=8,16": "rerun=al: must be one of missing, failed, changed, keep, all",
     "metric=val_accuracy": "metric=val_accuracy: must be one of val_loss, train_loss",
     # losses
     "loss=mse": "loss=mse: must be the dotted name of a function",
@@ -235,9 +235,13 @@ WRONG = {
     "-m experiment=coord_check callbacks=none width=8,16": "coordinate_check needs callbacks=coord",
     "-m lr=0.1,0.2 hydra.sweep.subdir=one": "hydra.sweep.subdir=one: jobs of several lr would",
     "-m lr=0.1,0.2 width=8,16 hydra.sweep.subdir=${width}": "jobs of several lr would share a",
-    "-m hydra.callbacks.sweep_report.report=fireworks lr=0.1,0.2": "must be one of hyperparameter",
+    "-m hydra.callbacks.sweep_report.report=fireworks lr=0.1,0.2": "must be one of ablation",
     "-m hydra.callbacks.sweep_report.report=mupl.no lr=0.1,0.2": "report=mupl.no: ",
     f"{STACKED} hydra.launcher.max_members=0": "hydra.launcher.max_members=0: must be a whole",
+    f"{STACKED} hydra.launcher.memory_gb=-1": "hydra.launcher.memory_gb=-1.0: must be above 0",
+    f"{STACKED} hydra.launcher.save_every=-1": "hydra.launcher.save_every=-1.0: must be >= 0",
+    f"{STACKED} +hydra.launcher.resources={{gpus_per_node:1}}": "resources: are an executor's; say",
+    f"{STACKED} +hydra.launcher.foo=1": "foo",
     f"{STACKED} hydra.launcher.executor=cloud": "hydra.launcher.executor=cloud: must be null or",
 }
 
@@ -372,7 +376,7 @@ WRONG_COMMANDS = {
     "describe nowhere:build --width 8 --base-width 4": "nowhere:build: must name a function",
     "describe torch.nn:ReLU --width 0 --base-width 4": "width=0: must be a whole number >= 1",
     "report nowhere": "nowhere: there is no such folder",
-    "report . --report fireworks": "report=fireworks: must be one of hyperparameter_transfer",
+    "report . --report fireworks": "report=fireworks: must be one of ablation",
     "report . --metric loss": "--metric=loss: must be one of val_loss, train_loss",
 }
 

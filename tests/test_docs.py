@@ -18,9 +18,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from mupl.identity import write_result
 from mupl.parametrization.tables import TABLES
 from mupl.training.cli import register_parametrizations
-from tests.commands import ROOT
+from tests.commands import ROOT, row_of
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
@@ -191,7 +192,11 @@ def test_a_command_of_mupl_runs(
     code = blocks("README.md", PYTHON)[0].code
     (tmp_path / "my_net.py").write_text(code.partition("\n\n\ninfos")[0])
     monkeypatch.chdir(tmp_path)  # where a user's module is found
-    monkeypatch.setattr(sys, "argv", shlex.split(command, comments=True))
+    words = shlex.split(command, comments=True)
+    if words[1] == "status":  # of a sweep's folder, which is here
+        write_result(tmp_path / "sweep" / "a", row_of("a"))
+        words[2] = "sweep"
+    monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setattr(sys, "path", [*sys.path])
     try:
         done = pkgutil.resolve_name(scripts["mupl"])()

@@ -354,24 +354,46 @@ def test_a_sweep_that_is_interrupted_goes_on_where_it_was(
         )
 
 
-def test_a_stack_that_other_code_began_starts_anew_on_request(
-    sweep: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steps = []
+def stopping_at(number: int, steps: list[int] | None = None) -> Any:
+    """Return a step of stacks that is interrupted the so-manieth time, counting from 1."""
+    steps = [] if steps is None else steps
     step = Stack._step
 
     def counted(stack: Stack) -> Any:
         steps.append(stack.k)
-        if len(steps) == 7:
+        if len(steps) == number:
             signal.raise_signal(signal.SIGTERM)
         return step(stack)
 
-    monkeypatch.setattr(Stack, "_step", counted)
+    return counted
+
+
+def test_a_stack_that_other_code_began_starts_anew_on_request(
+    sweep: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr(Stack, "_step", stopping_at(7, steps))
     arguments = [tmp_path, "stacked", *SMALL, "width=8", "seed=0,1"]
     assert sweep(*arguments).returncode == 128 + signal.SIGTERM
     assert list(tmp_path.glob("states/*.pt"))
+    monkeypatch.setattr("mupl.stacked.checkpoint.changes", lambda provenance: ["torch 1 (now 2)"])
+    refused = sweep(*arguments)
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert "was begun with another version of torch 1 (now 2): say rerun=changed" in refused.stderr
     assert sweep(*arguments, "rerun=changed").returncode == 0
     assert steps[7] == 0
+
+
+def test_a_stack_that_other_code_began_goes_on_if_it_is_to_be_kept(
+    sweep: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [tmp_path, "stacked", *SMALL, "width=8", "seed=0,1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Stack, "_step", stopping_at(7))
+        assert sweep(*arguments).returncode == 128 + signal.SIGTERM
+    monkeypatch.setattr("mupl.stacked.checkpoint.changes", lambda provenance: ["torch 1 (now 2)"])
+    assert sweep(*arguments, "rerun=keep").returncode == 0
 
 
 def test_a_process_that_is_interrupted_says_so_and_ends(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ TRAINER = {"log_every_n_steps": 1, "val_check_interval": 2}
 class Job(SimpleNamespace):
     """What `write_members` asks of a job."""
 
+    def is_done(self) -> bool:
+        return False
+
     def write(self, outcome: dict[str, Any]) -> None:
         write_result(self.folder, {"job": "id", **outcome})
 

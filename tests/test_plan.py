@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mupl.identity import job_id, sweep_id, without_hydra
+from mupl.identity import hydra_of, job_id, sweep_id, without_hydra
 from mupl.stacked.compose import SweepConfigLoader
 from mupl.stacked.optimizer import NotStackable
 from mupl.stacked.options import Options
@@ -33,9 +32,9 @@ def config(*overrides: str) -> DictConfig:
 
 def resolved(*overrides: str) -> DictConfig:
     whole = config(*overrides, "hydra.runtime.output_dir=/tmp")
-    HydraConfig.instance().cfg = whole  # type: ignore[assignment]
-    plain = without_hydra(whole)
-    OmegaConf.resolve(plain)
+    with hydra_of(whole):
+        plain = without_hydra(whole)
+        OmegaConf.resolve(plain)
     return plain
 
 

@@ -136,10 +136,11 @@ def members(optimizer: str, seeds: tuple[int, ...] = (0, 1)) -> list[dict[str, A
     """Every parametrization with rules for the optimizer, each seed with other numbers."""
     update_kinds = {"sgd": "sgd", "nesterov": "sgd", "muon": "orthogonal"}
     update_kind = "orthogonal" if "shampoo" in optimizer else update_kinds.get(optimizer, "adam")
-    names = [name for name in TABLES if {update_kind, "*"} & set(get_parametrization(name).rules)]
+    tables = [get_parametrization(name).width_only() for name in TABLES]
+    tables = [table for table in tables if {update_kind, "*"} & set(table.rules)]
     return [
         {
-            "parametrization": name,
+            "parametrization": table,
             "seed": seed,
             "lr": LR[optimizer] * (1 + seed) / (1 + i % 3),
             "eps": 1e-4 * (1 + seed),
@@ -148,7 +149,7 @@ def members(optimizer: str, seeds: tuple[int, ...] = (0, 1)) -> list[dict[str, A
             "schedule": Schedule(("constant", "cosine", "linear")[i % 3], warmup=0.1 * (i % 4)),
         }
         for seed in seeds
-        for i, name in enumerate(names)
+        for i, table in enumerate(tables)
     ]
 
 

@@ -76,6 +76,7 @@ MLPS = ("mupl.models.MLP", "mupl.models.mlp.MLP")
 # Hydra's values that say where files go. Any other, such as `hydra:job.num`, is a value like those
 # of the config.
 OUTPUT_PATH = re.compile(r"\$\{hydra:(runtime\.output_dir|run\.|sweep\.|output_subdir)")
+REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")  # to another key, by its whole path
 GLOB = re.compile(r"[*?[]")  # what tells a glob from a name
 
 
@@ -261,7 +262,9 @@ def _entry(parent: Any, key: Any, value: Any, resolve: bool) -> Any:
             return None
         if not resolve:
             return value
-        found = parent[key]
+        reference = REFERENCE.fullmatch(value)
+        # OmegaConf parses a text like any grammar, which takes ten times as long as a look
+        found = OmegaConf.select(parent._get_root(), reference[1]) if reference else parent[key]
         if not OmegaConf.is_config(found):
             return found
         value = OmegaConf.to_container(found, resolve=False)

@@ -40,3 +40,12 @@ class Options:
             raise ConfigError(
                 f"hydra.launcher.max_members={self.max_members}: must be a whole number >= 1"
             )
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise ConfigError(f"hydra.launcher.memory_gb={self.memory_gb}: must be above 0")
+        if not self.save_every >= 0:
+            raise ConfigError(f"hydra.launcher.save_every={self.save_every}: must be >= 0 seconds")
+        if self.resources and self.executor is None:
+            raise ConfigError(
+                "hydra.launcher.resources: are an executor's; say hydra.launcher.executor="
+                f"{'|'.join(EXECUTORS)}"
+            )

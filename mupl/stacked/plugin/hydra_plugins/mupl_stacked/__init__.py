@@ -23,7 +23,7 @@ class StackedLauncher(Launcher):
     """
 
     def __init__(self, **options: Any) -> None:
-        self._options = options
+        self._options = Options(**options)
 
     def setup(
         self,
@@ -41,12 +41,11 @@ class StackedLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from mupl.stacked.launcher import (
-            Sweep,  # imports torch, for which a wrong key need not wait
-        )
+        # here, as Hydra imports its plugins for every command
+        from mupl.stacked.launcher import Sweep
 
         sweep = Sweep(
-            Options(**self._options),
+            self._options,
             self._context,
             self._task_function,
             self._config,
