@@ -26,7 +26,7 @@ from mupl.optim.registry import optimizer_rules
 from mupl.optim.schedules import Schedule
 from mupl.parametrization.rules import get_parametrization
 from mupl.parametrization.scales import Scale
-from mupl.parametrization.tables import TABLES
+from mupl.parametrization.tables import TABLES, UNIT_SCALED
 from mupl.stacked.compiled import compiled
 from mupl.stacked.optimizer import StackedOptimizer
 from mupl.stacked.plan import shape_key
@@ -138,6 +138,8 @@ def members(optimizer: str, seeds: tuple[int, ...] = (0, 1)) -> list[dict[str, A
     update_kind = "orthogonal" if "shampoo" in optimizer else update_kinds.get(optimizer, "adam")
     tables = [get_parametrization(name).width_only() for name in TABLES]
     tables = [table for table in tables if {update_kind, "*"} & set(table.rules)]
+    if update_kind != "adam":  # under SGD, and Muon's for vectors, u-muP needs its own operations
+        tables = [table for table in tables if table.name not in UNIT_SCALED]
     return [
         {
             "parametrization": table,
