@@ -77,7 +77,7 @@ OPTIMIZERS: dict[str, Any] = {
     "adam_atan2": AdamAtan2,
     "soft_sign": partial(SoftSign, momentum=0.8),
     "shampoo_svd": partial(Orthogonal, method="svd", nesterov=False),
-    "muon": partial(Orthogonal, method="accurate", scale="keller", momentum=0.9, eps=1e-4),
+    "muon": partial(Orthogonal, method="accurate", scale="keller", momentum=0.9),
     "shampoo": partial(
         pytorch_optimizer.Shampoo,
         matrix_eps=1e-4,

@@ -96,8 +96,13 @@ class Checkpoint:
         }
         partial = self._folder / f".{self._name}.{os.getpid()}"
         try:
-            torch.save(content, partial)
+            # a file of Python's, as torch would not say that the disk is full
+            with partial.open("wb") as opened:
+                torch.save(content, opened)
             file = partial.rename(self._folder / f"{self._name}-{checksum(partial)}.pt")
+        except OSError as error:
+            error.filename = error.filename or str(partial)
+            raise
         finally:
             partial.unlink(missing_ok=True)
         self.delete()
