@@ -1,6 +1,7 @@
 """What each tensor of a model is: which of its dimensions grow with width, found from shapes."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -165,6 +166,14 @@ def multipliers(model: nn.Module) -> dict[str, Any]:
     return {name: module for name, module in named if hasattr(module, "multiplier_role")}
 
 
+class _Unclassified(Exception):
+    """A tensor whose role its shape does not tell."""
+
+    def __init__(self, name: str, shape: Sequence[int], owner: str) -> None:
+        super().__init__(f"{name!r} of shape {tuple(shape)} in a {owner}")
+        self.name = name
+
+
 def describe(
     build: Build,
     width: Width,
@@ -179,7 +188,7 @@ def describe(
 
     The multipliers follow, by module name. The model is built at the base width, where the calls
     that fill its tensors are watched, and on the meta device at twice the base width and at
-    `width`. A dimension grows with width if it differs between the first two. What is in a block
+    `width`. A dimension grows with width if it differs between any two of them. What is in a block
     is found likewise, from one and two blocks.
 
     Args:
@@ -208,14 +217,30 @@ def describe(
     given_roles = _by_name("roles", roles, _parse_role, names)
     initializers = models.initializers | _by_name("init", init, create_initializer, names)
     infos: dict[str, Info] = {}
+    unclassified: list[_Unclassified] = []
     for name in names:
-        infos[name] = _describe_tensor(name, models, given_roles.get(name), initializers)
+        try:
+            infos[name] = _describe_tensor(name, models, given_roles.get(name), initializers)
+        except _Unclassified as tensor:
+            unclassified.append(tensor)
+    _refuse(unclassified)
     infos |= _describe_multipliers(models)
     if base_depth is not None:
         m_L = _depth_ratio(depth, base_depth)
         for name in _names_in_blocks(build, base_width, infos):
             infos[name] = replace(infos[name], m_L=m_L, in_block=True)
     return infos
+
+
+def _refuse(unclassified: Sequence[_Unclassified]) -> None:
+    """Raise one error for all tensors whose role has to be said."""
+    if not unclassified:
+        return
+    roles = ", ".join(f"'{tensor.name}': input" for tensor in unclassified)
+    raise ConfigError(
+        f"parameter {'; '.join(map(str, unclassified))}: cannot be classified by its shape; say "
+        f"roles={{{roles}}} (or hidden, output, scalar)"
+    )
 
 
 def _checked_base_width(width: Width, base_width: Width) -> Width:
@@ -275,11 +300,16 @@ def _describe_tensor(
     given_role: Role | None,
     initializers: Mapping[str, Initializer | None],
 ) -> ParamInfo:
-    base_shape, wider_shape, shape = _shapes(name, models)
-    grows = [a != b for a, b in zip(base_shape, wider_shape, strict=True)]
-    owner = models.target.get_submodule(name.rpartition(".")[0])
-    fans = _fans(name, shape, grows, given_role, owner)
-    shape_role = _role_of_growth(grows, fans)
+    shapes = _shapes(name, models)
+    shape = shapes[-1]
+    grows = [len(set(sizes)) > 1 for sizes in zip(*shapes, strict=True)]
+    owners = [_owner(model, name) for model in models[:3]]
+    fans = _fans(name, shape, grows, given_role, owners[-1])
+    sizes = []
+    for owner, tensor_shape in zip(owners, shapes, strict=True):
+        sizes.append(_sizes(tensor_shape, fans, owner))
+    (base_fan_in, base_fan_out), _, (fan_in, fan_out) = sizes
+    shape_role = _role_of_growth(sizes)
     if len(shape) < 2:  # whatever role is given to a vector, its shape says a map of 1 to n
         shape_role = Role.INPUT if any(grows) else Role.SCALAR
     init = initializers[name]
@@ -288,8 +318,6 @@ def _describe_tensor(
             f"parameter {name!r} is initialised in a way that is not understood: say how it is "
             f"drawn at the base width, e.g. init={{'{name}': {{name: normal, std: 0.02}}}}"
         )
-    fan_in, fan_out = _sizes(shape, fans)
-    base_fan_in, base_fan_out = _sizes(base_shape, fans)
     return ParamInfo(
         role=given_role or shape_role,
         shape_role=shape_role,
@@ -299,9 +327,13 @@ def _describe_tensor(
         m_in=fan_in / base_fan_in,
         m_out=fan_out / base_fan_out,
         init=init,
-        is_embedding=isinstance(owner, nn.Embedding | nn.EmbeddingBag),
+        is_embedding=isinstance(owners[-1], nn.Embedding | nn.EmbeddingBag),
         out_first=fans.out_dims == [0],
     )
+
+
+def _owner(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])
 
 
 def _shapes(name: str, models: _Models) -> list[torch.Size]:
@@ -332,7 +364,7 @@ def _describe_multipliers(models: _Models) -> dict[str, MultiplierInfo]:
             value=base.value,
             fan_in=module.fan_in,
             m_in=module.fan_in / base.fan_in,
-            grows=base.fan_in != at_wider[name].fan_in,
+            grows=len({base.fan_in, at_wider[name].fan_in, module.fan_in}) > 1,
         )
     return infos
 
@@ -349,13 +381,16 @@ def _names_in_blocks(build: Build, base_width: Width, infos: Mapping[str, Info])
 
 
 class _Fans(NamedTuple):
-    """The dimensions of a tensor whose products are fan_in and fan_out."""
+    """The dimensions of a tensor whose products are fan_in and fan_out.
+
+    A dimension in neither counts matrices: a batch of them, such as those of experts.
+    """
 
     in_dims: list[int]
     out_dims: list[int]
 
 
-# Modules whose weight of two or more dimensions is stored as (out, in, *receptive field) ...
+# Modules whose weights of two or more dimensions are stored as (out, in, *receptive field) ...
 _OUT_IN = (
     nn.Linear,
     nn.Conv1d,
@@ -365,14 +400,11 @@ _OUT_IN = (
     nn.RNNCellBase,
     nn.MultiheadAttention,
 )
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # ... and as (in, out, *receptive field).
-_IN_OUT = (
-    nn.Embedding,
-    nn.EmbeddingBag,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
+_IN_OUT = (nn.Embedding, nn.EmbeddingBag, *_TRANSPOSED)
+# What torch's own modules call their weights. Other tensors of a subclass are of its author.
+_WEIGHT = re.compile(r"weight|weight_[ih][hr](_l\d+)?(_reverse)?|\w+_proj_weight")
 
 
 def _fans(
@@ -384,34 +416,67 @@ def _fans(
         in_dims = dims if role in (Role.HIDDEN, Role.OUTPUT) else []
         out_dims = [] if role is Role.OUTPUT else dims
         return _Fans(in_dims, out_dims)
-    if isinstance(owner, _IN_OUT):
-        return _Fans([0, *dims[2:]], [1])
-    if isinstance(owner, _OUT_IN) or role in (Role.HIDDEN, Role.SCALAR):
+    if _is_weight(name, shape, owner):
+        if isinstance(owner, _IN_OUT) or _is_conv1d_of_transformers(owner):
+            return _Fans([0, *dims[2:]], [1])
         return _Fans(dims[1:], [0])
-    growing = [dim for dim in dims if grows[dim]]
+    return _fans_by_growth(name, shape, grows, role, owner)
+
+
+def _is_weight(name: str, shape: Sequence[int], owner: nn.Module) -> bool:
+    """Say whether a tensor is the weight of one of torch's modules, whose orientation is known."""
+    if not _WEIGHT.fullmatch(name.rpartition(".")[2]):
+        return False
+    if isinstance(owner, nn.Linear | nn.Embedding | nn.EmbeddingBag):
+        return len(shape) == 2  # else a subclass that holds several matrices
+    return isinstance(owner, _OUT_IN + _IN_OUT) or _is_conv1d_of_transformers(owner)
+
+
+def _is_conv1d_of_transformers(module: nn.Module) -> bool:
+    """Say whether a module is GPT-2's linear layer, whose weight is (in, out)."""
+    kinds = {(kind.__module__, kind.__name__) for kind in type(module).__mro__}
+    return ("transformers.pytorch_utils", "Conv1D") in kinds
+
+
+def _fans_by_growth(
+    name: str, shape: Sequence[int], grows: Sequence[bool], role: Role | None, owner: nn.Module
+) -> _Fans:
+    """Orient a tensor that is no known module's weight by which of its dimensions grow.
+
+    Dimensions before the last two that do not grow are a batch. Where the two after them grow it
+    is a matrix (out, in, *receptive field). A tensor of three or more dimensions with one entry in
+    all but one is a vector. With one of two growing it may be an input or an output.
+    """
+    dims = list(range(len(shape)))
+    batch = 0
+    while len(shape) - batch > 2 and not grows[batch]:
+        batch += 1
+    matrix = dims[batch:]
+    growing = [dim for dim in matrix if grows[dim]]
     rest = [dim for dim in dims if not grows[dim]]
     if role is Role.INPUT:
         return _Fans(rest, growing)
     if role is Role.OUTPUT:
-        return _Fans(growing, rest)
-    if not growing:
-        return _Fans(dims[1:], [0])
-    raise ConfigError(
-        f"parameter {name!r} of shape {tuple(shape)} in a {type(owner).__name__} cannot be "
-        f"classified by its shape: say roles={{'{name}': input}} (or hidden, output, scalar)"
-    )
+        return _Fans(growing, [dim for dim in matrix if not grows[dim]])
+    if role is not None or not growing or growing in (matrix, matrix[:2]):
+        return _Fans(matrix[1:], matrix[:1])
+    if len(shape) > 2 and all(shape[dim] == 1 for dim in rest):
+        return _Fans(rest, growing)
+    raise _Unclassified(name, shape, type(owner).__name__)
 
 
-def _sizes(shape: Sequence[int], fans: _Fans) -> tuple[int, int]:
+def _sizes(shape: Sequence[int], fans: _Fans, owner: nn.Module) -> tuple[int, int]:
     """Return fan_in and fan_out."""
     fan_in = math.prod(shape[dim] for dim in fans.in_dims)
     fan_out = math.prod(shape[dim] for dim in fans.out_dims)
+    if isinstance(owner, _TRANSPOSED) and len(shape) > 1:  # (in, out / groups, *receptive field)
+        return fan_in // owner.groups, fan_out * owner.groups
     return fan_in, fan_out
 
 
-def _role_of_growth(grows: Sequence[bool], fans: _Fans) -> Role:
-    fan_in_grows = any(grows[dim] for dim in fans.in_dims)
-    fan_out_grows = any(grows[dim] for dim in fans.out_dims)
+def _role_of_growth(sizes: Sequence[tuple[int, int]]) -> Role:
+    """Return the role of a tensor from its (fan_in, fan_out) at several widths."""
+    fan_in_grows, fan_out_grows = (len(set(fans)) > 1 for fans in zip(*sizes, strict=True))
     if fan_in_grows and fan_out_grows:
         return Role.HIDDEN
     if fan_in_grows:

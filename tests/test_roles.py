@@ -83,6 +83,85 @@ def test_heterogeneous_widths_with_absolute_rules() -> None:
     ]
 
 
+class Experts(nn.Module):
+    """Tensors of three and four dimensions, and a matrix that is no layer's."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Parameter(torch.randn(3, 4 * width, width))
+        self.down = nn.Parameter(torch.randn(3, width, 2 * width))
+        self.kernel = nn.Parameter(torch.randn(width, 2 * width, 3, 3))
+        self.square = nn.Parameter(torch.randn(width, width))
+        self.token = nn.Parameter(torch.randn(1, 1, width))
+        self.layer_scale = nn.Parameter(torch.ones(width, 1, 1))
+
+
+def test_dimensions_before_a_matrix_that_do_not_grow_are_a_batch_of_matrices() -> None:
+    infos = describe(Experts, 32, 8)
+    found = {name: (i.role, i.fan_in, i.fan_out, i.m_in, i.m_out) for name, i in infos.items()}
+    assert found == {
+        "gate_up": (Role.HIDDEN, 32, 128, 4, 4),
+        "down": (Role.HIDDEN, 64, 32, 4, 4),
+        "kernel": (Role.HIDDEN, 64 * 9, 32, 4, 4),
+        "square": (Role.HIDDEN, 32, 32, 4, 4),
+        "token": (Role.INPUT, 1, 32, 1, 4),
+        "layer_scale": (Role.INPUT, 1, 32, 1, 4),
+    }
+    given = describe(Experts, 32, 8, roles={"gate_up": "hidden"})["gate_up"]
+    assert given == infos["gate_up"]
+
+
+class LowRank(nn.Linear):
+    """A linear layer with an update of rank 2."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width)
+        self.A = nn.Parameter(torch.randn(width, 2))
+        self.B = nn.Parameter(torch.zeros(2, width))
+
+
+def test_other_tensors_of_a_layer_do_not_take_the_orientation_of_its_weight() -> None:
+    with pytest.raises(ConfigError) as caught:
+        describe(LowRank, 8, 4)
+    assert str(caught.value) == (
+        "parameter 'A' of shape (8, 2) in a LowRank; 'B' of shape (2, 8) in a LowRank: cannot be "
+        "classified by its shape; say roles={'A': input, 'B': input} (or hidden, output, scalar)"
+    )
+    infos = describe(LowRank, 8, 4, roles={"A": "output", "B": "input"})
+    assert (infos["A"].m_in, infos["A"].m_out) == (2, 1)
+    assert (infos["B"].m_in, infos["B"].m_out) == (1, 2)
+    assert infos["weight"].role is Role.HIDDEN
+    attention = describe(lambda w: nn.MultiheadAttention(w, 1, add_bias_kv=True), 8, 4)
+    assert attention["bias_k"].role is Role.INPUT
+    assert (attention["bias_k"].fan_in, attention["bias_k"].fan_out) == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        (lambda w: w, (Role.INPUT, 9, 32, 1, 4)),  # depthwise
+        (lambda w: 2, (Role.HIDDEN, 16 * 9, 32, 4, 4)),
+        (lambda w: w // 4, (Role.INPUT, 4 * 9, 32, 1, 4)),
+    ],
+)
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_fans_of_grouped_convolutions(kind: Any, groups: Any, expected: tuple) -> None:
+    info = describe(lambda w: kind(w, w, 3, groups=groups(w)), 32, 8)["weight"]
+    assert (info.role, info.fan_in, info.fan_out, info.m_in, info.m_out) == expected
+
+
+def rounded(width: int, multiple: int) -> nn.Module:
+    hidden = -(-3 * width // multiple) * multiple
+    return nn.Sequential(nn.Linear(width, hidden), nn.Linear(hidden, width))
+
+
+def test_a_dimension_that_is_rounded_grows_if_any_two_widths_tell_it_apart() -> None:
+    infos = describe(lambda w: rounded(w, 256), 1024, 32)
+    assert [infos[f"{i}.weight"].role for i in range(2)] == [Role.HIDDEN, Role.HIDDEN]
+    assert (infos["0.weight"].m_in, infos["0.weight"].m_out) == (32, 12)
+    assert infos["0.bias"].role is Role.INPUT
+
+
 class Positions(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
