@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mupl.errors import ConfigError
@@ -126,6 +127,39 @@ def on_meta() -> Iterator[None]:
     """
     with torch.device("meta"), _Unfilled():
         yield
+
+
+def build_on_meta(build: Callable[[], nn.Module]) -> tuple[nn.Module, bool]:
+    """Build a module without memory for its parameters; say too whether that was possible.
+
+    A constructor may read values of tensors, such as `x.item()` of a `torch.linspace`, which the
+    meta device has not. Then only parameters are put there, each as soon as it is registered. One
+    that reads values of parameters is built as it is.
+    """
+    for context in (on_meta, parameters_on_meta):
+        try:
+            with context():
+                return build(), True
+        except (NotImplementedError, RuntimeError, TypeError):  # torch's, of a value that is read
+            continue
+    return build(), False
+
+
+@contextmanager
+def parameters_on_meta() -> Iterator[None]:
+    """Make modules whose parameters are on the meta device, while other tensors have values."""
+
+    def move(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta:
+            return parameter
+        return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(move)  # type: ignore[arg-type]
+    try:
+        with _Unfilled():
+            yield
+    finally:
+        hook.remove()
 
 
 class _Unfilled(TorchDispatchMode):

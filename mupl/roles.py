@@ -14,7 +14,12 @@ import torch
 from torch import nn
 
 from mupl.errors import ConfigError
-from mupl.initializers import Initializer, built_with_initializers, create_initializer, on_meta
+from mupl.initializers import (
+    Initializer,
+    build_on_meta,
+    built_with_initializers,
+    create_initializer,
+)
 from mupl.names import block_pattern, match_globs
 
 T = TypeVar("T")
@@ -156,6 +161,22 @@ class MultiplierInfo:
 Info = ParamInfo | MultiplierInfo
 
 
+class Infos(dict[str, Info]):
+    """What `describe` found, by name.
+
+    Attributes:
+        warnings: sentences on what was found that the rules do not reach, or what was not done.
+
+    Example:
+        >>> describe(lambda width: nn.Linear(6, width), width=32, base_width=8).warnings
+        []
+    """
+
+    def __init__(self, infos: Mapping[str, Info], warnings: Sequence[str] = ()) -> None:
+        super().__init__(infos)
+        self.warnings = list(warnings)
+
+
 def multipliers(model: nn.Module) -> dict[str, Any]:
     """Return the numbers of a model that a parametrization sets, by module name.
 
@@ -183,10 +204,11 @@ def describe(
     base_depth: int | None = None,
     roles: Mapping[str, str] | None = None,
     init: Mapping[str, Mapping[str, Any]] | None = None,
-) -> dict[str, Info]:
+) -> Infos:
     """Find the role, the fans and the base initializer of every parameter of `build(width)`.
 
-    The multipliers follow, by module name. The model is built at the base width, where the calls
+    The multipliers follow, by module name. `warnings` of the result says what the rules do not
+    reach. The model is built at the base width, where the calls
     that fill its tensors are watched, and on the meta device at twice the base width and at
     `width`. A dimension grows with width if it differs between any two of them. What is in a block
     is found likewise, from one and two blocks.
@@ -229,7 +251,7 @@ def describe(
         m_L = _depth_ratio(depth, base_depth)
         for name in _names_in_blocks(build, base_width, infos):
             infos[name] = replace(infos[name], m_L=m_L, in_block=True)
-    return infos
+    return Infos(infos, _warnings(models, infos))
 
 
 def _refuse(unclassified: Sequence[_Unclassified]) -> None:
@@ -276,12 +298,13 @@ def _depth_ratio(depth: int | None, base_depth: int) -> float:
 
 
 class _Models(NamedTuple):
-    """One model at three widths; only the one at the base width has values."""
+    """One model at three widths; only the one at the base width needs values."""
 
     base: nn.Module
     wider: nn.Module
     target: nn.Module
     initializers: dict[str, Initializer | None]  # of the base model, None where not understood
+    on_meta: bool  # whether the target could be built without memory
 
 
 def _build_models(build: Build, width: Width, base_width: Width, depth: int | None) -> _Models:
@@ -289,9 +312,9 @@ def _build_models(build: Build, width: Width, base_width: Width, depth: int | No
         build = partial(build, depth=depth)
     with torch.random.fork_rng(devices=[]):
         base, initializers = built_with_initializers(partial(build, base_width))
-        wider = _on_meta(build, _twice(base_width))
-        target = _on_meta(build, width)
-    return _Models(base, wider, target, initializers)
+        wider, _ = build_on_meta(partial(build, _twice(base_width)))
+        target, on_meta = build_on_meta(partial(build, width))
+    return _Models(base, wider, target, initializers, on_meta)
 
 
 def _describe_tensor(
@@ -373,11 +396,51 @@ def _names_in_blocks(build: Build, base_width: Width, infos: Mapping[str, Info])
     """Return the names of which two blocks have more than one has, ignoring indices in names."""
     counts = []
     for depth in (1, 2):
-        model = _on_meta(partial(build, depth=depth), base_width)
+        model, _ = build_on_meta(partial(build, base_width, depth=depth))
         names = [name for name, _ in (*model.named_parameters(), *model.named_modules())]
         counts.append(Counter(map(block_pattern, names)))
     one, two = counts
     return [name for name in infos if two[block_pattern(name)] > one[block_pattern(name)]]
+
+
+def _warnings(models: _Models, infos: Mapping[str, Info]) -> list[str]:
+    """Say what was found that the rules do not reach."""
+    warnings = []
+    if not models.on_meta:
+        warnings.append(
+            "build: the constructor reads values of parameters, so that the model was built in "
+            "memory to be described"
+        )
+    has_multiplier = any(info.row == MultiplierRole.ATTENTION for info in infos.values())
+    if not has_multiplier and (names := _growing_heads(models)):
+        warnings.append(
+            f"attention: the size of heads grows with width in {_some(names)}, and no "
+            "mupl.nn.multipliers.Multiplier('attention') scales their logits by 1/d_head: keep "
+            "d_head and let the number of heads grow, or put one into the model"
+        )
+    return warnings
+
+
+# What modules call the size of a head: torch, and several of transformers
+_HEAD_SIZES = ("head_dim", "attention_head_size", "key_value_proj_dim", "d_head")
+
+
+def _growing_heads(models: _Models) -> list[str]:
+    """Return the modules with attention heads whose size grows with width."""
+    sizes: dict[str, set[int]] = {}
+    for model in models[:3]:
+        for name, module in model.named_modules():
+            for attribute in _HEAD_SIZES:
+                size = getattr(module, attribute, None)
+                if isinstance(size, int):
+                    sizes.setdefault(name, set()).add(size)
+    return [name for name, found in sizes.items() if len(found) > 1]
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    """List a few names."""
+    shown = ", ".join(map(repr, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 class _Fans(NamedTuple):
@@ -500,14 +563,6 @@ def _by_name(
         for name in match_globs(key, [glob], names):
             given[name] = parsed
     return given
-
-
-def _on_meta(build: Build, width: Width) -> nn.Module:
-    try:
-        with on_meta():
-            return build(width)
-    except (NotImplementedError, RuntimeError):  # a constructor that reads values, e.g. by .item()
-        return build(width)
 
 
 def _twice(width: Width) -> Width:

@@ -140,6 +140,12 @@ def test_rules_in_width_alone_are_those_at_the_base_depth() -> None:
     assert in_width("umup", optimizer="adam").scales
 
 
+def with_head() -> nn.Module:
+    model = mupl.initialize_(build(32), SCALES, seed=0)
+    model.add_module("head", nn.Linear(3, 2))
+    return model
+
+
 INFOS = mupl.describe(build, width=32, base_width=8)
 SCALES = mupl.scale(INFOS, "mup", "adamw", lr=0.1)
 WRONG: dict[str, tuple[Any, str]] = {
@@ -162,6 +168,18 @@ WRONG: dict[str, tuple[Any, str]] = {
         "named_parameters",
     ),
     "another model": (lambda: mupl.param_groups(nn.Linear(3, 3), SCALES), "'weight' has no scale"),
+    "a head that came later": (
+        lambda: mupl.param_groups(with_head(), SCALES),
+        "the parameter 'head.weight' has no scale, so nothing would train it",
+    ),
+    "a model without its readout": (
+        lambda: mupl.param_groups(build(32)[:-1], SCALES),
+        "there is a scale for '4.weight', which the model has not",
+    ),
+    "another readout": (
+        lambda: mupl.param_groups(nn.Sequential(*build(32)[:-1], nn.Linear(32, 5)), SCALES),
+        "'4.weight' is (3, 32) there and (5, 32) in the model",
+    ),
     "a model in place of a setup": (lambda: mupl.TrainingModule(build(8)), "takes a Setup"),  # type: ignore[arg-type]
     "scales of another width": (
         lambda: mupl.initialize_(build(16), SCALES, seed=0),

@@ -11,6 +11,7 @@ from torch import nn
 from mupl.errors import ConfigError
 from mupl.initializers import (
     Initializer,
+    build_on_meta,
     built_with_initializers,
     create_initializer,
     on_meta,
@@ -19,6 +20,7 @@ from mupl.initializers import (
 from mupl.models import MLP
 from mupl.nn.multipliers import Multiplier, Residual
 from mupl.roles import MultiplierInfo, MultiplierRole, Role, describe, multipliers
+from mupl.training.setup import Setup
 
 
 class Zoo(nn.Module):
@@ -391,3 +393,52 @@ def test_a_scaled_initializer_draws_scaled_tensors(spec: dict) -> None:
 def test_a_bad_initializer_is_one_clear_error(spec: dict) -> None:
     with pytest.raises(ConfigError, match="init"):
         create_initializer(spec)
+
+
+class DropPath(nn.Module):
+    """Reads values of a tensor in its constructor, as many models do for stochastic depth."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.rates = [x.item() for x in torch.linspace(0, 0.1, 3)]
+        self.layer = nn.Linear(width, width)
+
+
+class ReadsWeights(nn.Linear):
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width)
+        self.largest = self.weight.max().item()
+
+
+@pytest.mark.parametrize("build", [DropPath, lambda w: nn.Linear(6, w)])
+def test_the_model_is_described_without_memory_for_its_parameters(build: Any) -> None:
+    model, on_meta = build_on_meta(lambda: build(8))
+    assert on_meta
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert nn.Linear(2, 2).weight.device.type == "cpu"  # afterwards all is as before
+
+
+def test_a_constructor_that_reads_parameters_is_told() -> None:
+    infos = describe(ReadsWeights, 8, 4)
+    (warning,) = infos.warnings
+    assert warning.startswith("build: the constructor reads values of parameters")
+    with pytest.warns(UserWarning, match="reads values of parameters"):
+        setup = Setup(ReadsWeights, 8, base_width=4, lr=0.1)
+    assert setup.warnings == infos.warnings
+
+
+def test_heads_that_grow_without_a_multiplier_are_told() -> None:
+    def heads(count: Any) -> list[str]:
+        return describe(lambda w: nn.MultiheadAttention(w, count(w)), 16, 4).warnings
+
+    assert heads(lambda w: w // 4) == []
+    (warning,) = heads(lambda w: 2)
+    assert "the size of heads grows with width in ''" in warning
+
+
+def test_a_table_with_rules_in_depth_tells_that_there_are_no_residual_branches() -> None:
+    def build(width: int, depth: int) -> nn.Module:
+        return nn.Sequential(*(nn.Linear(width, width) for _ in range(depth)))
+
+    with pytest.warns(UserWarning, match=r"completep: the model has no .*Residual"):
+        Setup(build, 8, base_width=4, depth=2, base_depth=2, parametrization="completep", lr=0.1)

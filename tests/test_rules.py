@@ -22,6 +22,7 @@ from mupl.optim.registry import optimizer_rules
 from mupl.optim.scaling import scale
 from mupl.parametrization.cells import SYMBOLS, Monomial
 from mupl.parametrization.exponents import Expected, expected_exponents, table_with_exponents
+from mupl.parametrization.hyperparameters import WEIGHT_DECAY_MODES
 from mupl.parametrization.rules import (
     CELLS,
     ROWS,
@@ -29,7 +30,7 @@ from mupl.parametrization.rules import (
     parametrizations,
     parse_table,
 )
-from mupl.parametrization.scales import WEIGHT_DECAY_MODES, Scale, scale_rows
+from mupl.parametrization.scales import Scale, scale_rows
 from mupl.parametrization.tables import TABLES
 from mupl.parametrization.update_kinds import UpdateKind
 from mupl.roles import SPECIAL_ROWS, Role, describe

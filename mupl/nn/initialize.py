@@ -73,12 +73,16 @@ def _check_shapes(model: nn.Module, scales: Mapping[str, Scale]) -> None:
     except AttributeError as error:
         raise ConfigError(f"scales: are of another model than this one ({error})") from error
     for name, w in tensors.items():
-        shape = scales[name].shape
-        if shape is not None and tuple(w.shape) != shape:
-            raise ConfigError(
-                f"scales: {name!r} is {shape} there and {tuple(w.shape)} in the model; "
-                "build the model at the width that was described"
-            )
+        check_shape(name, w, scales[name])
+
+
+def check_shape(name: str, w: Tensor, scale: Scale) -> None:
+    """Refuse a tensor of another shape than the one that was described."""
+    if scale.shape is not None and tuple(w.shape) != scale.shape:
+        raise ConfigError(
+            f"scales: {name!r} is {scale.shape} there and {tuple(w.shape)} in the model; "
+            "build the model at the width that was described"
+        )
 
 
 def sample(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
-from mupl.nn.initialize import has_multiplier
+from mupl.nn.initialize import check_shape, has_multiplier
 from mupl.optim.registry import unwrapped
 from mupl.parametrization.scales import Scale
 
@@ -35,8 +35,8 @@ def param_groups(
         eps: whether the optimizer takes an epsilon.
 
     Raises:
-        ConfigError: if a tensor has no scale, `parameters` has no names, or a model has not the
-            multipliers that `initialize_` sets.
+        ConfigError: if a tensor has no scale, `parameters` has no names, or a model has not all
+            tensors of the scales, with their shapes and the multipliers that `initialize_` sets.
 
     Example:
         >>> import mupl
@@ -53,8 +53,8 @@ def param_groups(
             continue
         if name not in scales:
             raise ConfigError(
-                f"param_groups: the parameter {name!r} has no scale; describe the model that you "
-                f"train (there are scales for {', '.join(scales)})"
+                f"param_groups: the parameter {name!r} has no scale, so nothing would train it; "
+                f"describe the model that you train (there are scales for {', '.join(scales)})"
             )
         scale = scales[name]
         options = {
@@ -67,8 +67,25 @@ def param_groups(
         group = groups.setdefault(tuple(options.values()), {"params": [], **options})
         group["params"].append((name, parameter))
     if isinstance(parameters, nn.Module):
+        _check_tensors(parameters, scales)
         _check_multipliers(parameters, scales)
     return list(groups.values())
+
+
+def _check_tensors(model: nn.Module, scales: Mapping[str, Scale]) -> None:
+    """Refuse a model that lacks tensors of the scales, or has them in another shape."""
+    tensors = {}
+    for raw_name, parameter in model.named_parameters(remove_duplicate=False):
+        tensors[_plain_name(raw_name)] = parameter
+    for name, scale in scales.items():
+        if scale.shape is None:
+            continue  # a multiplier
+        if name not in tensors:
+            raise ConfigError(
+                f"param_groups: there is a scale for {name!r}, which the model has not; describe "
+                "the model that you train"
+            )
+        check_shape(name, tensors[name], scale)
 
 
 def _check_multipliers(model: nn.Module, scales: Mapping[str, Scale]) -> None:

@@ -1,6 +1,7 @@
 """What is trained and how: everything of a training but its loop."""
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Self
@@ -22,7 +23,7 @@ from mupl.parametrization.rules import Parametrization, as_parametrization
 from mupl.parametrization.scales import scale_rows
 from mupl.parametrization.tables import UNIT_SCALED
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
-from mupl.roles import Build, Width, describe
+from mupl.roles import Build, MultiplierRole, Width, describe
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -63,6 +64,8 @@ class Setup:
         model: `build(width)`, initialised.
         infos: what each tensor is, by name (`mupl.describe`).
         scales: what each tensor got, by name (`mupl.scale`).
+        warnings: sentences on what was found in the model that the rules do not reach. Each is a
+            Python warning too.
 
     Under `torch.device("meta")` the model holds no weights: so the members of a stack are set up.
 
@@ -126,8 +129,22 @@ class Setup:
                 f"base_depth=null: parametrization={self.parametrization.name} scales with depth; "
                 "say the depth where lr is right, or base_depth=depth for rules in width alone"
             )
+        self.warnings = self._warnings()
         self.model = initialize_(self.build(), self.scales, torch.Generator().manual_seed(seed))
         self._check_unit_scaling()
+
+    def _warnings(self) -> list[str]:
+        """Say what was found that the rules do not reach."""
+        found = list(self.infos.warnings)
+        rows = {info.row for info in self.infos.values()}
+        if self.parametrization.has_depth and MultiplierRole.RESIDUAL not in rows:
+            found.append(
+                f"parametrization={self.parametrization.name}: the model has no "
+                "mupl.nn.multipliers.Residual, so its residual branches are not scaled with depth"
+            )
+        for sentence in found:
+            warnings.warn(sentence, stacklevel=3)
+        return found
 
     def _check_unit_scaling(self) -> None:
         """Refuse a table of unit scaling under SGD, on a model of other gradients."""
