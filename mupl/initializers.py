@@ -1,6 +1,7 @@
 """Initializers as values: what a tensor is drawn from, and which one a module used itself."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mupl.errors import ConfigError
 
 KINDS = ("normal", "truncated_normal", "uniform", "constant")
+OWN = "own"  # values of a module that are none of these
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,9 @@ class Initializer:
 
     Args:
         name: "normal", "truncated_normal", "uniform" (between mean -+ sqrt(3) std) or "constant".
+            "own" stands for values that a module makes in another way, which cannot be drawn.
         mean: of the distribution; the value of a constant.
-        std: of the distribution, before any truncation.
+        std: of the distribution, before any truncation; the root mean square of own values.
         a, b: cut-offs of a truncated normal, in the units of the tensor.
 
     Example:
@@ -38,7 +41,7 @@ class Initializer:
     b: float = math.inf
 
     def __post_init__(self) -> None:
-        if self.name not in KINDS:
+        if self.name not in (*KINDS, OWN):
             raise ConfigError(f"init.name={self.name}: must be one of {', '.join(KINDS)}")
         if self.std < 0 or not math.isfinite(self.std):
             raise ConfigError(f"init.std={self.std}: must be a number >= 0")
@@ -62,7 +65,13 @@ class Initializer:
 
     @torch.no_grad()
     def __call__(self, tensor: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Fill `tensor` in place and return it."""
+        """Fill `tensor` in place and return it.
+
+        Raises:
+            ConfigError: for values that are a module's own.
+        """
+        if self.name == OWN:
+            raise ConfigError("init.name=own: values that a module makes itself cannot be drawn")
         if self.std == 0:
             return tensor.fill_(self.mean)
         if self.name == "uniform":
@@ -82,6 +91,8 @@ def create_initializer(spec: Mapping[str, Any]) -> Initializer:
         ConfigError: on an unknown name or argument.
     """
     try:
+        if spec["name"] == OWN:
+            raise ConfigError(f"init.name={OWN}: must be one of {', '.join(KINDS)}")
         numbers = {key: float(value) for key, value in spec.items() if key != "name"}
         return Initializer(str(spec["name"]), **numbers)
     except ConfigError:
@@ -104,19 +115,30 @@ def scale_initializers_by_dimension(
     return [initializer.scaled(width_scale * depth_scale) for initializer in initializers]
 
 
-def built_with_initializers(
-    build: Callable[[], nn.Module],
-) -> tuple[nn.Module, dict[str, Initializer | None]]:
-    """Build a module and note what each parameter was drawn from, by watching the fills.
+@dataclass(frozen=True)
+class Fill:
+    """How a tensor came by its values.
+
+    Args:
+        initializer: what it was drawn from; None where the calls that filled it are not understood.
+        random: whether random numbers are in it. If not it holds values such as loaded ones.
+    """
+
+    initializer: Initializer | None
+    random: bool
+
+
+def build_watched(build: Callable[[], nn.Module]) -> tuple[nn.Module, dict[str, Fill]]:
+    """Build a module on the CPU and note how each parameter was filled, by watching the calls.
 
     Nothing is estimated from samples. Understood are normal, uniform, truncated normal (as
-    `nn.init.trunc_normal_` makes it) and constant fills, and products of these with numbers;
-    anything else, such as `orthogonal_`, gives None. The module is built on the CPU, because on
-    the meta device `nn.init` leaves some fills out.
+    `nn.init.trunc_normal_` makes it) and constant fills, and products of these with numbers; and
+    zeros in a part of such a tensor, as in the padding row of an embedding. A tensor that is filled
+    in parts, or by anything else, such as `orthogonal_`, has no initializer.
     """
     with torch.device("cpu"), _Watch() as watch:
         module = build()
-    return module, {name: watch.initializer(p) for name, p in module.named_parameters()}
+    return module, watch.fills(module)
 
 
 @contextmanager
@@ -129,20 +151,36 @@ def on_meta() -> Iterator[None]:
         yield
 
 
-def build_on_meta(build: Callable[[], nn.Module]) -> tuple[nn.Module, bool]:
-    """Build a module without memory for its parameters; say too whether that was possible.
+def build_on_meta(
+    build: Callable[[], nn.Module],
+) -> tuple[nn.Module, dict[str, Fill], bool]:
+    """Build a module without memory for its parameters, and say whether that was possible.
 
-    A constructor may read values of tensors, such as `x.item()` of a `torch.linspace`, which the
-    meta device has not. Then only parameters are put there, each as soon as it is registered. One
-    that reads values of parameters is built as it is.
+    The fills are those that a constructor makes on the meta device, where some are left out. A
+    constructor may read values of tensors, such as `x.item()` of a `torch.linspace`, which the meta
+    device has not. Then only parameters are put there, each as soon as it is registered, and fills
+    are not watched. A constructor that reads values of parameters builds them as they are.
     """
-    for context in (on_meta, parameters_on_meta):
-        try:
-            with context():
-                return build(), True
-        except (NotImplementedError, RuntimeError, TypeError):  # torch's, of a value that is read
-            continue
-    return build(), False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as that copying to the meta device does nothing
+        return _built_on_meta(build)
+
+
+def _built_on_meta(
+    build: Callable[[], nn.Module],
+) -> tuple[nn.Module, dict[str, Fill], bool]:
+    unreadable = (NotImplementedError, RuntimeError, TypeError)  # what torch raises there
+    try:
+        with on_meta(), _Watch() as watch:
+            module = build()
+        return module, watch.fills(module), True
+    except unreadable:
+        pass
+    try:
+        with parameters_on_meta():
+            return build(), {}, True
+    except unreadable:
+        return build(), {}, False
 
 
 @contextmanager
@@ -180,11 +218,11 @@ class _Unfilled(TorchDispatchMode):
 
 
 class _Watch(TorchDispatchMode):
-    """Keeps, for each storage, the initializer that describes its present content."""
+    """Keeps, for each storage, how its present content came about."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._found: dict[int, Initializer | None] = {}
+        self._found: dict[int, Fill] = {}
         # A storage's address is its key in `_found`, so none may be freed and used again.
         self._alive: list[Tensor] = []
 
@@ -192,47 +230,97 @@ class _Watch(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         return False  # as in `_Unfilled`
 
-    def initializer(self, tensor: Any) -> Initializer | None:
-        """Return what a tensor is drawn from; None if that is not understood."""
-        if not isinstance(tensor, Tensor):
-            return None
-        return self._found.get(_key(tensor))
+    def fills(self, module: nn.Module) -> dict[str, Fill]:
+        """Return how each parameter was filled, by any of its names."""
+        named = module.named_parameters(remove_duplicate=False)
+        return {name: self._fill(parameter) for name, parameter in named}
+
+    def _fill(self, tensor: Tensor) -> Fill:
+        """Return how a tensor was filled: by values from elsewhere if nothing was seen."""
+        return self._found.get(_key(tensor), GIVEN)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        op = func.overloadpacket.__name__.rstrip("_")
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        name = func.overloadpacket.__name__
+        op = name.rstrip("_")
         if op in ("lt", "gt"):
             self._cut(args[0], **{"a" if op == "lt" else "b": args[1]})
-        elif isinstance(out, Tensor) and not func.is_view and _is_whole(out):
-            self._alive.append(out)
-            self._found[_key(out)] = self._after(op, args)
+            return out
+        given = [value for key, value in kwargs.items() if key != "out"]
+        sources = _tensors([*args, *given])
+        in_place = name.endswith("_") or "out" in kwargs
+        is_random = torch.Tag.nondeterministic_seeded in func.tags
+        viewed = set() if in_place else set(map(_key, sources))
+        for result in _tensors([out]):
+            if _key(result) not in viewed:
+                self._note(op, args, sources, result, is_random)
         return out
+
+    def _note(
+        self, op: str, args: tuple, sources: list[Tensor], result: Tensor, is_random: bool
+    ) -> None:
+        """Note what an operation with some arguments has put into its result."""
+        initializer = self._after(op, args)
+        if initializer is not None:
+            fill = Fill(initializer, random=initializer.std > 0)
+        elif op == "copy":
+            fill = self._fill(sources[1])
+        else:
+            fill = Fill(None, is_random or any(self._fill(source).random for source in sources))
+        self._alive.append(result)
+        if not _is_whole(result):
+            fill = _partly_filled(self._found.get(_key(result)), fill)
+        self._found[_key(result)] = fill
 
     def _cut(self, tensor: Tensor, **cutoff: float) -> None:
         """Note a cut-off: a normal that is compared with a bound is about to be truncated there.
 
         `nn.init.trunc_normal_` samples again where values lie outside.
         """
-        found = self.initializer(tensor)
+        found = self._fill(tensor).initializer
         if found and found.name in ("normal", "truncated_normal"):
             truncated = replace(found, name="truncated_normal", **cutoff)
-            self._found[_key(tensor)] = truncated
+            self._found[_key(tensor)] = Fill(truncated, random=True)
 
     def _after(self, op: str, args: tuple) -> Initializer | None:
-        """Return what describes the result of an operation."""
+        """Return the initializer of the result of an operation, if it has one."""
         numbers = [a for a in args if isinstance(a, int | float)]
-        sources = [self.initializer(a) for a in args]
-        if op == "copy":
-            return sources[1]
-        if op == "where":
-            return sources[2]
-        if sources and sources[0]:
-            changed = _changed(op, sources[0], numbers)
+        source_of = {"copy": 1, "where": 2}.get(op, 0)
+        source = None
+        if len(args) > source_of and isinstance(args[source_of], Tensor):
+            source = self._fill(args[source_of]).initializer
+        if op in ("copy", "where"):
+            return source
+        if source is not None:
+            changed = _changed(op, source, numbers)
             if changed:
                 return changed
         return _filled(op, numbers)
+
+
+GIVEN = Fill(None, random=False)
+
+
+def _partly_filled(before: Fill | None, part: Fill) -> Fill:
+    """Return how a tensor is filled of which a part has been filled anew."""
+    zeros = Initializer("constant", 0.0)
+    if before is not None and part.initializer in (zeros, before.initializer) and not part.random:
+        return before  # such as an embedding's padding row: the rest is as it was
+    return Fill(None, part.random or (before is not None and before.random))
+
+
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    """Return the tensors among values, and in lists of them."""
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _tensors(value)
+    return found
 
 
 def _key(tensor: Tensor) -> int:
@@ -240,10 +328,7 @@ def _key(tensor: Tensor) -> int:
 
 
 def _is_whole(tensor: Tensor) -> bool:
-    """Say whether a tensor is all of its storage.
-
-    A fill of a part, such as an embedding's padding row, leaves the rest as it was.
-    """
+    """Say whether a tensor is all of its storage."""
     return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
 
 

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -11,13 +11,15 @@ from numbers import Integral
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mupl.errors import ConfigError
 from mupl.initializers import (
+    OWN,
+    Fill,
     Initializer,
     build_on_meta,
-    built_with_initializers,
+    build_watched,
     create_initializer,
 )
 from mupl.names import block_pattern, match_globs
@@ -59,6 +61,47 @@ SPECIAL_ROWS = {
 
 
 @dataclass(frozen=True)
+class OwnValues:
+    """What the model itself puts into a tensor, and how large that is at the base width.
+
+    Args:
+        rms: root mean square at the base width.
+        size: number of entries there.
+        ratio: what brings own values at the described width to the scale that they have at the
+            base width, where the calls that fill the tensor tell; else it is measured.
+        certain: whether `ratio` holds in any case, as at the base width and for kept tensors. Else
+            values that belie it, such as those of a constructor that fills nothing on the meta
+            device, are measured.
+    """
+
+    rms: float
+    size: int
+    ratio: float | None
+    certain: bool
+
+    def ratio_of(self, values: Tensor) -> float:
+        """Return the ratio for a tensor's own values."""
+        if self.ratio is not None and self.certain:
+            return self.ratio
+        rms = root_mean_square(values)
+        if rms == 0 or self.rms == 0:
+            return 1.0
+        measured = self.rms / rms
+        if self.ratio is None:
+            return measured
+        sizes = (self.size, values.numel())
+        noise = math.sqrt(sum(0.5 / size for size in sizes))  # relative, of two normal samples
+        is_belied = min(sizes) > 32 and abs(measured / self.ratio - 1) > 6 * noise
+        return measured if is_belied else self.ratio
+
+
+def root_mean_square(values: Tensor) -> float:
+    """Return the root mean square of a tensor's entries."""
+    norm = torch.linalg.vector_norm(values.detach(), dtype=torch.float64).item()
+    return norm / math.sqrt(max(values.numel(), 1))
+
+
+@dataclass(frozen=True)
 class ParamInfo:
     """One tensor as the rules see it.
 
@@ -70,6 +113,8 @@ class ParamInfo:
             bias or a gain is 1.
         m_in, m_out: fan_in and fan_out over their values at the base width.
         init: what the tensor is drawn from at the base width.
+        own: the model's own values, which are rescaled; None: it is drawn anew from `init`.
+        kept: whether the effective tensor stays as the model made it, as loaded ones do.
         m_L: depth over base depth for a tensor in a block, else 1.
         in_block: whether the number of such tensors grows with depth.
         is_embedding: whether it is the matrix of an embedding.
@@ -89,6 +134,8 @@ class ParamInfo:
     m_in: float
     m_out: float
     init: Initializer
+    own: OwnValues | None = None
+    kept: bool = False
     m_L: float = 1.0
     in_block: bool = False
     is_embedding: bool = False
@@ -204,6 +251,7 @@ def describe(
     base_depth: int | None = None,
     roles: Mapping[str, str] | None = None,
     init: Mapping[str, Mapping[str, Any]] | None = None,
+    keep: Collection[str] = (),
 ) -> Infos:
     """Find the role, the fans and the base initializer of every parameter of `build(width)`.
 
@@ -220,11 +268,14 @@ def describe(
             1 gives the absolute rules.
         depth, base_depth: number of blocks, and the one at which hyperparameters are right.
         roles: glob on parameter names -> role, for tensors that shapes cannot classify.
-        init: glob on parameter names -> initializer at the base width instead of the model's own.
+        init: glob on parameter names -> initializer at the base width, to draw tensors from instead
+            of rescaling the model's own values.
+        keep: globs on parameter names whose effective tensors stay as the model made them. Frozen
+            tensors and those that hold given values, such as loaded ones, are kept anyhow.
 
     Raises:
-        ConfigError: naming the tensor, if it cannot be classified or its initializer is not known;
-            naming the argument, if `build` is no function or a width no whole number >= 1.
+        ConfigError: naming the tensors, if they cannot be classified; naming the
+            argument, if `build` is no function or a width no whole number >= 1.
 
     Example:
         >>> build = lambda width: nn.Sequential(nn.Linear(6, width), nn.Linear(width, 3, False))
@@ -236,13 +287,12 @@ def describe(
     base_width = _checked_base_width(width, base_width)
     models = _build_models(build, width, base_width, depth)
     names = [name for name, _ in models.target.named_parameters()]
-    given_roles = _by_name("roles", roles, _parse_role, names)
-    initializers = models.initializers | _by_name("init", init, create_initializer, names)
+    given = _given(names, roles, init, keep)
     infos: dict[str, Info] = {}
     unclassified: list[_Unclassified] = []
     for name in names:
         try:
-            infos[name] = _describe_tensor(name, models, given_roles.get(name), initializers)
+            infos[name] = _describe_tensor(name, models, given[name])
         except _Unclassified as tensor:
             unclassified.append(tensor)
     _refuse(unclassified)
@@ -303,7 +353,9 @@ class _Models(NamedTuple):
     base: nn.Module
     wider: nn.Module
     target: nn.Module
-    initializers: dict[str, Initializer | None]  # of the base model, None where not understood
+    fills: dict[str, Fill]  # of the base model
+    target_fills: dict[str, Fill]  # of the target, as far as they could be watched
+    at_base: bool  # whether the target has the base width
     on_meta: bool  # whether the target could be built without memory
 
 
@@ -311,23 +363,92 @@ def _build_models(build: Build, width: Width, base_width: Width, depth: int | No
     if depth is not None:
         build = partial(build, depth=depth)
     with torch.random.fork_rng(devices=[]):
-        base, initializers = built_with_initializers(partial(build, base_width))
-        wider, _ = build_on_meta(partial(build, _twice(base_width)))
-        target, on_meta = build_on_meta(partial(build, width))
-    return _Models(base, wider, target, initializers, on_meta)
+        torch.default_generator.manual_seed(0)  # sizes of own values are measured: always the same
+        base, fills = build_watched(partial(build, base_width))
+        wider, _, _ = build_on_meta(partial(build, _twice(base_width)))
+        target, target_fills, on_meta = build_on_meta(partial(build, width))
+    at_base = _listed(width) == _listed(base_width)
+    return _Models(base, wider, target, fills, target_fills, at_base, on_meta)
 
 
-def _describe_tensor(
-    name: str,
-    models: _Models,
-    given_role: Role | None,
-    initializers: Mapping[str, Initializer | None],
-) -> ParamInfo:
+class _Given(NamedTuple):
+    """What a user says of a tensor."""
+
+    role: Role | None
+    init: Initializer | None
+    keep: bool
+
+
+def _given(
+    names: Sequence[str],
+    roles: Mapping[str, str] | None,
+    init: Mapping[str, Mapping[str, Any]] | None,
+    keep: Collection[str],
+) -> dict[str, _Given]:
+    """Return what is said of each tensor.
+
+    Raises:
+        ConfigError: on an unknown role or initializer, a glob without a match, or a tensor that is
+            to be drawn and kept.
+    """
+    given_roles = _by_name("roles", roles, _parse_role, names)
+    given_inits = _by_name("init", init, create_initializer, names)
+    kept = set(match_globs("keep", keep, names))
+    for name in names:
+        if name in kept and name in given_inits:
+            raise ConfigError(f"keep: {name!r} is drawn by init; say one of them")
+    return {n: _Given(given_roles.get(n), given_inits.get(n), n in kept) for n in names}
+
+
+class _Start(NamedTuple):
+    """How a tensor starts: the fields of `ParamInfo` that say so."""
+
+    init: Initializer
+    own: OwnValues | None
+    kept: bool
+
+
+def _start(name: str, models: _Models, given: _Given) -> _Start:
+    """Say how a tensor starts: drawn from what is given, kept, or from rescaled own values."""
+    if given.init is not None:
+        return _Start(given.init, None, False)
+    fill = models.fills[name]
+    tensor = models.base.get_parameter(name)
+    rms = root_mean_square(tensor)
+    init = fill.initializer or Initializer(OWN, std=rms)
+    ratio = 1.0 if models.at_base else _ratio(fill, models.target_fills.get(name))
+    own = OwnValues(rms, tensor.numel(), ratio, certain=models.at_base)
+    is_given = fill.initializer is None and not fill.random
+    if given.keep or is_given or not tensor.requires_grad:
+        return _Start(init, replace(own, ratio=1.0, certain=True), True)
+    return _Start(init, own, False)
+
+
+def _ratio(base: Fill, target: Fill | None) -> float | None:
+    """Return the scale of a tensor at the base width over that at the target, if the fills tell."""
+    if base.initializer is None or target is None or target.initializer is None:
+        return None
+    ours, theirs = base.initializer, target.initializer
+    key = "std" if ours.std else "mean"
+    size, other = getattr(ours, key), getattr(theirs, key)
+    if size == other:
+        return 1.0 if ours.name == theirs.name else None
+    if size == 0 or other == 0 or ours.name != theirs.name:
+        return None
+    ratio = size / other
+    return ratio if math.isclose(theirs.mean * ratio, ours.mean, abs_tol=1e-12) else None
+
+
+def _listed(width: Width) -> list[int]:
+    return list(width) if isinstance(width, Sequence) else [width]
+
+
+def _describe_tensor(name: str, models: _Models, given: _Given) -> ParamInfo:
     shapes = _shapes(name, models)
     shape = shapes[-1]
     grows = [len(set(sizes)) > 1 for sizes in zip(*shapes, strict=True)]
     owners = [_owner(model, name) for model in models[:3]]
-    fans = _fans(name, shape, grows, given_role, owners[-1])
+    fans = _fans(name, shape, grows, given.role, owners[-1])
     sizes = []
     for owner, tensor_shape in zip(owners, shapes, strict=True):
         sizes.append(_sizes(tensor_shape, fans, owner))
@@ -335,21 +456,15 @@ def _describe_tensor(
     shape_role = _role_of_growth(sizes)
     if len(shape) < 2:  # whatever role is given to a vector, its shape says a map of 1 to n
         shape_role = Role.INPUT if any(grows) else Role.SCALAR
-    init = initializers[name]
-    if init is None:
-        raise ConfigError(
-            f"parameter {name!r} is initialised in a way that is not understood: say how it is "
-            f"drawn at the base width, e.g. init={{'{name}': {{name: normal, std: 0.02}}}}"
-        )
     return ParamInfo(
-        role=given_role or shape_role,
+        role=given.role or shape_role,
         shape_role=shape_role,
         shape=tuple(shape),
         fan_in=fan_in,
         fan_out=fan_out,
         m_in=fan_in / base_fan_in,
         m_out=fan_out / base_fan_out,
-        init=init,
+        **_start(name, models, given)._asdict(),
         is_embedding=isinstance(owners[-1], nn.Embedding | nn.EmbeddingBag),
         out_first=fans.out_dims == [0],
     )
@@ -396,7 +511,7 @@ def _names_in_blocks(build: Build, base_width: Width, infos: Mapping[str, Info])
     """Return the names of which two blocks have more than one has, ignoring indices in names."""
     counts = []
     for depth in (1, 2):
-        model, _ = build_on_meta(partial(build, base_width, depth=depth))
+        model, _, _ = build_on_meta(partial(build, base_width, depth=depth))
         names = [name for name, _ in (*model.named_parameters(), *model.named_modules())]
         counts.append(Counter(map(block_pattern, names)))
     one, two = counts
@@ -410,6 +525,12 @@ def _warnings(models: _Models, infos: Mapping[str, Info]) -> list[str]:
         warnings.append(
             "build: the constructor reads values of parameters, so that the model was built in "
             "memory to be described"
+        )
+    kept = [name for name, info in infos.items() if isinstance(info, ParamInfo) and info.kept]
+    if kept:
+        warnings.append(
+            f"kept as the model made them, since they are frozen or hold given values: "
+            f"{_some(kept)}; say init= for those to draw"
         )
     has_multiplier = any(info.row == MultiplierRole.ATTENTION for info in infos.values())
     if not has_multiplier and (names := _growing_heads(models)):

@@ -88,7 +88,8 @@ except ModuleNotFoundError as error:
 def test_a_setup_is_its_steps_by_hand() -> None:
     infos = mupl.describe(build, width=32, base_width=8)
     scales = mupl.scale(infos, "mup", torch.optim.AdamW, lr=0.01, weight_decay=0.1)
-    model = mupl.initialize_(build(32), scales, seed=3)
+    torch.manual_seed(3)
+    model = mupl.initialize_(build(32), scales)
     by_hand = steps(model, torch.optim.AdamW(mupl.param_groups(model, scales)))
     options: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.1, "seed": 3}
     setup = mupl.Setup(build, 32, base_width=8, optimizer="adamw", **options)
@@ -148,6 +149,9 @@ def with_head() -> nn.Module:
 
 INFOS = mupl.describe(build, width=32, base_width=8)
 SCALES = mupl.scale(INFOS, "mup", "adamw", lr=0.1)
+DRAWN = mupl.scale(
+    mupl.describe(build, 32, 8, init={"*": {"name": "normal", "std": 0.1}}), "mup", "adamw", lr=0.1
+)
 WRONG: dict[str, tuple[Any, str]] = {
     "unknown parametrization": (
         lambda: mupl.scale(INFOS, "muP", "adamw", lr=0.1),
@@ -239,7 +243,7 @@ WRONG: dict[str, tuple[Any, str]] = {
         lambda: in_width("umup", build=partial(unit_scaled, readout=False), optimizer="sgd"),
         "the readout of this model, whose backward multiplier is its forward one",
     ),
-    "no seed": (lambda: mupl.initialize_(build(32), SCALES), "seed"),
+    "no seed": (lambda: mupl.initialize_(build(32), DRAWN), "seed"),
 }
 
 

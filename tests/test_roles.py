@@ -12,7 +12,7 @@ from mupl.errors import ConfigError
 from mupl.initializers import (
     Initializer,
     build_on_meta,
-    built_with_initializers,
+    build_watched,
     create_initializer,
     on_meta,
     scale_initializers_by_dimension,
@@ -252,7 +252,8 @@ def test_what_a_module_draws_from_is_known_exactly(fill: str) -> None:
         function(layer.weight)
         return layer
 
-    _, found = built_with_initializers(build)
+    _, fills = build_watched(build)
+    found = {name: filled.initializer for name, filled in fills.items()}
     if expected is None:
         assert found["weight"] is None
         return
@@ -262,18 +263,21 @@ def test_what_a_module_draws_from_is_known_exactly(fill: str) -> None:
         assert getattr(found["weight"], field) == pytest.approx(getattr(expected, field)), field
 
 
-def test_an_unknown_initialisation_is_an_error_until_it_is_said() -> None:
+def test_other_values_are_the_models_own_until_a_distribution_is_given() -> None:
     def build(width: int) -> nn.Module:
         layer = nn.Linear(width, width)
         nn.init.orthogonal_(layer.weight)
         return layer
 
-    with pytest.raises(
-        ConfigError, match="'weight' is initialised in a way that is not understood"
-    ):
-        describe(build, 8, 4)
-    info = describe(build, 8, 4, init={"weight": {"name": "normal", "std": 0.5}})["weight"]
-    assert info.init == Initializer("normal", 0.0, 0.5)
+    info = describe(build, 8, 4)["weight"]
+    assert info.own is not None
+    assert (info.init.name, info.init.std) == ("own", pytest.approx(0.5))
+    drawn = describe(build, 8, 4, init={"weight": {"name": "normal", "std": 0.5}})["weight"]
+    assert (drawn.init, drawn.own) == (Initializer("normal", 0.0, 0.5), None)
+    with pytest.raises(ConfigError, match=r"init\.name=own: must be one of normal"):
+        describe(build, 8, 4, init={"weight": {"name": "own"}})
+    with pytest.raises(ConfigError, match="keep: 'weight' is drawn by init; say one of them"):
+        describe(build, 8, 4, init={"weight": {"name": "normal", "std": 0.5}}, keep=["weight"])
 
 
 def test_the_base_width_is_never_a_default() -> None:
@@ -412,7 +416,7 @@ class ReadsWeights(nn.Linear):
 
 @pytest.mark.parametrize("build", [DropPath, lambda w: nn.Linear(6, w)])
 def test_the_model_is_described_without_memory_for_its_parameters(build: Any) -> None:
-    model, on_meta = build_on_meta(lambda: build(8))
+    model, _, on_meta = build_on_meta(lambda: build(8))
     assert on_meta
     assert all(parameter.is_meta for parameter in model.parameters())
     assert nn.Linear(2, 2).weight.device.type == "cpu"  # afterwards all is as before

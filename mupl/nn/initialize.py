@@ -20,40 +20,42 @@ def initialize_(
     *,
     seed: int | None = None,
 ) -> nn.Module:
-    """Sample every parameter anew, set every multiplier and gradient factor; return the module.
+    """Bring a model into its parametrization: initial weights and multipliers; return it.
 
-    Tensors are sampled in the order of `scales`, on the CPU, so one seed gives one network on every
-    device, and the same standard normals under every parametrization. A `ScaledLinear` holds its
-    multiplier and applies it to activations. In any other module a tensor with a multiplier != 1
-    becomes `W = mult * w` by `torch.nn.utils.parametrize`; its parameter is then called
-    `parametrizations.NAME.original`. Initializing again replaces what was set before. A module on
-    the meta device, which has no values, gets its multipliers only. The seed is also that of the
-    masks of `mupl.nn.dropout.Dropout`.
+    The model's own initial values are rescaled, `w = factor * own`, so that at the base width they
+    stay what they are, to the last bit. Tensors to which `init` gave a distribution are drawn anew,
+    in the order of `scales`, on the CPU, so that one seed gives one network on every device. Kept
+    ones act as the model made them: `w = W / mult`. A model that was initialised before gets the
+    factors of the new scales in place of those of the earlier ones.
+
+    A `ScaledLinear` holds its multiplier and applies it to activations. In any other module a
+    tensor with a multiplier != 1 becomes `W = mult * w` by `torch.nn.utils.parametrize`; its
+    parameter is then called `parametrizations.NAME.original`. A module on the meta device, which
+    has no values, gets its multipliers only. The seed is also that of the masks of
+    `mupl.nn.dropout.Dropout`.
 
     Args:
         scales: what `scale` returns.
-        generator, seed: where the samples come from; give exactly one of them.
+        generator, seed: where the samples come from; at most one of them. Own values are not drawn
+            here, but where the model is built: say `torch.manual_seed` there.
 
     Raises:
-        ConfigError: unless one of seed and generator is given, or if the scales are those of
-            another model.
+        ConfigError: if both seed and generator are given, or none where a tensor has to be drawn;
+            or if the scales are those of another model.
 
     Example:
         >>> from mupl.optim.scaling import scale
         >>> from mupl.roles import describe
         >>> infos = describe(lambda width: nn.Linear(width, 3), width=32, base_width=8)
         >>> scales = scale(infos, "mup", "adamw", lr=0.1)
-        >>> model = initialize_(nn.Linear(32, 3), scales, seed=0)
+        >>> model = initialize_(nn.Linear(32, 3), scales)
         >>> model.parametrizations.weight[0]
         ScaledParameter(mult=0.25, grad=1)
     """
-    if (seed is None) == (generator is None):
-        raise ConfigError(f"seed={seed}: give a seed or a generator, one of them")
-    if generator is None:
-        assert seed is not None
-        generator = torch.Generator().manual_seed(seed)
     _check_shapes(model, scales)
     by_name = multipliers(model)
+    drawn = [name for name in scales if name not in by_name and scales[name].own is None]
+    generator = _generator(generator, seed, drawn)
     for name, scale in scales.items():
         if name in by_name:
             by_name[name].value = scale.mult
@@ -61,10 +63,47 @@ def initialize_(
             _set_multiplier(*owner(model, name), scale.mult, scale.grad)
     for name, w in parameters(model, scales).items():
         if not w.is_meta:
-            with torch.no_grad():
-                w.copy_(sample(scales[name], w.shape, w.dtype, generator))
-    seed_dropout(model, generator.initial_seed())
+            _fill(*owner(model, name), w, scales[name], generator)
+    if generator is not None:
+        seed_dropout(model, generator.initial_seed())
     return model
+
+
+def _generator(
+    generator: torch.Generator | None, seed: int | None, drawn: Sequence[str]
+) -> torch.Generator | None:
+    if seed is not None and generator is not None:
+        raise ConfigError(f"seed={seed}: give a seed or a generator, one of them")
+    if seed is not None:
+        return torch.Generator().manual_seed(seed)
+    if generator is None and drawn:
+        raise ConfigError(f"seed=None: give a seed or a generator, one of them, to draw {drawn[0]}")
+    return generator
+
+
+@torch.no_grad()
+def _fill(
+    module: nn.Module,
+    leaf: str,
+    w: nn.Parameter,
+    scale: Scale,
+    generator: torch.Generator | None,
+) -> None:
+    """Draw a tensor, or rescale its own values.
+
+    The factors are noted in the module, so that they are not applied twice.
+    """
+    if scale.own is None:
+        w.copy_(sample(scale, w.shape, w.dtype, generator))
+        return
+    factors = module.__dict__.setdefault("_own_value_factors", {})
+    if leaf not in factors:
+        factors[leaf] = (scale.own.ratio_of(w), 1.0)
+    ratio, before = factors[leaf]
+    factor = ratio * scale.init_factor
+    if factor != before:
+        w.mul_(factor / before)
+    factors[leaf] = (ratio, factor)
 
 
 def _check_shapes(model: nn.Module, scales: Mapping[str, Scale]) -> None:

@@ -1,15 +1,13 @@
 """From S setups to one model, whose weights, numbers and outputs have a leading member axis."""
 
-import os
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mupl.nn.dropout import Dropout, dropout_layers, seed_dropout
-from mupl.nn.initialize import owner, parameters, sample
+from mupl.nn.initialize import owner, parameters
 from mupl.nn.unit_scaling import scales_gradients
 from mupl.stacked.rules import NotStackable
 from mupl.training.setup import Setup
@@ -57,17 +55,11 @@ def sample_weights(
     weights: dict[str, Tensor] = {}
     for name, w in first.items():
         weights[name] = torch.empty(len(members), *w.shape, dtype=dtype, device=device)
-
-    def sample_member(index: int) -> None:
-        member = members[index]
-        generator = torch.Generator().manual_seed(member.seed)
-        for name, w in parameters(member.model, member.scales).items():
-            scale = member.scales[name]
-            values = sample(scale, w.shape, w.dtype, generator)
-            weights[name][index] = values.to(dtype) * scale.mult
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # torch samples in one thread, without the GIL
-        list(pool.map(sample_member, range(len(members))))
+    for index, member in enumerate(members):
+        with torch.device("cpu"):
+            model = member.initial_model()
+        for name, w in parameters(model, member.scales).items():
+            weights[name][index] = w.detach().to(dtype) * member.scales[name].mult
     return {name: nn.Parameter(w) for name, w in weights.items()}
 
 
