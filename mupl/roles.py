@@ -174,6 +174,7 @@ class MultiplierInfo:
         fan_in: number of terms of the sum that it scales.
         m_in: fan_in over its value at the base width.
         grows: whether fan_in grows with width.
+        tensor: of a readout by a tensor that it shares with an embedding: the name of that.
         m_L, in_block: as in `ParamInfo`.
     """
 
@@ -182,6 +183,7 @@ class MultiplierInfo:
     fan_in: int
     m_in: float
     grows: bool
+    tensor: str | None = None
     m_L: float = 1.0
     in_block: bool = False
 
@@ -286,15 +288,18 @@ def describe(
     _check_build(build)
     base_width = _checked_base_width(width, base_width)
     models = _build_models(build, width, base_width, depth)
-    names = [name for name, _ in models.target.named_parameters()]
-    given = _given(names, roles, init, keep)
+    uses = _uses(models)
+    every_name = [name for names in uses.values() for name in names]
+    given = _given(every_name, roles, init, keep)
     infos: dict[str, Info] = {}
     unclassified: list[_Unclassified] = []
-    for name in names:
+    for first, names in uses.items():
         try:
-            infos[name] = _describe_tensor(name, models, given[name])
+            by_use = {name: _describe_tensor(name, models, given[name]) for name in names}
         except _Unclassified as tensor:
             unclassified.append(tensor)
+        else:
+            infos |= _describe_uses(first, by_use)
     _refuse(unclassified)
     infos |= _describe_multipliers(models)
     if base_depth is not None:
@@ -468,6 +473,76 @@ def _describe_tensor(name: str, models: _Models, given: _Given) -> ParamInfo:
         is_embedding=isinstance(owners[-1], nn.Embedding | nn.EmbeddingBag),
         out_first=fans.out_dims == [0],
     )
+
+
+def _uses(models: _Models) -> dict[str, list[str]]:
+    """Return the names of each tensor, one for each module that uses it, by the first of them.
+
+    Raises:
+        ConfigError: if a tensor is shared at one width and not at another, or two parameters have
+            one memory, so that training one would move the other.
+    """
+    uses = _names_by_tensor(models.target)
+    for model in (models.base, models.wider):
+        if _names_by_tensor(model) != uses and set(_first_names(model)) == set(uses):
+            raise ConfigError("build: shares tensors between modules at one width, not at another")
+    addresses: dict[int, str] = {}
+    for name, parameter in models.base.named_parameters():
+        if parameter.is_meta or not parameter.numel():
+            continue
+        other = addresses.setdefault(parameter.data_ptr(), name)
+        if other != name:
+            raise ConfigError(
+                f"build: {other!r} and {name!r} are two parameters of one memory; let both be the "
+                "same nn.Parameter to tie them, or clone one"
+            )
+    return uses
+
+
+def _first_names(model: nn.Module) -> list[str]:
+    return [name for name, _ in model.named_parameters()]
+
+
+def _names_by_tensor(model: nn.Module) -> dict[str, list[str]]:
+    """Return the names of each tensor by the first, without second names of one module."""
+    names: dict[int, list[str]] = {}
+    for path, module in model.named_modules():
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None:
+                names.setdefault(id(parameter), []).append(f"{path}.{leaf}" if path else leaf)
+    return {shared[0]: shared for shared in names.values()}
+
+
+def _describe_uses(first: str, by_use: Mapping[str, ParamInfo]) -> dict[str, Info]:
+    """Describe a tensor of one or more uses.
+
+    An embedding that is a readout too is drawn and trained as an embedding; the readout, a
+    multiplier of its own, has the name of its module.
+
+    Raises:
+        ConfigError: if uses ask for different rules.
+    """
+    kinds = {(info.role, info.m_in, info.m_out) for info in by_use.values()}
+    if len(kinds) == 1:
+        return {first: by_use[first]}
+    inputs = [info for info in by_use.values() if info.role is Role.INPUT]
+    readouts = {name: info for name, info in by_use.items() if info.role is Role.OUTPUT}
+    if not inputs or len(inputs) + len(readouts) < len(by_use):
+        roles = ", ".join(f"{name!r} ({info.role})" for name, info in by_use.items())
+        raise ConfigError(
+            f"build: one tensor is used as {roles}; rules for these differ, so they cannot be tied"
+        )
+    found: dict[str, Info] = {first: max(inputs, key=lambda info: info.is_embedding)}
+    for name, info in readouts.items():
+        found[name.rpartition(".")[0]] = MultiplierInfo(
+            role=MultiplierRole.TIED,
+            value=1.0,
+            fan_in=info.fan_in,
+            m_in=info.m_in,
+            grows=info.shape_role is Role.OUTPUT,
+            tensor=first,
+        )
+    return found
 
 
 def _owner(model: nn.Module, name: str) -> nn.Module:

@@ -35,6 +35,12 @@ class Odd(nn.Module):
         self.readout = nn.Linear(width, 5)
         self.fill()
 
+    def forward(self, tokens: Tensor) -> Tensor:
+        h = self.embedding(tokens) + self.A_log
+        h, _ = self.lstm(h)
+        h = sum(self.qkv(h).chunk(3, -1)) + self.orthogonal(h) + self.diagonal(h) + self.sparse(h)
+        return self.readout(sum(self.repeated(h).chunk(4, -1)))
+
     @torch.no_grad()
     def fill(self) -> None:
         width = self.embedding.embedding_dim

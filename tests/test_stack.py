@@ -26,7 +26,7 @@ from mupl.optim.registry import optimizer_rules
 from mupl.optim.schedules import Schedule
 from mupl.parametrization.rules import get_parametrization
 from mupl.parametrization.scales import Scale
-from mupl.parametrization.tables import TABLES
+from mupl.parametrization.tables import TABLES, UNIT_SCALED
 from mupl.stacked.compiled import compiled
 from mupl.stacked.optimizer import StackedOptimizer
 from mupl.stacked.plan import shape_key
@@ -77,7 +77,7 @@ OPTIMIZERS: dict[str, Any] = {
     "adam_atan2": AdamAtan2,
     "soft_sign": partial(SoftSign, momentum=0.8),
     "shampoo_svd": partial(Orthogonal, method="svd", nesterov=False),
-    "muon": partial(Orthogonal, method="accurate", scale="keller", momentum=0.9, eps=1e-4),
+    "muon": partial(Orthogonal, method="accurate", scale="keller", momentum=0.9),
     "shampoo": partial(
         pytorch_optimizer.Shampoo,
         matrix_eps=1e-4,
@@ -137,9 +137,11 @@ def members(optimizer: str, seeds: tuple[int, ...] = (0, 1)) -> list[dict[str, A
     update_kinds = {"sgd": "sgd", "nesterov": "sgd", "muon": "orthogonal"}
     update_kind = "orthogonal" if "shampoo" in optimizer else update_kinds.get(optimizer, "adam")
     names = [name for name in TABLES if {update_kind, "*"} & set(get_parametrization(name).rules)]
+    if update_kind == "sgd":  # under which u-muP is for unit-scaled operations
+        names = [name for name in names if name not in UNIT_SCALED]
     return [
         {
-            "parametrization": name,
+            "parametrization": get_parametrization(name).width_only(),
             "seed": seed,
             "lr": LR[optimizer] * (1 + seed) / (1 + i % 3),
             "eps": 1e-4 * (1 + seed),
@@ -379,7 +381,7 @@ def test_seeds_may_be_shared_or_not(seeds: tuple[int, ...], splits: Splits) -> N
 def test_a_foreign_module_is_mapped_with_its_buffers_and_multipliers(splits: Splits) -> None:
     arguments = [
         {
-            "parametrization": name,
+            "parametrization": get_parametrization(name).width_only(),
             "seed": seed,
             "lr": 0.01,
             "eps": 1e-4,

@@ -22,7 +22,8 @@ RATES = {"sp": lambda n: (1, 1), "mup": lambda n: (n, 1 / n)}  # learning rates 
 def by_formula(n: int, name: str, seed: int) -> list[float]:
     """f at t = 0, 1, 2 from f, |U|^2, |V|^2: with e = f - Y, U -= LR_U e V and V -= LR_V e U."""
     scales = scale(describe(build, n, 1), name, "sgd", lr=LR)
-    model = initialize_(build(n), scales, seed=seed)
+    torch.manual_seed(seed)
+    model = initialize_(build(n), scales)
     u, v = (layer.weight.detach().flatten() for layer in model)  # with their multipliers
     f, uu, vv = float(u @ v), float(u @ u), float(v @ v)
     rate_u, rate_v = (LR * factor for factor in RATES[name](n))

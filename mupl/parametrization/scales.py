@@ -183,12 +183,20 @@ def tied_rule(
         wanted = getattr(readout, cell)
         if given != wanted:
             raise ConfigError(
-                f"model.tied=true: parametrization={parametrization.name} gives the {cell} of an "
+                f"{_tie(infos)}: parametrization={parametrization.name} gives the {cell} of an "
                 f"embedding the factor {given} and that of a readout {wanted}, so they cannot be "
                 "one tensor; take a formulation with an output multiplier, such as mup"
             )
     given = _transposed(embedding.mult * embedding.init)
     return Rule(mult=readout.mult * readout.init / given)
+
+
+def _tie(infos: Mapping[str, Info]) -> str:
+    """Name the tie that a table has no rules for."""
+    for name, info in infos.items():
+        if isinstance(info, MultiplierInfo) and info.tensor is not None:
+            return f"{name!r} reads out by {info.tensor!r}"
+    return "model.tied=true"
 
 
 def _transposed(cell: Monomial) -> Monomial:

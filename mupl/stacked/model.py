@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mupl.nn.dropout import Dropout, dropout_layers, seed_dropout
 from mupl.nn.initialize import owner, parameters
 from mupl.nn.unit_scaling import scales_gradients
+from mupl.roles import MultiplierInfo
 from mupl.stacked.rules import NotStackable
 from mupl.training.setup import Setup
 
@@ -26,12 +27,15 @@ ONLY_DROPOUT = "a stack draws random numbers for each member by nn.Dropout only"
 
 
 def check_stackable(member: Setup) -> None:
-    """Raise NotStackable if the model itself multiplies gradients, or is random by itself.
+    """Raise NotStackable if the model multiplies gradients, is random, or shares its embedding.
 
     In the first case the gradient of a weight is not its multiplier times that of the effective
     weight, which a stack relies on. In the second a member's random numbers would depend on the
     others; those of `mupl.nn.dropout.Dropout`, which takes the place of `nn.Dropout`, do not.
     """
+    for name, info in member.infos.items():
+        if isinstance(info, MultiplierInfo) and info.tensor is not None:
+            raise NotStackable(f"model: {name} reads out by {info.tensor}, which a stack does not")
     for path, module in member.model.named_modules():
         if isinstance(module, RANDOM_MODULES) and getattr(module, "p", 1) > 0:
             raise NotStackable(f"model: {path} is {type(module).__name__}; {ONLY_DROPOUT}")
