@@ -3,12 +3,13 @@
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -156,31 +157,18 @@ def build_on_meta(
 ) -> tuple[nn.Module, dict[str, Fill], bool]:
     """Build a module without memory for its parameters, and say whether that was possible.
 
-    The fills are those that a constructor makes on the meta device, where some are left out. A
-    constructor may read values of tensors, such as `x.item()` of a `torch.linspace`, which the meta
-    device has not. Then only parameters are put there, each as soon as it is registered, and fills
-    are not watched. A constructor that reads values of parameters builds them as they are.
+    Parameters are put on the meta device, each as soon as it is registered, and their fills are
+    watched, but for those that torch leaves out there (`trunc_normal_`). Other tensors have values,
+    which a constructor may read, such as `x.item()` of a `torch.linspace`. A constructor that reads
+    values of parameters builds them as they are.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # such as that copying to the meta device does nothing
-        return _built_on_meta(build)
-
-
-def _built_on_meta(
-    build: Callable[[], nn.Module],
-) -> tuple[nn.Module, dict[str, Fill], bool]:
-    unreadable = (NotImplementedError, RuntimeError, TypeError)  # what torch raises there
     try:
-        with on_meta(), _Watch() as watch:
+        with warnings.catch_warnings(), parameters_on_meta(), _Watch() as watch:
+            warnings.simplefilter("ignore")  # such as that copying to the meta device does nothing
             module = build()
-        return module, watch.fills(module), True
-    except unreadable:
-        pass
-    try:
-        with parameters_on_meta():
-            return build(), {}, True
-    except unreadable:
+    except (NotImplementedError, RuntimeError, TypeError):  # torch's, of a value that is read
         return build(), {}, False
+    return module, watch.fills(module), True
 
 
 @contextmanager
@@ -192,9 +180,10 @@ def parameters_on_meta() -> Iterator[None]:
             return parameter
         return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
 
+    on_cpu = nullcontext() if torch.get_default_device().type == "meta" else torch.device("cpu")
     hook = register_module_parameter_registration_hook(move)  # type: ignore[arg-type]
     try:
-        with _Unfilled():
+        with on_cpu, _Unfilled():
             yield
     finally:
         hook.remove()
@@ -223,8 +212,9 @@ class _Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self._found: dict[int, Fill] = {}
-        # A storage's address is its key in `_found`, so none may be freed and used again.
-        self._alive: list[Tensor] = []
+        # A storage's address is its key in `_found`. A weak reference frees its memory, but keeps
+        # the address from being used again.
+        self._alive: list[StorageWeakRef] = []
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -270,7 +260,7 @@ class _Watch(TorchDispatchMode):
             fill = self._fill(sources[1])
         else:
             fill = Fill(None, is_random or any(self._fill(source).random for source in sources))
-        self._alive.append(result)
+        self._alive.append(StorageWeakRef(result.untyped_storage()))
         if not _is_whole(result):
             fill = _partly_filled(self._found.get(_key(result)), fill)
         self._found[_key(result)] = fill

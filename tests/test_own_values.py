@@ -114,7 +114,7 @@ def test_every_scale_is_that_of_the_table() -> None:
 
 
 def test_values_of_a_constructor_that_skips_the_meta_device_are_measured() -> None:
-    """So do those of transformers."""
+    """As torch's `trunc_normal_` does."""
 
     class Skips(nn.Linear):
         def __init__(self, width: int) -> None:
