@@ -115,6 +115,7 @@ class ParamInfo:
         init: what the tensor is drawn from at the base width.
         own: the model's own values, which are rescaled; None: it is drawn anew from `init`.
         kept: whether the effective tensor stays as the model made it, as loaded ones do.
+        frozen: whether it is not trained.
         m_L: depth over base depth for a tensor in a block, else 1.
         in_block: whether the number of such tensors grows with depth.
         is_embedding: whether it is the matrix of an embedding.
@@ -136,6 +137,7 @@ class ParamInfo:
     init: Initializer
     own: OwnValues | None = None
     kept: bool = False
+    frozen: bool = False
     m_L: float = 1.0
     in_block: bool = False
     is_embedding: bool = False
@@ -411,22 +413,24 @@ class _Start(NamedTuple):
     init: Initializer
     own: OwnValues | None
     kept: bool
+    frozen: bool
 
 
 def _start(name: str, models: _Models, given: _Given) -> _Start:
     """Say how a tensor starts: drawn from what is given, kept, or from rescaled own values."""
-    if given.init is not None:
-        return _Start(given.init, None, False)
-    fill = models.fills[name]
     tensor = models.base.get_parameter(name)
+    frozen = not tensor.requires_grad
+    if given.init is not None:
+        return _Start(given.init, None, False, frozen)
+    fill = models.fills[name]
     rms = root_mean_square(tensor)
     init = fill.initializer or Initializer(OWN, std=rms)
     ratio = 1.0 if models.at_base else _ratio(fill, models.target_fills.get(name))
     own = OwnValues(rms, tensor.numel(), ratio, certain=models.at_base)
     is_given = fill.initializer is None and not fill.random
-    if given.keep or is_given or not tensor.requires_grad:
-        return _Start(init, replace(own, ratio=1.0, certain=True), True)
-    return _Start(init, own, False)
+    if given.keep or is_given or frozen:
+        return _Start(init, replace(own, ratio=1.0, certain=True), True, frozen)
+    return _Start(init, own, False, frozen)
 
 
 def _ratio(base: Fill, target: Fill | None) -> float | None:

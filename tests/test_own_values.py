@@ -222,3 +222,22 @@ def test_random_values_are_told_from_given_ones() -> None:
 def test_zeros_in_a_part_leave_the_distribution_of_the_rest() -> None:
     _, fills = build_watched(lambda: nn.Embedding(5, 4, padding_idx=0))
     assert fills["weight"].initializer == Initializer("normal", 0.0, 1.0)
+
+
+def test_a_coordinate_check_lets_frozen_and_kept_tensors_be() -> None:
+    def build(width: int) -> nn.Module:
+        layers = [nn.Linear(n, width, bias=False) for n in (8, width, width)]
+        layers[0].requires_grad_(False)
+        nn.init.eye_(layers[1].weight)
+        readout = nn.Linear(width, 3, bias=False)
+        nn.init.zeros_(readout.weight)
+        return nn.Sequential(layers[0], layers[1], nn.Tanh(), layers[2], nn.Tanh(), readout)
+
+    batches = [(torch.randn(8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3)]
+    with pytest.warns(UserWarning, match="kept as the model made them"):
+        rows = mupl.coord_check(build, [64, 128, 256], batches * 3, base_width=64, lr=0.003)
+    table = mupl.verdict(rows)
+    judged = set(table["name"])
+    assert table["passed"].all(), table[~table["passed"].astype(bool)]
+    assert {"3.weight", "5.weight", "3", "5"} <= judged
+    assert table.query("name == '0.weight' and kind == 'update'")["zero"].all()
