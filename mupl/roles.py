@@ -97,7 +97,8 @@ class OwnValues:
 
 def root_mean_square(values: Tensor) -> float:
     """Return the root mean square of a tensor's entries."""
-    norm = torch.linalg.vector_norm(values.detach(), dtype=torch.float64).item()
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(values.detach(), dtype=dtype).item()
     return norm / math.sqrt(max(values.numel(), 1))
 
 

@@ -346,15 +346,17 @@ def check(
     ids = (start + stride * torch.arange(9)) % 8
     widths = options.pop("widths", (128, 256, 512))
     sizes: dict[str, Any] = {"widths": widths, "base_width": 64}
+    seeds = range(4)
     if along == "depth":
         sizes = {"widths": [32], "base_width": 32, "depths": (4, 8, 16), "base_depth": 2}
+        seeds = range(6)
     module = {"optimizer": options.pop("optimizer", "adam"), "lr": options.pop("lr", 0.01)}
     depth = {"depth": 2} if along == "width" else {}
     build = partial(GPT, 8, 8, **({"d_head": 32} | depth | options))
     rows = coord_check(
         build,
         batches=[(ids[:, :-1], ids[:, 1:])] * 3,
-        seeds=range(4),
+        seeds=seeds,
         parametrization=parametrization,
         **module,
         **sizes,

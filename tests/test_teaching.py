@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mupl.nn.initialize import initialize_
+from mupl.nn.scaled_parameters import effective
 from mupl.optim.scaling import scale
 from mupl.roles import describe
 from mupl.training.coord_check import default_dtype
@@ -24,7 +25,7 @@ def by_formula(n: int, name: str, seed: int) -> list[float]:
     scales = scale(describe(build, n, 1), name, "sgd", lr=LR)
     torch.manual_seed(seed)
     model = initialize_(build(n), scales)
-    u, v = (layer.weight.detach().flatten() for layer in model)  # with their multipliers
+    u, v = (effective(layer, "weight").detach().flatten() for layer in model)
     f, uu, vv = float(u @ v), float(u @ u), float(v @ v)
     rate_u, rate_v = (LR * factor for factor in RATES[name](n))
     found = [f]
