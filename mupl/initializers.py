@@ -243,6 +243,8 @@ class _Watch(TorchDispatchMode):
             return out
         given = [value for key, value in kwargs.items() if key != "out"]
         sources = _tensors([*args, *given])
+        if name == "normal" and sources:  # with a tensor of means or stds
+            op = "normal of tensors"
         in_place = name.endswith("_") or "out" in kwargs
         is_random = torch.Tag.nondeterministic_seeded in func.tags
         viewed = set() if in_place else set(map(_key, sources))

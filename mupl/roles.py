@@ -260,11 +260,10 @@ def describe(
 ) -> Infos:
     """Find the role, the fans and the base initializer of every parameter of `build(width)`.
 
-    The multipliers follow, by module name. `warnings` of the result says what the rules do not
-    reach. The model is built at the base width, where the calls
-    that fill its tensors are watched, and on the meta device at twice the base width and at
-    `width`. A dimension grows with width if it differs between any two of them. What is in a block
-    is found likewise, from one and two blocks.
+    The multipliers follow, by module name; `warnings` of the result says what the rules do not
+    reach. The model is built at the base width, at twice that and at `width`, the latter two on the
+    meta device, and the calls that fill its tensors are watched. A dimension grows if it differs
+    between any two of them. What is in a block is found likewise, from one and two blocks.
 
     Args:
         build: `width -> nn.Module`; with a depth, `(width, depth=depth) -> nn.Module`.
@@ -279,8 +278,8 @@ def describe(
             tensors and those that hold given values, such as loaded ones, are kept anyhow.
 
     Raises:
-        ConfigError: naming the tensors, if they cannot be classified; naming the
-            argument, if `build` is no function or a width no whole number >= 1.
+        ConfigError: naming tensors that cannot be classified or shared; naming the argument, if
+            `build` is no function or a width no whole number >= 1.
 
     Example:
         >>> build = lambda width: nn.Sequential(nn.Linear(6, width), nn.Linear(width, 3, False))
@@ -291,19 +290,7 @@ def describe(
     _check_build(build)
     base_width = _checked_base_width(width, base_width)
     models = _build_models(build, width, base_width, depth)
-    uses = _uses(models)
-    every_name = [name for names in uses.values() for name in names]
-    given = _given(every_name, roles, init, keep)
-    infos: dict[str, Info] = {}
-    unclassified: list[_Unclassified] = []
-    for first, names in uses.items():
-        try:
-            by_use = {name: _describe_tensor(name, models, given[name]) for name in names}
-        except _Unclassified as tensor:
-            unclassified.append(tensor)
-        else:
-            infos |= _describe_uses(first, by_use)
-    _refuse(unclassified)
+    infos = _describe_tensors(models, roles, init, keep)
     infos |= _describe_multipliers(models)
     if base_depth is not None:
         m_L = _depth_ratio(depth, base_depth)
@@ -451,6 +438,29 @@ def _ratio(base: Fill, target: Fill | None) -> float | None:
 
 def _listed(width: Width) -> list[int]:
     return list(width) if isinstance(width, Sequence) else [width]
+
+
+def _describe_tensors(
+    models: _Models,
+    roles: Mapping[str, str] | None,
+    init: Mapping[str, Mapping[str, Any]] | None,
+    keep: Collection[str],
+) -> dict[str, Info]:
+    """Describe every tensor, by the first of its names, and readouts by shared ones."""
+    uses = _uses(models)
+    every_name = [name for names in uses.values() for name in names]
+    given = _given(every_name, roles, init, keep)
+    infos: dict[str, Info] = {}
+    unclassified: list[_Unclassified] = []
+    for first, names in uses.items():
+        try:
+            by_use = {name: _describe_tensor(name, models, given[name]) for name in names}
+        except _Unclassified as tensor:
+            unclassified.append(tensor)
+        else:
+            infos |= _describe_uses(first, by_use)
+    _refuse(unclassified)
+    return infos
 
 
 def _describe_tensor(name: str, models: _Models, given: _Given) -> ParamInfo:

@@ -187,6 +187,12 @@ def test_experts_are_matrices_of_their_own() -> None:
         torch.testing.assert_close(model.get_parameter(name), own[name] / 2, rtol=0.1, atol=1e-3)
 
 
+def test_matrices_of_gpt2_are_stored_as_in_by_out() -> None:
+    infos = mupl.describe(gpt2, 64, 16)
+    info = infos["transformer.h.0.attn.c_attn.weight"]
+    assert (info.role, info.fan_in, info.fan_out) == (Role.HIDDEN, 64, 3 * 64)
+
+
 def test_values_that_are_no_distribution_live() -> None:
     infos, _, own, model = initialised(mamba, 64)
     name = next(name for name in infos if name.endswith("A_log"))

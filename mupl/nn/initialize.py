@@ -24,22 +24,17 @@ def initialize_(
 ) -> nn.Module:
     """Bring a model into its parametrization: initial weights and multipliers; return it.
 
-    The model's own initial values are rescaled, `w = factor * own`, so that at the base width they
-    stay what they are, to the last bit. Tensors to which `init` gave a distribution are drawn anew,
-    in the order of `scales`, on the CPU, so that one seed gives one network on every device. Kept
-    ones act as the model made them: `w = W / mult`. A model that was initialised before gets the
-    factors of the new scales in place of those of the earlier ones.
-
-    A multiplier belongs to the use of a tensor. The module that uses it gets a `ScaledParameter`
-    beside it and computes with `mult * w`; the parameter keeps its name. A `ScaledLinear` applies
-    it to activations, for speed. A readout that shares the matrix of an embedding has a multiplier
-    of its own. A module on the meta device, which has no values, gets its multipliers only. The
-    seed is also that of the masks of `mupl.nn.dropout.Dropout`.
+    The model's own initial values are rescaled, so that at the base width they stay what they are,
+    to the last bit. Tensors to which `init` gave a distribution are drawn anew, in the order of
+    `scales`, on the CPU, so that one seed gives one network on every device. Kept ones act as the
+    model made them: `w = W / mult`. A model that was initialised before gets the factors of the new
+    scales in place of the earlier ones. One on the meta device, without values, gets multipliers
+    only: these belong to the use of a tensor, see `mupl.nn.scaled_parameters`.
 
     Args:
         scales: what `scale` returns.
-        generator, seed: where the samples come from; at most one of them. Own values are not drawn
-            here, but where the model is built: say `torch.manual_seed` there.
+        generator, seed: where samples and the masks of our `Dropout` come from; at most one of
+            them. Own values are drawn where the model is built: say `torch.manual_seed` there.
 
     Raises:
         ConfigError: if both seed and generator are given, or none where a tensor has to be drawn;

@@ -1,4 +1,10 @@
-"""Multipliers of tensors: a module computes with `mult * w` in place of its own tensor w."""
+"""Multipliers of tensors: a module computes with `mult * w` in place of its own tensor w.
+
+The module that uses a tensor gets a `ScaledParameter` beside it, and hooks that put `mult * w` in
+its place for the time of a forward pass. So the parameter keeps its name, and a tensor that two
+modules share has a multiplier in each. A `mupl.nn.layers.ScaledLinear` applies its multipliers to
+activations instead, for speed.
+"""
 
 import math
 from collections.abc import Iterator

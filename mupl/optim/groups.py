@@ -53,11 +53,8 @@ def param_groups(
                 f"describe the model that you train (there are scales for {', '.join(scales)})"
             )
         scale = scales[name]
-        options = {
-            "lr": scale.lr,
-            "weight_decay": scale.weight_decay,
-            "update_kind": scale.update_kind,
-        }
+        options: dict[str, Any] = {"lr": scale.lr, "weight_decay": scale.weight_decay}
+        options["update_kind"] = scale.update_kind
         if eps:
             options["eps"] = scale.eps
         group = groups.setdefault(tuple(options.values()), {"params": [], **options})

@@ -127,16 +127,8 @@ class Setup:
         self.schedule = schedule or Schedule()
         self.loss = loss
         self.seed = seed
-        self.infos = describe(
-            build,
-            width,
-            base_width,
-            depth=depth,
-            base_depth=base_depth,
-            roles=roles,
-            init=init,
-            keep=keep,
-        )
+        given: dict[str, Any] = {"roles": roles, "init": init, "keep": keep}
+        self.infos = describe(build, width, base_width, depth=depth, base_depth=base_depth, **given)
         self._dtype = torch.get_default_dtype()
         self._scale(lr, eps=eps, weight_decay=weight_decay, weight_decay_mode=weight_decay_mode)
         if base_depth is None and self.parametrization.has_depth:
