@@ -1,18 +1,22 @@
 """Initializers as values: what a tensor is drawn from, and which one a module used itself."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mupl.errors import ConfigError
 
 KINDS = ("normal", "truncated_normal", "uniform", "constant")
+OWN = "own"  # values of a module that are none of these
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,9 @@ class Initializer:
 
     Args:
         name: "normal", "truncated_normal", "uniform" (between mean -+ sqrt(3) std) or "constant".
+            "own" stands for values that a module makes in another way, which cannot be drawn.
         mean: of the distribution; the value of a constant.
-        std: of the distribution, before any truncation.
+        std: of the distribution, before any truncation; the root mean square of own values.
         a, b: cut-offs of a truncated normal, in the units of the tensor.
 
     Example:
@@ -37,7 +42,7 @@ class Initializer:
     b: float = math.inf
 
     def __post_init__(self) -> None:
-        if self.name not in KINDS:
+        if self.name not in (*KINDS, OWN):
             raise ConfigError(f"init.name={self.name}: must be one of {', '.join(KINDS)}")
         if self.std < 0 or not math.isfinite(self.std):
             raise ConfigError(f"init.std={self.std}: must be a number >= 0")
@@ -61,7 +66,13 @@ class Initializer:
 
     @torch.no_grad()
     def __call__(self, tensor: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Fill `tensor` in place and return it."""
+        """Fill `tensor` in place and return it.
+
+        Raises:
+            ConfigError: for values that are a module's own.
+        """
+        if self.name == OWN:
+            raise ConfigError("init.name=own: values that a module makes itself cannot be drawn")
         if self.std == 0:
             return tensor.fill_(self.mean)
         if self.name == "uniform":
@@ -81,6 +92,8 @@ def create_initializer(spec: Mapping[str, Any]) -> Initializer:
         ConfigError: on an unknown name or argument.
     """
     try:
+        if spec["name"] == OWN:
+            raise ConfigError(f"init.name={OWN}: must be one of {', '.join(KINDS)}")
         numbers = {key: float(value) for key, value in spec.items() if key != "name"}
         return Initializer(str(spec["name"]), **numbers)
     except ConfigError:
@@ -103,19 +116,30 @@ def scale_initializers_by_dimension(
     return [initializer.scaled(width_scale * depth_scale) for initializer in initializers]
 
 
-def built_with_initializers(
-    build: Callable[[], nn.Module],
-) -> tuple[nn.Module, dict[str, Initializer | None]]:
-    """Build a module and note what each parameter was drawn from, by watching the fills.
+@dataclass(frozen=True)
+class Fill:
+    """How a tensor came by its values.
+
+    Args:
+        initializer: what it was drawn from; None where the calls that filled it are not understood.
+        random: whether random numbers are in it. If not it holds values such as loaded ones.
+    """
+
+    initializer: Initializer | None
+    random: bool
+
+
+def build_watched(build: Callable[[], nn.Module]) -> tuple[nn.Module, dict[str, Fill]]:
+    """Build a module on the CPU and note how each parameter was filled, by watching the calls.
 
     Nothing is estimated from samples. Understood are normal, uniform, truncated normal (as
-    `nn.init.trunc_normal_` makes it) and constant fills, and products of these with numbers;
-    anything else, such as `orthogonal_`, gives None. The module is built on the CPU, because on
-    the meta device `nn.init` leaves some fills out.
+    `nn.init.trunc_normal_` makes it) and constant fills, and products of these with numbers; and
+    zeros in a part of such a tensor, as in the padding row of an embedding. A tensor that is filled
+    in parts, or by anything else, such as `orthogonal_`, has no initializer.
     """
     with torch.device("cpu"), _Watch() as watch:
         module = build()
-    return module, {name: watch.initializer(p) for name, p in module.named_parameters()}
+    return module, watch.fills(module)
 
 
 @contextmanager
@@ -126,6 +150,45 @@ def on_meta() -> Iterator[None]:
     """
     with torch.device("meta"), _Unfilled():
         yield
+
+
+def build_on_meta(
+    build: Callable[[], nn.Module],
+) -> tuple[nn.Module, dict[str, Fill], bool]:
+    """Build a module without memory for its parameters, and say whether that was possible.
+
+    Parameters are put on the meta device, each as soon as it is registered, and their fills are
+    watched, but for those that torch leaves out there (`trunc_normal_`). Other tensors have values,
+    which a constructor may read, such as `x.item()` of a `torch.linspace`. A constructor that reads
+    values of parameters builds them as they are.
+    """
+    try:
+        with warnings.catch_warnings(), parameters_on_meta(), _Watch() as watch:
+            warnings.simplefilter("ignore")  # such as that copying to the meta device does nothing
+            module = build()
+    except (NotImplementedError, RuntimeError, TypeError):  # torch's, of a value that is read
+        return build(), {}, False
+    return module, watch.fills(module), True
+
+
+@contextmanager
+def parameters_on_meta() -> Iterator[None]:
+    """Make modules whose parameters are on the meta device, while other tensors have values."""
+
+    def move(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta:
+            return parameter
+        return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+    # a device that is named where it is the default one already would go to `torch.eye(out=...)`
+    is_near = torch.get_default_device().type in ("meta", "cpu")
+    on_cpu = nullcontext() if is_near else torch.device("cpu")
+    hook = register_module_parameter_registration_hook(move)  # type: ignore[arg-type]
+    try:
+        with on_cpu, _Unfilled():
+            yield
+    finally:
+        hook.remove()
 
 
 class _Unfilled(TorchDispatchMode):
@@ -146,59 +209,112 @@ class _Unfilled(TorchDispatchMode):
 
 
 class _Watch(TorchDispatchMode):
-    """Keeps, for each storage, the initializer that describes its present content."""
+    """Keeps, for each storage, how its present content came about."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._found: dict[int, Initializer | None] = {}
-        # A storage's address is its key in `_found`, so none may be freed and used again.
-        self._alive: list[Tensor] = []
+        self._found: dict[int, Fill] = {}
+        # A storage's address is its key in `_found`. A weak reference frees its memory, but keeps
+        # the address from being used again.
+        self._alive: list[StorageWeakRef] = []
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # as in `_Unfilled`
 
-    def initializer(self, tensor: Any) -> Initializer | None:
-        """Return what a tensor is drawn from; None if that is not understood."""
-        if not isinstance(tensor, Tensor):
-            return None
-        return self._found.get(_key(tensor))
+    def fills(self, module: nn.Module) -> dict[str, Fill]:
+        """Return how each parameter was filled, by any of its names."""
+        named = module.named_parameters(remove_duplicate=False)
+        return {name: self._fill(parameter) for name, parameter in named}
+
+    def _fill(self, tensor: Tensor) -> Fill:
+        """Return how a tensor was filled: by values from elsewhere if nothing was seen."""
+        return self._found.get(_key(tensor), GIVEN)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        op = func.overloadpacket.__name__.rstrip("_")
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        name = func.overloadpacket.__name__
+        op = name.rstrip("_")
         if op in ("lt", "gt"):
             self._cut(args[0], **{"a" if op == "lt" else "b": args[1]})
-        elif isinstance(out, Tensor) and not func.is_view and _is_whole(out):
-            self._alive.append(out)
-            self._found[_key(out)] = self._after(op, args)
+            return out
+        given = [value for key, value in kwargs.items() if key != "out"]
+        sources = _tensors([*args, *given])
+        if name == "normal" and sources:  # with a tensor of means or stds
+            op = "normal of tensors"
+        in_place = name.endswith("_") or "out" in kwargs
+        is_random = torch.Tag.nondeterministic_seeded in func.tags
+        viewed = set() if in_place else set(map(_key, sources))
+        for result in _tensors([out]):
+            if _key(result) not in viewed:
+                self._note(op, args, sources, result, is_random)
         return out
+
+    def _note(
+        self, op: str, args: tuple, sources: list[Tensor], result: Tensor, is_random: bool
+    ) -> None:
+        """Note what an operation with some arguments has put into its result."""
+        initializer = self._after(op, args)
+        if initializer is not None:
+            fill = Fill(initializer, random=initializer.std > 0)
+        elif op == "copy":
+            fill = self._fill(sources[1])
+        else:
+            fill = Fill(None, is_random or any(self._fill(source).random for source in sources))
+        self._alive.append(StorageWeakRef(result.untyped_storage()))
+        if not _is_whole(result):
+            fill = _partly_filled(self._found.get(_key(result)), fill)
+        self._found[_key(result)] = fill
 
     def _cut(self, tensor: Tensor, **cutoff: float) -> None:
         """Note a cut-off: a normal that is compared with a bound is about to be truncated there.
 
         `nn.init.trunc_normal_` samples again where values lie outside.
         """
-        found = self.initializer(tensor)
+        found = self._fill(tensor).initializer
         if found and found.name in ("normal", "truncated_normal"):
             truncated = replace(found, name="truncated_normal", **cutoff)
-            self._found[_key(tensor)] = truncated
+            self._found[_key(tensor)] = Fill(truncated, random=True)
 
     def _after(self, op: str, args: tuple) -> Initializer | None:
-        """Return what describes the result of an operation."""
+        """Return the initializer of the result of an operation, if it has one."""
         numbers = [a for a in args if isinstance(a, int | float)]
-        sources = [self.initializer(a) for a in args]
-        if op == "copy":
-            return sources[1]
-        if op == "where":
-            return sources[2]
-        if sources and sources[0]:
-            changed = _changed(op, sources[0], numbers)
+        source_of = {"copy": 1, "where": 2}.get(op, 0)
+        source = None
+        if len(args) > source_of and isinstance(args[source_of], Tensor):
+            source = self._fill(args[source_of]).initializer
+        if op in ("copy", "where"):
+            return source
+        if source is not None:
+            changed = _changed(op, source, numbers)
             if changed:
                 return changed
         return _filled(op, numbers)
+
+
+GIVEN = Fill(None, random=False)
+
+
+def _partly_filled(before: Fill | None, part: Fill) -> Fill:
+    """Return how a tensor is filled of which a part has been filled anew."""
+    zeros = Initializer("constant", 0.0)
+    if before is not None and part.initializer in (zeros, before.initializer) and not part.random:
+        return before  # such as an embedding's padding row: the rest is as it was
+    return Fill(None, part.random or (before is not None and before.random))
+
+
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    """Return the tensors among values, and in lists of them."""
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _tensors(value)
+    return found
 
 
 def _key(tensor: Tensor) -> int:
@@ -206,10 +322,7 @@ def _key(tensor: Tensor) -> int:
 
 
 def _is_whole(tensor: Tensor) -> bool:
-    """Say whether a tensor is all of its storage.
-
-    A fill of a part, such as an embedding's padding row, leaves the rest as it was.
-    """
+    """Say whether a tensor is all of its storage."""
     return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
 
 

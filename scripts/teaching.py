@@ -49,7 +49,8 @@ def train(n: int, parametrization: str, seed: int = 0, updates: int = 2) -> pd.D
     """Rows of a recorder, of the loss (f - Y)^2 / 2, at t = 0, .., updates."""
     infos = describe(build, n, base_width=1)
     scales = scale(infos, parametrization, torch.optim.SGD, lr=LR)
-    model = initialize_(build(n), scales, seed=seed)
+    torch.manual_seed(seed)
+    model = initialize_(build(n), scales)
     optimizer = torch.optim.SGD(param_groups(parameters(model, scales), scales))
     x = torch.full((1, 1), X)
     with Recorder(model, scales, kinds=("output", "change")) as recorder:

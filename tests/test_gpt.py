@@ -341,7 +341,7 @@ def check(
 ) -> set[tuple[str, str]]:
     """(kind, name) of what fails.
 
-    In width: 64 to 256 unless told otherwise, with 2 blocks; in depth: width 32 with 4 to 16
+    In width: 128 to 512 unless told otherwise, with 2 blocks; in depth: width 32 with 4 to 16
     blocks, the base being 2. Few tokens, so that what an update adds to the logits for its own
     tokens exceeds others' noise.
     """
@@ -351,17 +351,19 @@ def check(
         torch.randint(1, 4, (2, 1), generator=generator),
     )
     ids = (start + stride * torch.arange(9)) % 8
-    widths = options.pop("widths", (64, 128, 256))
+    widths = options.pop("widths", (128, 256, 512))
     sizes: dict[str, Any] = {"widths": widths, "base_width": 64}
+    seeds = range(4)
     if along == "depth":
         sizes = {"widths": [32], "base_width": 32, "depths": (4, 8, 16), "base_depth": 2}
+        seeds = range(6)
     module = {"optimizer": options.pop("optimizer", "adam"), "lr": options.pop("lr", 0.01)}
     depth = {"depth": 2} if along == "width" else {}
     build = partial(GPT, 8, 8, **({"d_head": 32} | depth | options))
     rows = coord_check(
         build,
         batches=[(ids[:, :-1], ids[:, 1:])] * 3,
-        seeds=range(3),
+        seeds=seeds,
         parametrization=parametrization,
         **module,
         **sizes,

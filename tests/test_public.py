@@ -88,7 +88,8 @@ except ModuleNotFoundError as error:
 def test_a_setup_is_its_steps_by_hand() -> None:
     infos = mupl.describe(build, width=32, base_width=8)
     scales = mupl.scale(infos, "mup", torch.optim.AdamW, lr=0.01, weight_decay=0.1)
-    model = mupl.initialize_(build(32), scales, seed=3)
+    torch.manual_seed(3)
+    model = mupl.initialize_(build(32), scales)
     by_hand = steps(model, torch.optim.AdamW(mupl.param_groups(model, scales)))
     options: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.1, "seed": 3}
     setup = mupl.Setup(build, 32, base_width=8, optimizer="adamw", **options)
@@ -140,8 +141,17 @@ def test_rules_in_width_alone_are_those_at_the_base_depth() -> None:
     assert in_width("umup", optimizer="adam").scales
 
 
+def with_head() -> nn.Module:
+    model = mupl.initialize_(build(32), SCALES, seed=0)
+    model.add_module("head", nn.Linear(3, 2))
+    return model
+
+
 INFOS = mupl.describe(build, width=32, base_width=8)
 SCALES = mupl.scale(INFOS, "mup", "adamw", lr=0.1)
+DRAWN = mupl.scale(
+    mupl.describe(build, 32, 8, init={"*": {"name": "normal", "std": 0.1}}), "mup", "adamw", lr=0.1
+)
 WRONG: dict[str, tuple[Any, str]] = {
     "unknown parametrization": (
         lambda: mupl.scale(INFOS, "muP", "adamw", lr=0.1),
@@ -162,6 +172,18 @@ WRONG: dict[str, tuple[Any, str]] = {
         "named_parameters",
     ),
     "another model": (lambda: mupl.param_groups(nn.Linear(3, 3), SCALES), "'weight' has no scale"),
+    "a head that came later": (
+        lambda: mupl.param_groups(with_head(), SCALES),
+        "the parameter 'head.weight' has no scale, so nothing would train it",
+    ),
+    "a model without its readout": (
+        lambda: mupl.param_groups(build(32)[:-1], SCALES),
+        "there is a scale for '4.weight', which the model has not",
+    ),
+    "another readout": (
+        lambda: mupl.param_groups(nn.Sequential(*build(32)[:-1], nn.Linear(32, 5)), SCALES),
+        "'4.weight' is (3, 32) there and (5, 32) in the model",
+    ),
     "a model in place of a setup": (lambda: mupl.TrainingModule(build(8)), "takes a Setup"),  # type: ignore[arg-type]
     "scales of another width": (
         lambda: mupl.initialize_(build(16), SCALES, seed=0),
@@ -221,7 +243,7 @@ WRONG: dict[str, tuple[Any, str]] = {
         lambda: in_width("umup", build=partial(unit_scaled, readout=False), optimizer="sgd"),
         "the readout of this model, whose backward multiplier is its forward one",
     ),
-    "no seed": (lambda: mupl.initialize_(build(32), SCALES), "seed"),
+    "no seed": (lambda: mupl.initialize_(build(32), DRAWN), "seed"),
 }
 
 

@@ -11,7 +11,8 @@ from torch import nn
 from mupl.errors import ConfigError
 from mupl.initializers import (
     Initializer,
-    built_with_initializers,
+    build_on_meta,
+    build_watched,
     create_initializer,
     on_meta,
     scale_initializers_by_dimension,
@@ -19,6 +20,7 @@ from mupl.initializers import (
 from mupl.models import MLP
 from mupl.nn.multipliers import Multiplier, Residual
 from mupl.roles import MultiplierInfo, MultiplierRole, Role, describe, multipliers
+from mupl.training.setup import Setup
 
 
 class Zoo(nn.Module):
@@ -81,6 +83,85 @@ def test_heterogeneous_widths_with_absolute_rules() -> None:
         (16, 64),
         (64, 1),
     ]
+
+
+class Experts(nn.Module):
+    """Tensors of three and four dimensions, and a matrix that is no layer's."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Parameter(torch.randn(3, 4 * width, width))
+        self.down = nn.Parameter(torch.randn(3, width, 2 * width))
+        self.kernel = nn.Parameter(torch.randn(width, 2 * width, 3, 3))
+        self.square = nn.Parameter(torch.randn(width, width))
+        self.token = nn.Parameter(torch.randn(1, 1, width))
+        self.layer_scale = nn.Parameter(torch.ones(width, 1, 1))
+
+
+def test_dimensions_before_a_matrix_that_do_not_grow_are_a_batch_of_matrices() -> None:
+    infos = describe(Experts, 32, 8)
+    found = {name: (i.role, i.fan_in, i.fan_out, i.m_in, i.m_out) for name, i in infos.items()}
+    assert found == {
+        "gate_up": (Role.HIDDEN, 32, 128, 4, 4),
+        "down": (Role.HIDDEN, 64, 32, 4, 4),
+        "kernel": (Role.HIDDEN, 64 * 9, 32, 4, 4),
+        "square": (Role.HIDDEN, 32, 32, 4, 4),
+        "token": (Role.INPUT, 1, 32, 1, 4),
+        "layer_scale": (Role.INPUT, 1, 32, 1, 4),
+    }
+    given = describe(Experts, 32, 8, roles={"gate_up": "hidden"})["gate_up"]
+    assert given == infos["gate_up"]
+
+
+class LowRank(nn.Linear):
+    """A linear layer with an update of rank 2."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width)
+        self.A = nn.Parameter(torch.randn(width, 2))
+        self.B = nn.Parameter(torch.zeros(2, width))
+
+
+def test_other_tensors_of_a_layer_do_not_take_the_orientation_of_its_weight() -> None:
+    with pytest.raises(ConfigError) as caught:
+        describe(LowRank, 8, 4)
+    assert str(caught.value) == (
+        "parameter 'A' of shape (8, 2) in a LowRank; 'B' of shape (2, 8) in a LowRank: cannot be "
+        "classified by its shape; say roles={'A': input, 'B': input} (or hidden, output, scalar)"
+    )
+    infos = describe(LowRank, 8, 4, roles={"A": "output", "B": "input"})
+    assert (infos["A"].m_in, infos["A"].m_out) == (2, 1)
+    assert (infos["B"].m_in, infos["B"].m_out) == (1, 2)
+    assert infos["weight"].role is Role.HIDDEN
+    attention = describe(lambda w: nn.MultiheadAttention(w, 1, add_bias_kv=True), 8, 4)
+    assert attention["bias_k"].role is Role.INPUT
+    assert (attention["bias_k"].fan_in, attention["bias_k"].fan_out) == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        (lambda w: w, (Role.INPUT, 9, 32, 1, 4)),  # depthwise
+        (lambda w: 2, (Role.HIDDEN, 16 * 9, 32, 4, 4)),
+        (lambda w: w // 4, (Role.INPUT, 4 * 9, 32, 1, 4)),
+    ],
+)
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_fans_of_grouped_convolutions(kind: Any, groups: Any, expected: tuple) -> None:
+    info = describe(lambda w: kind(w, w, 3, groups=groups(w)), 32, 8)["weight"]
+    assert (info.role, info.fan_in, info.fan_out, info.m_in, info.m_out) == expected
+
+
+def rounded(width: int, multiple: int) -> nn.Module:
+    hidden = -(-3 * width // multiple) * multiple
+    return nn.Sequential(nn.Linear(width, hidden), nn.Linear(hidden, width))
+
+
+def test_a_dimension_that_is_rounded_grows_if_any_two_widths_tell_it_apart() -> None:
+    infos = describe(lambda w: rounded(w, 256), 1024, 32)
+    assert [infos[f"{i}.weight"].role for i in range(2)] == [Role.HIDDEN, Role.HIDDEN]
+    assert (infos["0.weight"].m_in, infos["0.weight"].m_out) == (32, 12)
+    assert infos["0.bias"].role is Role.INPUT
 
 
 class Positions(nn.Module):
@@ -171,7 +252,8 @@ def test_what_a_module_draws_from_is_known_exactly(fill: str) -> None:
         function(layer.weight)
         return layer
 
-    _, found = built_with_initializers(build)
+    _, fills = build_watched(build)
+    found = {name: filled.initializer for name, filled in fills.items()}
     if expected is None:
         assert found["weight"] is None
         return
@@ -181,18 +263,21 @@ def test_what_a_module_draws_from_is_known_exactly(fill: str) -> None:
         assert getattr(found["weight"], field) == pytest.approx(getattr(expected, field)), field
 
 
-def test_an_unknown_initialisation_is_an_error_until_it_is_said() -> None:
+def test_other_values_are_the_models_own_until_a_distribution_is_given() -> None:
     def build(width: int) -> nn.Module:
         layer = nn.Linear(width, width)
         nn.init.orthogonal_(layer.weight)
         return layer
 
-    with pytest.raises(
-        ConfigError, match="'weight' is initialised in a way that is not understood"
-    ):
-        describe(build, 8, 4)
-    info = describe(build, 8, 4, init={"weight": {"name": "normal", "std": 0.5}})["weight"]
-    assert info.init == Initializer("normal", 0.0, 0.5)
+    info = describe(build, 8, 4)["weight"]
+    assert info.own is not None
+    assert (info.init.name, info.init.std) == ("own", pytest.approx(0.5))
+    drawn = describe(build, 8, 4, init={"weight": {"name": "normal", "std": 0.5}})["weight"]
+    assert (drawn.init, drawn.own) == (Initializer("normal", 0.0, 0.5), None)
+    with pytest.raises(ConfigError, match=r"init\.name=own: must be one of normal"):
+        describe(build, 8, 4, init={"weight": {"name": "own"}})
+    with pytest.raises(ConfigError, match="keep: 'weight' is drawn by init; say one of them"):
+        describe(build, 8, 4, init={"weight": {"name": "normal", "std": 0.5}}, keep=["weight"])
 
 
 def test_the_base_width_is_never_a_default() -> None:
@@ -312,3 +397,52 @@ def test_a_scaled_initializer_draws_scaled_tensors(spec: dict) -> None:
 def test_a_bad_initializer_is_one_clear_error(spec: dict) -> None:
     with pytest.raises(ConfigError, match="init"):
         create_initializer(spec)
+
+
+class DropPath(nn.Module):
+    """Reads values of a tensor in its constructor, as many models do for stochastic depth."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.rates = [x.item() for x in torch.linspace(0, 0.1, 3)]
+        self.layer = nn.Linear(width, width)
+
+
+class ReadsWeights(nn.Linear):
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width)
+        self.largest = self.weight.max().item()
+
+
+@pytest.mark.parametrize("build", [DropPath, lambda w: nn.Linear(6, w)])
+def test_the_model_is_described_without_memory_for_its_parameters(build: Any) -> None:
+    model, _, on_meta = build_on_meta(lambda: build(8))
+    assert on_meta
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert nn.Linear(2, 2).weight.device.type == "cpu"  # afterwards all is as before
+
+
+def test_a_constructor_that_reads_parameters_is_told() -> None:
+    infos = describe(ReadsWeights, 8, 4)
+    (warning,) = infos.warnings
+    assert warning.startswith("build: the constructor reads values of parameters")
+    with pytest.warns(UserWarning, match="reads values of parameters"):
+        setup = Setup(ReadsWeights, 8, base_width=4, lr=0.1)
+    assert setup.warnings == infos.warnings
+
+
+def test_heads_that_grow_without_a_multiplier_are_told() -> None:
+    def heads(count: Any) -> list[str]:
+        return describe(lambda w: nn.MultiheadAttention(w, count(w)), 16, 4).warnings
+
+    assert heads(lambda w: w // 4) == []
+    (warning,) = heads(lambda w: 2)
+    assert "the size of heads grows with width in ''" in warning
+
+
+def test_a_table_with_rules_in_depth_tells_that_there_are_no_residual_branches() -> None:
+    def build(width: int, depth: int) -> nn.Module:
+        return nn.Sequential(*(nn.Linear(width, width) for _ in range(depth)))
+
+    with pytest.warns(UserWarning, match=r"completep: the model has no .*Residual"):
+        Setup(build, 8, base_width=4, depth=2, base_depth=2, parametrization="completep", lr=0.1)

@@ -1,5 +1,6 @@
 """Tables, cells and what becomes of them for a model."""
 
+import copy
 import math
 import re
 from fractions import Fraction
@@ -15,6 +16,7 @@ from mupl.initializers import Initializer
 from mupl.models import GPT, MLP
 from mupl.nn.initialize import initialize_, parameters
 from mupl.nn.multipliers import Residual
+from mupl.nn.scaled_parameters import effective
 from mupl.nn.unit_scaling import UnitLinear
 from mupl.optim.elementwise import Lion
 from mupl.optim.groups import param_groups
@@ -331,21 +333,26 @@ def test_effective_weights_have_the_std_of_the_table() -> None:
 
 def test_applying_twice_is_applying_once() -> None:
     model = nn.Sequential(nn.Linear(6, 32), nn.Linear(32, 3))
+    other = copy.deepcopy(model)
     names = {"0.weight", "0.bias", "1.weight", "1.bias"}
     infos = describe(lambda w: nn.Sequential(nn.Linear(6, w), nn.Linear(w, 3)), 32, 8)
     first, second = (scale(infos, p, "adam", lr=0.1) for p in ("unit_init", "mup"))
-    initialize_(model, first, seed=0)
-    initialize_(model, second, torch.Generator().manual_seed(0))
-    once = initialize_(nn.Sequential(nn.Linear(6, 32), nn.Linear(32, 3)), second, seed=0)
+    initialize_(model, first)
+    initialize_(model, second)
+    once = initialize_(other, second)
     x = torch.randn(4, 6)
-    assert torch.equal(model(x), once(x))
+    torch.testing.assert_close(model(x), once(x))
+    expected = once(x)
+    assert torch.equal(initialize_(once, second)(x), expected)
     assert set(parameters(model, second)) == names
 
 
 @pytest.mark.parametrize("given", [{}, {"seed": 0, "generator": torch.Generator()}])
-def test_the_seed_of_weights_is_given_once(given: dict) -> None:
+def test_the_seed_of_what_is_drawn_is_given_once(given: dict) -> None:
+    init = {"readout.weight": {"name": "normal", "std": 0.1}}
+    numbers = scale(describe(build, 32, 8, init=init), "mup", "adam", lr=0.1)
     with pytest.raises(ConfigError, match="give a seed or a generator, one of them"):
-        initialize_(build(32), numbers_of(), **given)
+        initialize_(build(32), numbers, **given)
 
 
 def test_a_model_shows_the_multipliers_that_it_has() -> None:
@@ -355,7 +362,8 @@ def test_a_model_shows_the_multipliers_that_it_has() -> None:
         initialize_(model, scale(infos, "mup", "adam", lr=0.1), seed=0)
     )
     assert repr(Residual(0.5)) == "Residual(residual, value=0.5)"
-    assert "weight_mult=0.25" in repr(initialize_(build(32), numbers_of(), seed=0))
+    ours = repr(initialize_(build(32), numbers_of(), seed=0).readout)
+    assert "(weight_scale): ScaledParameter(mult=0.25, grad=1)" in ours
     assert "readout=True" in repr(UnitLinear(2, 2, readout=True))
 
 
@@ -459,4 +467,4 @@ def test_a_constant_tensor_keeps_its_effective_value_under_a_multiplier() -> Non
         name for name in TABLES if name != "umup_output_scale"
     ):  # it has no rules for Adam
         model = initialize_(norm(32), scale(infos, name, "adam", lr=0.1), seed=0)
-        torch.testing.assert_close(model[1].weight, torch.ones(32))
+        torch.testing.assert_close(effective(model[1], "weight"), torch.ones(32))

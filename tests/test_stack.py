@@ -382,7 +382,7 @@ def test_seeds_may_be_shared_or_not(seeds: tuple[int, ...], splits: Splits) -> N
 def test_a_foreign_module_is_mapped_with_its_buffers_and_multipliers(splits: Splits) -> None:
     arguments = [
         {
-            "parametrization": name,
+            "parametrization": get_parametrization(name).width_only(),
             "seed": seed,
             "lr": 0.01,
             "eps": 1e-4,

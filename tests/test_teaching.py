@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mupl.nn.initialize import initialize_
+from mupl.nn.scaled_parameters import effective
 from mupl.optim.scaling import scale
 from mupl.roles import describe
 from mupl.training.coord_check import default_dtype
@@ -22,8 +23,9 @@ RATES = {"sp": lambda n: (1, 1), "mup": lambda n: (n, 1 / n)}  # learning rates 
 def by_formula(n: int, name: str, seed: int) -> list[float]:
     """f at t = 0, 1, 2 from f, |U|^2, |V|^2: with e = f - Y, U -= LR_U e V and V -= LR_V e U."""
     scales = scale(describe(build, n, 1), name, "sgd", lr=LR)
-    model = initialize_(build(n), scales, seed=seed)
-    u, v = (layer.weight.detach().flatten() for layer in model)  # with their multipliers
+    torch.manual_seed(seed)
+    model = initialize_(build(n), scales)
+    u, v = (effective(layer, "weight").detach().flatten() for layer in model)
     f, uu, vv = float(u @ v), float(u @ u), float(v @ v)
     rate_u, rate_v = (LR * factor for factor in RATES[name](n))
     found = [f]

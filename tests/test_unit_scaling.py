@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from mupl.models import GPT
 from mupl.models.gpt import Attention, FeedForward
 from mupl.nn import unit_scaling
 from mupl.nn.initialize import initialize_, parameters
-from mupl.nn.layers import LinearScale, ScaledLinear, scaled
+from mupl.nn.layers import LinearScale, ScaledLinear
+from mupl.nn.scaled_parameters import scaled
 from mupl.nn.unit_scaling import UnitLinear
 from mupl.optim.groups import build_optimizer
 from mupl.optim.scaling import scale
@@ -393,8 +395,10 @@ def test_sgd_of_u_mup_is_that_of_mup_with_constants_by_layer(width: int) -> None
     )
 
     def losses(build: Any, parametrization: Parametrization, loss: Any) -> Tensor:
-        numbers = scale(describe(build, width, base), parametrization, "sgd", lr=lr)
-        model = initialize_(build(width), numbers, seed=0)
+        infos = describe(build, width, base)
+        drawn = {name: replace(info, own=None) for name, info in infos.items()}
+        numbers = scale(drawn, parametrization, "sgd", lr=lr)
+        model = initialize_(build(width), numbers, seed=0)  # the same samples for both models
         optimizer = build_optimizer(SGD, parameters(model, numbers), numbers)
         found = []
         for x, target in batches(30, n):

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from mupl.errors import ConfigError
 from mupl.nn.dropout import Dropout
-from mupl.nn.layers import Embedding, LayerNorm, RMSNorm, ScaledLinear, scaled, times
+from mupl.nn.layers import Embedding, LayerNorm, RMSNorm, ScaledLinear, times
 from mupl.nn.multipliers import Multiplier, Residual, TiedReadout
+from mupl.nn.scaled_parameters import effective, scaled
 from mupl.nn.unit_scaling import (
     UnitDropout,
     UnitEmbedding,
@@ -313,7 +314,7 @@ class GPT(nn.Module):
             x = block(x)
         x = times(self.output_mult, self.norm(x))
         if isinstance(self.readout, TiedReadout):
-            return self.readout(x, self.embedding.weight)
+            return self.readout(x, effective(self.embedding, "weight"))
         return self.readout(x)
 
     @torch.no_grad()

@@ -1,14 +1,16 @@
 """Putting a parametrization into a module: its initial weights and its multipliers."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from mupl.errors import ConfigError
 from mupl.nn.dropout import seed_dropout
-from mupl.nn.layers import ScaledLinear, scaled
+from mupl.nn.layers import ScaledLinear
+from mupl.nn.scaled_parameters import held_scale, hold_scale, use_scaled_parameters
 from mupl.parametrization.scales import Scale
 from mupl.roles import multipliers
 
@@ -20,68 +22,106 @@ def initialize_(
     *,
     seed: int | None = None,
 ) -> nn.Module:
-    """Sample every parameter anew, set every multiplier and gradient factor; return the module.
+    """Bring a model into its parametrization: initial weights and multipliers; return it.
 
-    Tensors are sampled in the order of `scales`, on the CPU, so one seed gives one network on every
-    device, and the same standard normals under every parametrization. A `ScaledLinear` holds its
-    multiplier and applies it to activations. In any other module a tensor with a multiplier != 1
-    becomes `W = mult * w` by `torch.nn.utils.parametrize`; its parameter is then called
-    `parametrizations.NAME.original`. Initializing again replaces what was set before. A module on
-    the meta device, which has no values, gets its multipliers only.
+    The model's own initial values are rescaled, so that at the base width they stay what they are,
+    to the last bit. Tensors to which `init` gave a distribution are drawn anew, in the order of
+    `scales`, on the CPU, so that one seed gives one network on every device. Kept ones act as the
+    model made them: `w = W / mult`. A model that was initialised before gets the factors of the new
+    scales in place of the earlier ones. One on the meta device, without values, gets multipliers
+    only: these belong to the use of a tensor, see `mupl.nn.scaled_parameters`.
 
     Args:
         scales: what `scale` returns.
-        generator, seed: where samples and the masks of our `Dropout` come from; give one of them.
+        generator, seed: where samples and the masks of our `Dropout` come from; at most one of
+            them. Own values are drawn where the model is built: say `torch.manual_seed` there.
 
     Raises:
-        ConfigError: unless one of seed and generator is given, or if the scales are those of
-            another model.
+        ConfigError: if both seed and generator are given, or none where a tensor has to be drawn;
+            or if the scales are those of another model.
 
     Example:
         >>> from mupl.optim.scaling import scale
         >>> from mupl.roles import describe
         >>> infos = describe(lambda width: nn.Linear(width, 3), width=32, base_width=8)
         >>> scales = scale(infos, "mup", "adamw", lr=0.1)
-        >>> model = initialize_(nn.Linear(32, 3), scales, seed=0)
-        >>> model.parametrizations.weight[0]
+        >>> model = initialize_(nn.Linear(32, 3), scales)
+        >>> model.weight_scale
         ScaledParameter(mult=0.25, grad=1)
     """
-    generator = _only_generator(seed, generator)
-    _check_shapes(model, scales)
+    tensors = _checked_tensors(model, scales)
     by_name = multipliers(model)
-    for name, scale in scales.items():
-        if name in by_name:
-            by_name[name].value = scale.mult
-        else:
-            _set_multiplier(*owner(model, name), scale.mult, scale.grad)
-    for name, w in parameters(model, scales).items():
+    drawn = [name for name in tensors if scales[name].own is None]
+    generator = _generator(generator, seed, drawn)
+    for name, module in by_name.items():
+        if name in scales:
+            module.value = scales[name].mult
+    attention = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
+    for use in uses(model, scales):
+        _set_multiplier(use, attention)
+    for name, w in tensors.items():
         if not w.is_meta:
-            with torch.no_grad():
-                w.copy_(sample(scales[name], w.shape, w.dtype, generator))
-    seed_dropout(model, generator.initial_seed())
+            _fill(*owner(model, name), w, scales[name], generator)
+    if generator is not None:
+        seed_dropout(model, generator.initial_seed())
     return model
 
 
-def _only_generator(seed: int | None, generator: torch.Generator | None) -> torch.Generator:
-    if generator is not None and seed is None:
-        return generator
-    if seed is not None and generator is None:
+def _generator(
+    generator: torch.Generator | None, seed: int | None, drawn: Sequence[str]
+) -> torch.Generator | None:
+    if seed is not None and generator is not None:
+        raise ConfigError(f"seed={seed}: give a seed or a generator, one of them")
+    if seed is not None:
         return torch.Generator().manual_seed(seed)
-    raise ConfigError(f"seed={seed}: give a seed or a generator, one of them")
+    if generator is None and drawn:
+        raise ConfigError(f"seed=None: give a seed or a generator, one of them, to draw {drawn[0]}")
+    return generator
 
 
-def _check_shapes(model: nn.Module, scales: Mapping[str, Scale]) -> None:
+@torch.no_grad()
+def _fill(
+    module: nn.Module,
+    leaf: str,
+    w: nn.Parameter,
+    scale: Scale,
+    generator: torch.Generator | None,
+) -> None:
+    """Draw a tensor, or rescale its own values.
+
+    The factors are noted in the module, so that they are not applied twice.
+    """
+    if scale.own is None:
+        w.copy_(sample(scale, w.shape, w.dtype, generator))
+        return
+    factors = module.__dict__.setdefault("_own_value_factors", {})
+    if leaf not in factors:
+        factors[leaf] = (scale.own.ratio_of(w), 1.0)
+    ratio, before = factors[leaf]
+    factor = ratio * scale.init_factor
+    if factor != before:
+        w.mul_(factor / before)
+    factors[leaf] = (ratio, factor)
+
+
+def _checked_tensors(model: nn.Module, scales: Mapping[str, Scale]) -> dict[str, nn.Parameter]:
+    """Return the parameters of the scales; refuse a model that has not these."""
     try:
         tensors = parameters(model, scales)
     except AttributeError as error:
         raise ConfigError(f"scales: are of another model than this one ({error})") from error
     for name, w in tensors.items():
-        shape = scales[name].shape
-        if shape is not None and tuple(w.shape) != shape:
-            raise ConfigError(
-                f"scales: {name!r} is {shape} there and {tuple(w.shape)} in the model; "
-                "build the model at the width that was described"
-            )
+        check_shape(name, w, scales[name])
+    return tensors
+
+
+def check_shape(name: str, w: Tensor, scale: Scale) -> None:
+    """Refuse a tensor of another shape than the one that was described."""
+    if scale.shape is not None and tuple(w.shape) != scale.shape:
+        raise ConfigError(
+            f"scales: {name!r} is {scale.shape} there and {tuple(w.shape)} in the model; "
+            "build the model at the width that was described"
+        )
 
 
 def sample(
@@ -92,9 +132,14 @@ def sample(
 
 
 def parameters(model: nn.Module, names: Mapping[str, object]) -> dict[str, nn.Parameter]:
-    """Return the parameters `w` among `names`, by the names from before any multiplier was set."""
-    by_name = multipliers(model)
-    return {name: _original(*owner(model, name)) for name in names if name not in by_name}
+    """Return the parameters `w` among `names`; the others are modules."""
+    modules = dict(model.named_modules())
+    found = {}
+    for name in names:
+        if name not in modules:
+            module, leaf = owner(model, name)
+            found[name] = module.get_parameter(leaf)
+    return found
 
 
 def owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -103,49 +148,73 @@ def owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     return model.get_submodule(path), leaf
 
 
-def _original(module: nn.Module, leaf: str) -> nn.Parameter:
-    """Return the parameter `w` that the optimizer sees, whether or not a multiplier is set."""
-    if parametrize.is_parametrized(module, leaf):
-        leaf = f"parametrizations.{leaf}.original"
-    return module.get_parameter(leaf)
-
-
-def has_multiplier(module: nn.Module, leaf: str, scale: Scale) -> bool:
-    """Return whether a module's own tensor has the multipliers of a scale, as `initialize_` sets.
+class Use(NamedTuple):
+    """A module's use of a tensor, and the numbers that scales give to it.
 
     Args:
-        leaf: name of the tensor in the module; of a parametrized one, `original`.
+        name: of the tensor in this module.
+        module, leaf: the module, and the tensor's own name in it.
+        mult, grad: multiplier of the tensor, and factor on its gradient, in this use.
     """
-    if (scale.mult, scale.grad) == (1.0, 1.0):
-        return True
-    if isinstance(module, ScaledLinear):
-        mult, grad = module.get_scale(leaf)
-        return (mult, grad) == (scale.mult, scale.grad)
-    return isinstance(module, parametrize.ParametrizationList)
+
+    name: str
+    module: nn.Module
+    leaf: str
+    mult: float
+    grad: float
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the module has these numbers."""
+        return held_scale(self.module, self.leaf) == (self.mult, self.grad)
 
 
-class ScaledParameter(nn.Module):
-    """`w -> mult * w`, with the gradient of `w` multiplied by `grad`."""
+def uses(model: nn.Module, scales: Mapping[str, Scale]) -> list[Use]:
+    """Return all uses of the tensors that have scales, those of shared ones by each module.
 
-    def __init__(self, mult: float, grad: float) -> None:
-        super().__init__()
-        self.mult = mult
-        self.grad = grad
+    A readout that shares the matrix of an embedding has a multiplier of its own, under the name of
+    the module, beside that of the embedding.
+    """
+    first: dict[int, str] = {}
+    numbers = multipliers(model)
+    found = []
+    for raw_name, parameter in model.named_parameters(remove_duplicate=False):
+        name = plain_name(raw_name)
+        scale = scales.get(first.setdefault(id(parameter), name))
+        if scale is None:
+            continue
+        module, leaf = owner(model, raw_name)
+        path = name.rpartition(".")[0]
+        mult = scale.mult
+        if path in scales and path not in numbers:
+            mult *= scales[path].mult
+        found.append(Use(name, module, leaf, mult, scale.grad))
+    return found
 
-    def forward(self, w: Tensor) -> Tensor:
-        if self.grad == 1:
-            return self.mult * w
-        return scaled(w, self.mult, self.mult * self.grad)
 
-    def extra_repr(self) -> str:
-        return f"mult={self.mult:g}, grad={self.grad:g}"
-
-
-def _set_multiplier(module: nn.Module, leaf: str, mult: float, grad: float) -> None:
+def _set_multiplier(use: Use, attention: Collection[nn.Module]) -> None:
+    module, leaf, mult, grad = use[1:]
     if isinstance(module, ScaledLinear):
         module.set_scale(leaf, mult, grad)
         return
-    if parametrize.is_parametrized(module, leaf):
-        parametrize.remove_parametrizations(module, leaf, leave_parametrized=False)
-    if (mult, grad) != (1.0, 1.0):
-        parametrize.register_parametrization(module, leaf, ScaledParameter(mult, grad), unsafe=True)
+    hold_scale(module, leaf, mult, grad)
+    if (mult, grad) == (1.0, 1.0):
+        return
+    if type(module).forward is nn.Module.forward:
+        raise ConfigError(
+            f"{use.name}: its multiplier {mult:g} cannot act, since a {type(module).__name__} is "
+            "never called; take a parametrization without one, such as mup_table3"
+        )
+    use_scaled_parameters(module)
+    for parent in attention:
+        if getattr(parent, "out_proj", None) is module:
+            use_scaled_parameters(parent)
+
+
+# What torch puts into a parameter's name when a model is compiled or wrapped
+_WRAPPED = re.compile(r"\b_orig_mod\.|^module\.")
+
+
+def plain_name(name: str) -> str:
+    """Return the name that a parameter has in the plain model."""
+    return _WRAPPED.sub("", name)

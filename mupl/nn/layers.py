@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mupl.nn.scaled_parameters import hold_scale
+
 
 class LinearScale(NamedTuple):
     """Multipliers and gradient factors of a linear layer."""
@@ -24,7 +26,8 @@ class ScaledLinear(nn.Linear):
 
     The gradients of W and b are multiplied by `weight_grad` and `bias_grad`. As long as all four
     numbers are 1 it is a plain `nn.Linear`. Otherwise they never touch the whole weight: they go
-    into the scalar of the matrix products (BLAS' alpha), forward and backward.
+    into the scalar of the matrix products (BLAS' alpha), forward and backward. A `ScaledParameter`
+    beside each tensor shows and saves them.
     """
 
     def __init__(
@@ -40,10 +43,7 @@ class ScaledLinear(nn.Linear):
         """Set multiplier and gradient factor of `leaf`, "weight" or "bias"."""
         numbers = {f"{leaf}_mult": mult, f"{leaf}_grad": grad}
         self.scale = self.scale._replace(**numbers)
-
-    def get_scale(self, leaf: str) -> tuple[float, float]:
-        """Return multiplier and gradient factor of `leaf`, "weight" or "bias"."""
-        return getattr(self.scale, f"{leaf}_mult"), getattr(self.scale, f"{leaf}_grad")
+        hold_scale(self, leaf, mult, grad)
 
     def init_normal_(self, std: float) -> None:
         """Fill the weight from N(0, std^2) and the bias with 0."""
@@ -68,13 +68,6 @@ class ScaledLinear(nn.Linear):
         rows = x.reshape(-1, self.in_features)
         y = _ScaledProduct.apply(rows, w, b, self.scale)
         return y.view(*x.shape[:-1], self.out_features)
-
-    def extra_repr(self) -> str:
-        parts = [super().extra_repr()]
-        for name, factor in self.scale._asdict().items():
-            if factor != 1:
-                parts.append(f"{name}={factor:g}")
-        return ", ".join(parts)
 
 
 class _ScaledProduct(torch.autograd.Function):
@@ -115,31 +108,6 @@ class _ScaledProduct(torch.autograd.Function):
 def _product(a: Tensor, b: Tensor, factor: float) -> Tensor:
     """Return `factor * a b` by one call of BLAS; with beta=0 addmm's first argument is not read."""
     return torch.addmm(a.new_empty(()), a, b, beta=0, alpha=factor)
-
-
-class _Scaled(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        forward: float,
-        backward: float | Tensor,
-    ) -> Tensor:
-        ctx.factor = backward
-        return x * forward
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
-        return g * ctx.factor, None, None
-
-
-def scaled(
-    x: Tensor,
-    forward: float = 1.0,
-    backward: float | Tensor = 1.0,
-) -> Tensor:
-    """Return `forward * x`, with the gradient multiplied by `backward` (and not by `forward`)."""
-    return _Scaled.apply(x, forward, backward)
 
 
 class Embedding(nn.Embedding):

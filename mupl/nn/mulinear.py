@@ -31,7 +31,10 @@ class MuLinear(ScaledLinear):
 
     Example:
         >>> MuLinear(512, 10, role="output", base_width=128)
-        MuLinear(in_features=512, out_features=10, bias=True, weight_mult=0.25, weight_grad=4)
+        MuLinear(
+          in_features=512, out_features=10, bias=True
+          (weight_scale): ScaledParameter(mult=0.25, grad=4)
+        )
     """
 
     def __init__(

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mupl.nn.dropout import Dropout
-from mupl.nn.layers import LinearScale, ScaledLinear, scaled
+from mupl.nn.layers import LinearScale, ScaledLinear
 from mupl.nn.multipliers import Multiplier
+from mupl.nn.scaled_parameters import scaled
 
 
 def linear(

@@ -1,7 +1,6 @@
 """Param groups: tensors with equal hyperparameters together, as any torch optimizer takes them."""
 
 import inspect
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -9,14 +8,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
-from mupl.nn.initialize import has_multiplier
+from mupl.nn.initialize import check_shape, plain_name, uses
 from mupl.optim.registry import unwrapped
 from mupl.parametrization.scales import Scale
 
 Parameters = nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
-
-# What torch puts into a parameter's name when a module is parametrized, compiled or wrapped
-_WRAPPED = re.compile(r"\bparametrizations\.(\w+)\.original\b|\b_orig_mod\.|^module\.")
 
 
 def param_groups(
@@ -35,8 +31,8 @@ def param_groups(
         eps: whether the optimizer takes an epsilon.
 
     Raises:
-        ConfigError: if a tensor has no scale, `parameters` has no names, or a model has not the
-            multipliers that `initialize_` sets.
+        ConfigError: if a tensor has no scale, `parameters` has no names, or a model has not all
+            tensors of the scales, with their shapes and the multipliers that `initialize_` sets.
 
     Example:
         >>> import mupl
@@ -53,39 +49,46 @@ def param_groups(
             continue
         if name not in scales:
             raise ConfigError(
-                f"param_groups: the parameter {name!r} has no scale; describe the model that you "
-                f"train (there are scales for {', '.join(scales)})"
+                f"param_groups: the parameter {name!r} has no scale, so nothing would train it; "
+                f"describe the model that you train (there are scales for {', '.join(scales)})"
             )
         scale = scales[name]
-        options = {
-            "lr": scale.lr,
-            "weight_decay": scale.weight_decay,
-            "update_kind": scale.update_kind,
-        }
+        options: dict[str, Any] = {"lr": scale.lr, "weight_decay": scale.weight_decay}
+        options["update_kind"] = scale.update_kind
         if eps:
             options["eps"] = scale.eps
         group = groups.setdefault(tuple(options.values()), {"params": [], **options})
         group["params"].append((name, parameter))
     if isinstance(parameters, nn.Module):
+        _check_tensors(parameters, scales)
         _check_multipliers(parameters, scales)
     return list(groups.values())
 
 
+def _check_tensors(model: nn.Module, scales: Mapping[str, Scale]) -> None:
+    """Refuse a model that lacks tensors of the scales, or has them in another shape."""
+    tensors = {}
+    for raw_name, parameter in model.named_parameters(remove_duplicate=False):
+        tensors[plain_name(raw_name)] = parameter
+    for name, scale in scales.items():
+        if scale.shape is None:
+            continue  # a multiplier
+        if name not in tensors:
+            raise ConfigError(
+                f"param_groups: there is a scale for {name!r}, which the model has not; describe "
+                "the model that you train"
+            )
+        check_shape(name, tensors[name], scale)
+
+
 def _check_multipliers(model: nn.Module, scales: Mapping[str, Scale]) -> None:
     """Refuse a model on which `initialize_` was not called: it would train without multipliers."""
-    for raw_name, _ in model.named_parameters():
-        path, _, leaf = raw_name.rpartition(".")
-        scale = scales[_plain_name(raw_name)]
-        if not has_multiplier(model.get_submodule(path), leaf, scale):
+    for use in uses(model, scales):
+        if not use.is_set:
             raise ConfigError(
-                f"param_groups: {raw_name!r} has not the multiplier {scale.mult:g} of its scale; "
-                "call mupl.initialize_(model, scales, seed=0) first"
+                f"param_groups: {use.name!r} has not the multiplier {use.mult:g} of its scale; "
+                "call mupl.initialize_(model, scales) first"
             )
-
-
-def _plain_name(name: str) -> str:
-    """Return the name that a parameter has in the plain model."""
-    return _WRAPPED.sub(lambda match: match[1] or "", name)
 
 
 def _named(parameters: Parameters) -> list[tuple[str, Tensor]]:
@@ -102,7 +105,7 @@ def _named(parameters: Parameters) -> list[tuple[str, Tensor]]:
                 "are by name; model.parameters() has none"
             )
         name, parameter = pair
-        pairs.append((_plain_name(name), parameter))
+        pairs.append((plain_name(name), parameter))
     return pairs
 
 

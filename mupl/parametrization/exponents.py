@@ -33,6 +33,9 @@ Along depth the same holds with powers of m_L, for what is in the blocks. There 
 exponent r of the residual multiplier. An update may have at most -1 - r, because those of all
 blocks add up on the residual stream. Outputs must have 0, or between that and what an update adds.
 
+Frozen tensors do not move. What the model's author made (kept tensors, and outputs of them) is not
+judged, since it may be of any size.
+
 Roles are those of the shapes, and cells those of the parametrization's own table: neither a role
 nor an override that a user sets changes what must be seen.
 """
@@ -156,6 +159,8 @@ class _Network:
     def weight(self, name: str, t: int) -> Expected:
         """Return the exponent of W after t updates; before the first one it is as at the start."""
         info = self._tensors[name]
+        if info.kept:
+            return UNKNOWN
         parts = []
         if not _starts_at_zero(info):
             parts.append(self._initial(info))
@@ -183,6 +188,8 @@ class _Network:
     def output(self, name: str, t: int) -> Expected:
         """Return the exponent of what the module returns that owns W, at time t."""
         info = self._tensors[name]
+        if info.kept:
+            return UNKNOWN
         if info.role is not Role.OUTPUT:
             if self._in_depth and info.in_block and t > 0:
                 return Expected(min(self._update(name, t).low, 0.0), 0.0)
@@ -217,7 +224,7 @@ class _Network:
         """Return the exponent of the change of W by its gradient from t to t + 1."""
         info = self._tensors[name]
         is_readout = _owner(name) in map(_owner, self._readouts)
-        if t < 0 or (t == 0 and self._silent and not is_readout):
+        if info.frozen or t < 0 or (t == 0 and self._silent and not is_readout):
             return ZERO
         mult = self._cell(info, "mult")
         power = mult + self._cell(info, "lr")

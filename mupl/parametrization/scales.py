@@ -10,7 +10,7 @@ from mupl.parametrization.cells import Monomial
 from mupl.parametrization.hyperparameters import check_hyperparameters
 from mupl.parametrization.rules import CELLS, ONE, Parametrization, Rule
 from mupl.parametrization.update_kinds import OptimizerRules
-from mupl.roles import Info, MultiplierInfo, MultiplierRole, ParamInfo, Role
+from mupl.roles import Info, MultiplierInfo, MultiplierRole, OwnValues, ParamInfo, Role
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,9 @@ class Scale:
         grad: factor on the gradient of `w` before the optimizer sees it.
         shape_factor: what the optimizer multiplies an update of this shape by, beside lr.
         shape: of the tensor that these numbers are for; None: not known.
+        init_factor: what own values of the model are multiplied by, beside bringing them to the
+            scale that they have at the base width.
+        own: those values; None: `w` is drawn from `init`.
 
     Example:
         >>> Scale(mult=0.25, init=Initializer("normal", std=0.5), update_kind="adam", lr=0.1).grad
@@ -41,6 +44,8 @@ class Scale:
     grad: float = 1.0
     shape_factor: float = 1.0
     shape: tuple[int, ...] | None = None
+    init_factor: float = 1.0
+    own: OwnValues | None = None
 
 
 def compute_scales(
@@ -110,9 +115,10 @@ def _scale_tensor(
         wd_factor = override["wd"](**symbols)
     else:
         wd_factor = _weight_decay_factor(rule.wd, symbols, factors["lr"], tuned)
+    init_factor = 1 / factors["mult"] if info.kept else factors["init"]
     return Scale(
         mult=factors["mult"],
-        init=info.init.scaled(factors["init"]),
+        init=info.init.scaled(init_factor),
         update_kind=rules.kind_of(info),
         lr=tuned.lr * factors["lr"],
         eps=tuned.eps * factors["eps"],
@@ -120,6 +126,8 @@ def _scale_tensor(
         grad=factors["grad"],
         shape_factor=rules.shape_factor(info),
         shape=info.shape,
+        init_factor=init_factor,
+        own=info.own,
     )
 
 
@@ -175,12 +183,20 @@ def tied_rule(
         wanted = getattr(readout, cell)
         if given != wanted:
             raise ConfigError(
-                f"model.tied=true: parametrization={parametrization.name} gives the {cell} of an "
+                f"{_tie(infos)}: parametrization={parametrization.name} gives the {cell} of an "
                 f"embedding the factor {given} and that of a readout {wanted}, so they cannot be "
                 "one tensor; take a formulation with an output multiplier, such as mup"
             )
     given = _transposed(embedding.mult * embedding.init)
     return Rule(mult=readout.mult * readout.init / given)
+
+
+def _tie(infos: Mapping[str, Info]) -> str:
+    """Name the tie that a table has no rules for."""
+    for name, info in infos.items():
+        if isinstance(info, MultiplierInfo) and info.tensor is not None:
+            return f"{name!r} reads out by {info.tensor!r}"
+    return "model.tied=true"
 
 
 def _transposed(cell: Monomial) -> Monomial:
@@ -200,7 +216,7 @@ def scale_rows(infos: Mapping[str, Info], scales: Mapping[str, Scale]) -> list[d
                 "shape": "x".join(map(str, infos[name].shape)),
                 "update_kind": scale.update_kind,
                 "mult": scale.mult,
-                "init": f"const {init.mean:g}" if init.std == 0 else init.name,
+                "init": _init_name(infos[name], init),
                 "init_std": init.std,
                 "lr": scale.lr,
                 "shape_factor": scale.shape_factor,
@@ -210,3 +226,9 @@ def scale_rows(infos: Mapping[str, Info], scales: Mapping[str, Scale]) -> list[d
             }
         )
     return rows
+
+
+def _init_name(info: Info, init: Initializer) -> str:
+    if isinstance(info, ParamInfo) and info.kept:
+        return "kept"
+    return f"const {init.mean:g}" if init.std == 0 else init.name

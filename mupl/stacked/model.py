@@ -1,16 +1,15 @@
 """From S setups to one model, whose weights, numbers and outputs have a leading member axis."""
 
-import os
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mupl.nn.dropout import Dropout, dropout_layers, seed_dropout
-from mupl.nn.initialize import owner, parameters, sample
+from mupl.nn.initialize import owner, parameters
 from mupl.nn.unit_scaling import scales_gradients
+from mupl.roles import MultiplierInfo
 from mupl.stacked.rules import NotStackable
 from mupl.training.setup import Setup
 
@@ -28,12 +27,15 @@ ONLY_DROPOUT = "a stack draws random numbers for each member by nn.Dropout only"
 
 
 def check_stackable(member: Setup) -> None:
-    """Raise NotStackable if the model itself multiplies gradients, or is random by itself.
+    """Raise NotStackable if the model multiplies gradients, is random, or shares its embedding.
 
     In the first case the gradient of a weight is not its multiplier times that of the effective
     weight, which a stack relies on. In the second a member's random numbers would depend on the
     others; those of `mupl.nn.dropout.Dropout`, which takes the place of `nn.Dropout`, do not.
     """
+    for name, info in member.infos.items():
+        if isinstance(info, MultiplierInfo) and info.tensor is not None:
+            raise NotStackable(f"model: {name} reads out by {info.tensor}, which a stack does not")
     for path, module in member.model.named_modules():
         if isinstance(module, RANDOM_MODULES) and getattr(module, "p", 1) > 0:
             raise NotStackable(f"model: {path} is {type(module).__name__}; {ONLY_DROPOUT}")
@@ -57,17 +59,11 @@ def sample_weights(
     weights: dict[str, Tensor] = {}
     for name, w in first.items():
         weights[name] = torch.empty(len(members), *w.shape, dtype=dtype, device=device)
-
-    def sample_member(index: int) -> None:
-        member = members[index]
-        generator = torch.Generator().manual_seed(member.seed)
-        for name, w in parameters(member.model, member.scales).items():
-            scale = member.scales[name]
-            values = sample(scale, w.shape, w.dtype, generator)
-            weights[name][index] = values.to(dtype) * scale.mult
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # torch samples in one thread, without the GIL
-        list(pool.map(sample_member, range(len(members))))
+    for index, member in enumerate(members):
+        with torch.device("cpu"):
+            model = member.initial_model()
+        for name, w in parameters(model, member.scales).items():
+            weights[name][index] = w.detach().to(dtype) * member.scales[name].mult
     return {name: nn.Parameter(w) for name, w in weights.items()}
 
 

@@ -68,7 +68,7 @@ class Recorder:
         steps: the values of t to record, or n for every n-th.
         parameters: globs on parameter names.
         modules: globs on module names, for outputs; by default the modules that own parameters of
-            two or more dimensions, and each `Multiplier`.
+            two or more dimensions, each `Multiplier` and each readout by a shared matrix.
         probe: input of the model for `output_update` and `output_change`, seen in eval mode; may be
             set later.
         columns: constants to put into each row, such as width and seed. A list of them, one entry
@@ -115,7 +115,7 @@ class Recorder:
         )
         self._weights = _tracked_weights(model, scales, parameters)
         if modules is None:
-            names = _modules_of_matrices(model, self._weights, member_axes)
+            names = _modules_of_matrices(model, self._weights, member_axes, scales or {})
         else:
             names = match_globs("recorder.modules", modules, dict(model.named_modules()))
         self._hooks = OutputHooks(model, names)
@@ -320,15 +320,24 @@ def _tracked_weights(
 
 
 def _modules_of_matrices(
-    model: nn.Module, weights: Mapping[str, _Weight], member_axes: int
+    model: nn.Module,
+    weights: Mapping[str, _Weight],
+    member_axes: int,
+    scales: Mapping[str, Scale],
 ) -> list[str]:
-    """The modules that own a weight of two or more dimensions, then each `Multiplier`."""
+    """The modules that own a weight of two or more dimensions, then each `Multiplier`.
+
+    So do readouts by a shared weight: they have scales by the names of their modules.
+    """
     names: dict[str, None] = {}
     for name, weight in weights.items():
         if weight.w.dim() - member_axes >= 2:
             names[name.rpartition(".")[0]] = None
     for name in multipliers(model):
         names[name] = None
+    for name, _ in model.named_modules():
+        if name in scales:
+            names[name] = None
     return list(names)
 
 

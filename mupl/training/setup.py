@@ -1,13 +1,15 @@
 """What is trained and how: everything of a training but its loop."""
 
 import copy
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
@@ -22,7 +24,12 @@ from mupl.parametrization.rules import Parametrization, as_parametrization
 from mupl.parametrization.scales import scale_rows
 from mupl.parametrization.tables import UNIT_SCALED
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
-from mupl.roles import Build, Width, describe
+from mupl.roles import Build, MultiplierRole, Width, describe
+
+
+def _on_cpu(device: torch.device) -> AbstractContextManager[Any]:
+    """Build on the CPU, whose generator gives one network on every device; or without memory."""
+    return nullcontext() if device.type == "meta" else torch.device("cpu")
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -56,13 +63,15 @@ class Setup:
             `get_parametrization(name).width_only()` has none.
         schedule: multiplies all learning rates in the course of training.
         loss: `(model output, target) -> scalar tensor`.
-        roles, init: see `mupl.describe`.
-        seed: of the initial weights.
+        roles, init, keep: see `mupl.describe`.
+        seed: of the initial weights: that of torch's generator on the CPU while the model is built.
 
     Attributes:
         model: `build(width)`, initialised.
         infos: what each tensor is, by name (`mupl.describe`).
         scales: what each tensor got, by name (`mupl.scale`).
+        warnings: sentences on what was found in the model that the rules do not reach. Each is a
+            Python warning too.
 
     Under `torch.device("meta")` the model holds no weights: so the members of a stack are set up.
 
@@ -102,6 +111,7 @@ class Setup:
         loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
         roles: Mapping[str, str] | None = None,
         init: Mapping[str, Mapping[str, Any]] | None = None,
+        keep: Collection[str] = (),
         seed: int = 0,
     ) -> None:
         self.parametrization = as_parametrization(parametrization)
@@ -117,17 +127,48 @@ class Setup:
         self.schedule = schedule or Schedule()
         self.loss = loss
         self.seed = seed
-        self.infos = describe(
-            build, width, base_width, depth=depth, base_depth=base_depth, roles=roles, init=init
-        )
+        given: dict[str, Any] = {"roles": roles, "init": init, "keep": keep}
+        self.infos = describe(build, width, base_width, depth=depth, base_depth=base_depth, **given)
+        self._dtype = torch.get_default_dtype()
         self._scale(lr, eps=eps, weight_decay=weight_decay, weight_decay_mode=weight_decay_mode)
         if base_depth is None and self.parametrization.has_depth:
             raise ConfigError(
                 f"base_depth=null: parametrization={self.parametrization.name} scales with depth; "
                 "say the depth where lr is right, or base_depth=depth for rules in width alone"
             )
-        self.model = initialize_(self.build(), self.scales, torch.Generator().manual_seed(seed))
+        self.warnings = self._warnings()
+        self.model = self.initial_model()
         self._check_unit_scaling()
+
+    def initial_model(self) -> nn.Module:
+        """Build the model as training starts from it: on the CPU, then moved to torch's device.
+
+        Under `torch.device("meta")` it holds no weights.
+        """
+        device = torch.get_default_device()
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(self._dtype)
+        try:
+            with torch.random.fork_rng(devices=[]), _on_cpu(device):
+                torch.default_generator.manual_seed(self.seed)
+                model = self.build()
+            initialize_(model, self.scales, seed=self.seed)
+        finally:
+            torch.set_default_dtype(before)
+        return model if device.type == "meta" else model.to(device)
+
+    def _warnings(self) -> list[str]:
+        """Say what was found that the rules do not reach."""
+        found = list(self.infos.warnings)
+        rows = {info.row for info in self.infos.values()}
+        if self.parametrization.has_depth and MultiplierRole.RESIDUAL not in rows:
+            found.append(
+                f"parametrization={self.parametrization.name}: the model has no "
+                "mupl.nn.multipliers.Residual, so its residual branches are not scaled with depth"
+            )
+        for sentence in found:
+            warnings.warn(sentence, stacklevel=3)
+        return found
 
     def _check_unit_scaling(self) -> None:
         """Refuse a table of unit scaling under SGD, on a model of other gradients."""

@@ -1,0 +1,160 @@
+"""Multipliers of tensors: a module computes with `mult * w` in place of its own tensor w.
+
+The module that uses a tensor gets a `ScaledParameter` beside it, and hooks that put `mult * w` in
+its place for the time of a forward pass. So the parameter keeps its name, and a tensor that two
+modules share has a multiplier in each. A `mupl.nn.layers.ScaledLinear` applies its multipliers to
+activations instead, for speed.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mupl.errors import ConfigError
+
+SUFFIX = "_scale"  # of the name of a tensor: that of its `ScaledParameter`
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        forward: float,
+        backward: float | Tensor,
+    ) -> Tensor:
+        ctx.factor = backward
+        return x * forward
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        return g * ctx.factor, None, None
+
+
+def scaled(
+    x: Tensor,
+    forward: float = 1.0,
+    backward: float | Tensor = 1.0,
+) -> Tensor:
+    """Return `forward * x`, with the gradient multiplied by `backward` (and not by `forward`)."""
+    return _Scaled.apply(x, forward, backward)
+
+
+class ScaledParameter(nn.Module):
+    """Says by what its parent multiplies one of its own tensors: `w -> mult * w`.
+
+    The gradient of `w` is multiplied by `grad` too. The multiplier belongs to the use: another
+    module that shares the tensor has one of its own, or none. It is saved with the model, and a
+    state dict with another one is refused.
+    """
+
+    def __init__(self, mult: float, grad: float) -> None:
+        super().__init__()
+        self.mult = mult
+        self.grad = grad
+
+    def scale(self, w: Tensor) -> Tensor:
+        """Return `mult * w`."""
+        if self.grad == 1:
+            return self.mult * w
+        return scaled(w, self.mult, self.mult * self.grad)
+
+    def forward(self, x: Any) -> Any:
+        """Return x, as it is called only where the parent calls all its children in a row."""
+        return x
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.mult, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        saved = float(state)
+        if not math.isclose(saved, self.mult, rel_tol=1e-6):
+            raise ConfigError(
+                f"state dict: it was saved under the multiplier {saved:g} of a tensor that has "
+                f"{self.mult:g} here; build the model with the width, base width and "
+                "parametrization of that one"
+            )
+
+    def extra_repr(self) -> str:
+        return f"mult={self.mult:g}, grad={self.grad:g}"
+
+
+def hold_scale(module: nn.Module, leaf: str, mult: float, grad: float) -> None:
+    """Put a `ScaledParameter` beside the tensor `leaf` of a module, or take it away."""
+    if isinstance(getattr(module, leaf + SUFFIX, None), ScaledParameter):
+        delattr(module, leaf + SUFFIX)
+    if (mult, grad) != (1.0, 1.0):
+        module.add_module(leaf + SUFFIX, ScaledParameter(mult, grad))
+
+
+def held_scale(module: nn.Module, leaf: str) -> tuple[float, float]:
+    """Return the multiplier and the gradient factor of the tensor `leaf` of a module."""
+    held = getattr(module, leaf + SUFFIX, None)
+    return (held.mult, held.grad) if isinstance(held, ScaledParameter) else (1.0, 1.0)
+
+
+def effective(module: nn.Module, leaf: str) -> Tensor:
+    """Return the tensor `leaf` of a module as the module itself uses it."""
+    w = getattr(module, leaf)
+    held = getattr(module, leaf + SUFFIX, None)
+    return held.scale(w) if isinstance(held, ScaledParameter) else w
+
+
+def use_scaled_parameters(module: nn.Module) -> None:
+    """Make a module compute with the tensors that its `ScaledParameter`s say.
+
+    The hooks are functions of this module, so that a model can be copied and pickled.
+    """
+    if _put_scaled not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(_put_scaled)
+        module.register_forward_hook(_take_scaled, always_call=True)
+
+
+def _put_scaled(module: nn.Module, args: tuple) -> tuple | None:
+    """Before a forward pass, let `mult * w` stand before w, which stays the module's parameter."""
+    tensors = list(_scaled_tensors(module))
+    if args and _scales_input(module, tensors):
+        return (tensors[0].held.mult * args[0], *args[1:])
+    for owner, leaf, held in tensors:
+        w = owner._parameters[leaf]
+        assert w is not None
+        owner.__dict__[leaf] = held.scale(w)
+    return None
+
+
+def _take_scaled(module: nn.Module, args: tuple, output: Any) -> None:
+    """After a forward pass, or an error in it, leave no trace."""
+    for owner, leaf, _ in _scaled_tensors(module):
+        owner.__dict__.pop(leaf, None)
+    if isinstance(module, nn.RNNBase):  # keeps its tensors in a list, too
+        module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+
+
+class _ScaledTensor(NamedTuple):
+    owner: nn.Module
+    leaf: str
+    held: ScaledParameter
+
+
+def _scales_input(module: nn.Module, tensors: list[_ScaledTensor]) -> bool:
+    """Say whether `mult * x` does for `mult * w`: it is cheaper where w is larger than x."""
+    if type(module).forward is not nn.Linear.forward or len(tensors) != 1:
+        return False
+    return tensors[0].leaf == "weight" and tensors[0].held.grad == 1
+
+
+def _scaled_tensors(module: nn.Module) -> Iterator[_ScaledTensor]:
+    """Yield the tensors with a scale that a module reads.
+
+    `nn.MultiheadAttention` reads the weight of its output projection without calling that.
+    """
+    owners = [module]
+    if isinstance(module, nn.MultiheadAttention):
+        owners.append(module.out_proj)
+    for owner in owners:
+        for name, held in owner._modules.items():
+            if isinstance(held, ScaledParameter):
+                yield _ScaledTensor(owner, name.removesuffix(SUFFIX), held)

@@ -1,0 +1,236 @@
+"""Models that nobody here wrote, unmodified and made from a config: nothing is downloaded."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import mupl
+from mupl.roles import MultiplierInfo, Role
+
+transformers = pytest.importorskip("transformers")
+timm = pytest.importorskip("timm")
+
+TOKENS = torch.arange(16).view(2, 8) % 11
+
+
+def gpt2(width: int, tied: bool = True) -> nn.Module:
+    config = transformers.GPT2Config(
+        vocab_size=11,
+        n_positions=8,
+        n_embd=width,
+        n_layer=1,
+        n_head=width // 8,
+        tie_word_embeddings=tied,
+        resid_pdrop=0,
+        embd_pdrop=0,
+        attn_pdrop=0,
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+def llama(width: int, tied: bool = True) -> nn.Module:
+    config = transformers.LlamaConfig(
+        vocab_size=11,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=1,
+        num_attention_heads=width // 8,
+        head_dim=8,
+        tie_word_embeddings=tied,
+        max_position_embeddings=8,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
+def mixtral(width: int) -> nn.Module:
+    config = transformers.MixtralConfig(
+        vocab_size=11,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=1,
+        num_attention_heads=width // 8,
+        num_key_value_heads=width // 8,
+        num_local_experts=3,
+        head_dim=8,
+        max_position_embeddings=8,
+    )
+    return transformers.MixtralForCausalLM(config)
+
+
+def bert(width: int) -> nn.Module:
+    config = transformers.BertConfig(
+        vocab_size=11,
+        hidden_size=width,
+        num_hidden_layers=1,
+        num_attention_heads=width // 8,
+        intermediate_size=2 * width,
+        max_position_embeddings=8,
+    )
+    return transformers.BertForMaskedLM(config)
+
+
+def t5(width: int) -> nn.Module:
+    config = transformers.T5Config(
+        vocab_size=11,
+        d_model=width,
+        d_kv=8,
+        d_ff=2 * width,
+        num_layers=1,
+        num_heads=width // 8,
+        dropout_rate=0,
+    )
+    return transformers.T5ForConditionalGeneration(config)
+
+
+def mamba(width: int) -> nn.Module:
+    config = transformers.MambaConfig(
+        vocab_size=11, hidden_size=width, num_hidden_layers=1, state_size=4
+    )
+    return transformers.MambaForCausalLM(config)
+
+
+def vit(width: int) -> nn.Module:
+    return timm.models.VisionTransformer(
+        img_size=8, patch_size=4, num_classes=5, embed_dim=width, depth=1, num_heads=width // 8
+    )
+
+
+def convnext(width: int) -> nn.Module:
+    return timm.models.ConvNeXt(
+        num_classes=5, depths=(1, 1, 1, 1), dims=(width, width, 2 * width, 2 * width)
+    )
+
+
+ROLES: dict[Callable[..., nn.Module], dict[str, str]] = {
+    gpt2: {},
+    llama: {},
+    mixtral: {"*gate.weight": "output"},
+    bert: {},
+    t5: {},
+    mamba: {"*A_log": "input"},
+    vit: {"pos_embed": "input"},
+    convnext: {},
+}
+
+
+def initialised(build: Callable[..., nn.Module], width: int, base: int = 16) -> tuple:
+    infos = mupl.describe(build, width, base, roles=ROLES[build])
+    scales = mupl.scale(infos, "mup", "adam", lr=0.01)
+    torch.manual_seed(0)
+    model = build(width)
+    own = {name: w.detach().clone() for name, w in model.named_parameters()}
+    return infos, scales, own, mupl.initialize_(model, scales).eval()
+
+
+def names(build: Callable[..., nn.Module]) -> str:
+    return build.__name__
+
+
+@pytest.mark.parametrize("build", ROLES, ids=names)
+def test_the_stock_model_at_the_base_width_is_the_stock_model(build: Any) -> None:
+    _, scales, own, model = initialised(build, 16)
+    for name, w in model.named_parameters():
+        assert torch.equal(w, own[name]), name
+    groups = mupl.param_groups(model, scales)
+    assert {name for group in groups for name, _ in group["params"]} == set(own)
+
+
+@pytest.mark.parametrize("build", ROLES, ids=names)
+def test_wider_models_copy_pickle_and_know_their_multipliers(build: Any) -> None:
+    _, scales, _, model = initialised(build, 64)
+    mupl.param_groups(model, scales)
+    state = model.state_dict()
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        for name, value in other.state_dict().items():
+            assert torch.equal(value, state[name]), name
+    _, _, _, narrow_base = initialised(build, 64, base=32)
+    with pytest.raises(mupl.ConfigError, match="it was saved under the multiplier"):
+        narrow_base.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("build", "readout"),
+    [
+        (gpt2, "lm_head"),
+        (llama, "lm_head"),
+        (bert, "cls.predictions.decoder"),
+        (t5, "lm_head"),
+        (mamba, "lm_head"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_tied_readouts_are_found(build: Any, readout: str) -> None:
+    infos, scales, own, model = initialised(build, 64)
+    info = infos[readout]
+    assert isinstance(info, MultiplierInfo)
+    assert info.tensor is not None
+    assert (info.m_in, scales[readout].mult) == (4, 0.25)
+    assert infos[info.tensor].row == "input_embedding"
+    x = torch.randn(3, 64)
+    layer = model.get_submodule(readout)
+    expected = nn.functional.linear(x, own[info.tensor] / 4, layer.bias)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_experts_are_matrices_of_their_own() -> None:
+    infos, _, own, model = initialised(mixtral, 64)
+    experts = {name: info for name, info in infos.items() if "experts" in name}
+    assert {(info.role, info.m_in, info.m_out) for info in experts.values()} == {
+        (Role.HIDDEN, 4, 4)
+    }
+    for name in experts:  # a constant std of 0.02 becomes one of fan_in^-1/2
+        torch.testing.assert_close(model.get_parameter(name), own[name] / 2, rtol=0.1, atol=1e-3)
+
+
+def test_matrices_of_gpt2_are_stored_as_in_by_out() -> None:
+    infos = mupl.describe(gpt2, 64, 16)
+    info = infos["transformer.h.0.attn.c_attn.weight"]
+    assert (info.role, info.fan_in, info.fan_out) == (Role.HIDDEN, 64, 3 * 64)
+
+
+def test_values_that_are_no_distribution_live() -> None:
+    infos, _, own, model = initialised(mamba, 64)
+    name = next(name for name in infos if name.endswith("A_log"))
+    assert infos[name].kept
+    assert torch.equal(model.get_parameter(name), own[name])
+    _, _, _, tied = initialised(bert, 64)
+    assert tied.bert.embeddings.word_embeddings.weight[0].abs().max() == 0  # the padding row
+
+
+def logits_change(build: Callable[..., nn.Module], width: int) -> float:
+    """Mean change of the logits in three steps of Adam."""
+    infos = mupl.describe(build, width, 32)
+    scales = mupl.scale(infos, "mup", "adam", lr=0.004)
+    changes = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = mupl.initialize_(build(width), scales)
+        optimizer = torch.optim.Adam(mupl.param_groups(model, scales))
+        before = model(TOKENS).logits.detach()
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(input_ids=TOKENS, labels=TOKENS).loss.backward()
+            optimizer.step()
+        changes.append((model(TOKENS).logits - before).abs().mean().item())
+    return sum(changes) / 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [gpt2, llama], ids=names)
+def test_the_logits_of_tied_models_do_not_blow_up(build: Any) -> None:
+    small, large = (logits_change(build, width) for width in (32, 256))
+    assert large < 1.3 * small
+
+
+@pytest.mark.slow
+def test_a_model_saves_and_loads_in_its_own_way(tmp_path: Any) -> None:
+    _, _, _, model = initialised(gpt2, 64)
+    model.save_pretrained(tmp_path)
+    again = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
+    for name, w in again.named_parameters():
+        assert torch.equal(w, model.get_parameter(name))
