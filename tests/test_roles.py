@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from mupl.cli import main
 from mupl.errors import ConfigError
 from mupl.initializers import (
     Initializer,
@@ -429,6 +430,14 @@ def test_a_constructor_that_reads_parameters_is_told() -> None:
     with pytest.warns(UserWarning, match="reads values of parameters"):
         setup = Setup(ReadsWeights, 8, base_width=4, lr=0.1)
     assert setup.warnings == infos.warnings
+
+
+def test_the_command_tells_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--width", "8", "--base-width", "4"]
+    with pytest.raises(SystemExit) as ended:
+        main(["describe", f"{__name__}:ReadsWeights", *sizes])
+    assert ended.value.code is None
+    assert "warning: build: the constructor reads" in capsys.readouterr().err
 
 
 def test_heads_that_grow_without_a_multiplier_are_told() -> None:
