@@ -454,4 +454,6 @@ def test_a_table_with_rules_in_depth_tells_that_there_are_no_residual_branches()
         return nn.Sequential(*(nn.Linear(width, width) for _ in range(depth)))
 
     with pytest.warns(UserWarning, match=r"completep: the model has no .*Residual"):
-        Setup(build, 8, base_width=4, depth=2, base_depth=2, parametrization="completep", lr=0.1)
+        Setup(build, 8, base_width=4, depth=2, base_depth=1, parametrization="completep", lr=0.1)
+    same = Setup(build, 8, base_width=4, depth=2, base_depth=2, parametrization="completep", lr=0.1)
+    assert same.warnings == []
