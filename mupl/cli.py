@@ -115,6 +115,8 @@ def describe_model(options: argparse.Namespace) -> None:
     title = f"{options.build}, {options.parametrization}, {options.optimizer}"
     title += f", width {options.width}, base width {options.base_width}"
     show(scale_rows(infos, scales), title, options.format)
+    for sentence in infos.warnings:
+        print(f"warning: {sentence}", file=sys.stderr)
 
 
 def report(options: argparse.Namespace) -> int:

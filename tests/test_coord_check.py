@@ -26,7 +26,7 @@ from mupl.training.coord_check import coord_check
 # for CIFAR-10, whose inputs are 48 times as many as those of digits
 ADAM_TYPE = {"lr": 0.01, "input_mult": 2**-3, "output_mult": 2**-4}
 COMMON: dict[str, tuple[Any, dict[str, Any]]] = {
-    "sgd": ("sgd", {"lr": 0.1, "input_mult": 2**-4, "output_mult": 2**5}),
+    "sgd": ("sgd", {"lr": 0.1, "input_mult": 2**-4, "output_mult": 2**5, "seeds": range(20)}),
     "adam": ("adam", ADAM_TYPE),
     "adamw": ("adamw", ADAM_TYPE | {"weight_decay": 0.1}),
 }
@@ -87,7 +87,8 @@ def check(
     An option of the model or of the setup replaces ours.
     """
     constructor, tuned = (COMMON | OTHERS)[optimizer]
-    defaults = {"widths": WIDTHS, "base_width": 128, "steps": 3, "zero_readout": True, "bias": True}
+    defaults = {"widths": WIDTHS, "base_width": 128, "steps": 3, "seeds": range(10)}
+    defaults |= {"zero_readout": True, "bias": True}
     arguments = defaults | tuned | options
     model = {
         key: arguments.pop(key) for key in ("input_mult", "output_mult", "zero_readout", "bias")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from mupl.cli import main
 from mupl.errors import ConfigError
 from mupl.initializers import (
     Initializer,
@@ -431,6 +432,14 @@ def test_a_constructor_that_reads_parameters_is_told() -> None:
     assert setup.warnings == infos.warnings
 
 
+def test_the_command_tells_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--width", "8", "--base-width", "4"]
+    with pytest.raises(SystemExit) as ended:
+        main(["describe", f"{__name__}:ReadsWeights", *sizes])
+    assert ended.value.code is None
+    assert "warning: build: the constructor reads" in capsys.readouterr().err
+
+
 def test_heads_that_grow_without_a_multiplier_are_told() -> None:
     def heads(count: Any) -> list[str]:
         return describe(lambda w: nn.MultiheadAttention(w, count(w)), 16, 4).warnings
@@ -445,4 +454,6 @@ def test_a_table_with_rules_in_depth_tells_that_there_are_no_residual_branches()
         return nn.Sequential(*(nn.Linear(width, width) for _ in range(depth)))
 
     with pytest.warns(UserWarning, match=r"completep: the model has no .*Residual"):
-        Setup(build, 8, base_width=4, depth=2, base_depth=2, parametrization="completep", lr=0.1)
+        Setup(build, 8, base_width=4, depth=2, base_depth=1, parametrization="completep", lr=0.1)
+    same = Setup(build, 8, base_width=4, depth=2, base_depth=2, parametrization="completep", lr=0.1)
+    assert same.warnings == []

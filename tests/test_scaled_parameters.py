@@ -227,6 +227,32 @@ def test_a_multiplier_that_cannot_act_is_refused() -> None:
     assert setup.scales["list.0"].mult == 1
 
 
+class ReadsAnother(nn.Module):
+    """Reads the weight of a layer that it does not call."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, width)
+        self.readout = nn.Linear(width, 3, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.linear(self.embedding(tokens), self.readout.weight)
+
+
+@pytest.mark.parametrize("table", ["mup", "mup_table3"])
+def test_a_multiplier_that_does_not_act_is_refused_at_the_first_step(table: str) -> None:
+    setup = mupl.Setup(ReadsAnother, 32, base_width=8, lr=0.1, parametrization=table)
+    optimizer = setup.optimizer()
+    setup.model(TOKENS).square().sum().backward()
+    if table == "mup_table3":
+        optimizer.step()
+        return
+    with pytest.raises(
+        mupl.ConfigError, match=r"readout\.weight: its multiplier 0\.25 does not act"
+    ):
+        optimizer.step()
+
+
 # Ties
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mupl.errors import ConfigError
 from mupl.nn.dropout import seed_dropout
 from mupl.nn.layers import ScaledLinear
-from mupl.nn.scaled_parameters import held_scale, hold_scale, use_scaled_parameters
+from mupl.nn.scaled_parameters import SUFFIX, held_scale, hold_scale, use_scaled_parameters
 from mupl.parametrization.scales import Scale
 from mupl.roles import multipliers
 
@@ -190,6 +190,27 @@ def uses(model: nn.Module, scales: Mapping[str, Scale]) -> list[Use]:
             mult *= scales[path].mult
         found.append(Use(name, module, leaf, mult, scale.grad))
     return found
+
+
+def check_multipliers_act(model: nn.Module, scales: Mapping[str, Scale]) -> None:
+    """Refuse a tensor that has a gradient although no module with its multiplier was called.
+
+    Then another module reads it, without the multiplier.
+    """
+    by_tensor: dict[nn.Parameter, list[Use]] = {}
+    for use in uses(model, scales):
+        by_tensor.setdefault(use.module.get_parameter(use.leaf), []).append(use)
+    for w, shared in by_tensor.items():
+        held = [getattr(use.module, use.leaf + SUFFIX, None) for use in shared]
+        passive = [scale is not None and not scale.acted for scale in held]
+        fast = any(isinstance(use.module, ScaledLinear) for use in shared)
+        if all(passive) and not fast and w.grad is not None and w.grad.any():
+            use = shared[0]
+            raise ConfigError(
+                f"{use.name}: its multiplier {use.mult:g} does not act, since the "
+                f"{type(use.module).__name__} is never called and another module reads the tensor; "
+                "take a parametrization without one, such as mup_table3"
+            )
 
 
 def _set_multiplier(use: Use, attention: Collection[nn.Module]) -> None:

@@ -49,18 +49,28 @@ class ScaledParameter(nn.Module):
     The gradient of `w` is multiplied by `grad` too. The multiplier belongs to the use: another
     module that shares the tensor has one of its own, or none. It is saved with the model, and a
     state dict with another one is refused.
+
+    Attributes:
+        acted: whether a forward pass has used it.
     """
 
     def __init__(self, mult: float, grad: float) -> None:
         super().__init__()
         self.mult = mult
         self.grad = grad
+        self.acted = False
 
     def scale(self, w: Tensor) -> Tensor:
         """Return `mult * w`."""
+        self.note()
         if self.grad == 1:
             return self.mult * w
         return scaled(w, self.mult, self.mult * self.grad)
+
+    def note(self) -> None:
+        """Note that it acts, once."""
+        if not self.acted:
+            self.acted = True
 
     def forward(self, x: Any) -> Any:
         """Return x, as it is called only where the parent calls all its children in a row."""
@@ -117,6 +127,7 @@ def _put_scaled(module: nn.Module, args: tuple) -> tuple | None:
     """Before a forward pass, let `mult * w` stand before w, which stays the module's parameter."""
     tensors = list(_scaled_tensors(module))
     if args and _scales_input(module, tensors):
+        tensors[0].held.note()
         return (tensors[0].held.mult * args[0], *args[1:])
     for owner, leaf, held in tensors:
         w = owner._parameters[leaf]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
-from mupl.nn.initialize import check_shape, plain_name, uses
+from mupl.nn.initialize import check_multipliers_act, check_shape, plain_name, uses
 from mupl.optim.registry import unwrapped
 from mupl.parametrization.scales import Scale
 
@@ -118,7 +118,8 @@ def build_optimizer(
     `check_same_groups`.
 
     Raises:
-        ConfigError: on options that the optimizer refuses.
+        ConfigError: on options that the optimizer refuses; at the first step, if a multiplier of
+            the model does not act.
     """
     constructor, chosen = unwrapped(optimizer)
     takes = inspect.signature(constructor).parameters
@@ -136,7 +137,21 @@ def build_optimizer(
     except (TypeError, ValueError) as error:  # such as a beta that is out of range
         raise ConfigError(f"optimizer={constructor.__name__}: {error}") from error
     built.register_load_state_dict_pre_hook(check_same_groups)
+    if isinstance(parameters, nn.Module):
+        _check_at_first_step(built, parameters, scales)
     return built
+
+
+def _check_at_first_step(
+    optimizer: Optimizer, model: nn.Module, scales: Mapping[str, Scale]
+) -> None:
+    """At the first step refuse a model in which a multiplier does not act."""
+
+    def check(*_: Any) -> None:
+        handle.remove()
+        check_multipliers_act(model, scales)
+
+    handle = optimizer.register_step_pre_hook(check)
 
 
 def check_same_groups(optimizer: Optimizer, state: Mapping[str, Any]) -> None:

@@ -161,7 +161,8 @@ class Setup:
         """Say what was found that the rules do not reach."""
         found = list(self.infos.warnings)
         rows = {info.row for info in self.infos.values()}
-        if self.parametrization.has_depth and MultiplierRole.RESIDUAL not in rows:
+        deeper = any(info.m_L != 1 for info in self.infos.values())
+        if deeper and self.parametrization.has_depth and MultiplierRole.RESIDUAL not in rows:
             found.append(
                 f"parametrization={self.parametrization.name}: the model has no "
                 "mupl.nn.multipliers.Residual, so its residual branches are not scaled with depth"
