@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
-import seaborn as sns
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -80,7 +81,7 @@ def plot_transfer_pages(
     panels = _labels(results[panel_keys].drop_duplicates()).unique().tolist()
     for first in range(0, len(panels), panels_per_page):
         page = panels[first : first + panels_per_page]
-        with sns.axes_style("whitegrid"):
+        with plt.style.context("seaborn-v0_8-whitegrid"):
             figure = _empty_panels(page, HYPERPARAMETERS[x], metric.replace("_", " "))
             _add_legend(figure, SIZES[size], colors)
         _scale_axes(figure.axes, finite[x], limits)
@@ -116,7 +117,8 @@ def _empty_panels(panels: Sequence[str], x_label: str, y_label: str) -> Figure:
         if position + columns >= len(panels):  # nothing below
             axes.set_xlabel(x_label)
             axes.tick_params(axis="x", labelbottom=True)
-    sns.despine(figure)
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -155,7 +157,8 @@ def _plot_stars(axes: Axes, stars: pd.DataFrame, x: str, y: str, colors: Colors)
 def _colors(sizes: pd.Series) -> Colors:
     """Give each size, from the smallest to the largest, its color."""
     labels = sizes.sort_values().astype(str).unique()
-    palette = sns.color_palette("viridis", len(labels))
+    # without the ends of the map, which are too dark and too light
+    palette = colormaps["viridis"](np.linspace(0, 1, len(labels) + 2)[1:-1])
     return dict(zip(labels, palette, strict=True))
 
 
