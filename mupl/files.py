@@ -33,9 +33,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise
 
 
-def delete_stale_partials(folder: Path) -> None:
-    """Delete what `write_atomically` left in a folder when its process was killed."""
-    for partial in folder.glob(".*.*"):
+def delete_stale_partials(folder: Path, pattern: str = ".*.*") -> None:
+    """Delete partial files whose processes, of which the names end with the numbers, are gone.
+
+    `write_atomically` leaves one when its process is killed.
+    """
+    for partial in folder.glob(pattern):
         _, _, process = partial.name.rpartition(".")
         if process.isdecimal() and not _runs(int(process)):
             partial.unlink(missing_ok=True)

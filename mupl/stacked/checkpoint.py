@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import socket
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Any, NamedTuple
 import torch
 
 from mupl.errors import ConfigError
-from mupl.files import set_aside
+from mupl.files import delete_stale_partials, set_aside
 from mupl.identity import changes, listed
 from mupl.stacked.stack import Stack
 
 DISK = 1e9  # bytes a second: a guess until the first checkpoint is saved
 ANEW = "its jobs start anew"
+HOST = socket.gethostname()
 SAVING = 0.05  # share of the time that may be spent on saving
 
 
@@ -94,7 +96,7 @@ class Checkpoint:
             "stack": self._stack.state_dict(),
             "validation": self.validation,
         }
-        partial = self._folder / f".{self._name}.{os.getpid()}"
+        partial = self._folder / f".{self._name}.{HOST}.{os.getpid()}"
         try:
             # a file of Python's, as torch would not say that the disk is full
             with partial.open("wb") as opened:
@@ -155,6 +157,8 @@ def begun(folder: Path, missing: Container[str], rerun: str) -> list[list[str]]:
     Raises:
         ConfigError: if there is such a stack, and `rerun` is missing.
     """
+    # of this machine only: whether a process of another runs is not known here
+    delete_stale_partials(folder, f".*.{HOST}.*")
     stacks: list[list[str]] = []
     seen: set[str] = set()
     for saved in checkpoints(folder):

@@ -12,9 +12,11 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from mupl.files import write_atomically
+from mupl.files import delete_stale_partials, write_atomically
 from mupl.stacked.compose import represent_text
 from mupl.stacked.member import Job
+
+LAST_FILE = "overrides.yaml"  # of a job's config, in the order in which they are written
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
@@ -56,14 +58,21 @@ def finish(
     return returned
 
 
+def is_finished(job: Job, master: DictConfig) -> bool:
+    """Whether `finish` came to an end for a trained job; its process may have been killed."""
+    subdir = master.hydra.output_subdir
+    return subdir is None or (job.folder / subdir / LAST_FILE).exists()
+
+
 def _write_config(config: DictConfig) -> None:
     folder = Path(config.hydra.runtime.output_dir, config.hydra.output_subdir)
     folder.mkdir(parents=True, exist_ok=True)
+    delete_stale_partials(folder)
     values: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
     hydra = values.pop("hydra")
     _write_yaml(folder / "config.yaml", values)
     _write_yaml(folder / "hydra.yaml", {"hydra": hydra})
-    _write_yaml(folder / "overrides.yaml", hydra["overrides"]["task"])
+    _write_yaml(folder / LAST_FILE, hydra["overrides"]["task"])
 
 
 def _write_yaml(file: Path, values: Any) -> None:

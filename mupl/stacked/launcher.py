@@ -19,7 +19,7 @@ from mupl.identity import (
     remember_id,
     without_hydra,
 )
-from mupl.stacked.finish import finish
+from mupl.stacked.finish import finish, is_finished
 from mupl.stacked.member import Job
 from mupl.stacked.options import Options
 
@@ -111,12 +111,12 @@ class Sweep:
         rows = finished_jobs((job.folder, job.id, rerun) for job in self._jobs)
         anew = set()
         for job, row in zip(self._jobs, rows, strict=True):
-            if row is not None:
+            if row is not None and is_finished(job, self._master):
                 overrides = self._overrides[job.number]
                 returned = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
                 returned.return_value = row.get(metric, float("nan"))
                 self._returns[job.number] = returned
-            elif holder(job.folder) is None and (rerun == "all" or job.is_done()):
+            elif row is None and holder(job.folder) is None and (rerun == "all" or job.is_done()):
                 (job.folder / RESULT_FILE).unlink(missing_ok=True)
                 anew.add(job.id)
         self._delete_checkpoints(lambda ids: not anew.isdisjoint(ids))
