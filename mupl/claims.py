@@ -18,12 +18,13 @@ from typing import NamedTuple
 
 from filelock import FileLock
 
-from mupl.files import write_atomically
+from mupl.files import is_running, write_atomically
 from mupl.identity import RESULT_FILE
 
 CLAIM_FILE = "running.json"
 LOCK_FILE = ".claims.lock"  # beside the jobs' folders; held while claims are taken, not longer
 HEARTBEAT = 5.0  # seconds between two touches of a claim
+POLL = 1.0  # seconds between two looks at the jobs that other processes train
 LOST = 60.0  # seconds after which a claim that nobody touched counts no more
 
 
@@ -67,9 +68,14 @@ def holder(folder: Path) -> Holder | None:
         return None
     if age > LOST:
         return None
-    if claim.host == socket.gethostname() and not _is_alive(claim.pid):
+    if claim.host == socket.gethostname() and not is_running(claim.pid):
         return None
     return claim
+
+
+def waiting_for(others: Sequence[Holder]) -> str:
+    """Say for whose jobs a process waits."""
+    return f"waiting for {len(others)} jobs of {', '.join(sorted({str(o) for o in others}))}"
 
 
 def delete_useless(sweep_dir: Path) -> None:
@@ -108,13 +114,3 @@ def _now(folder: Path) -> float:
     """The time by the clock of the disk, which may be another machine's."""
     with tempfile.TemporaryFile(dir=folder) as file:
         return os.fstat(file.fileno()).st_mtime
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True

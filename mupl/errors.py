@@ -1,6 +1,7 @@
 """The exceptions that are the user's to fix."""
 
 import errno
+from collections.abc import Iterable, Iterator
 
 # What a disk answers that is full, over quota or read-only
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -16,10 +17,8 @@ def bad_input(error: BaseException) -> BaseException:
 
     An error that no ConfigError led to is returned itself.
     """
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ConfigError):
-        cause = cause.__cause__ or cause.__context__
-    return cause or error
+    found = (cause for cause in _causes(error) if isinstance(cause, ConfigError))
+    return next(found, error)
 
 
 def disk_error(error: BaseException) -> OSError | None:
@@ -29,12 +28,29 @@ def disk_error(error: BaseException) -> OSError | None:
         >>> disk_error(OSError(errno.ENOSPC, "No space left on device", "runs/result.json"))
         OSError(28, 'No space left on device')
     """
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
             return cause
-        cause = cause.__cause__ or cause.__context__
     return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, what led to it, and so on."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def enumerated(words: Iterable[str]) -> str:
+    """Join words for a message.
+
+    Example:
+        >>> enumerated(["width", "depth", "seed"])
+        'width, depth and seed'
+    """
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def disk_message(error: OSError, folder: str) -> str:

@@ -40,11 +40,11 @@ def delete_stale_partials(folder: Path, pattern: str = ".*.*") -> None:
     """
     for partial in folder.glob(pattern):
         _, _, process = partial.name.rpartition(".")
-        if process.isdecimal() and not _runs(int(process)):
+        if process.isdecimal() and not is_running(int(process)):
             partial.unlink(missing_ok=True)
 
 
-def _runs(process: int) -> bool:
+def is_running(process: int) -> bool:
     """Return whether a process of that number runs on this machine, or it cannot be known."""
     if os.name != "posix":
         return True
@@ -52,8 +52,8 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)  # sends nothing
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):
-        return True
+    except (PermissionError, OverflowError):  # another user's; no number of a process
+        pass
     return True
 
 

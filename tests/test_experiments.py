@@ -17,8 +17,9 @@ from omegaconf import DictConfig
 from mupl.analysis.transfer import HYPERPARAMETERS, SIZES, optima, swept_hyperparameter, swept_size
 from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.stacked.compose import SweepConfigLoader
+from mupl.training.checks import check
 from mupl.training.cli import register_parametrizations
-from mupl.training.config import build_setup, check
+from mupl.training.config import build_setup
 from tests.commands import IGNORED, ROOT, Done, train_here
 
 pytestmark = IGNORED

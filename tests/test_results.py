@@ -330,7 +330,7 @@ def test_a_write_that_fails_leaves_nothing_and_names_its_file(
 def test_what_a_killed_process_left_is_deleted_when_its_job_runs_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_runs", lambda process: process == 7)
+    monkeypatch.setattr(files, "is_running", lambda process: process == 7)
     for name in (".result.json.6", ".result.json.7", ".hydra", ".x.y", "result.json.6"):
         (tmp_path / name).touch()
     assert finished(tmp_path, "a", "missing") is None
@@ -339,8 +339,8 @@ def test_what_a_killed_process_left_is_deleted_when_its_job_runs_again(
 
 
 def test_a_process_that_runs_is_known() -> None:
-    assert files._runs(os.getpid())
-    assert not files._runs(2**22 + 1)  # above the largest number of a process
+    assert files.is_running(os.getpid())
+    assert not files.is_running(2**22 + 1)  # above the largest number of a process
     delete_stale_partials(Path("nowhere"))
 
 

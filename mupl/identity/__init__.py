@@ -8,11 +8,13 @@ from mupl.identity.jobs import SETTINGS as SETTINGS
 from mupl.identity.jobs import hydra_of as hydra_of
 from mupl.identity.jobs import job_id as job_id
 from mupl.identity.jobs import job_row as job_row
+from mupl.identity.jobs import parsed_overrides as parsed_overrides
 from mupl.identity.jobs import register_resolvers as register_resolvers
 from mupl.identity.jobs import remember_id as remember_id
 from mupl.identity.jobs import setting as setting
 from mupl.identity.jobs import sweep_id as sweep_id
 from mupl.identity.jobs import swept_keys as swept_keys
+from mupl.identity.jobs import task_overrides as task_overrides
 from mupl.identity.jobs import without_hydra as without_hydra
 from mupl.identity.provenance import changes as changes
 from mupl.identity.provenance import differences as differences

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from mupl.identity.provenance import provenance
@@ -122,23 +123,28 @@ def swept_keys(config: DictConfig) -> dict[str, int]:
     The command line goes over the sweeper's params. The number is 0 where a sweeper draws from an
     interval.
     """
-    params = config.hydra.sweeper.get("params") or {}
-    # Not resolved: overrides may name keys that only jobs have
-    task: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-    texts = [f"{key}={value}" for key, value in params.items()]
-    parser = OverridesParser.create()
-    overrides = {}
-    for override in parser.parse_overrides(texts + task):
-        key = override.get_key_element().lstrip("+~")
-        overrides[key] = override  # the last one counts
     swept = {}
-    for key, override in overrides.items():
+    for key, override in dict(parsed_overrides(config)).items():  # the last one of a key counts
         if override.is_interval_sweep():
             swept[key] = 0
         elif override.is_sweep_override():
             values = list(override.sweep_string_iterator())
             swept[key] = len(values)
     return swept
+
+
+def parsed_overrides(config: DictConfig) -> list[tuple[str, Override]]:
+    """Return the keys that a multirun sets: the sweeper's params, and then the command line's."""
+    params = config.hydra.sweeper.get("params") or {}
+    texts = [f"{key}={value}" for key, value in params.items()]
+    parsed = OverridesParser.create().parse_overrides(texts + task_overrides(config))
+    return [(override.get_key_element().lstrip("+~"), override) for override in parsed]
+
+
+def task_overrides(config: DictConfig) -> list[str]:
+    """Return the overrides of a command line, not resolved, as they may name keys of jobs only."""
+    task: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    return task
 
 
 def job_row(config: DictConfig, hydra: Any, rooms: Iterable[str] = ()) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mupl.errors import ConfigError
+from mupl.errors import ConfigError, enumerated
 from mupl.files import DAMAGED, delete_stale_partials, set_aside, write_atomically
 from mupl.identity.provenance import changes
 
@@ -132,8 +132,7 @@ def listed(changed: list[list[str]]) -> str:
     names = [part for part, _ in counts.most_common()]
     if len(names) > SHOWN_PARTS:
         names[SHOWN_PARTS:] = [f"{len(names) - SHOWN_PARTS} more"]
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
+    return enumerated(names)
 
 
 @cache

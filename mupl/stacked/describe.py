@@ -13,7 +13,8 @@ from mupl.initializers import on_meta
 from mupl.stacked.model import check_stackable
 from mupl.stacked.plan import member_bytes
 from mupl.stacked.rules import NotStackable, has_default_options, stackable
-from mupl.training.config import TUNED_KEYS, build_setup, check, tuned
+from mupl.training.checks import check
+from mupl.training.config import TUNED_KEYS, build_setup, tuned
 from mupl.training.setup import Setup
 
 # By the values that are trained, without TUNED_KEYS: jobs that differ in nothing else share a

@@ -9,7 +9,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from mupl.claims import holder
+from mupl.claims import POLL, holder, waiting_for
 from mupl.identity import (
     RESULT_FILE,
     finished,
@@ -22,8 +22,6 @@ from mupl.identity import (
 from mupl.stacked.finish import finish, is_finished
 from mupl.stacked.member import Job
 from mupl.stacked.options import Options
-
-POLL = 1.0  # seconds between two looks at the jobs that other processes train
 
 
 class Sweep:
@@ -67,13 +65,13 @@ class Sweep:
         configure_log(self._master.hydra.hydra_logging, self._master.hydra.verbose)
         waits = False
         while missing := self._missing():
-            free = {id: job for id, job in missing.items() if holder(job.folder) is None}
+            holders = {id: holder(job.folder) for id, job in missing.items()}
+            free = {id: job for id, job in missing.items() if holders[id] is None}
             if free:
                 self._train(free)
             elif not waits:
                 waits = True
-                others = {str(holder(job.folder)) for job in missing.values()}
-                print(f"waiting for {len(missing)} jobs of {', '.join(others)}", flush=True)
+                print(waiting_for([other for other in holders.values() if other]), flush=True)
             else:
                 time.sleep(POLL)
         self._finish(self._jobs)
@@ -111,6 +109,7 @@ class Sweep:
         rows = finished_jobs((job.folder, job.id, rerun) for job in self._jobs)
         anew = set()
         for job, row in zip(self._jobs, rows, strict=True):
+            # one whose process was killed between its result and the rest is finished in `run`
             if row is not None and is_finished(job, self._master):
                 overrides = self._overrides[job.number]
                 returned = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
@@ -119,7 +118,8 @@ class Sweep:
             elif row is None and holder(job.folder) is None and (rerun == "all" or job.is_done()):
                 (job.folder / RESULT_FILE).unlink(missing_ok=True)
                 anew.add(job.id)
-        self._delete_checkpoints(lambda ids: not anew.isdisjoint(ids))
+        if anew:  # else there is no need to read the checkpoints twice
+            self._delete_checkpoints(lambda ids: not anew.isdisjoint(ids))
 
     def _resolved(self, job: Job) -> DictConfig:
         """The config of one job, resolved and without Hydra's part."""

@@ -12,12 +12,10 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from mupl.claims import delete_useless, holder
+from mupl.claims import POLL, delete_useless, holder, waiting_for
 from mupl.errors import ConfigError, disk_error, disk_message
 from mupl.identity import RESULT_FILE, read_result, swept_keys
 from mupl.sweep.reports import get_report
-
-POLL = 1.0  # seconds between two looks at the jobs that other processes run
 
 
 class SweepReport(Callback):
@@ -135,8 +133,7 @@ def _wait_for_others(sweep_dir: Path) -> None:
     while others := [found for found in map(holder, sweep_dir.glob("*/")) if found]:
         if not said:
             said = True
-            names = ", ".join(sorted({str(other) for other in others}))
-            print(f"waiting for {len(others)} jobs of {names}", flush=True)
+            print(waiting_for(others), flush=True)
         time.sleep(POLL)
 
 

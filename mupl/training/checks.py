@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 
 from mupl.errors import ConfigError
-from mupl.identity import METRICS, RERUN, RESULT_FILE
+from mupl.identity import METRICS, RERUN, RESULT_FILE, task_overrides
 from mupl.parametrization.hyperparameters import (
     BATCH_SCALINGS,
     WEIGHT_DECAY_MODES,
@@ -24,7 +24,6 @@ from mupl.training.overrides import (
     known_keys,
     refuse_unknown,
     swept_values,
-    task_overrides,
 )
 
 Values = Mapping[str, Any]  # by dotted key

@@ -4,7 +4,7 @@ import inspect
 import pkgutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mupl.errors import ConfigError
+from mupl.errors import ConfigError, enumerated
 from mupl.files import write_csv
 from mupl.nn.unit_scaling import scales_gradients
 from mupl.optim.batch_size import BatchScaling
@@ -24,7 +24,6 @@ from mupl.parametrization.scales import scale_rows
 from mupl.parametrization.tables import UNIT_SCALED
 from mupl.terminal import print_table
 from mupl.training.arguments import check_arguments
-from mupl.training.checks import check as check  # what is called before the functions here
 from mupl.training.setup import Setup
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -117,15 +116,10 @@ def taken_arguments(
     missing = [key for key in required if key not in taken and key not in SIZES]
     if missing:
         raise ConfigError(
-            f"model={name}: takes {_listed(missing)}, which these data do not have; "
-            f"they have {_listed(offered)}"
+            f"model={name}: takes {enumerated(missing)}, which these data do not have; "
+            f"they have {enumerated(offered)}"
         )
     return taken
-
-
-def _listed(words: Iterable[str]) -> str:
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def loss_function(name: str) -> Callable[..., Any]:

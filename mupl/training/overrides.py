@@ -18,6 +18,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 
 from mupl.errors import ConfigError
+from mupl.identity import parsed_overrides
 
 PACKAGE = Path(__file__).parents[1]
 IN_WHEEL = PACKAGE / "conf"
@@ -70,12 +71,6 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     return f"{text}; --help lists them"
 
 
-def task_overrides(config: DictConfig) -> list[str]:
-    """Return the overrides of a command line, not resolved, as they may name keys of jobs only."""
-    task: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-    return task
-
-
 def swept_values(config: DictConfig) -> dict[str, list[Any] | None]:
     """Return the values of each key that a multirun sets, or None where a sweeper draws them.
 
@@ -84,13 +79,8 @@ def swept_values(config: DictConfig) -> dict[str, list[Any] | None]:
     Raises:
         ConfigError: if a key has no value, such as one of an empty range.
     """
-    params = config.hydra.sweeper.get("params") or {}
-    texts = [f"{key}={value}" for key, value in params.items()]
     parser = OverridesParser.create()
-    found: dict[str, list[Any] | None] = {}
-    for override in parser.parse_overrides(texts + task_overrides(config)):
-        found[override.get_key_element().lstrip("+~")] = _values(override, parser)
-    return found
+    return {key: _values(override, parser) for key, override in parsed_overrides(config)}
 
 
 def _values(override: Override, parser: OverridesParser) -> list[Any] | None:

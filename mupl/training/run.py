@@ -14,15 +14,15 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig
 
-from mupl.claims import claimed, holder
+from mupl.claims import POLL, claimed, holder
 from mupl.data.modules import data_module
 from mupl.errors import ConfigError, bad_input, disk_error
 from mupl.identity import finished, job_row, write_result
 from mupl.training.callbacks import LossRecord, StepProgress
+from mupl.training.checks import check
 from mupl.training.config import (
     CheckedLoss,
     build_setup,
-    check,
     load_data,
     show_parametrization,
     use_precision,
@@ -32,8 +32,6 @@ from mupl.training.outcome import summary
 from mupl.training.threads import set_threads, step_flops
 
 log = logging.getLogger(__name__)
-
-POLL = 1.0  # seconds between two looks at a job that another process runs
 
 # Said by Lightning in every run, of things that are as they should be
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
