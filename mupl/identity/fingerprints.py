@@ -13,6 +13,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1]
 # Files in the rooms of mupl that do not change what is trained
 NOT_TRAINING = (
+    "training/clear_errors.py",
     "training/cli.py",
     "training/coord_check.py",
     "training/lr_finder.py",

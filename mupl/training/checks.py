@@ -18,7 +18,7 @@ from mupl.parametrization.hyperparameters import (
     number_problems,
     word_problems,
 )
-from mupl.training.cli import clear_errors
+from mupl.training.clear_errors import clear_errors
 from mupl.training.overrides import (
     jobs,
     known_keys,

@@ -1,17 +1,15 @@
-"""What each tensor of a model is: which of its dimensions grow with width, found from shapes."""
+"""Finding what each tensor of a model is: which of its dimensions grow with width."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from functools import partial
 from numbers import Integral
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mupl.errors import ConfigError
 from mupl.initializers import (
@@ -23,228 +21,22 @@ from mupl.initializers import (
     create_initializer,
 )
 from mupl.names import block_pattern, match_globs
+from mupl.roles.fans import Unclassified, fans_of, role_of_growth, sizes_of
+from mupl.roles.infos import (
+    Info,
+    Infos,
+    MultiplierInfo,
+    MultiplierRole,
+    OwnValues,
+    ParamInfo,
+    Role,
+    multipliers,
+    root_mean_square,
+)
 
 T = TypeVar("T")
 Width = int | Sequence[int]
 Build = Callable[..., nn.Module]
-
-
-class Role(StrEnum):
-    """Which dimensions of a tensor grow with width, when it is seen as a linear map.
-
-    Example:
-        >>> Role("hidden") is Role.HIDDEN
-        True
-    """
-
-    INPUT = "input"  # fan_out alone; embeddings, and biases and gains of layers that grow
-    HIDDEN = "hidden"  # fan_in and fan_out
-    OUTPUT = "output"  # fan_in alone
-    SCALAR = "scalar"  # neither
-
-
-class MultiplierRole(StrEnum):
-    """What a number of the model, a `mupl.nn.multipliers.Multiplier`, multiplies."""
-
-    ATTENTION = "attention"  # queries, and so attention logits
-    RESIDUAL = "residual"  # a residual branch
-    TIED = "tied"  # the logits of a readout whose matrix is the embedding's
-
-
-# Rows of a table for tensors whose rule differs from the one of their role, and that role.
-# A vector is a tensor of fewer than two dimensions: a bias, a gain, a number.
-SPECIAL_ROWS = {
-    "input_embedding": Role.INPUT,
-    "input_vector": Role.INPUT,
-    "scalar_vector": Role.SCALAR,
-}
-
-
-@dataclass(frozen=True)
-class OwnValues:
-    """What the model itself puts into a tensor, and how large that is at the base width.
-
-    Args:
-        rms: root mean square at the base width.
-        size: number of entries there.
-        ratio: what brings own values at the described width to the scale that they have at the
-            base width, where the calls that fill the tensor tell; else it is measured.
-        certain: whether `ratio` holds in any case, as at the base width and for kept tensors. Else
-            values that belie it, such as those of a constructor that fills nothing on the meta
-            device, are measured.
-    """
-
-    rms: float
-    size: int
-    ratio: float | None
-    certain: bool
-
-    def ratio_of(self, values: Tensor) -> float:
-        """Return the ratio for a tensor's own values."""
-        if self.ratio is not None and self.certain:
-            return self.ratio
-        rms = root_mean_square(values)
-        if rms == 0 or self.rms == 0:
-            return 1.0
-        measured = self.rms / rms
-        if self.ratio is None:
-            return measured
-        sizes = (self.size, values.numel())
-        noise = math.sqrt(sum(0.5 / size for size in sizes))  # relative, of two normal samples
-        is_belied = min(sizes) > 32 and abs(measured / self.ratio - 1) > 6 * noise
-        return measured if is_belied else self.ratio
-
-
-def root_mean_square(values: Tensor) -> float:
-    """Return the root mean square of a tensor's entries."""
-    dtype = torch.promote_types(values.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(values.detach(), dtype=dtype).item()
-    return norm / math.sqrt(max(values.numel(), 1))
-
-
-@dataclass(frozen=True)
-class ParamInfo:
-    """One tensor as the rules see it.
-
-    Args:
-        role: which dimensions grow; a user's word goes before what the shapes say.
-        shape_role: what the shapes say.
-        shape: of the tensor at the width that is described.
-        fan_in, fan_out: products of the dimensions that are inputs and outputs; fan_in of a
-            bias or a gain is 1.
-        m_in, m_out: fan_in and fan_out over their values at the base width.
-        init: what the tensor is drawn from at the base width.
-        own: the model's own values, which are rescaled; None: it is drawn anew from `init`.
-        kept: whether the effective tensor stays as the model made it, as loaded ones do.
-        frozen: whether it is not trained.
-        m_L: depth over base depth for a tensor in a block, else 1.
-        in_block: whether the number of such tensors grows with depth.
-        is_embedding: whether it is the matrix of an embedding.
-        out_first: whether it is stored as (out, in, *receptive field).
-
-    Example:
-        >>> info = describe(lambda width: nn.Linear(6, width), width=32, base_width=8)["weight"]
-        >>> info.fan_in, info.fan_out, info.m_in, info.m_out
-        (6, 32, 1.0, 4.0)
-    """
-
-    role: Role
-    shape_role: Role
-    shape: tuple[int, ...]
-    fan_in: int
-    fan_out: int
-    m_in: float
-    m_out: float
-    init: Initializer
-    own: OwnValues | None = None
-    kept: bool = False
-    frozen: bool = False
-    m_L: float = 1.0
-    in_block: bool = False
-    is_embedding: bool = False
-    out_first: bool = True
-
-    @property
-    def row(self) -> str:
-        """The row of a rule table for this tensor: one of `SPECIAL_ROWS`, or the role."""
-        row = str(self.role)
-        if self.is_embedding:
-            row += "_embedding"
-        elif len(self.shape) < 2:
-            row += "_vector"
-        return row if row in SPECIAL_ROWS else self.role
-
-    @property
-    def symbols(self) -> dict[str, float]:
-        """The values of those `mupl.parametrization.cells.SYMBOLS` that follow from the tensor."""
-        return {
-            "m_in": self.m_in,
-            "m_out": self.m_out,
-            "m_L": self.m_L,
-            "fan_in": self.fan_in,
-            "fan_out": self.fan_out,
-            "sigma": self.init.sigma,
-        }
-
-
-@dataclass(frozen=True)
-class MultiplierInfo:
-    """One number of the model, a `mupl.nn.multipliers.Multiplier`, as the rules see it.
-
-    Args:
-        role: what it multiplies.
-        value: at the base size.
-        fan_in: number of terms of the sum that it scales.
-        m_in: fan_in over its value at the base width.
-        grows: whether fan_in grows with width.
-        tensor: of a readout by a tensor that it shares with an embedding: the name of that.
-        m_L, in_block: as in `ParamInfo`.
-    """
-
-    role: MultiplierRole
-    value: float
-    fan_in: int
-    m_in: float
-    grows: bool
-    tensor: str | None = None
-    m_L: float = 1.0
-    in_block: bool = False
-
-    shape: ClassVar[tuple[int, ...]] = ()
-
-    @property
-    def row(self) -> str:
-        """The row of a rule table for this number."""
-        return self.role
-
-    @property
-    def symbols(self) -> dict[str, float]:
-        """The values of `mupl.parametrization.cells.SYMBOLS`, for a map of fan_in to one number."""
-        return {
-            "m_in": self.m_in,
-            "m_out": 1.0,
-            "m_L": self.m_L,
-            "fan_in": self.fan_in,
-            "fan_out": 1,
-            "sigma": 1.0,
-        }
-
-
-Info = ParamInfo | MultiplierInfo
-
-
-class Infos(dict[str, Info]):
-    """What `describe` found, by name.
-
-    Attributes:
-        warnings: sentences on what was found that the rules do not reach, or what was not done.
-
-    Example:
-        >>> describe(lambda width: nn.Linear(6, width), width=32, base_width=8).warnings
-        []
-    """
-
-    def __init__(self, infos: Mapping[str, Info], warnings: Sequence[str] = ()) -> None:
-        super().__init__(infos)
-        self.warnings = list(warnings)
-
-
-def multipliers(model: nn.Module) -> dict[str, Any]:
-    """Return the numbers of a model that a parametrization sets, by module name.
-
-    These are the modules with an attribute `multiplier_role`, such as every
-    `mupl.nn.multipliers.Multiplier`; they have a `value` and a `fan_in` too.
-    """
-    named = model.named_modules()
-    return {name: module for name, module in named if hasattr(module, "multiplier_role")}
-
-
-class _Unclassified(Exception):
-    """A tensor whose role its shape does not tell."""
-
-    def __init__(self, name: str, shape: Sequence[int], owner: str) -> None:
-        super().__init__(f"{name!r} of shape {tuple(shape)} in a {owner}")
-        self.name = name
 
 
 def describe(
@@ -299,7 +91,7 @@ def describe(
     return Infos(infos, _warnings(models, infos))
 
 
-def _refuse(unclassified: Sequence[_Unclassified]) -> None:
+def _refuse(unclassified: Sequence[Unclassified]) -> None:
     """Raise one error for all tensors whose role has to be said."""
     if not unclassified:
         return
@@ -451,11 +243,11 @@ def _describe_tensors(
     every_name = [name for names in uses.values() for name in names]
     given = _given(every_name, roles, init, keep)
     infos: dict[str, Info] = {}
-    unclassified: list[_Unclassified] = []
+    unclassified: list[Unclassified] = []
     for first, names in uses.items():
         try:
             by_use = {name: _describe_tensor(name, models, given[name]) for name in names}
-        except _Unclassified as tensor:
+        except Unclassified as tensor:
             unclassified.append(tensor)
         else:
             infos |= _describe_uses(first, by_use)
@@ -468,12 +260,12 @@ def _describe_tensor(name: str, models: _Models, given: _Given) -> ParamInfo:
     shape = shapes[-1]
     grows = [len(set(sizes)) > 1 for sizes in zip(*shapes, strict=True)]
     owners = [_owner(model, name) for model in models[:3]]
-    fans = _fans(name, shape, grows, given.role, owners[-1])
+    fans = fans_of(name, shape, grows, given.role, owners[-1])
     sizes = []
     for owner, tensor_shape in zip(owners, shapes, strict=True):
-        sizes.append(_sizes(tensor_shape, fans, owner))
+        sizes.append(sizes_of(tensor_shape, fans, owner))
     (base_fan_in, base_fan_out), _, (fan_in, fan_out) = sizes
-    shape_role = _role_of_growth(sizes)
+    shape_role = role_of_growth(sizes)
     if len(shape) < 2:  # whatever role is given to a vector, its shape says a map of 1 to n
         shape_role = Role.INPUT if any(grows) else Role.SCALAR
     return ParamInfo(
@@ -652,110 +444,6 @@ def _some(names: Sequence[str], most: int = 3) -> str:
     """List a few names."""
     shown = ", ".join(map(repr, names[:most]))
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-class _Fans(NamedTuple):
-    """The dimensions of a tensor whose products are fan_in and fan_out.
-
-    A dimension in neither counts matrices: a batch of them, such as those of experts.
-    """
-
-    in_dims: list[int]
-    out_dims: list[int]
-
-
-# Modules whose weights of two or more dimensions are stored as (out, in, *receptive field) ...
-_OUT_IN = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.RNNBase,
-    nn.RNNCellBase,
-    nn.MultiheadAttention,
-)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-# ... and as (in, out, *receptive field).
-_IN_OUT = (nn.Embedding, nn.EmbeddingBag, *_TRANSPOSED)
-# What torch's own modules call their weights. Other tensors of a subclass are of its author.
-_WEIGHT = re.compile(r"weight|weight_[ih][hr](_l\d+)?(_reverse)?|\w+_proj_weight")
-
-
-def _fans(
-    name: str, shape: Sequence[int], grows: Sequence[bool], role: Role | None, owner: nn.Module
-) -> _Fans:
-    """Say which dimensions are inputs and which are outputs, by the owner or the given role."""
-    dims = list(range(len(shape)))
-    if len(dims) < 2:
-        in_dims = dims if role in (Role.HIDDEN, Role.OUTPUT) else []
-        out_dims = [] if role is Role.OUTPUT else dims
-        return _Fans(in_dims, out_dims)
-    if _is_weight(name, shape, owner):
-        if isinstance(owner, _IN_OUT) or _is_conv1d_of_transformers(owner):
-            return _Fans([0, *dims[2:]], [1])
-        return _Fans(dims[1:], [0])
-    return _fans_by_growth(name, shape, grows, role, owner)
-
-
-def _is_weight(name: str, shape: Sequence[int], owner: nn.Module) -> bool:
-    """Say whether a tensor is the weight of one of torch's modules, whose orientation is known."""
-    if not _WEIGHT.fullmatch(name.rpartition(".")[2]):
-        return False
-    if isinstance(owner, nn.Linear | nn.Embedding | nn.EmbeddingBag):
-        return len(shape) == 2  # else a subclass that holds several matrices
-    return isinstance(owner, _OUT_IN + _IN_OUT) or _is_conv1d_of_transformers(owner)
-
-
-def _is_conv1d_of_transformers(module: nn.Module) -> bool:
-    """Say whether a module is GPT-2's linear layer, whose weight is (in, out)."""
-    kinds = {(kind.__module__, kind.__name__) for kind in type(module).__mro__}
-    return ("transformers.pytorch_utils", "Conv1D") in kinds
-
-
-def _fans_by_growth(
-    name: str, shape: Sequence[int], grows: Sequence[bool], role: Role | None, owner: nn.Module
-) -> _Fans:
-    """Orient a tensor that is no known module's weight by which of its dimensions grow.
-
-    Dimensions before the last two that do not grow are a batch. Where the two after them grow it
-    is a matrix (out, in, *receptive field). A tensor of three or more dimensions with one entry in
-    all but one is a vector. With one of two growing it may be an input or an output.
-    """
-    dims = list(range(len(shape)))
-    batch = 0
-    while len(shape) - batch > 2 and not grows[batch]:
-        batch += 1
-    matrix = dims[batch:]
-    growing = [dim for dim in matrix if grows[dim]]
-    rest = [dim for dim in dims if not grows[dim]]
-    if role is Role.INPUT:
-        return _Fans(rest, growing)
-    if role is Role.OUTPUT:
-        return _Fans(growing, [dim for dim in matrix if not grows[dim]])
-    if role is not None or not growing or growing in (matrix, matrix[:2]):
-        return _Fans(matrix[1:], matrix[:1])
-    if len(shape) > 2 and all(shape[dim] == 1 for dim in rest):
-        return _Fans(rest, growing)
-    raise _Unclassified(name, shape, type(owner).__name__)
-
-
-def _sizes(shape: Sequence[int], fans: _Fans, owner: nn.Module) -> tuple[int, int]:
-    """Return fan_in and fan_out."""
-    fan_in = math.prod(shape[dim] for dim in fans.in_dims)
-    fan_out = math.prod(shape[dim] for dim in fans.out_dims)
-    if isinstance(owner, _TRANSPOSED) and len(shape) > 1:  # (in, out / groups, *receptive field)
-        return fan_in // owner.groups, fan_out * owner.groups
-    return fan_in, fan_out
-
-
-def _role_of_growth(sizes: Sequence[tuple[int, int]]) -> Role:
-    """Return the role of a tensor from its (fan_in, fan_out) at several widths."""
-    fan_in_grows, fan_out_grows = (len(set(fans)) > 1 for fans in zip(*sizes, strict=True))
-    if fan_in_grows and fan_out_grows:
-        return Role.HIDDEN
-    if fan_in_grows:
-        return Role.OUTPUT
-    return Role.INPUT if fan_out_grows else Role.SCALAR
 
 
 def _parse_role(role: str) -> Role:

@@ -1,0 +1,13 @@
+"""What each tensor of a model is: which of its dimensions grow with width, found from shapes."""
+
+from mupl.roles.description import Build as Build
+from mupl.roles.description import Width as Width
+from mupl.roles.description import describe as describe
+from mupl.roles.infos import SPECIAL_ROWS as SPECIAL_ROWS
+from mupl.roles.infos import Info as Info
+from mupl.roles.infos import MultiplierInfo as MultiplierInfo
+from mupl.roles.infos import MultiplierRole as MultiplierRole
+from mupl.roles.infos import OwnValues as OwnValues
+from mupl.roles.infos import ParamInfo as ParamInfo
+from mupl.roles.infos import Role as Role
+from mupl.roles.infos import multipliers as multipliers

@@ -1,0 +1,122 @@
+"""Which dimensions of a tensor are its inputs and which its outputs, and its role from that."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+from mupl.roles.infos import Role
+
+
+class Unclassified(Exception):
+    """A tensor whose role its shape does not tell."""
+
+    def __init__(self, name: str, shape: Sequence[int], owner: str) -> None:
+        super().__init__(f"{name!r} of shape {tuple(shape)} in a {owner}")
+        self.name = name
+
+
+class Fans(NamedTuple):
+    """The dimensions of a tensor whose products are fan_in and fan_out.
+
+    A dimension in neither counts matrices: a batch of them, such as those of experts.
+    """
+
+    in_dims: list[int]
+    out_dims: list[int]
+
+
+# Modules whose weights of two or more dimensions are stored as (out, in, *receptive field) ...
+_OUT_IN = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.MultiheadAttention,
+)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# ... and as (in, out, *receptive field).
+_IN_OUT = (nn.Embedding, nn.EmbeddingBag, *_TRANSPOSED)
+# What torch's own modules call their weights. Other tensors of a subclass are of its author.
+_WEIGHT = re.compile(r"weight|weight_[ih][hr](_l\d+)?(_reverse)?|\w+_proj_weight")
+
+
+def fans_of(
+    name: str, shape: Sequence[int], grows: Sequence[bool], role: Role | None, owner: nn.Module
+) -> Fans:
+    """Say which dimensions are inputs and which are outputs, by the owner or the given role."""
+    dims = list(range(len(shape)))
+    if len(dims) < 2:
+        in_dims = dims if role in (Role.HIDDEN, Role.OUTPUT) else []
+        out_dims = [] if role is Role.OUTPUT else dims
+        return Fans(in_dims, out_dims)
+    if _is_weight(name, shape, owner):
+        if isinstance(owner, _IN_OUT) or _is_conv1d_of_transformers(owner):
+            return Fans([0, *dims[2:]], [1])
+        return Fans(dims[1:], [0])
+    return _fans_by_growth(name, shape, grows, role, owner)
+
+
+def _is_weight(name: str, shape: Sequence[int], owner: nn.Module) -> bool:
+    """Say whether a tensor is the weight of one of torch's modules, whose orientation is known."""
+    if not _WEIGHT.fullmatch(name.rpartition(".")[2]):
+        return False
+    if isinstance(owner, nn.Linear | nn.Embedding | nn.EmbeddingBag):
+        return len(shape) == 2  # else a subclass that holds several matrices
+    return isinstance(owner, _OUT_IN + _IN_OUT) or _is_conv1d_of_transformers(owner)
+
+
+def _is_conv1d_of_transformers(module: nn.Module) -> bool:
+    """Say whether a module is GPT-2's linear layer, whose weight is (in, out)."""
+    kinds = {(kind.__module__, kind.__name__) for kind in type(module).__mro__}
+    return ("transformers.pytorch_utils", "Conv1D") in kinds
+
+
+def _fans_by_growth(
+    name: str, shape: Sequence[int], grows: Sequence[bool], role: Role | None, owner: nn.Module
+) -> Fans:
+    """Orient a tensor that is no known module's weight by which of its dimensions grow.
+
+    Dimensions before the last two that do not grow are a batch. Where the two after them grow it
+    is a matrix (out, in, *receptive field). A tensor of three or more dimensions with one entry in
+    all but one is a vector. With one of two growing it may be an input or an output.
+    """
+    dims = list(range(len(shape)))
+    batch = 0
+    while len(shape) - batch > 2 and not grows[batch]:
+        batch += 1
+    matrix = dims[batch:]
+    growing = [dim for dim in matrix if grows[dim]]
+    rest = [dim for dim in dims if not grows[dim]]
+    if role is Role.INPUT:
+        return Fans(rest, growing)
+    if role is Role.OUTPUT:
+        return Fans(growing, [dim for dim in matrix if not grows[dim]])
+    if role is not None or not growing or growing in (matrix, matrix[:2]):
+        return Fans(matrix[1:], matrix[:1])
+    if len(shape) > 2 and all(shape[dim] == 1 for dim in rest):
+        return Fans(rest, growing)
+    raise Unclassified(name, shape, type(owner).__name__)
+
+
+def sizes_of(shape: Sequence[int], fans: Fans, owner: nn.Module) -> tuple[int, int]:
+    """Return fan_in and fan_out."""
+    fan_in = math.prod(shape[dim] for dim in fans.in_dims)
+    fan_out = math.prod(shape[dim] for dim in fans.out_dims)
+    if isinstance(owner, _TRANSPOSED) and len(shape) > 1:  # (in, out / groups, *receptive field)
+        return fan_in // owner.groups, fan_out * owner.groups
+    return fan_in, fan_out
+
+
+def role_of_growth(sizes: Sequence[tuple[int, int]]) -> Role:
+    """Return the role of a tensor from its (fan_in, fan_out) at several widths."""
+    fan_in_grows, fan_out_grows = (len(set(fans)) > 1 for fans in zip(*sizes, strict=True))
+    if fan_in_grows and fan_out_grows:
+        return Role.HIDDEN
+    if fan_in_grows:
+        return Role.OUTPUT
+    return Role.INPUT if fan_out_grows else Role.SCALAR

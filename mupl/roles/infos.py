@@ -1,0 +1,224 @@
+"""Roles of tensors and of multipliers, and what `describe` says of each."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mupl.initializers import Initializer
+
+
+class Role(StrEnum):
+    """Which dimensions of a tensor grow with width, when it is seen as a linear map.
+
+    Example:
+        >>> Role("hidden") is Role.HIDDEN
+        True
+    """
+
+    INPUT = "input"  # fan_out alone; embeddings, and biases and gains of layers that grow
+    HIDDEN = "hidden"  # fan_in and fan_out
+    OUTPUT = "output"  # fan_in alone
+    SCALAR = "scalar"  # neither
+
+
+class MultiplierRole(StrEnum):
+    """What a number of the model, a `mupl.nn.multipliers.Multiplier`, multiplies."""
+
+    ATTENTION = "attention"  # queries, and so attention logits
+    RESIDUAL = "residual"  # a residual branch
+    TIED = "tied"  # the logits of a readout whose matrix is the embedding's
+
+
+# Rows of a table for tensors whose rule differs from the one of their role, and that role.
+# A vector is a tensor of fewer than two dimensions: a bias, a gain, a number.
+SPECIAL_ROWS = {
+    "input_embedding": Role.INPUT,
+    "input_vector": Role.INPUT,
+    "scalar_vector": Role.SCALAR,
+}
+
+
+@dataclass(frozen=True)
+class OwnValues:
+    """What the model itself puts into a tensor, and how large that is at the base width.
+
+    Args:
+        rms: root mean square at the base width.
+        size: number of entries there.
+        ratio: what brings own values at the described width to the scale that they have at the
+            base width, where the calls that fill the tensor tell; else it is measured.
+        certain: whether `ratio` holds in any case, as at the base width and for kept tensors. Else
+            values that belie it, such as those of a constructor that fills nothing on the meta
+            device, are measured.
+    """
+
+    rms: float
+    size: int
+    ratio: float | None
+    certain: bool
+
+    def ratio_of(self, values: Tensor) -> float:
+        """Return the ratio for a tensor's own values."""
+        if self.ratio is not None and self.certain:
+            return self.ratio
+        rms = root_mean_square(values)
+        if rms == 0 or self.rms == 0:
+            return 1.0
+        measured = self.rms / rms
+        if self.ratio is None:
+            return measured
+        sizes = (self.size, values.numel())
+        noise = math.sqrt(sum(0.5 / size for size in sizes))  # relative, of two normal samples
+        is_belied = min(sizes) > 32 and abs(measured / self.ratio - 1) > 6 * noise
+        return measured if is_belied else self.ratio
+
+
+def root_mean_square(values: Tensor) -> float:
+    """Return the root mean square of a tensor's entries."""
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(values.detach(), dtype=dtype).item()
+    return norm / math.sqrt(max(values.numel(), 1))
+
+
+@dataclass(frozen=True)
+class ParamInfo:
+    """One tensor as the rules see it.
+
+    Args:
+        role: which dimensions grow; a user's word goes before what the shapes say.
+        shape_role: what the shapes say.
+        shape: of the tensor at the width that is described.
+        fan_in, fan_out: products of the dimensions that are inputs and outputs; fan_in of a
+            bias or a gain is 1.
+        m_in, m_out: fan_in and fan_out over their values at the base width.
+        init: what the tensor is drawn from at the base width.
+        own: the model's own values, which are rescaled; None: it is drawn anew from `init`.
+        kept: whether the effective tensor stays as the model made it, as loaded ones do.
+        frozen: whether it is not trained.
+        m_L: depth over base depth for a tensor in a block, else 1.
+        in_block: whether the number of such tensors grows with depth.
+        is_embedding: whether it is the matrix of an embedding.
+        out_first: whether it is stored as (out, in, *receptive field).
+
+    Example:
+        >>> from mupl.roles import describe
+        >>> info = describe(lambda width: nn.Linear(6, width), width=32, base_width=8)["weight"]
+        >>> info.fan_in, info.fan_out, info.m_in, info.m_out
+        (6, 32, 1.0, 4.0)
+    """
+
+    role: Role
+    shape_role: Role
+    shape: tuple[int, ...]
+    fan_in: int
+    fan_out: int
+    m_in: float
+    m_out: float
+    init: Initializer
+    own: OwnValues | None = None
+    kept: bool = False
+    frozen: bool = False
+    m_L: float = 1.0
+    in_block: bool = False
+    is_embedding: bool = False
+    out_first: bool = True
+
+    @property
+    def row(self) -> str:
+        """The row of a rule table for this tensor: one of `SPECIAL_ROWS`, or the role."""
+        row = str(self.role)
+        if self.is_embedding:
+            row += "_embedding"
+        elif len(self.shape) < 2:
+            row += "_vector"
+        return row if row in SPECIAL_ROWS else self.role
+
+    @property
+    def symbols(self) -> dict[str, float]:
+        """The values of those `mupl.parametrization.cells.SYMBOLS` that follow from the tensor."""
+        return {
+            "m_in": self.m_in,
+            "m_out": self.m_out,
+            "m_L": self.m_L,
+            "fan_in": self.fan_in,
+            "fan_out": self.fan_out,
+            "sigma": self.init.sigma,
+        }
+
+
+@dataclass(frozen=True)
+class MultiplierInfo:
+    """One number of the model, a `mupl.nn.multipliers.Multiplier`, as the rules see it.
+
+    Args:
+        role: what it multiplies.
+        value: at the base size.
+        fan_in: number of terms of the sum that it scales.
+        m_in: fan_in over its value at the base width.
+        grows: whether fan_in grows with width.
+        tensor: of a readout by a tensor that it shares with an embedding: the name of that.
+        m_L, in_block: as in `ParamInfo`.
+    """
+
+    role: MultiplierRole
+    value: float
+    fan_in: int
+    m_in: float
+    grows: bool
+    tensor: str | None = None
+    m_L: float = 1.0
+    in_block: bool = False
+
+    shape: ClassVar[tuple[int, ...]] = ()
+
+    @property
+    def row(self) -> str:
+        """The row of a rule table for this number."""
+        return self.role
+
+    @property
+    def symbols(self) -> dict[str, float]:
+        """The values of `mupl.parametrization.cells.SYMBOLS`, for a map of fan_in to one number."""
+        return {
+            "m_in": self.m_in,
+            "m_out": 1.0,
+            "m_L": self.m_L,
+            "fan_in": self.fan_in,
+            "fan_out": 1,
+            "sigma": 1.0,
+        }
+
+
+Info = ParamInfo | MultiplierInfo
+
+
+class Infos(dict[str, Info]):
+    """What `describe` found, by name.
+
+    Attributes:
+        warnings: sentences on what was found that the rules do not reach, or what was not done.
+
+    Example:
+        >>> from mupl.roles import describe
+        >>> describe(lambda width: nn.Linear(6, width), width=32, base_width=8).warnings
+        []
+    """
+
+    def __init__(self, infos: Mapping[str, Info], warnings: Sequence[str] = ()) -> None:
+        super().__init__(infos)
+        self.warnings = list(warnings)
+
+
+def multipliers(model: nn.Module) -> dict[str, Any]:
+    """Return the numbers of a model that a parametrization sets, by module name.
+
+    These are the modules with an attribute `multiplier_role`, such as every
+    `mupl.nn.multipliers.Multiplier`; they have a `value` and a `fan_in` too.
+    """
+    named = model.named_modules()
+    return {name: module for name, module in named if hasattr(module, "multiplier_role")}

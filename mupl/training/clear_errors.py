@@ -1,0 +1,54 @@
+"""What ends a command line, in one line: bad input, a full disk, a signal."""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from mupl import signals
+from mupl.errors import ConfigError, bad_input, disk_error, disk_message
+from mupl.training.overrides import in_plain_words
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn bad input and a full disk (exit code 1), and a signal (128 + its number) into one line.
+
+    Any other error keeps its traceback.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing its own report
+    try:
+        with signals.raised():
+            yield
+    except signals.Interrupted as interrupted:
+        text = "what is done is kept, and a sweep goes on by the same command"
+        signals.leave(interrupted.number, text)
+    except Exception as error:
+        full = disk_error(error)
+        if full is not None:
+            sys.exit(f"error: {disk_message(full, _output_folder(error))}")
+        cause = bad_input(error)
+        if isinstance(cause, ConfigError):
+            sys.exit(f"error: {' '.join(str(cause).split())}")
+        if not isinstance(cause, HydraException | OmegaConfBaseException):
+            raise
+        sys.exit(f"error: {in_plain_words(cause)}")
+
+
+def _output_folder(error: BaseException) -> str:
+    """Name the folder or file that was written to, which an error of a full disk leaves open."""
+    if HydraConfig.initialized():
+        return str(HydraConfig.get().runtime.output_dir)
+    folder: object = "the output folder"
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        # the folder in which Hydra saves the config of a job, or the path that pathlib writes
+        for name in ("output_dir", "self"):
+            value = frame.f_locals.get(name)
+            folder = value if isinstance(value, str | Path) else folder
+    return str(folder)
