@@ -160,12 +160,11 @@ def job_row(config: DictConfig, hydra: Any, rooms: Iterable[str] = ()) -> dict[s
         rooms: parts of mupl that train the job beside those that train every job.
     """
     plain = trained(config)
-    choices = {}
-    for group, choice in hydra.runtime.choices.items():
-        if "/" not in group:
-            choices[group] = choice
+    chosen: Any = OmegaConf.to_container(hydra.runtime.choices)
+    choices = {group: choice for group, choice in chosen.items() if "/" not in group}
+    task: Any = OmegaConf.to_container(hydra.overrides.task)
     ignored = ignored_keys(plain)
-    overridden = overridden_keys(hydra.overrides.task)
+    overridden = overridden_keys(task)
     row = {"job": _hash(plain)}
     for key in (*IDENTITY, *SETTINGS, *overridden):
         if not _is_ignored(key, ignored):

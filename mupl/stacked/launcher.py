@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
@@ -19,6 +20,7 @@ from mupl.identity import (
     remember_id,
     without_hydra,
 )
+from mupl.stacked.compose import SweepConfigLoader
 from mupl.stacked.finish import finish, is_finished
 from mupl.stacked.member import Job
 from mupl.stacked.options import Options
@@ -82,8 +84,8 @@ class Sweep:
 
     def _compose(self, number: int) -> DictConfig:
         """The config of one job, with its number."""
-        loader = self._context.config_loader
-        config = loader.load_sweep_config(self._master, list(self._overrides[number]))
+        loader = cast(SweepConfigLoader, self._context.config_loader)
+        config = loader.take(self._master, self._overrides[number])
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.job.id = number
             config.hydra.job.num = number
