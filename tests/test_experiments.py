@@ -50,7 +50,7 @@ def compose() -> Iterator[Compose]:
                 for o in OverridesParser.create().parse_overrides(texts)
             }
             ends = ([f"{key}={values[i]}" for key, values in grid.items()] for i in (0, -1))
-            return grid, [loader.load_sweep_config(master, [*task, *end]) for end in ends]
+            return grid, [loader.compose(master, [*task, *end]) for end in ends]
 
         yield compose
 

@@ -1,8 +1,7 @@
 """Which jobs are which and may share a stack, and the composing of their configs: no training."""
 
 import functools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -174,10 +173,9 @@ def test_a_job_has_the_config_that_hydra_composes(overrides: list[str]) -> None:
     overrides = (
         ["width=64", *overrides] if not any(o.startswith("width") for o in overrides) else overrides
     )
-    fast.load_sweep_config(
-        master, [*overrides, "eps=1"]
-    )  # of a job like it, which must leave no trace
-    expected, found = (each.load_sweep_config(master, overrides) for each in (loader, fast))
+    fast.compose(master, [*overrides, "eps=1"])  # of a job like it, which must leave no trace
+    expected = loader.load_sweep_config(master, overrides)
+    found = fast.compose(master, overrides)
     assert OmegaConf.to_container(found, resolve=False) == OmegaConf.to_container(
         expected, resolve=False
     )
@@ -192,13 +190,13 @@ def test_bad_overrides_of_a_job_are_the_errors_that_they_are_for_hydra(override:
     loader = GlobalHydra.instance().config_loader()
     master = loader.load_configuration("train", [], run_mode=RunMode.MULTIRUN)
 
-    def outcome(each: Any) -> str:
+    def outcome(compose: Callable[..., DictConfig]) -> str:
         try:
-            return str(OmegaConf.to_container(each.load_sweep_config(master, [override])))
+            return str(OmegaConf.to_container(compose(master, [override])))
         except Exception as error:
             return f"{type(error).__name__}: {error}"
 
-    assert outcome(SweepConfigLoader(loader)) == outcome(loader)
+    assert outcome(SweepConfigLoader(loader).compose) == outcome(loader.load_sweep_config)
 
 
 @pytest.mark.parametrize(

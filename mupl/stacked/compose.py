@@ -37,8 +37,6 @@ class SweepConfigLoader:
         # by the overrides that choose groups: all but Hydra's part, pickled, as that is copied
         # fastest, and Hydra's part
         self._composed: dict[tuple[str, ...], tuple[bytes, DictConfig]] = {}
-        # by a job's overrides: what a sweeper made to check them, until the launcher takes it
-        self._checked: dict[tuple[str, ...], DictConfig] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -46,41 +44,29 @@ class SweepConfigLoader:
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
     ) -> DictConfig:
-        """Check that a job can be composed; return its config without Hydra's part.
+        """Return the config of the multirun.
 
-        Hydra's sweepers call this for every job, and want nothing but the check.
+        Hydra's sweepers call this to check that each job can be composed. The launcher composes all
+        jobs before it trains the first, so the check would only do the same twice.
         """
-        config = self._without_hydra(master_config, self._parsed(sweep_overrides))
-        self._checked[tuple(sweep_overrides)] = config
-        return config
+        return master_config
 
-    def take(self, master: DictConfig, overrides: Sequence[str]) -> DictConfig:
-        """Return the config of one job, whose Hydra's part holds until the next job is taken."""
-        parsed = self._parsed(overrides)
-        config = self._checked.pop(tuple(overrides), None)
-        if config is None:
-            config = self._without_hydra(master, parsed)
-        _, hydra = self._of_groups(master, parsed)
-        _set_overrides(hydra, [o for o in parsed if not o.is_hydra_override()])
+    def compose(self, master: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
+        """Return the config of one job, whose Hydra's part holds until the next is composed."""
+        overrides = [self._parse(text) for text in sweep_overrides]
+        choices = [o for o in overrides if self._chooses(o)]
+        values = [o for o in overrides if not self._chooses(o)]
+        pickled, hydra = self._of_groups(master, [str(o.input_line) for o in choices])
+        config: DictConfig = pickle.loads(pickled)
+        self._loader._apply_overrides_to_config(values, config)
+        _set_overrides(hydra, [o for o in overrides if not o.is_hydra_override()])
         with flag_override(config, "no_deepcopy_set_nodes", True):
             config.hydra = hydra
-        return config
-
-    def _parsed(self, overrides: Sequence[str]) -> list[Override]:
-        return [self._parse(text) for text in overrides]
-
-    def _without_hydra(self, master: DictConfig, overrides: list[Override]) -> DictConfig:
-        """Compose a job's config, but for Hydra's part."""
-        pickled, _ = self._of_groups(master, overrides)
-        config: DictConfig = pickle.loads(pickled)
-        values = [o for o in overrides if not self._chooses(o)]
-        self._loader._apply_overrides_to_config(values, config)
         OmegaConf.copy_cache(from_config=master, to_config=config)
         return config
 
-    def _of_groups(self, master: DictConfig, overrides: list[Override]) -> tuple[bytes, DictConfig]:
-        """Return what the choices of groups give: the config without Hydra's part, and that."""
-        choices = [str(o.input_line) for o in overrides if self._chooses(o)]
+    def _of_groups(self, master: DictConfig, choices: list[str]) -> tuple[bytes, DictConfig]:
+        """What these choices of config groups give: the config without Hydra's part, and that."""
         key = tuple(choices)
         if key not in self._composed:
             loaded = self._loader.load_sweep_config(master, choices)

@@ -85,7 +85,7 @@ class Sweep:
     def _compose(self, number: int) -> DictConfig:
         """The config of one job, with its number."""
         loader = cast(SweepConfigLoader, self._context.config_loader)
-        config = loader.take(self._master, self._overrides[number])
+        config = loader.compose(self._master, self._overrides[number])
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.job.id = number
             config.hydra.job.num = number

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from mupl.claims import POLL, delete_useless, holder, waiting_for
 from mupl.errors import ConfigError, disk_error, disk_message
+from mupl.files import delete_stale_partials
 from mupl.identity import RESULT_FILE, read_result, swept_keys
 from mupl.sweep.reports import get_report
 
@@ -73,6 +74,7 @@ class SweepReport(Callback):
         sweep_dir = Path(config.hydra.sweep.dir)
         _wait_for_others(sweep_dir)
         delete_useless(sweep_dir)
+        delete_stale_partials(sweep_dir)  # tables of processes that were killed
         done, found = self._count(sweep_dir)
         if found:
             print(f"{found} of {done} jobs were done before (rerun=all trains them anew)")

@@ -35,7 +35,7 @@ class StackedLauncher(Launcher):
         from mupl.stacked.compose import SweepConfigLoader
 
         loader: Any = SweepConfigLoader(hydra_context.config_loader)
-        hydra_context.config_loader = loader  # the sweeper's checks use it too
+        hydra_context.config_loader = loader
         self._context, self._task_function, self._config = hydra_context, task_function, config
 
     def launch(
