@@ -73,9 +73,14 @@ class OwnValues:
         if self.ratio is None:
             return measured
         sizes = (self.size, values.numel())
-        noise = math.sqrt(sum(0.5 / size for size in sizes))  # relative, of two normal samples
+        noise = noise_of_ratio(*sizes)
         is_belied = min(sizes) > 32 and abs(measured / self.ratio - 1) > 6 * noise
         return measured if is_belied else self.ratio
+
+
+def noise_of_ratio(*sizes: int) -> float:
+    """Return the relative noise of the ratio of root mean squares of normal samples."""
+    return math.sqrt(sum(0.5 / size for size in sizes))
 
 
 def root_mean_square(values: Tensor) -> float:

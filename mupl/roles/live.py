@@ -1,0 +1,105 @@
+"""How the tensors of a model that is there already, and not built here, were filled."""
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mupl.initializers import GIVEN, Fill, Initializer, watched_fills
+from mupl.roles.infos import noise_of_ratio, root_mean_square
+
+Fills = dict[str, Fill]
+
+
+def fills_of_modules(model: nn.Module, device: str) -> tuple[nn.Module, Fills]:
+    """Fill a copy of a model as its modules do themselves, and note how.
+
+    These are their methods `reset_parameters`, as of all layers of torch, and `_init_weights` of
+    models of transformers. On the meta device this takes no memory. A tensor that none of them
+    fills is not in the result, nor is any if the model cannot be copied or filled.
+    """
+    try:
+        copied = _copy_on(model, device)
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), watched_fills() as watch:
+            torch.default_generator.manual_seed(0)  # sizes are measured: always the same
+            _fill(copied, None)
+    except Exception:  # what anybody's methods may raise
+        return model, {}
+    fills = watch.fills(copied)
+    return copied, {name: fill for name, fill in fills.items() if fill is not GIVEN}
+
+
+def _copy_on(model: nn.Module, device: str) -> nn.Module:
+    """Copy a model, with new memory for its tensors, or none on the meta device."""
+    copies: dict[int, object] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        copied: Tensor = torch.empty_like(tensor, device=device, requires_grad=False)
+        if isinstance(tensor, nn.Parameter):
+            copied = nn.Parameter(copied, tensor.requires_grad)
+        copies[id(tensor)] = copied
+    return copy.deepcopy(model, copies)
+
+
+def _fill(module: nn.Module, pretrained: nn.Module | None) -> None:
+    """Fill a module's tensors, those of its children first."""
+    if _is_of_transformers(module):
+        pretrained = module
+    for child in module.children():
+        _fill(child, pretrained)
+    for method in ("reset_parameters", "_reset_parameters"):
+        if hasattr(module, method):
+            getattr(module, method)()
+    if pretrained is not None:
+        pretrained._init_weights(module)  # type: ignore[operator]
+
+
+def _is_of_transformers(module: nn.Module) -> bool:
+    kinds = {(kind.__module__, kind.__name__) for kind in type(module).__mro__}
+    return ("transformers.modeling_utils", "PreTrainedModel") in kinds
+
+
+def fills_at_base(model: nn.Module) -> tuple[Fills, dict[str, float | None]]:
+    """Say how the tensors of a base model were filled, and how large their values are.
+
+    What its modules do themselves is believed unless the values belie it. Then a tensor of one
+    value is a constant, and any other random. A tensor on the meta device has no values: there what
+    its module does decides, and is unknown if that fills nothing.
+    """
+    copied, known = fills_of_modules(model, "cpu")
+    fills: Fills = {}
+    sizes: dict[str, float | None] = {}
+    for name, tensor in model.named_parameters():
+        fill = known.get(name, Fill(None, random=True))
+        filled = copied.get_parameter(name) if name in known else None
+        if not tensor.is_meta:
+            sizes[name] = root_mean_square(tensor)
+            fills[name] = (
+                fill if filled is not None and _agree(tensor, filled, fill) else _seen(tensor)
+            )
+        else:
+            sizes[name] = None if filled is None else root_mean_square(filled)
+            fills[name] = fill
+    return fills, sizes
+
+
+def _agree(values: Tensor, filled: Tensor, fill: Fill) -> bool:
+    """Say whether values may come from a fill, of which others are given."""
+    if fill.initializer is None:
+        return False
+    if fill.initializer.std == 0:
+        return torch.equal(values.detach().cpu(), filled.detach())
+    size, expected = root_mean_square(values), root_mean_square(filled)
+    if expected == 0:
+        return size == 0
+    return abs(size / expected - 1) <= 6 * noise_of_ratio(values.numel(), filled.numel())
+
+
+def _seen(values: Tensor) -> Fill:
+    """Return the fill of a tensor of which only the values are known."""
+    if not values.numel():
+        return Fill(None, random=True)
+    low, high = values.aminmax()
+    if low == high and math.isfinite(low):
+        return Fill(Initializer("constant", low.item()), random=False)
+    return Fill(None, random=True)
