@@ -1,6 +1,8 @@
 """Putting a parametrization into a module: its initial weights and its multipliers."""
 
+import math
 import re
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -8,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from mupl.errors import ConfigError
+from mupl.names import some_of
 from mupl.nn.dropout import seed_dropout
 from mupl.nn.layers import ScaledLinear
 from mupl.nn.scaled_parameters import SUFFIX, held_scale, hold_scale, use_scaled_parameters
 from mupl.parametrization.scales import Scale
 from mupl.roles import multipliers
+
+_FACTORS = "_own_value_factors"  # attribute of a module: of own values, by name of the tensor
 
 
 def initialize_(
@@ -30,6 +35,11 @@ def initialize_(
     model made them: `w = W / mult`. A model that was initialised before gets the factors of the new
     scales in place of the earlier ones. One on the meta device, without values, gets multipliers
     only: these belong to the use of a tensor, see `mupl.nn.scaled_parameters`.
+
+    Weights that were loaded after the model was built look like its own values, and are rescaled
+    too. Say `keep=` of `describe` for them, or load afterwards. A warning names tensors that are
+    seen to hold other values: by their size, or by a constant that is none any more. Loaded values
+    of the size of initial ones cannot be told.
 
     Args:
         scales: what `scale` returns.
@@ -59,9 +69,21 @@ def initialize_(
     attention = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
     for use in uses(model, scales):
         _set_multiplier(use, attention)
+    others = []
     for name, w in tensors.items():
-        if not w.is_meta:
-            _fill(*owner(model, name), w, scales[name], generator)
+        if w.is_meta:
+            continue
+        module, leaf = owner(model, name)
+        if _rescales_other_values(module, leaf, w, scales[name]):
+            others.append(name)
+        _fill(module, leaf, w, scales[name], generator)
+    if others:
+        warnings.warn(
+            f"initialize_: {some_of(others)} did not hold the values that the model starts with, "
+            "but perhaps loaded ones, and were rescaled all the same; say keep= for those that "
+            "shall act as they are, or load them afterwards",
+            stacklevel=2,
+        )
     if generator is not None:
         seed_dropout(model, generator.initial_seed())
     return model
@@ -79,6 +101,14 @@ def _generator(
     return generator
 
 
+def _rescales_other_values(module: nn.Module, leaf: str, w: nn.Parameter, scale: Scale) -> bool:
+    """Say whether the effective tensor will change, although it holds no initial values."""
+    if scale.own is None or leaf in module.__dict__.get(_FACTORS, {}):
+        return False
+    change = scale.own.ratio_of(w) * scale.init_factor * scale.mult
+    return not math.isclose(change, 1) and not scale.own.are_these(w)
+
+
 @torch.no_grad()
 def _fill(
     module: nn.Module,
@@ -94,7 +124,7 @@ def _fill(
     if scale.own is None:
         w.copy_(sample(scale, w.shape, w.dtype, generator))
         return
-    factors = module.__dict__.setdefault("_own_value_factors", {})
+    factors = module.__dict__.setdefault(_FACTORS, {})
     if leaf not in factors:
         factors[leaf] = (scale.own.ratio_of(w), 1.0)
     ratio, before = factors[leaf]

@@ -10,7 +10,7 @@ from torch import nn
 
 from mupl.errors import ConfigError
 from mupl.initializers import OWN, Fill, Initializer, create_initializer
-from mupl.names import block_pattern, match_globs
+from mupl.names import block_pattern, match_globs, some_of
 from mupl.roles.fans import Unclassified, fans_of, role_of_growth, sizes_of, transposed_groups
 from mupl.roles.infos import (
     Info,
@@ -29,7 +29,6 @@ from mupl.roles.shapes import (
     changes,
     check_same_names,
     head_sizes,
-    some_of,
     uses,
 )
 from mupl.roles.sources import Build, Sources, Width, find_sources
@@ -134,6 +133,8 @@ def _given(
         ConfigError: on an unknown role or initializer, a glob without a match, or a tensor that is
             to be drawn and kept.
     """
+    if isinstance(keep, str):
+        raise ConfigError(f"keep={keep}: must be a list of globs, such as keep=[{keep!r}]")
     given_roles = _by_name("roles", roles, _parse_role, names)
     given_inits = _by_name("init", init, create_initializer, names)
     kept = set(match_globs("keep", keep, names))
@@ -173,8 +174,12 @@ class _Start(NamedTuple):
     frozen: bool
 
 
-def _start(tensor: _Compared, given: _Given) -> _Start:
-    """Say how a tensor starts: drawn from what is given, kept, or from rescaled own values."""
+def _start(tensor: _Compared, given: _Given, usual: tuple[float, ...]) -> _Start:
+    """Say how a tensor starts: drawn from what is given, kept, or from rescaled own values.
+
+    Args:
+        usual: see `OwnValues`.
+    """
     frozen = not tensor.parameter.requires_grad
     if given.init is not None:
         return _Start(given.init, None, False, frozen)
@@ -186,10 +191,32 @@ def _start(tensor: _Compared, given: _Given) -> _Start:
             raise _Unsized(tensor.name)
         rms = 0.0
     init = fill.initializer or Initializer(OWN, std=rms)
-    own = OwnValues(rms, math.prod(tensor.base.shapes[0]), 1.0, certain=True)
+    own = OwnValues(
+        rms=rms,
+        size=math.prod(tensor.base.shapes[0]),
+        ratio=1.0,
+        certain=True,
+        constant=init.name == "constant" and math.isclose(abs(init.mean), rms, abs_tol=1e-12),
+        usual=usual,
+    )
     if not kept and not tensor.at_base:
         own = replace(own, ratio=_ratio(fill, tensor.fill), certain=False)
     return _Start(init, own, kept, frozen)
+
+
+def _usual_ratios(base: tuple[int, int], target: tuple[int, int]) -> tuple[float, ...]:
+    """Return the ratios of std, base over target, of usual distributions of a matrix.
+
+    A constant std, and those that fall with the root of fan_in, fan_out, their sum and product.
+
+    Args:
+        base, target: fan_in and fan_out.
+    """
+    if 1 in base:
+        return ()
+    m_in, m_out = target[0] / base[0], target[1] / base[1]
+    squares = (1.0, m_in, m_out, sum(target) / sum(base), m_in * m_out)
+    return tuple(math.sqrt(square) for square in squares)
 
 
 def _ratio(base: Fill, target: Fill | None) -> float | None:
@@ -311,7 +338,7 @@ def _describe_tensor(tensor: _Compared, given: _Given) -> ParamInfo:
         fan_out=fan_out,
         m_in=fan_in / base_fan_in,
         m_out=fan_out / base_fan_out,
-        **_start(tensor, given)._asdict(),
+        **_start(tensor, given, _usual_ratios(sizes[0], sizes[-1]))._asdict(),
         is_embedding=isinstance(owner, nn.Embedding | nn.EmbeddingBag),
         out_first=fans.out_dims == [0],
     )

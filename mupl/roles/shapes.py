@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import nn
 from mupl.errors import ConfigError
 from mupl.files import write_atomically
 from mupl.initializers import Fill, Initializer
-from mupl.names import block_pattern
+from mupl.names import block_pattern, some_of
 from mupl.roles.fans import transposed_groups
 from mupl.roles.infos import multipliers
 
@@ -70,7 +70,7 @@ class Shapes:
         in_blocks: patterns of the names whose number grows with depth; None: not known.
 
     Example:
-        >>> from torch import nn
+        >>> from mupl.roles import shapes
         >>> build = lambda width: nn.Sequential(nn.Linear(6, width), nn.Linear(width, 3, False))
         >>> shapes(build, 8).tensors["0.weight"].shapes
         ((8, 6), (16, 6))
@@ -87,7 +87,7 @@ class Shapes:
 
         Example:
             >>> import tempfile
-            >>> from torch import nn
+            >>> from mupl.roles import shapes
             >>> folder = tempfile.TemporaryDirectory()
             >>> path = Path(folder.name) / "base.json"
             >>> small = shapes(lambda width: nn.Linear(6, width), 8)
@@ -295,17 +295,6 @@ def changes(name: str) -> ConfigError:
     return ConfigError(
         f"parameter {name!r} is not the same tensor at every width: keep names and ranks fixed"
     )
-
-
-def some_of(names: Sequence[str], most: int = 3) -> str:
-    """List a few names.
-
-    Example:
-        >>> some_of(["a", "b", "c"], most=2)
-        "'a', 'b' and 1 more"
-    """
-    shown = ", ".join(map(repr, names[:most]))
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 # What modules call the size of a head: torch, and several of transformers
