@@ -15,7 +15,7 @@ from mupl.nn.dropout import seed_dropout
 from mupl.nn.layers import ScaledLinear
 from mupl.nn.scaled_parameters import SUFFIX, held_scale, hold_scale, use_scaled_parameters
 from mupl.parametrization.scales import Scale
-from mupl.roles import multipliers
+from mupl.roles import OwnValues, multipliers
 
 _FACTORS = "_own_value_factors"  # attribute of a module: of own values, by name of the tensor
 
@@ -38,8 +38,8 @@ def initialize_(
 
     Weights that were loaded after the model was built look like its own values, and are rescaled
     too. Say `keep=` of `describe` for them, or load afterwards. A warning names tensors that are
-    seen to hold other values: by their size, or by a constant that is none any more. Loaded values
-    of the size of initial ones cannot be told.
+    seen to hold other values: by a constant that is none any more, such as a norm's gains, or by
+    their size. A model of which all loaded values look like initial ones cannot be told.
 
     Args:
         scales: what `scale` returns.
@@ -69,21 +69,10 @@ def initialize_(
     attention = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
     for use in uses(model, scales):
         _set_multiplier(use, attention)
-    others = []
+    _tell_other_values(model, tensors, scales)
     for name, w in tensors.items():
-        if w.is_meta:
-            continue
-        module, leaf = owner(model, name)
-        if _rescales_other_values(module, leaf, w, scales[name]):
-            others.append(name)
-        _fill(module, leaf, w, scales[name], generator)
-    if others:
-        warnings.warn(
-            f"initialize_: {some_of(others)} did not hold the values that the model starts with, "
-            "but perhaps loaded ones, and were rescaled all the same; say keep= for those that "
-            "shall act as they are, or load them afterwards",
-            stacklevel=2,
-        )
+        if not w.is_meta:
+            _fill(*owner(model, name), w, scales[name], generator)
     if generator is not None:
         seed_dropout(model, generator.initial_seed())
     return model
@@ -101,12 +90,29 @@ def _generator(
     return generator
 
 
-def _rescales_other_values(module: nn.Module, leaf: str, w: nn.Parameter, scale: Scale) -> bool:
-    """Say whether the effective tensor will change, although it holds no initial values."""
-    if scale.own is None or leaf in module.__dict__.get(_FACTORS, {}):
-        return False
-    change = scale.own.ratio_of(w) * scale.init_factor * scale.mult
-    return not math.isclose(change, 1) and not scale.own.are_these(w)
+def _tell_other_values(
+    model: nn.Module, tensors: Mapping[str, nn.Parameter], scales: Mapping[str, Scale]
+) -> None:
+    """Warn if tensors hold other values than initial ones while effective tensors will change."""
+    own: dict[str, OwnValues] = {}
+    for name, w in tensors.items():
+        module, leaf = owner(model, name)
+        values = scales[name].own
+        if values is not None and not w.is_meta and leaf not in module.__dict__.get(_FACTORS, {}):
+            own[name] = values
+    changed = []
+    for name, values in own.items():
+        change = values.ratio_of(tensors[name]) * scales[name].init_factor * scales[name].mult
+        if not math.isclose(change, 1):
+            changed.append(name)
+    others = [name for name, values in own.items() if not values.are_these(tensors[name])]
+    if changed and others:
+        warnings.warn(
+            f"initialize_: {some_of(others)} do not hold values that the model starts with, but "
+            f"perhaps loaded ones, and {some_of(changed)} were rescaled; say keep= for tensors "
+            "that shall act as they are, or load them afterwards",
+            stacklevel=3,
+        )
 
 
 @torch.no_grad()

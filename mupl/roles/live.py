@@ -23,7 +23,7 @@ def fills_of_modules(model: nn.Module, device: str) -> tuple[nn.Module, Fills]:
         copied = _copy_on(model, device)
         with torch.random.fork_rng(devices=[]), torch.no_grad(), watched_fills() as watch:
             torch.default_generator.manual_seed(0)  # sizes are measured: always the same
-            _fill(copied, None)
+            _fill(copied)
     except Exception:  # what anybody's methods may raise
         return model, {}
     fills = watch.fills(copied)
@@ -41,17 +41,21 @@ def _copy_on(model: nn.Module, device: str) -> nn.Module:
     return copy.deepcopy(model, copies)
 
 
-def _fill(module: nn.Module, pretrained: nn.Module | None) -> None:
-    """Fill a module's tensors, those of its children first."""
-    if _is_of_transformers(module):
-        pretrained = module
-    for child in module.children():
-        _fill(child, pretrained)
-    for method in ("reset_parameters", "_reset_parameters"):
-        if hasattr(module, method):
-            getattr(module, method)()
-    if pretrained is not None:
-        pretrained._init_weights(module)  # type: ignore[operator]
+def _fill(model: nn.Module) -> None:
+    """Fill a model's tensors, those of children before those of their parents.
+
+    Of modules that share a tensor the first fills it last, such as an embedding before a readout.
+    """
+    filled_by: dict[nn.Module, nn.Module] = {}  # module -> the model of transformers that it is in
+    for module in model.modules():
+        if _is_of_transformers(module):
+            filled_by |= dict.fromkeys(module.modules(), module)
+    for module in reversed(list(model.modules())):
+        for method in ("reset_parameters", "_reset_parameters"):
+            if hasattr(module, method):
+                getattr(module, method)()
+        if module in filled_by:
+            filled_by[module]._init_weights(module)  # type: ignore[operator]
 
 
 def _is_of_transformers(module: nn.Module) -> bool:
@@ -99,7 +103,7 @@ def _seen(values: Tensor) -> Fill:
     """Return the fill of a tensor of which only the values are known."""
     if not values.numel():
         return Fill(None, random=True)
-    low, high = values.aminmax()
+    low, high = (bound.item() for bound in values.detach().aminmax())
     if low == high and math.isfinite(low):
-        return Fill(Initializer("constant", low.item()), random=False)
+        return Fill(Initializer("constant", low), random=False)
     return Fill(None, random=True)

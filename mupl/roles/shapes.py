@@ -96,7 +96,7 @@ class Shapes:
             True
             >>> folder.cleanup()
         """
-        rows = {name: _row_of_tensor(tensor) for name, tensor in self.tensors.items()}
+        rows = {name: _row_of_tensor(name, tensor) for name, tensor in self.tensors.items()}
         numbers = {name: asdict(number) for name, number in self.multipliers.items()}
         parts = {
             "format": json.dumps(FORMAT),
@@ -138,7 +138,7 @@ class Shapes:
 
     @classmethod
     def _of_saved(cls, saved: Mapping[str, Any]) -> "Shapes":
-        tensors = {name: _tensor_of_row(row) for name, row in saved["tensors"].items()}
+        tensors = {name: _tensor_of_row(name, row) for name, row in saved["tensors"].items()}
         numbers = {}
         for name, row in saved["multipliers"].items():
             numbers[name] = BaseMultiplier(float(row["value"]), _ints(row["fan_ins"]))
@@ -156,12 +156,16 @@ def _lines(rows: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(entries) + "\n }" if entries else "{}"
 
 
-def _row_of_tensor(tensor: BaseTensor) -> dict[str, Any]:
-    row = asdict(tensor)
-    del row["fill"]
+def _row_of_tensor(name: str, tensor: BaseTensor) -> dict[str, Any]:
+    """Write what differs from a tensor of one use that is of no grouped convolution."""
     initializer = tensor.fill.initializer
+    row: dict[str, Any] = {"shapes": tensor.shapes, "rms": tensor.rms}
     row["init"] = initializer and _row_of_initializer(initializer)
     row["random"] = tensor.fill.random
+    if tensor.names != (name,):
+        row["names"] = tensor.names
+    if set(tensor.groups) != {1}:
+        row["groups"] = tensor.groups
     return row
 
 
@@ -174,15 +178,15 @@ def _row_of_initializer(initializer: Initializer) -> dict[str, Any]:
     return row
 
 
-def _tensor_of_row(row: Mapping[str, Any]) -> BaseTensor:
+def _tensor_of_row(name: str, row: Mapping[str, Any]) -> BaseTensor:
     init = row["init"] and Initializer(**row["init"])
     shapes = tuple(_ints(shape) for shape in row["shapes"])
-    groups = _ints(row["groups"])
+    groups = _ints(row.get("groups", [1] * len(shapes)))
     if len(groups) != len(shapes) or len({len(shape) for shape in shapes}) != 1:
         raise ValueError(f"shapes {shapes}, groups {groups}")
     rms = row["rms"]
     return BaseTensor(
-        names=tuple(map(str, row["names"])),
+        names=tuple(map(str, row.get("names", [name]))),
         shapes=shapes,
         groups=groups,
         fill=Fill(init, bool(row["random"])),
@@ -202,8 +206,6 @@ def shapes_of(
     wider: nn.Module | None,
     fills: Mapping[str, Fill],
     sizes: Mapping[str, float | None],
-    depth: int | None = None,
-    in_blocks: tuple[str, ...] | None = None,
 ) -> Shapes:
     """Put together what is known of a base model.
 
@@ -236,7 +238,7 @@ def shapes_of(
     for model in models:
         for name, size in head_sizes(model).items():
             heads[name] = (*heads.get(name, ()), size)
-    return Shapes(tensors, numbers, heads, depth, in_blocks)
+    return Shapes(tensors, numbers, heads)
 
 
 def _groups(model: nn.Module, names: Iterable[str]) -> int:
