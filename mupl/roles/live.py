@@ -66,44 +66,37 @@ def _is_of_transformers(module: nn.Module) -> bool:
 def fills_at_base(model: nn.Module) -> tuple[Fills, dict[str, float | None]]:
     """Say how the tensors of a base model were filled, and how large their values are.
 
-    What its modules do themselves is believed unless the values belie it. Then a tensor of one
-    value is a constant, and any other random. A tensor on the meta device has no values: there what
-    its module does decides, and is unknown if that fills nothing.
+    A tensor of one value is a constant. Else what its module does itself is believed unless the
+    values belie it, and then they are random. A tensor on the meta device has no values: there what
+    its module does decides, and the size is unknown if that fills nothing.
     """
     copied, known = fills_of_modules(model, "cpu")
     fills: Fills = {}
     sizes: dict[str, float | None] = {}
     for name, tensor in model.named_parameters():
-        fill = known.get(name, Fill(None, random=True))
-        filled = copied.get_parameter(name) if name in known else None
+        fill = known.get(name, RANDOM)
+        filled = copied.get_parameter(name)
         if not tensor.is_meta:
             sizes[name] = root_mean_square(tensor)
-            fills[name] = (
-                fill if filled is not None and _agree(tensor, filled, fill) else _seen(tensor)
-            )
+            fills[name] = _fill_of_values(tensor.detach(), fill, filled)
         else:
-            sizes[name] = None if filled is None else root_mean_square(filled)
+            sizes[name] = root_mean_square(filled) if name in known else None
             fills[name] = fill
     return fills, sizes
 
 
-def _agree(values: Tensor, filled: Tensor, fill: Fill) -> bool:
-    """Say whether values may come from a fill, of which others are given."""
-    if fill.initializer is None:
-        return False
-    if fill.initializer.std == 0:
-        return torch.equal(values.detach().cpu(), filled.detach())
-    size, expected = root_mean_square(values), root_mean_square(filled)
-    if expected == 0:
-        return size == 0
-    return abs(size / expected - 1) <= 6 * noise_of_ratio(values.numel(), filled.numel())
+RANDOM = Fill(None, random=True)
 
 
-def _seen(values: Tensor) -> Fill:
-    """Return the fill of a tensor of which only the values are known."""
+def _fill_of_values(values: Tensor, fill: Fill, filled: Tensor) -> Fill:
+    """Return how values came about: by a fill, of which other values are given, if they may."""
     if not values.numel():
-        return Fill(None, random=True)
-    low, high = (bound.item() for bound in values.detach().aminmax())
+        return RANDOM
+    low, high = (bound.item() for bound in values.aminmax())
     if low == high and math.isfinite(low):
         return Fill(Initializer("constant", low), random=False)
-    return Fill(None, random=True)
+    if fill.initializer is None or fill.initializer.std == 0:
+        return RANDOM
+    noise = noise_of_ratio(values.numel(), filled.numel())
+    ratio = root_mean_square(values) / root_mean_square(filled)
+    return fill if abs(math.log(ratio)) <= 6 * noise else RANDOM
