@@ -392,6 +392,23 @@ def test_a_base_of_fewer_blocks_describes_a_deeper_model(tmp_path: Path) -> None
     assert scales["blocks.5.residual"].mult == pytest.approx(1 / 3)
 
 
+def test_own_values_that_depend_on_depth_get_the_size_of_the_base() -> None:
+    class Shrinks(Deep):
+        def __init__(self, width: int, depth: int) -> None:
+            super().__init__(width, depth)
+            for block in self.blocks:
+                nn.init.normal_(block.layer.weight, std=0.1 * depth**-0.5)
+
+    base = mupl.shapes(Shrinks, 16, depth=2)
+    for width in (16, 64):  # at the base width too
+        infos = mupl.describe(Shrinks, width, base=base, depth=8)
+        info = infos["blocks.5.layer.weight"]
+        assert isinstance(info, ParamInfo)
+        assert info.own is not None
+        assert info.own.ratio == pytest.approx(2)
+    assert mupl.describe(Shrinks, 16, base=base, depth=2)["readout.weight"].own.certain
+
+
 def test_a_depth_that_does_not_fit_is_named() -> None:
     base = mupl.shapes(Deep, 16, depth=2)
     with pytest.raises(mupl.ConfigError, match="base_depth=3: base= was made with depth=2"):

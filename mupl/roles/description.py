@@ -316,7 +316,9 @@ def _compare(sources: Sources) -> dict[str, _Compared]:
             "wider: the model has the sizes of its base, so that nothing tells what grows with "
             "width; say wider=, a third width (beside a base model: delta=, a wider one)"
         )
-    at_base = target.is_base if target.is_base is not None else is_same
+    at_base = target.is_base
+    if at_base is None:  # own values may depend on depth, too
+        at_base = is_same and sources.m_L in (None, 1)
     return {name: tensor._replace(at_base=at_base) for name, tensor in compared.items()}
 
 
