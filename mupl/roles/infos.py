@@ -73,10 +73,10 @@ class OwnValues:
         Values of one number must all be equal. Others must have a size that follows from the base
         width's by `ratio` or by a usual one; small tensors vary too much to be judged.
         """
-        if self.certain:
+        if self.certain or not values.numel():
             return True
         if self.constant:
-            return bool((values == values.flatten()[:1]).all())
+            return values.amin().item() == values.amax().item()
         ratios = self.usual if self.ratio is None else (self.ratio, *self.usual)
         rms = root_mean_square(values)
         if not ratios or min(self.size, values.numel()) <= 32 or 0 in (rms, self.rms):
