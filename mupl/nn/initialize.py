@@ -29,26 +29,22 @@ def initialize_(
 ) -> nn.Module:
     """Bring a model into its parametrization: initial weights and multipliers; return it.
 
-    The model's own initial values are rescaled, so that at the base width they stay what they are,
-    to the last bit. Tensors to which `init` gave a distribution are drawn anew, in the order of
-    `scales`, on the CPU, so that one seed gives one network on every device. Kept ones act as the
-    model made them: `w = W / mult`. A model that was initialised before gets the factors of the new
-    scales in place of the earlier ones. One on the meta device, without values, gets multipliers
-    only: these belong to the use of a tensor, see `mupl.nn.scaled_parameters`.
+    Own initial values are rescaled; at the base width they stay what they are, to the last bit.
+    Tensors to which `init` gave a distribution are drawn anew, in the order of `scales`, on the
+    CPU, so that one seed gives one network on every device. Kept ones act as the model made them:
+    `w = W / mult`. If the model was initialised before, the new factors replace the earlier ones.
+    Without values, on the meta device, it gets multipliers only.
 
-    Weights that were loaded after the model was built look like its own values, and are rescaled
-    too. Say `keep=` of `describe` for them, or load afterwards. A warning names tensors that are
-    seen to hold other values: by a constant that is none any more, such as a norm's gains, or by
-    their size. A model of which all loaded values look like initial ones cannot be told.
+    Weights that were loaded before look like own values and are rescaled. A warning names those
+    that are seen to be none, by a constant that is none any more or by their size; loaded values of
+    the size of initial ones cannot be told. Say `keep=` of `describe`, or load afterwards.
 
     Args:
         scales: what `scale` returns.
-        generator, seed: where samples and the masks of our `Dropout` come from; at most one of
-            them. Own values are drawn where the model is built: say `torch.manual_seed` there.
+        generator, seed: one of them, for samples and masks; own values have been drawn already.
 
     Raises:
-        ConfigError: if both seed and generator are given, or none where a tensor has to be drawn;
-            or if the scales are those of another model.
+        ConfigError: on scales of another model, or a generator that is missing or given twice.
 
     Example:
         >>> from mupl.optim.scaling import scale

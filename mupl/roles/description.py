@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from os import PathLike
 from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
@@ -24,14 +23,13 @@ from mupl.roles.infos import (
 )
 from mupl.roles.shapes import (
     BaseTensor,
-    Shapes,
     by_name,
     changes,
     check_same_names,
     head_sizes,
     uses,
 )
-from mupl.roles.sources import Build, Sources, Width, find_sources
+from mupl.roles.sources import Base, Build, Sources, Width, find_sources
 
 T = TypeVar("T")
 
@@ -42,7 +40,7 @@ def describe(
     base_width: Width = None,
     *,
     wider: Width = None,
-    base: nn.Module | Shapes | str | PathLike[str] | None = None,
+    base: Base | None = None,
     delta: nn.Module | None = None,
     depth: int | None = None,
     base_depth: int | None = None,
@@ -53,63 +51,35 @@ def describe(
     """Find the role, the fans and the base initializer of every parameter of a model.
 
     The multipliers follow, by module name; `warnings` of the result says what the rules do not
-    reach. A model is compared with what it is at the base width, and at a wider one. A dimension
-    grows if it differs between any two of them. `build` is called at these widths, on the meta
-    device but for the base, and the calls that fill its tensors are watched. What is in a block is
-    found likewise, from one and two blocks.
-
-    A model that is there already is described by `describe(model, base=base_model, delta=wider)`;
-    with the base on the meta device, own values have the sizes that its modules fill it with.
+    reach. A dimension grows if it differs between any two of the base model, which is built with
+    values, a wider one and the one to describe. docs/your_model.md shows what each may be.
 
     Args:
         build: `width -> nn.Module`; with a depth, `(width, depth=depth) -> nn.Module`. Or a model.
-        width: whatever `build` takes: a number, a list of them, such as one for each layer, or a
-            config object.
-        base_width: where hyperparameters are right; a number stands for every entry of a list, and
-            1 gives the absolute rules.
-        wider: a third width, at which all that grows differs from the base: twice the base width
-            if that is a number. For a config it may be left out if `width` is another one.
-        base: in place of `base_width`: what `mupl.shapes` returned, the path where that is saved,
-            or the base model itself.
-        delta: beside a base model: the same model at a third width, as `wider`.
+        width, base_width: whatever `build` takes: numbers, lists of one a layer, config objects.
+            A base width of 1 gives the absolute rules.
+        wider: a third width; twice the base width if that is a number and none is given.
+        base: in place of `base_width`: a model, what `mupl.shapes` returns, or the path to it.
+        delta: beside a base model, a wider one.
         depth, base_depth: number of blocks, and the one at which hyperparameters are right.
         roles: glob on parameter names -> role, for tensors that shapes cannot classify.
-        init: glob on parameter names -> initializer at the base width, to draw tensors from instead
-            of rescaling the model's own values.
-        keep: globs on parameter names whose effective tensors stay as the model made them. Frozen
-            tensors and those that hold given values, such as loaded ones, are kept anyhow.
+        init: glob -> initializer at the base width, to draw from instead of rescaling own values.
+        keep: globs on names of tensors that act as the model made them; frozen and given ones do.
 
     Raises:
-        ConfigError: naming tensors that cannot be classified or shared, or that the base has not;
-            naming the argument that is missing or wrong.
+        ConfigError: naming tensors or an argument, and what would be right.
 
     Example:
         >>> build = lambda width: nn.Sequential(nn.Linear(6, width), nn.Linear(width, 3, False))
         >>> infos = describe(build, width=32, base_width=8)
         >>> {name: str(info.role) for name, info in infos.items()}
         {'0.weight': 'input', '0.bias': 'input', '1.weight': 'output'}
-        >>> live = describe(build(32), base=build(8), delta=build(16))
-        >>> [(info.role, info.m_in) for info in live.values()] == [
-        ...     (info.role, info.m_in) for info in infos.values()
-        ... ]
-        True
     """
-    sources = find_sources(
-        build,
-        width,
-        base_width,
-        wider=wider,
-        base=base,
-        delta=delta,
-        depth=depth,
-        base_depth=base_depth,
-    )
-    infos = _describe_tensors(sources, roles, init, keep)
-    infos |= _describe_multipliers(sources)
-    if sources.m_L is not None:
-        for name, info in infos.items():
-            if block_pattern(name) in (sources.shapes.in_blocks or ()):
-                infos[name] = replace(info, m_L=sources.m_L, in_block=True)
+    sources = find_sources(build, width, base_width, wider, base, delta, depth, base_depth)
+    infos = _describe_tensors(sources, roles, init, keep) | _describe_multipliers(sources)
+    for name, info in infos.items():
+        if sources.m_L is not None and block_pattern(name) in sources.shapes.in_blocks:
+            infos[name] = replace(info, m_L=sources.m_L, in_block=True)
     return Infos(infos, _warnings(sources, infos))
 
 
@@ -378,9 +348,9 @@ def _describe_uses(first: str, by_use: Mapping[str, ParamInfo]) -> dict[str, Inf
     return found
 
 
-def _describe_multipliers(sources: Sources) -> dict[str, MultiplierInfo]:
+def _describe_multipliers(sources: Sources) -> dict[str, Info]:
     look_up = by_name(sources.shapes.multipliers, sources.across_blocks)
-    infos = {}
+    infos: dict[str, Info] = {}
     for name, module in multipliers(sources.target.model).items():
         base = look_up(name)
         if base is None:

@@ -67,7 +67,7 @@ class Shapes:
         multipliers: numbers of the model, by module name.
         heads: sizes of attention heads, by module name, at the base size and at a wider one.
         depth: number of blocks, if the model was built by depth.
-        in_blocks: patterns of the names whose number grows with depth; None: not known.
+        in_blocks: patterns of the names whose number grows with depth, if that is known.
 
     Example:
         >>> from mupl.roles import shapes
@@ -80,7 +80,7 @@ class Shapes:
     multipliers: Mapping[str, BaseMultiplier]
     heads: Mapping[str, tuple[int, ...]]
     depth: int | None = None
-    in_blocks: tuple[str, ...] | None = None
+    in_blocks: tuple[str, ...] = ()
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write a JSON file with one line a tensor.
@@ -143,9 +143,7 @@ class Shapes:
         for name, row in saved["multipliers"].items():
             numbers[name] = BaseMultiplier(float(row["value"]), _ints(row["fan_ins"]))
         heads = {name: _ints(sizes) for name, sizes in saved["heads"].items()}
-        in_blocks = saved["in_blocks"]
-        if in_blocks is not None:
-            in_blocks = tuple(map(str, in_blocks))
+        in_blocks = tuple(map(str, saved["in_blocks"]))
         depth = saved["depth"]
         return cls(tensors, numbers, heads, None if depth is None else int(depth), in_blocks)
 

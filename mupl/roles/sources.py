@@ -86,7 +86,6 @@ def find_sources(
     build: Build | nn.Module,
     width: Width,
     base_width: Width,
-    *,
     wider: Width,
     base: Base | None,
     delta: nn.Module | None,
@@ -271,7 +270,7 @@ def _in_depth(found: Shapes, target: Target, depth: int | None, base_depth: int 
     if base_depth is None or (depth is None and found.depth is not None):
         return Sources(found, target, None, False)
     m_L = _depth_ratio(depth, base_depth)
-    if found.in_blocks is None:
+    if not found.in_blocks:
         here = [*uses(target.model), *multipliers(target.model)]
         blocks = patterns_in_blocks([*found.tensors, *found.multipliers], here)
         if m_L != 1 and not blocks:

@@ -133,26 +133,18 @@ class Setup:
         self.build = partial(build, width) if depth is None else partial(build, width, depth=depth)
         self.optimizer_class = resolve(optimizer)
         check_options(self.optimizer_class, lr=lr, eps=eps, weight_decay=weight_decay)
-        if update_kind is None:
-            self.optimizer_rules = optimizer_rules(self.optimizer_class)
-        else:
-            self.optimizer_rules = as_optimizer_rules(update_kind)
+        rules = optimizer_rules(self.optimizer_class) if update_kind is None else update_kind
+        self.optimizer_rules = as_optimizer_rules(rules)
         self.schedule = schedule or Schedule()
         self.loss = loss
         self.seed = seed or 0
         given: dict[str, Any] = {"roles": roles, "init": init, "keep": keep}
         given |= {"wider": wider, "base": base, "delta": delta}
         self.infos = describe(build, width, base_width, depth=depth, base_depth=base_depth, **given)
-        if seed is not None and self._live is not None:
-            self._check_seed(self._live)
+        self._check_seed(seed)
         self._dtype = torch.get_default_dtype()
         self._scale(lr, eps=eps, weight_decay=weight_decay, weight_decay_mode=weight_decay_mode)
-        in_depth = base_depth is not None or any(info.in_block for info in self.infos.values())
-        if self.parametrization.has_depth and not in_depth:
-            raise ConfigError(
-                f"base_depth=null: parametrization={self.parametrization.name} scales with depth; "
-                "say the depth where lr is right, or base_depth=depth for rules in width alone"
-            )
+        self._check_depth(base_depth)
         self.warnings = self._warnings()
         self.model = self.initial_model()
         self._check_unit_scaling()
@@ -177,12 +169,23 @@ class Setup:
             torch.set_default_dtype(before)
         return model if device.type == "meta" else model.to(device)
 
-    def _check_seed(self, model: nn.Module) -> None:
-        """Refuse a seed by which nothing is drawn."""
-        is_drawn = any(isinstance(i, ParamInfo) and i.own is None for i in self.infos.values())
-        if not is_drawn and not any(isinstance(module, Dropout) for module in model.modules()):
+    def _check_depth(self, base_depth: int | None) -> None:
+        """Refuse a table with rules in depth where no depth is known."""
+        in_depth = base_depth is not None or any(info.in_block for info in self.infos.values())
+        if self.parametrization.has_depth and not in_depth:
             raise ConfigError(
-                f"seed={self.seed}: would change nothing, since the model has drawn its values; "
+                f"base_depth=null: parametrization={self.parametrization.name} scales with depth; "
+                "say the depth where lr is right, or base_depth=depth for rules in width alone"
+            )
+
+    def _check_seed(self, seed: int | None) -> None:
+        """Refuse a seed by which nothing is drawn, as the values of a model are drawn already."""
+        if seed is None or self._live is None:
+            return
+        is_drawn = any(isinstance(i, ParamInfo) and i.own is None for i in self.infos.values())
+        if not is_drawn and not any(isinstance(layer, Dropout) for layer in self._live.modules()):
+            raise ConfigError(
+                f"seed={seed}: would change nothing, since the model has drawn its values; "
                 "call torch.manual_seed before it is built"
             )
 
