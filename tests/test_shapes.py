@@ -415,6 +415,8 @@ def test_a_depth_that_does_not_fit_is_named() -> None:
         mupl.describe(Deep, 64, base=base, depth=6, base_depth=3)
     with pytest.raises(mupl.ConfigError, match=r"depth=6, base_depth=2: .*as many blocks"):
         mupl.describe(Deep(64, 2), base=Deep(16, 2), depth=6, base_depth=2)
+    with pytest.raises(mupl.ConfigError, match="depth: needs base_depth"):
+        mupl.describe(Deep(64, 6), base=Deep(16, 2), depth=6)
     with pytest.raises(mupl.ConfigError, match=r"the base model has not 'blocks.2.layer.weight'"):
         mupl.describe(Deep(64, 6), base=Deep(16, 2))
 

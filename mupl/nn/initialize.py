@@ -34,7 +34,6 @@ def initialize_(
     CPU, so that one seed gives one network on every device. Kept ones act as the model made them:
     `w = W / mult`. If the model was initialised before, the new factors replace the earlier ones.
     Without values, on the meta device, it gets multipliers only.
-
     Weights that were loaded before look like own values and are rescaled. A warning names those
     that are seen to be none, by a constant that is none any more or by their size; loaded values of
     the size of initial ones cannot be told. Say `keep=` of `describe`, or load afterwards.
@@ -56,10 +55,9 @@ def initialize_(
         ScaledParameter(mult=0.25, grad=1)
     """
     tensors = _checked_tensors(model, scales)
-    by_name = multipliers(model)
     drawn = [name for name in tensors if scales[name].own is None]
     generator = _generator(generator, seed, drawn)
-    for name, module in by_name.items():
+    for name, module in multipliers(model).items():
         if name in scales:
             module.value = scales[name].mult
     attention = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]

@@ -96,6 +96,8 @@ def find_sources(
     if base is not None:
         _refuse("base= has it already; say one of them", base_width=base_width, wider=wider)
         found = _as_shapes(base, delta)
+        if isinstance(build, nn.Module) and base_depth is None and found.depth is None:
+            _refuse("needs base_depth, the number of blocks of the base", depth=depth)
         target = _find_target(build, width, depth)
         return _in_depth(found, target, depth, base_depth)
     _refuse("belongs to a model as base=; say wider= for a function", delta=delta)
