@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from mupl.parametrization.rules import parametrizations as parametrizations
     from mupl.parametrization.symmetry import shift as shift
     from mupl.roles import Role as Role
+    from mupl.roles import Shapes as Shapes
     from mupl.roles import describe as describe
+    from mupl.roles import shapes as shapes
     from mupl.stats.recorder import Recorder as Recorder
     from mupl.training.coord_check import coord_check as coord_check
     from mupl.training.lr_finder import find_lr as find_lr
@@ -40,6 +42,8 @@ _PUBLIC = {
     "shift": "mupl.parametrization.symmetry",
     # a model, step by step
     "describe": "mupl.roles",
+    "shapes": "mupl.roles",
+    "Shapes": "mupl.roles",
     "scale": "mupl.optim.scaling",
     "initialize_": "mupl.nn.initialize",
     "param_groups": "mupl.optim.groups",

@@ -160,15 +160,27 @@ def build_on_meta(
     Parameters are put on the meta device, each as soon as it is registered, and their fills are
     watched, but for those that torch leaves out there (`trunc_normal_`). Other tensors have values,
     which a constructor may read, such as `x.item()` of a `torch.linspace`. A constructor that reads
-    values of parameters builds them as they are.
+    single values of parameters is given ones, and no fill is known then, since these may follow
+    from what was read. One that needs more builds its parameters as they are.
     """
+    numbers = _StandInNumbers()
     try:
-        with warnings.catch_warnings(), parameters_on_meta(), _Watch() as watch:
+        with warnings.catch_warnings(), parameters_on_meta(), numbers, _Watch() as watch:
             warnings.simplefilter("ignore")  # such as that copying to the meta device does nothing
             module = build()
-    except (NotImplementedError, RuntimeError, TypeError):  # torch's, of a value that is read
-        return build(), {}, False
-    return module, watch.fills(module), True
+    except Exception as error:
+        is_read = isinstance(error, NotImplementedError | RuntimeError | TypeError)  # torch's own
+        if numbers.count or is_read:
+            return build(), {}, False
+        raise
+    return module, {} if numbers.count else watch.fills(module), True
+
+
+@contextmanager
+def watched_fills() -> Iterator["_Watch"]:
+    """Watch how tensors are filled, without random fills on the meta device."""
+    with _Unfilled(), _Watch() as watch:
+        yield watch
 
 
 @contextmanager
@@ -206,6 +218,34 @@ class _Unfilled(TorchDispatchMode):
         if func.overloadpacket.__name__ in ("normal_", "uniform_") and args[0].is_meta:
             return args[0]
         return func(*args, **(kwargs or {}))
+
+
+class _StandInNumbers(TorchDispatchMode):
+    """Reads 1 (or true) where a single value of a tensor on the meta device is read."""
+
+    COMPARED = ("equal", "allclose", "is_nonzero")  # give a bool of Python
+    MOST = 1000  # a loop that waits for another value must end
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # as in `_Unfilled`
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        if name not in ("_local_scalar_dense", *self.COMPARED) or not args[0].is_meta:
+            return func(*args, **(kwargs or {}))
+        self.count += 1
+        if self.count > self.MOST:
+            raise RuntimeError(f"{self.MOST} values of parameters were read")
+        if name in self.COMPARED:
+            return True
+        return torch.ones((), dtype=args[0].dtype, device="cpu").item()
 
 
 class _Watch(TorchDispatchMode):

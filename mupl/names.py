@@ -1,7 +1,7 @@
 """Names of tensors and modules: the pattern that blocks share, and globs."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from mupl.errors import ConfigError
@@ -32,3 +32,14 @@ def match_globs(key: str, globs: Iterable[str], names: Iterable[str]) -> list[st
             raise ConfigError(f"{key}: {glob!r} matches none of {', '.join(names)}")
         matched.update(found)
     return [name for name in names if name in matched]
+
+
+def some_of(names: Sequence[str], most: int = 3) -> str:
+    """List a few names.
+
+    Example:
+        >>> some_of(["a", "b", "c"], most=2)
+        "'a', 'b' and 1 more"
+    """
+    shown = ", ".join(map(repr, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

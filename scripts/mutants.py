@@ -399,7 +399,54 @@ NUMBERS = [
         ],
     ),
 ]
-MUTANTS = [*of_tables(), *THEORY, *OPTIMIZERS, *DATA, *RESUME, *MODELS, *NUMBERS]
+SHAPES = "tests/test_shapes.py"
+ROLES = [
+    *in_file(
+        "mupl/roles/description.py",
+        SHAPES,
+        [
+            ("ratio=_ratio(fill, tensor.fill), certain=False", "ratio=1.0, certain=False"),
+            ("is_same and sources.m_L in (None, 1)", "is_same"),
+            ("if len(proposals[pattern]) == 1 else tensor.name", "if False else tensor.name"),
+        ],
+    ),
+    *in_file(
+        "mupl/roles/fans.py",
+        SHAPES,
+        [
+            ("grows[-1] != is_weight", "grows[-1]"),
+            ("shape[0] == 1 and growing == dims[-1:]", "False"),
+            ("isinstance(owner, _NORMS)", "False"),
+        ],
+    ),
+    *in_file(
+        "mupl/roles/infos.py",
+        SHAPES,
+        [
+            ("        if self.constant:\n", "        if False:\n"),
+            ("10 * noise_of_ratio", "1000 * noise_of_ratio"),
+        ],
+    ),
+    *in_file(
+        "mupl/roles/live.py",
+        SHAPES,
+        [
+            ("reversed(list(model.modules()))", "list(model.modules())"),
+            ("if low == high", "if False"),
+            ("<= 6 * noise else RANDOM", "<= 6 else RANDOM"),
+        ],
+    ),
+    *in_file(
+        "mupl/initializers.py",
+        SHAPES,
+        [
+            ("module, {} if numbers.count else", "module,"),
+            ("if self.count > self.MOST:", "if self.count > 4:"),
+        ],
+    ),
+]
+
+MUTANTS = [*of_tables(), *THEORY, *OPTIMIZERS, *DATA, *RESUME, *MODELS, *NUMBERS, *ROLES]
 
 
 def killed_by(mutant: Mutant) -> str | None:

@@ -132,6 +132,10 @@ WRONG = {
     "init=normal": "init=normal: must be by glob",
     "+init={layers.1.weight:{name:cauchy}}": "init.name=cauchy: must be one of normal",
     "+init={layers.1.weight:{name:normal,std:-1}}": "init.std=-1.0: must be a number >= 0",
+    "keep=readout.*": "keep=readout.*: must be a list of globs, such as 'keep=[layers.0.*]'",
+    "keep=[3]": "keep=[3]: must be a list of globs",
+    "keep=[nothing.*]": "keep: 'nothing.*' matches none of layers.0.weight",
+    "keep=[readout.*] +init={readout.weight:{name:normal,std:1}}": "'readout.weight' is drawn by",
     "+init={nothing.*:{name:normal,std:1}}": "init: 'nothing.*' matches none of layers.0.weight",
     # models
     "model.activation=swish": "model.activation=swish: must be one of relu, sigmoid, tanh, gelu",

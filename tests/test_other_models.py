@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import mupl
-from mupl.roles import MultiplierInfo, Role
+from mupl.roles import MultiplierInfo, ParamInfo, Role
 
 transformers = pytest.importorskip("transformers")
 timm = pytest.importorskip("timm")
@@ -113,7 +113,7 @@ ROLES: dict[Callable[..., nn.Module], dict[str, str]] = {
     bert: {},
     t5: {},
     mamba: {"*A_log": "input"},
-    vit: {"pos_embed": "input"},
+    vit: {},
     convnext: {},
 }
 
@@ -151,6 +151,53 @@ def test_wider_models_copy_pickle_and_know_their_multipliers(build: Any) -> None
     _, _, _, narrow_base = initialised(build, 64, base=32)
     with pytest.raises(mupl.ConfigError, match="it was saved under the multiplier"):
         narrow_base.load_state_dict(state)
+
+
+@pytest.mark.parametrize("build", ROLES, ids=names)
+def test_a_model_that_is_there_is_described_as_its_function_is(build: Any) -> None:
+    roles = ROLES[build]
+    expected = mupl.describe(build, 64, 16, roles=roles)
+    live = mupl.describe(build(64), base=build(16), delta=build(32), roles=roles)
+    assert list(live) == list(expected)
+    for name, info in expected.items():
+        found = live[name]
+        assert (found.row, found.symbols | {"sigma": 1}) == (
+            info.row,
+            info.symbols | {"sigma": 1},
+        )
+        if isinstance(info, ParamInfo) and info.own and info.own.ratio is not None:
+            assert isinstance(found, ParamInfo)
+            assert found.own is not None
+            assert found.own.ratio in (None, pytest.approx(info.own.ratio)), name
+
+
+@pytest.mark.parametrize("build", [llama, mixtral], ids=names)
+def test_models_of_transformers_need_no_values(build: Any) -> None:
+    expected = mupl.describe(build, 64, 16, roles=ROLES[build])
+    with torch.device("meta"):
+        model, base = build(64), build(16)
+    live = mupl.describe(model, base=base, roles=ROLES[build])
+    for name, info in expected.items():
+        if isinstance(info, ParamInfo):
+            found = live[name]
+            assert isinstance(found, ParamInfo)
+            assert found.init == info.init
+            assert found.own is not None
+            assert info.own is not None
+            assert found.own.ratio == info.own.ratio
+
+
+def test_configs_of_transformers_serve_as_widths() -> None:
+    def config(width: int) -> Any:
+        return transformers.GPT2Config(
+            vocab_size=11, n_positions=8, n_embd=width, n_layer=1, n_head=width // 8
+        )
+
+    build = transformers.GPT2LMHeadModel
+    infos = mupl.describe(build, config(64), config(16))
+    assert infos == mupl.describe(gpt2, 64, 16)
+    with pytest.raises(mupl.ConfigError, match="wider: the model has the sizes of its base"):
+        mupl.describe(build, config(16), config(16))
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,7 @@ def test_bad_overrides_of_a_job_are_the_errors_that_they_are_for_hydra(override:
         "scheduler=cosine",
         "roles={a:hidden}",
         "init={a:{std:1}}",
+        "keep=[a]",
         "logger={}",
         "metric=train_loss",
         "rerun=all",

@@ -257,5 +257,5 @@ def test_a_wrong_call_says_in_one_line_what_is_right(case: str) -> None:
 
 
 def test_a_base_width_is_never_assumed() -> None:
-    with pytest.raises(TypeError, match="base_width"):
-        mupl.describe(build, 32)  # type: ignore[call-arg]
+    with pytest.raises(mupl.ConfigError, match="base_width=None: must be a whole number"):
+        mupl.describe(build, 32)

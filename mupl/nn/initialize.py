@@ -1,6 +1,8 @@
 """Putting a parametrization into a module: its initial weights and its multipliers."""
 
+import math
 import re
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -8,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from mupl.errors import ConfigError
+from mupl.names import some_of
 from mupl.nn.dropout import seed_dropout
 from mupl.nn.layers import ScaledLinear
 from mupl.nn.scaled_parameters import SUFFIX, held_scale, hold_scale, use_scaled_parameters
 from mupl.parametrization.scales import Scale
-from mupl.roles import multipliers
+from mupl.roles import OwnValues, multipliers
+
+_FACTORS = "_own_value_factors"  # attribute of a module: of own values, by name of the tensor
 
 
 def initialize_(
@@ -24,21 +29,21 @@ def initialize_(
 ) -> nn.Module:
     """Bring a model into its parametrization: initial weights and multipliers; return it.
 
-    The model's own initial values are rescaled, so that at the base width they stay what they are,
-    to the last bit. Tensors to which `init` gave a distribution are drawn anew, in the order of
-    `scales`, on the CPU, so that one seed gives one network on every device. Kept ones act as the
-    model made them: `w = W / mult`. A model that was initialised before gets the factors of the new
-    scales in place of the earlier ones. One on the meta device, without values, gets multipliers
-    only: these belong to the use of a tensor, see `mupl.nn.scaled_parameters`.
+    Own initial values are rescaled; at the base width they stay what they are, to the last bit.
+    Tensors to which `init` gave a distribution are drawn anew, in the order of `scales`, on the
+    CPU, so that one seed gives one network on every device. Kept ones act as the model made them:
+    `w = W / mult`. If the model was initialised before, the new factors replace the earlier ones.
+    Without values, on the meta device, it gets multipliers only.
+    Weights that were loaded before look like own values and are rescaled. A warning names those
+    that are seen to be none, by a constant that is none any more or by their size; loaded values of
+    the size of initial ones cannot be told. Say `keep=` of `describe`, or load afterwards.
 
     Args:
         scales: what `scale` returns.
-        generator, seed: where samples and the masks of our `Dropout` come from; at most one of
-            them. Own values are drawn where the model is built: say `torch.manual_seed` there.
+        generator, seed: one of them, for samples and masks; own values have been drawn already.
 
     Raises:
-        ConfigError: if both seed and generator are given, or none where a tensor has to be drawn;
-            or if the scales are those of another model.
+        ConfigError: on scales of another model, or a generator that is missing or given twice.
 
     Example:
         >>> from mupl.optim.scaling import scale
@@ -50,15 +55,15 @@ def initialize_(
         ScaledParameter(mult=0.25, grad=1)
     """
     tensors = _checked_tensors(model, scales)
-    by_name = multipliers(model)
     drawn = [name for name in tensors if scales[name].own is None]
     generator = _generator(generator, seed, drawn)
-    for name, module in by_name.items():
+    for name, module in multipliers(model).items():
         if name in scales:
             module.value = scales[name].mult
     attention = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
     for use in uses(model, scales):
         _set_multiplier(use, attention)
+    _tell_other_values(model, tensors, scales)
     for name, w in tensors.items():
         if not w.is_meta:
             _fill(*owner(model, name), w, scales[name], generator)
@@ -79,6 +84,31 @@ def _generator(
     return generator
 
 
+def _tell_other_values(
+    model: nn.Module, tensors: Mapping[str, nn.Parameter], scales: Mapping[str, Scale]
+) -> None:
+    """Warn if tensors hold other values than initial ones while effective tensors will change."""
+    own: dict[str, OwnValues] = {}
+    for name, w in tensors.items():
+        module, leaf = owner(model, name)
+        values = scales[name].own
+        if values is not None and not w.is_meta and leaf not in module.__dict__.get(_FACTORS, {}):
+            own[name] = values
+    changed = []
+    for name, values in own.items():
+        change = values.ratio_of(tensors[name]) * scales[name].init_factor * scales[name].mult
+        if not math.isclose(change, 1):
+            changed.append(name)
+    others = [name for name, values in own.items() if not values.are_these(tensors[name])]
+    if changed and others:
+        warnings.warn(
+            f"initialize_: {some_of(others)} do not hold values that the model starts with, but "
+            f"perhaps loaded ones, and {some_of(changed)} were rescaled; say keep= for tensors "
+            "that shall act as they are, or load them afterwards",
+            stacklevel=3,
+        )
+
+
 @torch.no_grad()
 def _fill(
     module: nn.Module,
@@ -94,7 +124,7 @@ def _fill(
     if scale.own is None:
         w.copy_(sample(scale, w.shape, w.dtype, generator))
         return
-    factors = module.__dict__.setdefault("_own_value_factors", {})
+    factors = module.__dict__.setdefault(_FACTORS, {})
     if leaf not in factors:
         factors[leaf] = (scale.own.ratio_of(w), 1.0)
     ratio, before = factors[leaf]

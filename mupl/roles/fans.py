@@ -11,11 +11,35 @@ from mupl.roles.infos import Role
 
 
 class Unclassified(Exception):
-    """A tensor whose role its shape does not tell."""
+    """A tensor whose role its shape does not tell.
 
-    def __init__(self, name: str, shape: Sequence[int], owner: str) -> None:
-        super().__init__(f"{name!r} of shape {tuple(shape)} in a {owner}")
+    Attributes:
+        proposal: the role that tensors of such a shape and name mostly have.
+    """
+
+    def __init__(
+        self, name: str, shape: Sequence[int], grows: Sequence[bool], owner: nn.Module
+    ) -> None:
+        super().__init__(f"of shape {tuple(shape)} in a {type(owner).__name__}")
         self.name = name
+        self.proposal = _propose(name, shape, grows)
+
+
+def _propose(name: str, shape: Sequence[int], grows: Sequence[bool]) -> Role:
+    """Return the role that a tensor mostly has of which one dimension of the last two grows.
+
+    What a module calls its weight is (out, in), as a router's (experts, width). Other matrices
+    are for `x @ w`, and so (in, out), or tables of one row a position: (positions, width).
+    """
+    leaf = name.rpartition(".")[2]
+    is_weight = re.fullmatch(r"(\w+_)?weight|original\d", leaf) is not None
+    if _VECTORS.search(leaf) or (shape[0] == 1 and not is_weight):
+        return Role.INPUT
+    return Role.INPUT if grows[-1] != is_weight else Role.OUTPUT
+
+
+# Names of tensors that are one vector, or a few, for each unit
+_VECTORS = re.compile(r"bias|pos|embed|token|scale|gamma|_log", re.IGNORECASE)
 
 
 class Fans(NamedTuple):
@@ -41,6 +65,7 @@ _OUT_IN = (
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # ... and as (in, out, *receptive field).
 _IN_OUT = (nn.Embedding, nn.EmbeddingBag, *_TRANSPOSED)
+_NORMS = (nn.LayerNorm, nn.RMSNorm)  # whose tensors act entry by entry, whatever their rank
 # What torch's own modules call their weights. Other tensors of a subclass are of its author.
 _WEIGHT = re.compile(r"weight|weight_[ih][hr](_l\d+)?(_reverse)?|\w+_proj_weight")
 
@@ -58,6 +83,8 @@ def fans_of(
         if isinstance(owner, _IN_OUT) or _is_conv1d_of_transformers(owner):
             return Fans([0, *dims[2:]], [1])
         return Fans(dims[1:], [0])
+    if isinstance(owner, _NORMS):
+        return Fans([], dims)
     return _fans_by_growth(name, shape, grows, role, owner)
 
 
@@ -83,7 +110,8 @@ def _fans_by_growth(
 
     Dimensions before the last two that do not grow are a batch. Where the two after them grow it
     is a matrix (out, in, *receptive field). A tensor of three or more dimensions with one entry in
-    all but one is a vector. With one of two growing it may be an input or an output.
+    all but one is a vector, and (1, ..., L, width) is a table of L of them. Else, with one of two
+    growing, it may be an input or an output.
     """
     dims = list(range(len(shape)))
     batch = 0
@@ -100,16 +128,27 @@ def _fans_by_growth(
         return Fans(matrix[1:], matrix[:1])
     if len(shape) > 2 and all(shape[dim] == 1 for dim in rest):
         return Fans(rest, growing)
-    raise Unclassified(name, shape, type(owner).__name__)
+    if len(shape) > 2 and shape[0] == 1 and growing == dims[-1:]:
+        return Fans(rest, growing)
+    raise Unclassified(name, shape, grows, owner)
 
 
-def sizes_of(shape: Sequence[int], fans: Fans, owner: nn.Module) -> tuple[int, int]:
-    """Return fan_in and fan_out."""
+def sizes_of(shape: Sequence[int], fans: Fans, groups: int) -> tuple[int, int]:
+    """Return fan_in and fan_out.
+
+    Args:
+        groups: of a transposed convolution, see `transposed_groups`.
+    """
     fan_in = math.prod(shape[dim] for dim in fans.in_dims)
     fan_out = math.prod(shape[dim] for dim in fans.out_dims)
-    if isinstance(owner, _TRANSPOSED) and len(shape) > 1:  # (in, out / groups, *receptive field)
-        return fan_in // owner.groups, fan_out * owner.groups
-    return fan_in, fan_out
+    if len(shape) < 2:
+        return fan_in, fan_out
+    return fan_in // groups, fan_out * groups
+
+
+def transposed_groups(owner: nn.Module) -> int:
+    """Return the groups of a transposed convolution, whose weight is (in, out / groups, *field)."""
+    return owner.groups if isinstance(owner, _TRANSPOSED) else 1
 
 
 def role_of_growth(sizes: Sequence[tuple[int, int]]) -> Role:

@@ -55,12 +55,35 @@ class OwnValues:
         certain: whether `ratio` holds in any case, as at the base width and for kept tensors. Else
             values that belie it, such as those of a constructor that fills nothing on the meta
             device, are measured.
+        constant: whether all entries are one number.
+        usual: ratios that follow from usual initial distributions, with a std that is constant or
+            falls with fan_in or fan_out; none for a vector, where these are not known.
     """
 
     rms: float
     size: int
     ratio: float | None
     certain: bool
+    constant: bool = False
+    usual: tuple[float, ...] = ()
+
+    def are_these(self, values: Tensor) -> bool:
+        """Say whether values may be a model's own initial ones, and not loaded or trained ones.
+
+        Values of one number must all be equal. Others must have a size that follows from the base
+        width's by `ratio` or by a usual one; small tensors vary too much to be judged.
+        """
+        if self.certain or not values.numel():
+            return True
+        if self.constant:
+            return values.amin().item() == values.amax().item()
+        ratios = self.usual if self.ratio is None else (self.ratio, *self.usual)
+        rms = root_mean_square(values)
+        if not ratios or min(self.size, values.numel()) <= 32 or 0 in (rms, self.rms):
+            return True
+        # of own values that are no normal sample, such as sparse ones, the noise is larger
+        tolerance = 10 * noise_of_ratio(self.size, values.numel())
+        return any(abs(self.rms / rms / ratio - 1) <= tolerance for ratio in ratios)
 
     def ratio_of(self, values: Tensor) -> float:
         """Return the ratio for a tensor's own values."""
@@ -73,9 +96,14 @@ class OwnValues:
         if self.ratio is None:
             return measured
         sizes = (self.size, values.numel())
-        noise = math.sqrt(sum(0.5 / size for size in sizes))  # relative, of two normal samples
+        noise = noise_of_ratio(*sizes)
         is_belied = min(sizes) > 32 and abs(measured / self.ratio - 1) > 6 * noise
         return measured if is_belied else self.ratio
+
+
+def noise_of_ratio(*sizes: int) -> float:
+    """Return the relative noise of the ratio of root mean squares of normal samples."""
+    return math.sqrt(sum(0.5 / size for size in sizes))
 
 
 def root_mean_square(values: Tensor) -> float:

@@ -55,7 +55,7 @@ WORDS = {
 BY_NAME = ("roles", "init")
 CHECKED = (
     *WIDTHS, *WHOLE, *NUMBERS, *WORDS, *WHOLE_OR_NULL, *BY_NAME,
-    "seed", "threads", "loss", "trainer.devices", "trainer.num_nodes",
+    "keep", "seed", "threads", "loss", "trainer.devices", "trainer.num_nodes",
     "trainer.gradient_clip_val", "trainer.val_check_interval",
 )  # fmt: skip
 SEEDS = 2**32  # what numpy's and Lightning's generators take
@@ -107,6 +107,7 @@ def problems(values: Values) -> Iterator[str]:
         number_problems: NUMBERS,
         _whole_or_null_problems: WHOLE_OR_NULL,
         _mapping_problems: BY_NAME,
+        _globs_problems: ("keep",),
         _seed_problems: ("seed",),
         _threads_problems: ("threads",),
         _loss_problems: ("loss",),
@@ -148,6 +149,11 @@ def _mapping_problems(key: str, value: Any) -> Iterator[str]:
     if not isinstance(value, dict):
         entry = "hidden" if key == "roles" else "{name: normal, std: 0.02}"
         yield f"{key}={value}: must be by glob, such as '+{key}={{layers.1.weight: {entry}}}'"
+
+
+def _globs_problems(key: str, value: Any) -> Iterator[str]:
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        yield f"{key}={value}: must be a list of globs, such as 'keep=[layers.0.*]'"
 
 
 def _seed_problems(key: str, value: Any) -> Iterator[str]:

@@ -71,6 +71,7 @@ def build_setup(cfg: DictConfig, offered: Mapping[str, Any]) -> Setup:
         loss=loss_function(cfg.loss),
         roles=cfg.roles,
         init=cfg.init,
+        keep=cfg.keep,
         **tuned(cfg),
     )
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
+from mupl.nn.dropout import Dropout
 from mupl.nn.initialize import initialize_
 from mupl.nn.unit_scaling import has_unit_readout, scales_gradients
 from mupl.optim.groups import build_optimizer
@@ -24,7 +25,7 @@ from mupl.parametrization.rules import Parametrization, as_parametrization
 from mupl.parametrization.scales import scale_rows
 from mupl.parametrization.tables import UNIT_SCALED
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
-from mupl.roles import Build, MultiplierRole, Width, describe
+from mupl.roles import Base, Build, MultiplierRole, ParamInfo, Width, describe
 
 
 def _on_cpu(device: torch.device) -> AbstractContextManager[Any]:
@@ -45,10 +46,13 @@ class Setup:
 
     Args:
         build: `width -> nn.Module`, any module. It is also called at the base width and at twice
-            that, to find out which dimensions grow.
-        width: whatever `build` takes: a number, or a list of one width a layer.
+            that, to find out which dimensions grow. Or a model that is there already, beside
+            `base`: it is initialised in place.
+        width: whatever `build` takes: a number, a list of one width a layer, or a config object.
         base_width: where `lr`, `eps` and `weight_decay` were tuned. There every parametrization
             but u-muP's is the standard one.
+        wider, base, delta: see `mupl.describe`. `base` takes the place of `base_width`: a base
+            model, or what `mupl.shapes` returned or saved.
         lr: learning rate at the base width.
         parametrization: a name (`mupl.parametrizations()` lists them) or a `Parametrization`.
         optimizer: a name, a torch optimizer class, or a `functools.partial` of one.
@@ -64,10 +68,12 @@ class Setup:
         schedule: multiplies all learning rates in the course of training.
         loss: `(model output, target) -> scalar tensor`.
         roles, init, keep: see `mupl.describe`.
-        seed: of the initial weights: that of torch's generator on the CPU while the model is built.
+        seed: of the initial weights: that of torch's generator on the CPU while the model is built;
+            0 if none is given. Own values of a model that is there already are drawn: there it is
+            for `init` and for the masks of `mupl.nn.dropout.Dropout`.
 
     Attributes:
-        model: `build(width)`, initialised.
+        model: `build(width)`, or the model itself, initialised.
         infos: what each tensor is, by name (`mupl.describe`).
         scales: what each tensor got, by name (`mupl.scale`).
         warnings: sentences on what was found in the model that the rules do not reach. Each is a
@@ -76,8 +82,8 @@ class Setup:
     Under `torch.device("meta")` the model holds no weights: so the members of a stack are set up.
 
     Raises:
-        ConfigError: on bad values, a tensor that cannot be classified, or a parametrization that
-            the model or the optimizer does not fit.
+        ConfigError: on bad values, a tensor that cannot be classified, a seed that would change
+            nothing, or a parametrization that the model or the optimizer does not fit.
 
     Example:
         >>> from torch import nn
@@ -90,15 +96,21 @@ class Setup:
         0.25
         >>> [group["lr"] for group in setup.optimizer().param_groups]
         [0.001, 0.001]
+        >>> model = build(512)
+        >>> Setup(model, base=build(128), delta=build(256), lr=1e-3).model is model
+        True
     """
 
     def __init__(
         self,
-        build: Build,
-        width: Width,
+        build: Build | nn.Module,
+        width: Width = None,
         *,
-        base_width: Width,
         lr: float,
+        base_width: Width = None,
+        wider: Width = None,
+        base: Base | None = None,
+        delta: nn.Module | None = None,
         parametrization: str | Parametrization = "mup",
         optimizer: OptimizerLike = "adamw",
         update_kind: UpdateKind | str | OptimizerRules | None = None,
@@ -112,30 +124,27 @@ class Setup:
         roles: Mapping[str, str] | None = None,
         init: Mapping[str, Mapping[str, Any]] | None = None,
         keep: Collection[str] = (),
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         self.parametrization = as_parametrization(parametrization)
         self.width = width
         self.base_width = base_width
+        self._live = build if isinstance(build, nn.Module) else None
         self.build = partial(build, width) if depth is None else partial(build, width, depth=depth)
         self.optimizer_class = resolve(optimizer)
         check_options(self.optimizer_class, lr=lr, eps=eps, weight_decay=weight_decay)
-        if update_kind is None:
-            self.optimizer_rules = optimizer_rules(self.optimizer_class)
-        else:
-            self.optimizer_rules = as_optimizer_rules(update_kind)
+        rules = optimizer_rules(self.optimizer_class) if update_kind is None else update_kind
+        self.optimizer_rules = as_optimizer_rules(rules)
         self.schedule = schedule or Schedule()
         self.loss = loss
-        self.seed = seed
+        self.seed = seed or 0
         given: dict[str, Any] = {"roles": roles, "init": init, "keep": keep}
+        given |= {"wider": wider, "base": base, "delta": delta}
         self.infos = describe(build, width, base_width, depth=depth, base_depth=base_depth, **given)
+        self._check_seed(seed)
         self._dtype = torch.get_default_dtype()
         self._scale(lr, eps=eps, weight_decay=weight_decay, weight_decay_mode=weight_decay_mode)
-        if base_depth is None and self.parametrization.has_depth:
-            raise ConfigError(
-                f"base_depth=null: parametrization={self.parametrization.name} scales with depth; "
-                "say the depth where lr is right, or base_depth=depth for rules in width alone"
-            )
+        self._check_depth(base_depth)
         self.warnings = self._warnings()
         self.model = self.initial_model()
         self._check_unit_scaling()
@@ -143,8 +152,11 @@ class Setup:
     def initial_model(self) -> nn.Module:
         """Build the model as training starts from it: on the CPU, then moved to torch's device.
 
-        Under `torch.device("meta")` it holds no weights.
+        Under `torch.device("meta")` it holds no weights. A model that is there already is
+        initialised in place, where it is.
         """
+        if self._live is not None:
+            return initialize_(self._live, self.scales, seed=self.seed)
         device = torch.get_default_device()
         before = torch.get_default_dtype()
         torch.set_default_dtype(self._dtype)
@@ -156,6 +168,26 @@ class Setup:
         finally:
             torch.set_default_dtype(before)
         return model if device.type == "meta" else model.to(device)
+
+    def _check_depth(self, base_depth: int | None) -> None:
+        """Refuse a table with rules in depth where no depth is known."""
+        in_depth = base_depth is not None or any(info.in_block for info in self.infos.values())
+        if self.parametrization.has_depth and not in_depth:
+            raise ConfigError(
+                f"base_depth=null: parametrization={self.parametrization.name} scales with depth; "
+                "say the depth where lr is right, or base_depth=depth for rules in width alone"
+            )
+
+    def _check_seed(self, seed: int | None) -> None:
+        """Refuse a seed by which nothing is drawn, as the values of a model are drawn already."""
+        if seed is None or self._live is None:
+            return
+        is_drawn = any(isinstance(i, ParamInfo) and i.own is None for i in self.infos.values())
+        if not is_drawn and not any(isinstance(layer, Dropout) for layer in self._live.modules()):
+            raise ConfigError(
+                f"seed={seed}: would change nothing, since the model has drawn its values; "
+                "call torch.manual_seed before it is built"
+            )
 
     def _warnings(self) -> list[str]:
         """Say what was found that the rules do not reach."""
@@ -239,8 +271,8 @@ class Setup:
 
     def __repr__(self) -> str:
         constructor = getattr(self.optimizer_class, "func", self.optimizer_class)
-        return (
-            f"Setup(parametrization={self.parametrization.name}, optimizer={constructor.__name__}, "
-            f"width={self.width}, base_width={self.base_width}, lr={self.lr:g}, "
-            f"{len(self.scales)} tensors)"
-        )
+        parts = [f"parametrization={self.parametrization.name}, optimizer={constructor.__name__}"]
+        for key in ("width", "base_width"):
+            if (value := getattr(self, key)) is not None:
+                parts.append(f"{key}={value}")
+        return f"Setup({', '.join(parts)}, lr={self.lr:g}, {len(self.scales)} tensors)"
