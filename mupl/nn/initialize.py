@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from mupl.errors import ConfigError
+from mupl.initializers import OWN
 from mupl.nn.dropout import seed_dropout
 from mupl.nn.layers import ScaledLinear
 from mupl.nn.scaled_parameters import SUFFIX, held_scale, hold_scale, use_scaled_parameters
 from mupl.parametrization.scales import Scale
 from mupl.roles import multipliers
+from mupl.roles.infos import root_mean_square
 
 
 def initialize_(
@@ -21,6 +23,7 @@ def initialize_(
     generator: torch.Generator | None = None,
     *,
     seed: int | None = None,
+    draw: bool = False,
 ) -> nn.Module:
     """Bring a model into its parametrization: initial weights and multipliers; return it.
 
@@ -35,10 +38,14 @@ def initialize_(
         scales: what `scale` returns.
         generator, seed: where samples and the masks of our `Dropout` come from; at most one of
             them. Own values are drawn where the model is built: say `torch.manual_seed` there.
+        draw: draw all tensors from the distributions that `describe` found in the constructor. This
+            is for a model that has no values of its own, as after `model.to_empty(...)`. Tensors
+            that are sharded (DTensor) get what one process would draw from the same seed.
 
     Raises:
         ConfigError: if both seed and generator are given, or none where a tensor has to be drawn;
-            or if the scales are those of another model.
+            if the scales are those of another model; if a tensor holds no values; or if its values
+            cannot be drawn, as they are loaded or a constructor's own.
 
     Example:
         >>> from mupl.optim.scaling import scale
@@ -51,7 +58,8 @@ def initialize_(
     """
     tensors = _checked_tensors(model, scales)
     by_name = multipliers(model)
-    drawn = [name for name in tensors if scales[name].own is None]
+    drawn = [name for name in tensors if draw or scales[name].own is None]
+    _check_drawable(drawn, scales)
     generator = _generator(generator, seed, drawn)
     for name, module in by_name.items():
         if name in scales:
@@ -60,8 +68,13 @@ def initialize_(
     for use in uses(model, scales):
         _set_multiplier(use, attention)
     for name, w in tensors.items():
-        if not w.is_meta:
-            _fill(*owner(model, name), w, scales[name], generator)
+        if w.is_meta:
+            continue
+        if name in drawn:
+            _draw(w, scales[name], generator)
+        else:
+            _check_values(name, w, scales[name])
+            _rescale(*owner(model, name), w, scales[name])
     if generator is not None:
         seed_dropout(model, generator.initial_seed())
     return model
@@ -79,21 +92,54 @@ def _generator(
     return generator
 
 
+def _check_drawable(names: Sequence[str], scales: Mapping[str, Scale]) -> None:
+    unknown = [name for name in names if scales[name].init.name == OWN]
+    if unknown:
+        raise ConfigError(
+            f"draw: the values of {', '.join(unknown)} are loaded or made in a way that has no "
+            "distribution; say init={...} for them in describe, or build the model with its values"
+        )
+
+
 @torch.no_grad()
-def _fill(
-    module: nn.Module,
-    leaf: str,
-    w: nn.Parameter,
-    scale: Scale,
-    generator: torch.Generator | None,
-) -> None:
-    """Draw a tensor, or rescale its own values.
+def _draw(w: nn.Parameter, scale: Scale, generator: torch.Generator | None) -> None:
+    """Draw a tensor; of a sharded one every process draws all of it and keeps its part."""
+    values = sample(scale, w.shape, w.dtype, generator)
+    if hasattr(w, "placements"):  # a DTensor, whose module takes half a second to import
+        from torch.distributed.tensor import distribute_tensor
+
+        values = distribute_tensor(values, w.device_mesh, w.placements, src_data_rank=None)
+    w.copy_(values)
+
+
+# Own values by which root mean squares may differ between widths; what memory holds by chance is
+# zero, not finite, or farther away
+PLAUSIBLE = 1e4
+
+
+def _check_values(name: str, w: Tensor, scale: Scale) -> None:
+    """Refuse a tensor that nobody filled.
+
+    Initial values at two widths are of nearly one size, those of uninitialised memory are not.
+    """
+    assert scale.own is not None
+    expected = scale.own.rms
+    found = root_mean_square(w)
+    if expected > 0 and not 1 / PLAUSIBLE < found / expected < PLAUSIBLE:
+        raise ConfigError(
+            f"{name}: holds no initial values (their root mean square is {found:g}, and "
+            f"{expected:g} at the base width); after to_empty let the model fill its tensors, or "
+            "say draw=True"
+        )
+
+
+@torch.no_grad()
+def _rescale(module: nn.Module, leaf: str, w: nn.Parameter, scale: Scale) -> None:
+    """Rescale a tensor's own values.
 
     The factors are noted in the module, so that they are not applied twice.
     """
-    if scale.own is None:
-        w.copy_(sample(scale, w.shape, w.dtype, generator))
-        return
+    assert scale.own is not None
     factors = module.__dict__.setdefault("_own_value_factors", {})
     if leaf not in factors:
         factors[leaf] = (scale.own.ratio_of(w), 1.0)

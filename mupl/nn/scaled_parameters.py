@@ -121,11 +121,12 @@ def effective(module: nn.Module, leaf: str) -> Tensor:
 def use_scaled_parameters(module: nn.Module) -> None:
     """Make a module compute with the tensors that its `ScaledParameter`s say.
 
-    The hooks are functions of this module, so that a model can be copied and pickled.
+    The hooks are functions of this module, so that a model can be copied and pickled. They are the
+    innermost ones, so that others, such as those of FSDP, find the module's own tensors.
     """
     if _put_scaled not in module._forward_pre_hooks.values():
         module.register_forward_pre_hook(_put_scaled)
-        module.register_forward_hook(_take_scaled, always_call=True)
+        module.register_forward_hook(_take_scaled, prepend=True, always_call=True)
 
 
 def _put_scaled(module: nn.Module, args: tuple) -> tuple | None:
