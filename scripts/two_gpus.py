@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict as dcp
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import mupl
@@ -155,6 +155,9 @@ def train(model: nn.Module, scales: Scales, rank: int = 0, world: int = 1) -> Te
     """Return the losses of a few steps on all examples, of which each process has its part."""
     with torch.no_grad():  # must leave no trace
         model(torch.zeros(1, 8, dtype=torch.long, device=device()))
+    for module in model.modules():
+        if isinstance(module, FSDPModule):  # the outermost one stays whole after a pass
+            module.reshard()
     optimizer = torch.optim.AdamW(mupl.param_groups(model, scales))
     losses = []
     for step in range(STEPS):
