@@ -1,27 +1,17 @@
 """Two processes train what one trains: DDP, and FSDP2 however it is sharded and initialised."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 import mupl
 from scripts.two_gpus import MODELS, WAYS, described
-from tests.commands import ROOT
-
-LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+from tests.commands import run_twice
 
 
 @pytest.fixture(scope="module")
 def table() -> dict[tuple[str, str], str]:
     """The verdicts of the script on two processes, by model and way."""
-    command = [sys.executable, *LAUNCH, "scripts/two_gpus.py"]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    done = run_twice("scripts/two_gpus.py")
     assert "2 processes on cpu" in done.stdout, done.stderr
     found = {}
     for line in done.stdout.splitlines()[1:]:
