@@ -108,7 +108,8 @@ def _draw(w: nn.Parameter, scale: Scale, generator: torch.Generator | None) -> N
     if hasattr(w, "placements"):  # a DTensor, whose module takes half a second to import
         from torch.distributed.tensor import distribute_tensor
 
-        values = distribute_tensor(values, w.device_mesh, w.placements, src_data_rank=None)
+        layout = (w.device_mesh, w.placements)  # type: ignore[attr-defined]
+        values = distribute_tensor(values, *layout, src_data_rank=None)
     w.copy_(values)
 
 
