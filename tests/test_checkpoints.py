@@ -139,5 +139,8 @@ def test_a_state_of_other_tensors_or_without_names_is_refused() -> None:
         optimizer.load_state_dict(state)
     for group in state["param_groups"]:
         del group["param_names"]
+        group["lr"] /= 2
+    with pytest.raises(mupl.ConfigError, match=re.escape("lr=0.005 (now 0.01) of tensor 0")):
+        optimizer.load_state_dict(state)
     with pytest.raises(mupl.ConfigError, match="it has no names of tensors"):
         mupl.with_groups_of(optimizer, state)

@@ -50,6 +50,9 @@ def test_drawing_gives_what_init_for_all_tensors_gives() -> None:
         assert torch.equal(w, full.get_parameter(name)), name
         expected = scales[name].init
         torch.testing.assert_close(w.std().item(), expected.std, rtol=0.2, atol=0)
+        before = w.detach().clone()
+        mupl.initialize_(empty, scales)  # knows that drawn values have their scale already
+        assert torch.equal(w, before)
     assert not torch.equal(mupl.initialize_(build(32), scales, seed=1, draw=True).hidden.weight, w)
     with pytest.raises(mupl.ConfigError, match="seed"):
         mupl.initialize_(build(32), scales, draw=True)

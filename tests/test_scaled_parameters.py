@@ -128,6 +128,21 @@ def test_names_and_tensors_are_those_of_the_plain_model(pair: tuple) -> None:
         assert torch.equal(w, before[name])
 
 
+def test_a_state_dict_that_is_saved_after_an_interrupt_is_the_plain_one(pair: tuple) -> None:
+    model, _ = pair
+    before = copy.deepcopy(model.state_dict())
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    handle = model.conv.register_forward_pre_hook(interrupt)  # after w has been replaced
+    with pytest.raises(KeyboardInterrupt):
+        model(TOKENS)
+    handle.remove()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
 @pytest.mark.parametrize("change", COPIES, ids=lambda f: f.__name__)
 def test_copies_and_averages_are_the_same_function(pair: tuple, change: Any) -> None:
     model, _ = pair

@@ -70,11 +70,12 @@ def initialize_(
     for name, w in tensors.items():
         if w.is_meta:
             continue
+        module, leaf = owner(model, name)
         if name in drawn:
-            _draw(w, scales[name], generator)
+            _draw(module, leaf, w, scales[name], generator)
         else:
             _check_values(name, w, scales[name])
-            _rescale(*owner(model, name), w, scales[name])
+            _rescale(module, leaf, w, scales[name])
     if generator is not None:
         seed_dropout(model, generator.initial_seed())
     return model
@@ -102,7 +103,13 @@ def _check_drawable(names: Sequence[str], scales: Mapping[str, Scale]) -> None:
 
 
 @torch.no_grad()
-def _draw(w: nn.Parameter, scale: Scale, generator: torch.Generator | None) -> None:
+def _draw(
+    module: nn.Module,
+    leaf: str,
+    w: nn.Parameter,
+    scale: Scale,
+    generator: torch.Generator | None,
+) -> None:
     """Draw a tensor; of a sharded one every process draws all of it and keeps its part."""
     values = sample(scale, w.shape, w.dtype, generator)
     if hasattr(w, "placements"):  # a DTensor, whose module takes half a second to import
@@ -111,6 +118,15 @@ def _draw(w: nn.Parameter, scale: Scale, generator: torch.Generator | None) -> N
         layout = (w.device_mesh, w.placements)  # type: ignore[attr-defined]
         values = distribute_tensor(values, *layout, src_data_rank=None)
     w.copy_(values)
+    _own_value_factors(module)[leaf] = (1.0, scale.init_factor)
+
+
+def _own_value_factors(module: nn.Module) -> dict[str, tuple[float, float]]:
+    """Return what values of a module's tensors were multiplied by already, by leaf.
+
+    First comes what brings them to the scale of the base width, then all factors together.
+    """
+    return module.__dict__.setdefault("_own_value_factors", {})
 
 
 # Own values by which root mean squares may differ between widths; what memory holds by chance is
@@ -136,12 +152,9 @@ def _check_values(name: str, w: Tensor, scale: Scale) -> None:
 
 @torch.no_grad()
 def _rescale(module: nn.Module, leaf: str, w: nn.Parameter, scale: Scale) -> None:
-    """Rescale a tensor's own values.
-
-    The factors are noted in the module, so that they are not applied twice.
-    """
+    """Rescale a tensor's own values, once."""
     assert scale.own is not None
-    factors = module.__dict__.setdefault("_own_value_factors", {})
+    factors = _own_value_factors(module)
     if leaf not in factors:
         factors[leaf] = (scale.own.ratio_of(w), 1.0)
     ratio, before = factors[leaf]

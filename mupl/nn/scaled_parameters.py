@@ -127,6 +127,8 @@ def use_scaled_parameters(module: nn.Module) -> None:
     if _put_scaled not in module._forward_pre_hooks.values():
         module.register_forward_pre_hook(_put_scaled)
         module.register_forward_hook(_take_scaled, prepend=True, always_call=True)
+        # after a KeyboardInterrupt, for which torch calls no other hook
+        module.register_state_dict_pre_hook(_put_back)
 
 
 def _put_scaled(module: nn.Module, args: tuple) -> tuple | None:
@@ -149,13 +151,18 @@ def _put_scaled(module: nn.Module, args: tuple) -> tuple | None:
 
 
 def _take_scaled(module: nn.Module, args: tuple, output: Any) -> None:
-    """After a forward pass, or an error in it, put w back."""
+    """After a forward pass, or an error in it, leave no trace."""
+    _put_back(module)
+    if isinstance(module, nn.RNNBase):  # keeps its tensors in a list, too
+        module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+
+
+def _put_back(module: nn.Module, *_: Any) -> None:
+    """Put w back to where `mult * w` stands."""
     for owner, leaf, held in _scaled_tensors(module):
         if held.replaced:
             owner._parameters[leaf] = held.replaced[0]  # type: ignore[assignment]
             held.replaced = ()
-    if isinstance(module, nn.RNNBase):  # keeps its tensors in a list, too
-        module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
 
 
 class _ScaledTensor(NamedTuple):

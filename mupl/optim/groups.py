@@ -186,13 +186,15 @@ def check_same_groups(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         Traceback (most recent call last):
         mupl.errors.ConfigError: optimizer state: it was saved under lr=0.05 (now 0.025) of ...
     """
-    present = _by_tensor(optimizer.param_groups)
-    saved = _by_tensor(state["param_groups"])
-    if len(present) != len(saved) or present.keys() != saved.keys():
-        missing = [*(present.keys() - saved.keys()), *(saved.keys() - present.keys())]
+    both = [*optimizer.param_groups, *state["param_groups"]]
+    named = all("param_names" in group for group in both)
+    present = _by_tensor(optimizer.param_groups, named)
+    saved = _by_tensor(state["param_groups"], named)
+    if present.keys() != saved.keys():
+        missing = sorted(present.keys() ^ saved.keys())
         raise ConfigError(
             f"optimizer state: it is of {len(saved)} tensors, the optimizer of {len(present)}; "
-            f"not of both are {', '.join(sorted(missing)[:SHOWN])}"
+            f"not of both are {', '.join(missing[:SHOWN])}"
         )
     different = []
     for key in COMPARED:
@@ -214,8 +216,8 @@ def check_same_groups(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         )
 
 
-def _by_tensor(groups: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return what is compared of each tensor, in the order of the groups."""
+def _by_tensor(groups: Iterable[Mapping[str, Any]], named: bool) -> dict[str, dict[str, Any]]:
+    """Return what is compared of each tensor, in the order of the groups, by name or number."""
     found: dict[str, dict[str, Any]] = {}
     for group in groups:
         options = {}
@@ -223,8 +225,8 @@ def _by_tensor(groups: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
             if key in group:
                 options[key] = group.get(f"initial_{key}", group[key])
         for index, _ in enumerate(group["params"]):
-            names = group.get("param_names")
-            found[names[index] if names else f"tensor {len(found)}"] = options
+            name = group["param_names"][index] if named else f"tensor {len(found)}"
+            found[name] = options
     return found
 
 

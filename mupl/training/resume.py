@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mupl.errors import ConfigError
-from mupl.optim.groups import with_groups_of
+from mupl.optim.groups import SHOWN, with_groups_of
 from mupl.optim.registry import qualified
 from mupl.parametrization.scales import scale_rows
 from mupl.training.setup import Setup
@@ -19,7 +19,6 @@ NOT_RECORDED = ("lr", "eps", "weight_decay", "foreach", "fused", "capturable", "
 # What saved weights and states have no meaning without: the class of the optimizer, and of each
 # tensor these columns of the table
 FIXED = ("optimizer", "shape", "mult", "update_kind")
-SHOWN = 3  # differences in one line
 
 Record = dict[str, Any]  # plain values by dotted key
 
