@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from mupl.errors import ConfigError as ConfigError
     from mupl.nn.initialize import initialize_ as initialize_
     from mupl.nn.mulinear import MuLinear as MuLinear
+    from mupl.optim.groups import check_same_groups as check_same_groups
     from mupl.optim.groups import param_groups as param_groups
+    from mupl.optim.groups import with_groups_of as with_groups_of
     from mupl.optim.scaling import scale as scale
     from mupl.parametrization.rules import Parametrization as Parametrization
     from mupl.parametrization.rules import get_parametrization as get_parametrization
@@ -47,6 +49,9 @@ _PUBLIC = {
     "scale": "mupl.optim.scaling",
     "initialize_": "mupl.nn.initialize",
     "param_groups": "mupl.optim.groups",
+    # on from a saved state
+    "check_same_groups": "mupl.optim.groups",
+    "with_groups_of": "mupl.optim.groups",
     # the same in one step
     "Setup": "mupl.training.setup",
     "TrainingModule": "mupl.training.module",

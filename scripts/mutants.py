@@ -446,7 +446,49 @@ ROLES = [
     ),
 ]
 
-MUTANTS = [*of_tables(), *THEORY, *OPTIMIZERS, *DATA, *RESUME, *MODELS, *NUMBERS, *ROLES]
+AFTERWARDS = [
+    *in_file(
+        "mupl/nn/scaled_parameters.py",
+        ids(
+            "tests/test_scaled_parameters.py",
+            "test_a_state_dict_that_is_saved_after_an_interrupt_is_the_plain_one",
+        ),
+        [("module.register_state_dict_pre_hook(_put_back)", "pass")],
+    ),
+    *in_file(
+        "mupl/nn/scaled_parameters.py",
+        "tests/test_distributed.py",
+        [("prepend=True, always_call=True", "always_call=True")],
+    ),
+    *in_file(
+        "mupl/nn/initialize.py",
+        "tests/test_distributed.py",
+        [
+            ("[leaf] = (1.0, scale.init_factor)", "[leaf] = (1.0, 1.0)"),
+            ("own.rms > 0 and not 1 /", "own.rms < 0 and not 1 /"),
+        ],
+    ),
+    *in_file(
+        "mupl/optim/groups.py",
+        "tests/test_checkpoints.py",
+        [
+            ("if list(present) != list(saved):", "if False:"),
+            ('group.get(f"initial_{key}", group[key])', "group[key]"),
+            ("by_index[index] = states[name]", "by_index[index] = states[next(iter(states))]"),
+        ],
+    ),
+]
+MUTANTS = [
+    *of_tables(),
+    *THEORY,
+    *OPTIMIZERS,
+    *DATA,
+    *RESUME,
+    *MODELS,
+    *NUMBERS,
+    *ROLES,
+    *AFTERWARDS,
+]
 
 
 def killed_by(mutant: Mutant) -> str | None:

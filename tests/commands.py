@@ -47,6 +47,19 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
+def run_twice(*arguments: str) -> Done:
+    """Run Python in two processes on the CPU, as `torchrun` starts them."""
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    return subprocess.run(
+        [sys.executable, *launch, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment() | {"CUDA_VISIBLE_DEVICES": ""},
+    )
+
+
 def train_here(capfd: pytest.CaptureFixture[str], *arguments: str) -> Done:
     """Run the command in this process, without the four seconds that a new one imports."""
     capfd.readouterr()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -39,3 +40,21 @@ class Unclassifiable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(x.flatten(1))
+
+
+def gpt2(width: int, tied: bool = True) -> nn.Module:
+    """The model of transformers, made from a config."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=11,
+        n_positions=8,
+        n_embd=width,
+        n_layer=1,
+        n_head=width // 8,
+        tie_word_embeddings=tied,
+        resid_pdrop=0,
+        embd_pdrop=0,
+        attn_pdrop=0,
+        use_cache=False,
+    )
+    return transformers.GPT2LMHeadModel(config)

@@ -40,9 +40,8 @@ def trainer(**kwargs: Any) -> lightning.Trainer:
     quiet = dict.fromkeys(
         ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
     )
-    return lightning.Trainer(
-        accelerator="cpu", devices=1, num_sanity_val_steps=0, **(quiet | kwargs)
-    )
+    values = {"devices": 1, **quiet, **kwargs}
+    return lightning.Trainer(accelerator="cpu", num_sanity_val_steps=0, **values)
 
 
 def whole_and_resumed(

@@ -269,32 +269,6 @@ def test_heterogeneous_widths_equal_a_single_width_when_all_are_alike() -> None:
     assert torch.equal(listed, trajectory("mup", "adamw", 3 * BASE, steps=20))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_parity_with_the_mup_package(optimizer: str) -> None:
-    """PyPI's mup 1.0.0 (Yang et al.): MuReadout, set_base_shapes, MuSGD and MuAdamW."""
-    import mup
-
-    width, multiplier = 4 * BASE, 4
-    ours, _ = prepare("mup", optimizer, width)
-
-    def net_of(width: int) -> nn.Module:
-        return Tanh([nn.Linear(n, width) for n in (6, width, width)], mup.MuReadout(width, 3))
-
-    net = mup.set_base_shapes(
-        net_of(width), net_of(BASE), delta=net_of(2 * BASE), rescale_params=False
-    ).double()
-    assert net.readout.width_mult() == multiplier
-    net.load_state_dict(dict(ours.named_parameters()))  # whose multiplier mup has its own way
-    if optimizer == "sgd":
-        options = {"lr": 0.05}
-        theirs: torch.optim.Optimizer = mup.MuSGD(net.parameters(), momentum=0.9, **options)
-    else:
-        options = {"lr": 0.01, "eps": 1e-30, "weight_decay": 0.0}
-        theirs = mup.MuAdamW(net.parameters(), **options)
-    mine = trajectory("mup", optimizer, width, **({"weight_decay": 0.0} | options))
-    close(train(net, theirs, 50), mine)
-
-
 def test_batches_differ() -> None:
     (first, _), (second, _) = batches(2)
     assert not torch.equal(first, second)

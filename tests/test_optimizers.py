@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from mupl.errors import ConfigError
 from mupl.models import MLP
 from mupl.optim.elementwise import Lion, adam_atan2, lion, sign_momentum
-from mupl.optim.groups import build_optimizer
+from mupl.optim.groups import build_optimizer, with_groups_of
 from mupl.optim.orthogonal import METHODS, SHAPE_FACTORS, Orthogonal, accumulate
 from mupl.optim.registry import optimizer_rules, optimizers, resolve
 from mupl.parametrization.scales import Scale
@@ -386,7 +386,7 @@ def test_loading_a_state_that_would_undo_hyperparameters_is_an_error(key: str) -
     with pytest.raises(ConfigError, match=f"saved under {key}="):
         optimizer.load_state_dict(state)
     mine = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({**state, "param_groups": mine})  # what the message advises
+    optimizer.load_state_dict(with_groups_of(optimizer, state))  # what the message advises
     assert optimizer.state_dict()["param_groups"] == mine
 
 

@@ -11,26 +11,12 @@ from torch import nn
 
 import mupl
 from mupl.roles import MultiplierInfo, ParamInfo, Role
+from tests.models import gpt2
 
 transformers = pytest.importorskip("transformers")
 timm = pytest.importorskip("timm")
 
 TOKENS = torch.arange(16).view(2, 8) % 11
-
-
-def gpt2(width: int, tied: bool = True) -> nn.Module:
-    config = transformers.GPT2Config(
-        vocab_size=11,
-        n_positions=8,
-        n_embd=width,
-        n_layer=1,
-        n_head=width // 8,
-        tie_word_embeddings=tied,
-        resid_pdrop=0,
-        embd_pdrop=0,
-        attn_pdrop=0,
-    )
-    return transformers.GPT2LMHeadModel(config)
 
 
 def llama(width: int, tied: bool = True) -> nn.Module:

@@ -1,21 +1,19 @@
 """Multipliers belong to the use of a tensor, and whatever is done to a model keeps them."""
 
 import copy
-import io
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import mupl
 from mupl.models import GPT, MLP
 from mupl.nn.layers import ScaledLinear
 from mupl.nn.scaled_parameters import effective, hold_scale, use_scaled_parameters
 from mupl.parametrization.tables import TABLES
+from tests.changes import COPIES
 
 FOR_ADAM = [name for name in TABLES if not name.startswith("umup")]
 
@@ -130,31 +128,26 @@ def test_names_and_tensors_are_those_of_the_plain_model(pair: tuple) -> None:
         assert torch.equal(w, before[name])
 
 
-def unpickled(model: nn.Module) -> nn.Module:
-    file = io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
+def test_a_state_dict_that_is_saved_after_an_interrupt_is_the_plain_one(pair: tuple) -> None:
+    model, _ = pair
+    before = copy.deepcopy(model.state_dict())
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    handle = model.conv.register_forward_pre_hook(interrupt)  # after w has been replaced
+    with pytest.raises(KeyboardInterrupt):
+        model(TOKENS)
+    handle.remove()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
-def averaged(model: nn.Module) -> nn.Module:
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
-    average.update_parameters(model)
-    return average
-
-
-def called_with_parameters(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    values = dict(model.named_parameters())
-    return lambda x: torch.func.functional_call(model, values, (x,))
-
-
-@pytest.mark.parametrize(
-    "change", [copy.deepcopy, unpickled, averaged, called_with_parameters], ids=lambda f: f.__name__
-)
+@pytest.mark.parametrize("change", COPIES, ids=lambda f: f.__name__)
 def test_copies_and_averages_are_the_same_function(pair: tuple, change: Any) -> None:
     model, _ = pair
     expected = model(TOKENS)
-    torch.testing.assert_close(change(model)(TOKENS), expected)
+    torch.testing.assert_close(change(model, TOKENS)(TOKENS), expected)
 
 
 class Compilable(nn.Sequential):

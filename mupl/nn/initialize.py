@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from mupl.errors import ConfigError
+from mupl.initializers import OWN
 from mupl.names import some_of
 from mupl.nn.dropout import seed_dropout
 from mupl.nn.layers import ScaledLinear
 from mupl.nn.scaled_parameters import SUFFIX, held_scale, hold_scale, use_scaled_parameters
 from mupl.parametrization.scales import Scale
 from mupl.roles import OwnValues, multipliers
+from mupl.roles.infos import root_mean_square
 
 _FACTORS = "_own_value_factors"  # attribute of a module: of own values, by name of the tensor
 
@@ -26,6 +28,7 @@ def initialize_(
     generator: torch.Generator | None = None,
     *,
     seed: int | None = None,
+    draw: bool = False,
 ) -> nn.Module:
     """Bring a model into its parametrization: initial weights and multipliers; return it.
 
@@ -41,9 +44,14 @@ def initialize_(
     Args:
         scales: what `scale` returns.
         generator, seed: one of them, for samples and masks; own values have been drawn already.
+        draw: draw all tensors from the distributions that `describe` found in the constructor. This
+            is for a model that has no values of its own, as after `model.to_empty(...)`. Tensors
+            that are sharded (DTensor) get what one process would draw from the same seed.
 
     Raises:
-        ConfigError: on scales of another model, or a generator that is missing or given twice.
+        ConfigError: on scales of another model; a generator that is missing or given twice; a
+            tensor that holds no values; or values that cannot be drawn, as they are loaded or a
+            constructor's own.
 
     Example:
         >>> from mupl.optim.scaling import scale
@@ -55,7 +63,8 @@ def initialize_(
         ScaledParameter(mult=0.25, grad=1)
     """
     tensors = _checked_tensors(model, scales)
-    drawn = [name for name in tensors if scales[name].own is None]
+    drawn = [name for name in tensors if draw or scales[name].own is None]
+    _check_drawable(drawn, scales)
     generator = _generator(generator, seed, drawn)
     for name, module in multipliers(model).items():
         if name in scales:
@@ -63,10 +72,16 @@ def initialize_(
     attention = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
     for use in uses(model, scales):
         _set_multiplier(use, attention)
-    _tell_other_values(model, tensors, scales)
-    for name, w in tensors.items():
-        if not w.is_meta:
-            _fill(*owner(model, name), w, scales[name], generator)
+    filled = {name: w for name, w in tensors.items() if not w.is_meta}
+    own = {name: w for name, w in filled.items() if name not in drawn}
+    _check_values(own, scales)
+    _tell_other_values(model, own, scales)
+    for name, w in filled.items():
+        module, leaf = owner(model, name)
+        if name in own:
+            _rescale(module, leaf, w, scales[name])
+        else:
+            _draw(module, leaf, w, scales[name], generator)
     if generator is not None:
         seed_dropout(model, generator.initial_seed())
     return model
@@ -84,15 +99,24 @@ def _generator(
     return generator
 
 
+def _check_drawable(names: Sequence[str], scales: Mapping[str, Scale]) -> None:
+    unknown = [name for name in names if scales[name].init.name == OWN]
+    if unknown:
+        raise ConfigError(
+            f"draw: the values of {', '.join(unknown)} are loaded or made in a way that has no "
+            "distribution; say init={...} for them in describe, or build the model with its values"
+        )
+
+
 def _tell_other_values(
     model: nn.Module, tensors: Mapping[str, nn.Parameter], scales: Mapping[str, Scale]
 ) -> None:
     """Warn if tensors hold other values than initial ones while effective tensors will change."""
     own: dict[str, OwnValues] = {}
-    for name, w in tensors.items():
+    for name in tensors:
         module, leaf = owner(model, name)
         values = scales[name].own
-        if values is not None and not w.is_meta and leaf not in module.__dict__.get(_FACTORS, {}):
+        if values is not None and leaf not in _own_value_factors(module):
             own[name] = values
     changed = []
     for name, values in own.items():
@@ -110,21 +134,59 @@ def _tell_other_values(
 
 
 @torch.no_grad()
-def _fill(
+def _draw(
     module: nn.Module,
     leaf: str,
     w: nn.Parameter,
     scale: Scale,
     generator: torch.Generator | None,
 ) -> None:
-    """Draw a tensor, or rescale its own values.
+    """Draw a tensor; of a sharded one every process draws all of it and keeps its part."""
+    values = sample(scale, w.shape, w.dtype, generator)
+    if hasattr(w, "placements"):  # a DTensor, whose module takes half a second to import
+        from torch.distributed.tensor import distribute_tensor
 
-    The factors are noted in the module, so that they are not applied twice.
+        layout = (w.device_mesh, w.placements)  # type: ignore[attr-defined]
+        values = distribute_tensor(values, *layout, src_data_rank=None)
+    w.copy_(values)
+    _own_value_factors(module)[leaf] = (1.0, scale.init_factor)
+
+
+def _own_value_factors(module: nn.Module) -> dict[str, tuple[float, float]]:
+    """Return what values of a module's tensors were multiplied by already, by leaf.
+
+    First comes what brings them to the scale of the base width, then all factors together.
     """
-    if scale.own is None:
-        w.copy_(sample(scale, w.shape, w.dtype, generator))
-        return
-    factors = module.__dict__.setdefault(_FACTORS, {})
+    return module.__dict__.setdefault(_FACTORS, {})
+
+
+# Own values by which root mean squares may differ between widths; what memory holds by chance is
+# zero, not finite, or farther away
+PLAUSIBLE = 1e4
+
+
+def _check_values(tensors: Mapping[str, Tensor], scales: Mapping[str, Scale]) -> None:
+    """Refuse tensors that nobody filled.
+
+    Initial values at two widths are of nearly one size, those of uninitialised memory are not.
+    """
+    for name, w in tensors.items():
+        own = scales[name].own
+        assert own is not None
+        found = root_mean_square(w)
+        if own.rms > 0 and not 1 / PLAUSIBLE < found / own.rms < PLAUSIBLE:
+            raise ConfigError(
+                f"{name}: holds no initial values (their root mean square is {found:g}, and "
+                f"{own.rms:g} at the base width); after to_empty let the model fill its tensors, "
+                "or say draw=True"
+            )
+
+
+@torch.no_grad()
+def _rescale(module: nn.Module, leaf: str, w: nn.Parameter, scale: Scale) -> None:
+    """Rescale a tensor's own values, once."""
+    assert scale.own is not None
+    factors = _own_value_factors(module)
     if leaf not in factors:
         factors[leaf] = (scale.own.ratio_of(w), 1.0)
     ratio, before = factors[leaf]

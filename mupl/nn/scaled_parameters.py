@@ -52,13 +52,18 @@ class ScaledParameter(nn.Module):
 
     Attributes:
         acted: whether a forward pass has used it.
+        replaced: w while `mult * w` stands in its place in the module, which is during a forward
+            pass; a tuple, as a tensor alone would become a parameter of this module.
     """
+
+    replaced: tuple[Tensor, ...]
 
     def __init__(self, mult: float, grad: float) -> None:
         super().__init__()
         self.mult = mult
         self.grad = grad
         self.acted = False
+        self.replaced = ()
 
     def scale(self, w: Tensor) -> Tensor:
         """Return `mult * w`."""
@@ -116,32 +121,48 @@ def effective(module: nn.Module, leaf: str) -> Tensor:
 def use_scaled_parameters(module: nn.Module) -> None:
     """Make a module compute with the tensors that its `ScaledParameter`s say.
 
-    The hooks are functions of this module, so that a model can be copied and pickled.
+    The hooks are functions of this module, so that a model can be copied and pickled. They are the
+    innermost ones, so that others, such as those of FSDP, find the module's own tensors.
     """
     if _put_scaled not in module._forward_pre_hooks.values():
         module.register_forward_pre_hook(_put_scaled)
-        module.register_forward_hook(_take_scaled, always_call=True)
+        module.register_forward_hook(_take_scaled, prepend=True, always_call=True)
+        # after a KeyboardInterrupt, for which torch calls no other hook
+        module.register_state_dict_pre_hook(_put_back)
 
 
 def _put_scaled(module: nn.Module, args: tuple) -> tuple | None:
-    """Before a forward pass, let `mult * w` stand before w, which stays the module's parameter."""
+    """Before a forward pass, put `mult * w` in the place of w.
+
+    It goes to where torch itself puts tensors in the place of parameters
+    (`torch.func.functional_call`), which compiles.
+    """
     tensors = list(_scaled_tensors(module))
     if args and _scales_input(module, tensors):
         tensors[0].held.note()
         return (tensors[0].held.mult * args[0], *args[1:])
     for owner, leaf, held in tensors:
-        w = owner._parameters[leaf]
-        assert w is not None
-        owner.__dict__[leaf] = held.scale(w)
+        if not held.replaced:
+            w = owner._parameters[leaf]
+            assert w is not None
+            held.replaced = (w,)
+            owner._parameters[leaf] = held.scale(w)  # type: ignore[assignment]
     return None
 
 
 def _take_scaled(module: nn.Module, args: tuple, output: Any) -> None:
     """After a forward pass, or an error in it, leave no trace."""
-    for owner, leaf, _ in _scaled_tensors(module):
-        owner.__dict__.pop(leaf, None)
+    _put_back(module)
     if isinstance(module, nn.RNNBase):  # keeps its tensors in a list, too
         module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+
+
+def _put_back(module: nn.Module, *_: Any) -> None:
+    """Put w back to where `mult * w` stands."""
+    for owner, leaf, held in _scaled_tensors(module):
+        if held.replaced:
+            owner._parameters[leaf] = held.replaced[0]  # type: ignore[assignment]
+            held.replaced = ()
 
 
 class _ScaledTensor(NamedTuple):

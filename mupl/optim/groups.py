@@ -154,25 +154,117 @@ def _check_at_first_step(
     handle = optimizer.register_step_pre_hook(check)
 
 
-def check_same_groups(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Refuse a state whose param groups have other hyperparameters than the optimizer's.
+COMPARED = ("lr", "weight_decay", "eps", "update_kind")
+SHOWN = 3  # differences in one line
 
-    `optimizer.load_state_dict(state)` would silently replace what the scaling rules have set.
-    Learning rates are compared as they were before any schedule.
+
+def check_same_groups(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Refuse a state whose tensors had other hyperparameters than the optimizer gives to them.
+
+    `optimizer.load_state_dict(state)` would silently replace what the scaling rules have set, as
+    under another base width or table, or with another learning rate. An optimizer of
+    `Setup.optimizer` calls this by itself; register it with any other one. Learning rates are
+    compared as they were before any schedule.
+
+    Args:
+        optimizer: made of `param_groups`, with its present hyperparameters.
+        state: what the `state_dict()` of an optimizer returned.
 
     Raises:
-        ConfigError: if lr, weight_decay, eps or update_kind of a group differ from the saved ones.
+        ConfigError: showing saved and present values of lr, weight_decay, eps or update_kind, by
+            tensor; or if the state is of other tensors, or of these in another order.
+
+    Example:
+        >>> import mupl, torch
+        >>> build = lambda width: nn.Linear(width, width)
+        >>> def optimizer(base_width):
+        ...     setup = mupl.Setup(build, 64, base_width=base_width, lr=0.1)
+        ...     adam = torch.optim.Adam(mupl.param_groups(setup.model, setup.scales))
+        ...     adam.register_load_state_dict_pre_hook(check_same_groups)
+        ...     return adam
+        >>> optimizer(16).load_state_dict(optimizer(32).state_dict())
+        Traceback (most recent call last):
+        mupl.errors.ConfigError: optimizer state: it was saved under lr=0.05 (now 0.025) of ...
     """
-    for mine, saved in zip(optimizer.param_groups, state["param_groups"], strict=False):
-        for key in ("lr", "weight_decay", "eps", "update_kind"):
-            if key not in saved:
-                continue
-            ours = mine.get(f"initial_{key}", mine.get(key))
-            theirs = saved.get(f"initial_{key}", saved[key])
-            if ours != theirs:
-                raise ConfigError(
-                    f"optimizer state: it was saved under {key}={theirs} where this run has "
-                    f"{key}={ours}. To resume, train with the hyperparameters of that run; to go "
-                    "on with these, load the state "
-                    "{**state, 'param_groups': optimizer.state_dict()['param_groups']}"
-                )
+    both = [*optimizer.param_groups, *state["param_groups"]]
+    named = all("param_names" in group for group in both)
+    present = _by_tensor(optimizer.param_groups, named)
+    saved = _by_tensor(state["param_groups"], named)
+    if present.keys() != saved.keys():
+        missing = sorted(present.keys() ^ saved.keys())
+        raise ConfigError(
+            f"optimizer state: it is of {len(saved)} tensors, the optimizer of {len(present)}; "
+            f"not of both are {', '.join(missing[:SHOWN])}"
+        )
+    different = []
+    for key in COMPARED:
+        for name, options in present.items():
+            ours, theirs = options.get(key), saved[name].get(key)
+            if ours != theirs and None not in (ours, theirs):
+                different.append(f"{key}={theirs} (now {ours}) of {name}")
+    if different:
+        more = f", {len(different) - SHOWN} more" if len(different) > SHOWN else ""
+        raise ConfigError(
+            f"optimizer state: it was saved under {', '.join(different[:SHOWN])}{more}. To resume, "
+            "train with the hyperparameters of that run; to go on with these, load "
+            "mupl.with_groups_of(optimizer, state)"
+        )
+    if list(present) != list(saved):
+        raise ConfigError(
+            "optimizer state: it has the tensors in another order, in which torch would mix them "
+            "up; load mupl.with_groups_of(optimizer, state)"
+        )
+
+
+def _by_tensor(groups: Iterable[Mapping[str, Any]], named: bool) -> dict[str, dict[str, Any]]:
+    """Return what is compared of each tensor, in the order of the groups, by name or number."""
+    found: dict[str, dict[str, Any]] = {}
+    for group in groups:
+        options = {}
+        for key in COMPARED:
+            if key in group:
+                options[key] = group.get(f"initial_{key}", group[key])
+        for index, _ in enumerate(group["params"]):
+            name = group["param_names"][index] if named else f"tensor {len(found)}"
+            found[name] = options
+    return found
+
+
+def with_groups_of(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a saved state with the hyperparameters that an optimizer has now.
+
+    Load it to go on with a learning rate that was changed on purpose. Each tensor gets its own
+    state, found by its name, also where tensors are grouped otherwise than before.
+
+    Args:
+        optimizer, state: as in `check_same_groups`.
+
+    Raises:
+        ConfigError: if the state has no names of tensors, as where the optimizer that it is of was
+            not made of `param_groups`.
+
+    Example:
+        >>> import mupl
+        >>> setup = mupl.Setup(lambda width: nn.Linear(width, width), 64, base_width=16, lr=0.1)
+        >>> saved = setup.optimizer().state_dict()
+        >>> setup = mupl.Setup(lambda width: nn.Linear(width, width), 64, base_width=16, lr=0.3)
+        >>> optimizer = setup.optimizer()
+        >>> optimizer.load_state_dict(with_groups_of(optimizer, saved))
+        >>> optimizer.param_groups[0]["lr"]
+        0.075
+    """
+    states = {}
+    for group in state["param_groups"]:
+        if "param_names" not in group:
+            raise ConfigError(
+                "optimizer state: it has no names of tensors, by which their states are found"
+            )
+        for index, name in zip(group["params"], group["param_names"], strict=True):
+            states[name] = state["state"].get(index)
+    groups = optimizer.state_dict()["param_groups"]
+    by_index = {}
+    for group in groups:
+        for index, name in zip(group["params"], group["param_names"], strict=True):
+            if states.get(name) is not None:
+                by_index[index] = states[name]
+    return {**state, "state": by_index, "param_groups": groups}

@@ -109,8 +109,10 @@ def noise_of_ratio(*sizes: int) -> float:
 def root_mean_square(values: Tensor) -> float:
     """Return the root mean square of a tensor's entries."""
     dtype = torch.promote_types(values.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(values.detach(), dtype=dtype).item()
-    return norm / math.sqrt(max(values.numel(), 1))
+    norm = torch.linalg.vector_norm(values.detach(), dtype=dtype)
+    if hasattr(norm, "full_tensor"):  # of a tensor that is sharded
+        norm = norm.full_tensor()
+    return norm.item() / math.sqrt(max(values.numel(), 1))
 
 
 @dataclass(frozen=True)

@@ -315,6 +315,12 @@ def _tracked_weights(
         for name, w in original_parameters(model, scales).items():
             scale = scales[name]
             every[name] = _Weight(w, scale.mult, scale.grad)
+    for name, weight in every.items():
+        if hasattr(weight.w, "placements"):  # a DTensor
+            raise ConfigError(
+                f"recorder: {name} is sharded over processes, of which statistics are not taken; "
+                "record on one device, or under DDP"
+            )
     names = match_globs("recorder.parameters", globs, every)
     return {name: every[name] for name in names}
 

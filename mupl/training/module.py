@@ -28,8 +28,9 @@ Batch = tuple[Tensor, Tensor]
 class TrainingModule(LightningModule):
     """Lets Lightning's trainer train a `mupl.Setup` on batches `(x, target)`.
 
-    Logs train_loss, val_loss and, for class indices, val_accuracy. Its checkpoints hold what each
-    tensor got, the hyperparameters, the schedule and the versions of packages.
+    Logs train_loss, val_loss and, for class indices, val_accuracy, as means over all processes. Its
+    checkpoints hold what each tensor got, the hyperparameters, the schedule and the versions of
+    packages.
 
     Args:
         setup: the model, its loss, its optimizer and its schedule.
@@ -77,7 +78,7 @@ class TrainingModule(LightningModule):
         # `self.log` costs as much as a small step: call it only where Lightning writes a row
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.trainer.global_step + 1) % every == 0:
-            self.log("train_loss", loss, prog_bar=True)
+            self.log("train_loss", loss, prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -88,7 +89,7 @@ class TrainingModule(LightningModule):
         if not target.is_floating_point():
             accuracy = (output.argmax(-1) == target).float().mean()
             values["val_accuracy"] = accuracy.where(loss.isfinite(), torch.nan)
-        self.log_dict(values, prog_bar=True, batch_size=len(target))
+        self.log_dict(values, prog_bar=True, batch_size=len(target), sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.training_setup.optimizer()

@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mupl.errors import ConfigError
+from mupl.optim.groups import SHOWN, with_groups_of
 from mupl.optim.registry import qualified
 from mupl.parametrization.scales import scale_rows
 from mupl.training.setup import Setup
@@ -18,7 +19,6 @@ NOT_RECORDED = ("lr", "eps", "weight_decay", "foreach", "fused", "capturable", "
 # What saved weights and states have no meaning without: the class of the optimizer, and of each
 # tensor these columns of the table
 FIXED = ("optimizer", "shape", "mult", "update_kind")
-SHOWN = 3  # differences in one line
 
 Record = dict[str, Any]  # plain values by dotted key
 
@@ -103,18 +103,8 @@ def check_same_steps(saved: int | None, steps: int, setup: Setup) -> None:
 
 def use_groups_of(setup: Setup, checkpoint: Mapping[str, Any]) -> None:
     """Put the setup's param groups in place of a checkpoint's, and give each tensor its state."""
-    groups = setup.optimizer().state_dict()["param_groups"]
     for saved in checkpoint.get("optimizer_states", []):
-        states = {}
-        for group in saved["param_groups"]:
-            for index, name in zip(group["params"], group["param_names"], strict=True):
-                states[name] = saved["state"].get(index)
-        saved["state"] = {}
-        for group in groups:
-            for index, name in zip(group["params"], group["param_names"], strict=True):
-                if states.get(name) is not None:
-                    saved["state"][index] = states[name]
-        saved["param_groups"] = groups
+        saved.update(with_groups_of(setup.optimizer(), saved))
 
 
 def use_rates_of(setup: Setup, optimizer: Optimizer, scheduler: LambdaLR) -> None:
