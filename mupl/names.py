@@ -1,8 +1,10 @@
-"""Names of tensors and modules: the pattern that blocks share, and globs."""
+"""Names of tensors and modules: the pattern that blocks share, and globs; and of objects."""
 
+import pkgutil
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from typing import Any
 
 from mupl.errors import ConfigError
 
@@ -32,3 +34,33 @@ def match_globs(key: str, globs: Iterable[str], names: Iterable[str]) -> list[st
             raise ConfigError(f"{key}: {glob!r} matches none of {', '.join(names)}")
         matched.update(found)
     return [name for name in names if name in matched]
+
+
+def find_object(key: str, name: str, what: str) -> Any:
+    """Return what has a dotted name, which can be called.
+
+    Args:
+        key: of the config, for the error.
+        what: what it must be, for the error.
+
+    Raises:
+        ConfigError: if there is none, or its package is not installed.
+
+    >>> find_object("loss", "math.hypot", "a function")(3, 4)
+    5.0
+    """
+    package = str(name).partition(".")[0]
+    try:
+        found = pkgutil.resolve_name(name)
+    except ModuleNotFoundError as error:
+        if error.name == package:
+            raise ConfigError(
+                f"{key}={name}: needs the package {package}, which is not installed (mupl[models] "
+                "has transformers, timm and torchvision: pip install 'mupl[models]')"
+            ) from error
+        found = None
+    except (ImportError, AttributeError, ValueError):
+        found = None
+    if not callable(found):
+        raise ConfigError(f"{key}={name}: must be the dotted name of {what}")
+    return found
