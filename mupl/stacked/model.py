@@ -1,10 +1,12 @@
 """From S setups to one model, whose weights, numbers and outputs have a leading member axis."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mupl.nn.dropout import Dropout, dropout_layers, seed_dropout
 from mupl.nn.initialize import owner, parameters
@@ -158,10 +160,13 @@ class MappedModel(nn.Module):
         values: dict[str, Tensor] = dict(self._weights)
         for name, buffer in self.named_buffers():
             values[name.replace("/", ".")] = buffer
+        # torch maps its attention for CPUs by a loop over members, and warns of that
+        attention = sdpa_kernel(SDPBackend.MATH) if x.is_cpu else nullcontext()
         try:
-            if len(x) == 1:
-                return torch.vmap(self._one, (0, None), randomness="error")(values, x[0])
-            return torch.vmap(self._one, (0, 0), randomness="error")(values, x)
+            with attention:
+                if len(x) == 1:
+                    return torch.vmap(self._one, (0, None), randomness="error")(values, x[0])
+                return torch.vmap(self._one, (0, 0), randomness="error")(values, x)
         except RuntimeError as error:
             if "randomness" in str(error):
                 raise NotStackable(f"model: its forward is random; {ONLY_DROPOUT}") from error
