@@ -13,6 +13,7 @@ from mupl.names import find_object
 
 Size = int | Sequence[int]
 CAUSAL = "transformers.AutoModelForCausalLM"
+EXAMPLES = {"width": "+model.sizes.embed_dim=width", "depth": "+model.sizes.depth=depth, or null"}
 
 
 def from_library(
@@ -68,6 +69,13 @@ def from_library(
         if known.get(name) != needed:
             raise ConfigError(
                 f"model={constructor}: needs {name}={needed}; here it is {known.get(name)}"
+            )
+    used = set(re.findall(r"\w+", str(list(sizes.values()))))
+    for name in ("width", "depth"):
+        if name in known and name not in used:
+            raise ConfigError(
+                f"{name}={known[name]}: no entry of model.sizes follows from it, so that it would "
+                f"change nothing; say one, such as {EXAMPLES[name]}"
             )
     arguments = dict(options or {})
     for name, said in sizes.items():

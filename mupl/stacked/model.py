@@ -1,7 +1,7 @@
 """From S setups to one model, whose weights, numbers and outputs have a leading member axis."""
 
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -128,6 +128,18 @@ def replace_dropout(model: nn.Module) -> None:
             setattr(parent, leaf, replaced.setdefault(module, Dropout(module.p)))
 
 
+@contextmanager
+def _mapped_attention(device: torch.device) -> Iterator[None]:
+    """Leave out the kinds of attention that torch maps by a loop over members, with a warning."""
+    was_enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_enabled)
+
+
 class MappedModel(nn.Module):
     """Any module, mapped by `torch.func.vmap` over the members' weights and buffers.
 
@@ -160,10 +172,8 @@ class MappedModel(nn.Module):
         values: dict[str, Tensor] = dict(self._weights)
         for name, buffer in self.named_buffers():
             values[name.replace("/", ".")] = buffer
-        # torch maps its attention for CPUs by a loop over members, and warns of that
-        attention = sdpa_kernel(SDPBackend.MATH) if x.is_cpu else nullcontext()
         try:
-            with attention:
+            with _mapped_attention(x.device):
                 if len(x) == 1:
                     return torch.vmap(self._one, (0, None), randomness="error")(values, x[0])
                 return torch.vmap(self._one, (0, 0), randomness="error")(values, x)

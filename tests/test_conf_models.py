@@ -1,0 +1,139 @@
+"""`model=hf_...`, `torchvision_...` and `timm_...`: models of other libraries, from one yaml each."""
+
+import copy
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from mupl.data import Splits, random_tokens
+from mupl.data.text import Tokens
+from mupl.errors import ConfigError
+from mupl.identity.provenance import provenance
+from mupl.initializers import on_meta
+from mupl.models import from_config, from_library
+from mupl.stacked.rules import NotStackable
+from mupl.stacked.stack import Stack
+from mupl.training.cli import register_parametrizations
+from mupl.training.config import build_setup
+from mupl.training.setup import Setup
+from tests.commands import IGNORED, ROOT, train_here
+
+pytest.importorskip("transformers")
+pytest.importorskip("timm")
+pytest.importorskip("torchvision")
+pytestmark = IGNORED
+
+BASES = ("hf", "torchvision", "timm")  # of which the others are made
+GROUP = sorted(file.stem for file in (ROOT / "conf/model").glob("*_*.yaml"))
+HEAD = 8  # size of a head
+SMALL = {  # what makes a model as small as a test wants
+    "hf_gpt2": [f"model.sizes.num_attention_heads=width / {HEAD}"],
+    "hf_llama": [
+        f"model.sizes.num_attention_heads=width / {HEAD}",
+        f"model.sizes.num_key_value_heads=width / {HEAD}",
+    ],
+    "timm_vit": [f"model.sizes.num_heads=width / {HEAD}"],
+    "torchvision_vit": [f"model.sizes.num_heads=width / {HEAD}"],
+    "timm_resnet": [],
+    "timm_mixer": [],
+    "torchvision_resnet": [],
+}
+TOKENS = random_tokens(vocabulary=11, context=8, count=2**10)
+
+
+def images() -> Splits:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (24, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    y = torch.arange(24) % 5
+    return Splits(x[:16], y[:16], x[16:], y[16:], num_classes=5)
+
+
+IMAGES = images()
+
+
+def data_of(name: str) -> Splits | Tokens:
+    return TOKENS if name.startswith("hf") else IMAGES
+
+
+@pytest.fixture(scope="module", autouse=True)
+def conf() -> Iterator[None]:
+    register_parametrizations()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        yield
+
+
+def config_of(name: str, *overrides: str) -> DictConfig:
+    small = ["base_width=16", "depth=1", "optimizer=adam", "lr=0.01", *SMALL.get(name, [])]
+    return compose("train", [f"model={name}", "trainer=cpu", *small, *overrides])
+
+
+def setup_of(name: str, *overrides: str) -> Setup:
+    return build_setup(config_of(name, *overrides), data_of(name).model_args)
+
+
+def losses_alone(setup: Setup, data: Splits | Tokens, steps: int) -> list[float]:
+    """Losses of a plain loop in float64."""
+    model = setup.model.double()
+    optimizer = setup.optimizer()
+    batches = data.train_batches(4, [setup.seed])
+    losses = []
+    for step in range(steps):
+        batches.set_step(step)
+        x, target = (tensor[0] for tensor in batches())
+        loss = setup.loss(model(x.double() if x.is_floating_point() else x), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_every_yaml_is_tested() -> None:
+    assert set(GROUP) == set(SMALL)
+
+
+@pytest.mark.parametrize("name", GROUP)
+def test_a_model_of_another_library_is_described_and_trains(name: str) -> None:
+    setup = setup_of(name, "width=32")
+    roles = {str(info.role) for info in setup.infos.values()}
+    assert {"input", "hidden", "output"} <= roles
+    assert not setup.warnings
+    before = copy.deepcopy(setup.model).double()
+    losses = losses_alone(setup, data_of(name), steps=4)
+    assert torch.tensor(losses).isfinite().all()
+    for tensor, w in before.named_parameters():
+        assert not torch.equal(w, setup.model.get_parameter(tensor)), tensor
+
+
+@pytest.mark.parametrize("name", GROUP)
+def test_depth_is_the_number_of_blocks(name: str) -> None:
+    deep = ["width=16", "parametrization=depth_mup", "base_depth=1"]
+    with pytest.warns(UserWarning, match="residual branches are not scaled with depth"):
+        infos = setup_of(name, *deep, "depth=2").infos
+    assert {info.m_L for info in infos.values()} == {1, 2}
+    assert len(infos) > len(setup_of(name, *deep).infos)
+
+
+STACKED = ("hf_gpt2", "hf_llama", "timm_mixer", "timm_vit", "torchvision_vit", "timm_resnet")
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_a_stack_trains_each_member_as_it_trains_alone(name: str) -> None:
+    variants = [
+        ["lr=0.01", "seed=0"],
+        ["lr=0.003", "seed=1", "parametrization=sp"],
+        ["lr=0.02", "seed=0", "parametrization=mup_table3"],
+    ]
+    alone = [losses_alone(setup_of(name, "width=32", *v), data_of(name), 4) for v in variants]
+    with on_meta():
+        members = [setup_of(name, "width=32", *variant) for variant in variants]
+    stack = Stack(members, data_of(name), batch_size=4, max_steps=4, dtype=torch.float64)
+    stack.train(4)
+    torch.testing.assert_close(stack.losses.T, torch.tensor(alone, dtype=torch.float64))
+    assert len(stack.evaluate()["val_loss"]) == len(variants)
