@@ -8,6 +8,8 @@ from typing import Any
 
 from mupl.errors import ConfigError
 
+MODELS = ("transformers", "timm", "torchvision")  # what the extra mupl[models] installs
+
 
 def block_pattern(name: str) -> str:
     """Return the same name for every block: `blocks.3.mlp.weight` -> `blocks.*.mlp.weight`."""
@@ -49,18 +51,18 @@ def find_object(key: str, name: str, what: str) -> Any:
     >>> find_object("loss", "math.hypot", "a function")(3, 4)
     5.0
     """
-    package = str(name).partition(".")[0]
+    package, dot, _ = name.partition(".")
+    found = None
     try:
         found = pkgutil.resolve_name(name)
     except ModuleNotFoundError as error:
-        if error.name == package:
+        if dot and error.name == package:
+            install = ": pip install 'mupl[models]'" if package in MODELS else ""
             raise ConfigError(
-                f"{key}={name}: needs the package {package}, which is not installed (mupl[models] "
-                "has transformers, timm and torchvision: pip install 'mupl[models]')"
+                f"{key}={name}: needs the package {package}, which is not installed{install}"
             ) from error
-        found = None
     except (ImportError, AttributeError, ValueError):
-        found = None
+        pass
     if not callable(found):
         raise ConfigError(f"{key}={name}: must be the dotted name of {what}")
     return found

@@ -2,21 +2,23 @@
 
 import copy
 import pickle
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mupl.data import Splits, random_tokens
 from mupl.data.text import Tokens
 from mupl.errors import ConfigError
 from mupl.identity.provenance import provenance
 from mupl.initializers import on_meta
-from mupl.models import from_config, from_library
+from mupl.models import from_library
 from mupl.stacked.rules import NotStackable
 from mupl.stacked.stack import Stack
 from mupl.training.cli import register_parametrizations
@@ -137,3 +139,92 @@ def test_a_stack_trains_each_member_as_it_trains_alone(name: str) -> None:
     stack.train(4)
     torch.testing.assert_close(stack.losses.T, torch.tensor(alone, dtype=torch.float64))
     assert len(stack.evaluate()["val_loss"]) == len(variants)
+
+
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [
+        ("width", 32),
+        ("4 * width", 128),
+        ("width/16", 2),
+        ("8 / 3 * width * depth / 2", 128),
+        (["width", "2 * width", 7], [32, 64, 7]),
+        (5, 5),
+        ("image_size", 8),
+    ],
+)
+def test_an_argument_follows_from_sizes(said: Any, size: Any) -> None:
+    sizes = {"size": said, "grows": "width", "deep": "depth"}
+    options = {"constructor": "tests.test_conf_models.Arguments", "sizes": sizes}
+    model = from_library(32, **options, depth=3, image_size=(8, 8))
+    assert model.arguments == {"size": size, "grows": 32, "deep": 3}
+
+
+class Arguments(torch.nn.Module):
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__()
+        self.arguments = arguments
+
+
+def test_an_argument_of_null_is_left_out_and_other_images_have_two_sides() -> None:
+    sizes = {"left_out": None, "grows": "width", "side": "image_size"}
+    constructor = "tests.test_conf_models.Arguments"
+    model = from_library(32, constructor=constructor, sizes=sizes, image_size=(8, 6))
+    assert model.arguments == {"grows": 32, "side": (8, 6)}
+
+
+@pytest.mark.parametrize("package", ["transformers", "timm", "torchvision"])
+def test_an_absent_package_is_one_line(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = {"transformers": "hf_gpt2"}.get(package, f"{package}_vit")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf"needs the package {package}.*'mupl\[models\]'"):
+        setup_of(name, "width=32")
+
+
+def test_a_model_of_transformers_returns_logits_and_pickles() -> None:
+    setup = setup_of("hf_llama", "width=16")
+    x = torch.zeros(2, 8, dtype=torch.long)
+    logits = setup.model(x)
+    assert logits.shape == (2, 8, 11)
+    assert torch.equal(pickle.loads(pickle.dumps(setup.model))(x), logits)
+    assert "model.embed_tokens.weight" in setup.infos  # names are the library's own
+
+
+def test_a_stack_refuses_what_it_cannot_map() -> None:
+    with on_meta():
+        tied = setup_of("hf_gpt2", "width=16", "model.options.tie_word_embeddings=true")
+        random = setup_of("hf_gpt2", "width=16", "model.options.attn_pdrop=0.5")
+    with pytest.raises(NotStackable, match=r"lm_head reads out by transformer\.wte\.weight"):
+        Stack([tied], TOKENS, batch_size=4, max_steps=2)
+    stack = Stack([random], TOKENS, batch_size=4, max_steps=2)
+    with pytest.raises(NotStackable, match="its forward is random"):
+        stack.train(1)
+
+
+def test_a_result_records_the_packages_that_made_its_model() -> None:
+    config: Any = OmegaConf.to_container(config_of("hf_gpt2", "data=text", "width=32"))
+    assert "transformers" in provenance(config)["packages"]
+    config = OmegaConf.to_container(config_of("timm_vit", "width=32"))
+    assert "timm" in provenance(config)["packages"]
+
+
+def test_a_sweep_of_both_launchers_and_a_coordinate_check(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    report = "hydra.callbacks.sweep_report.report=tests.commands.table_only"
+    small = ["base_width=16", "trainer=cpu", "trainer.precision=64-true", "max_steps=3", "depth=1"]
+    sweep = ["-m", "model=timm_mixer", "data=digits", "width=16,32", "lr=0.01,0.02", *small, report]
+    losses = []
+    for launcher in ("stacked", "basic"):
+        folder = f"hydra.sweep.dir={tmp_path / launcher}"
+        done = train_here(capfd, *sweep, f"hydra/launcher={launcher}", folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "one by one" not in done.stdout
+        losses.append(pd.read_csv(tmp_path / launcher / "results.csv").val_loss.to_numpy())
+    torch.testing.assert_close(*map(torch.from_numpy, losses))
+    check = ["-m", "experiment=coord_check_model", "model=timm_mixer", "width=16,32", "seed=0"]
+    recorded = ["hydra/launcher=stacked", f"hydra.sweep.dir={tmp_path / 'check'}", report]
+    done = train_here(capfd, *check, *small, *recorded)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 of 2 jobs run one by one: callbacks: a stack records models of mupl only" in done.stdout
+    assert (tmp_path / "check" / "results.csv").exists()

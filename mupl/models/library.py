@@ -166,4 +166,9 @@ def from_config(config: str, auto: str = CAUSAL, **fields: Any) -> nn.Module:
 
 def _logits(model: nn.Module, args: Any, output: Any) -> Tensor:
     """Return the logits of an output of transformers."""
+    if not hasattr(output, "logits"):
+        raise ConfigError(
+            f"model.options.auto: a {type(model).__name__} gives no logits; take an auto class of "
+            f"models that do, such as {CAUSAL}"
+        )
     return output.logits
