@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mupl.errors import ConfigError, enumerated
@@ -55,7 +56,9 @@ def from_library(
     """
     if isinstance(image_size, Sequence) and len(set(image_size)) == 1:
         image_size = image_size[0]
-    data = {
+    every_size = {
+        "width": width,
+        "depth": depth,
         "vocabulary": vocabulary,
         "context": context,
         "in_channels": in_channels,
@@ -63,9 +66,23 @@ def from_library(
         "in_features": in_features,
         "num_classes": num_classes,
     }
-    known = {"width": width, "depth": depth} | data
-    known = {name: size for name, size in known.items() if size is not None}
-    for name, needed in (requires or {}).items():
+    known = {name: size for name, size in every_size.items() if size is not None}
+    _check_sizes(constructor, sizes, requires or {}, known)
+    arguments = dict(options or {})
+    for name, said in sizes.items():
+        if said is not None:
+            arguments[name] = _size(f"model.sizes.{name}", said, known)
+    return _construct(constructor, arguments)
+
+
+def _check_sizes(
+    constructor: str,
+    sizes: Mapping[str, Any],
+    requires: Mapping[str, Any],
+    known: Mapping[str, Size],
+) -> None:
+    """Refuse data that the model is not made for, and a width or depth that changes nothing."""
+    for name, needed in requires.items():
         if known.get(name) != needed:
             raise ConfigError(
                 f"model={constructor}: needs {name}={needed}; here it is {known.get(name)}"
@@ -77,11 +94,6 @@ def from_library(
                 f"{name}={known[name]}: no entry of model.sizes follows from it, so that it would "
                 f"change nothing; say one, such as {EXAMPLES[name]}"
             )
-    arguments = dict(options or {})
-    for name, said in sizes.items():
-        if said is not None:
-            arguments[name] = _size(f"model.sizes.{name}", said, known)
-    return _construct(constructor, arguments)
 
 
 def _size(key: str, said: Any, known: Mapping[str, Size]) -> Any:
@@ -112,7 +124,7 @@ def _construct(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     constructor = find_object("model.constructor", name, "a function that returns an nn.Module")
     try:
         model = constructor(**arguments)
-    except ConfigError:
+    except (ConfigError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         if isinstance(error, RuntimeError | TypeError) and nn.Linear(1, 1).weight.is_meta:
