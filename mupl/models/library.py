@@ -54,18 +54,10 @@ def from_library(
         >>> from_library(8, constructor="torch.nn.Linear", sizes=sizes, in_features=64)
         Linear(in_features=64, out_features=4, bias=True)
     """
-    if isinstance(image_size, Sequence) and len(set(image_size)) == 1:
-        image_size = image_size[0]
-    every_size = {
-        "width": width,
-        "depth": depth,
-        "vocabulary": vocabulary,
-        "context": context,
-        "in_channels": in_channels,
-        "image_size": image_size,
-        "in_features": in_features,
-        "num_classes": num_classes,
-    }
+    every_size: dict[str, Size | None] = {"width": width, "depth": depth}
+    every_size |= {"vocabulary": vocabulary, "context": context, "in_channels": in_channels}
+    every_size |= {"in_features": in_features, "num_classes": num_classes}
+    every_size["image_size"] = _side(image_size)
     known = {name: size for name, size in every_size.items() if size is not None}
     _check_sizes(constructor, sizes, requires or {}, known)
     arguments = dict(options or {})
@@ -73,6 +65,13 @@ def from_library(
         if said is not None:
             arguments[name] = _size(f"model.sizes.{name}", said, known)
     return _construct(constructor, arguments)
+
+
+def _side(image_size: Size | None) -> Size | None:
+    """Return one number for an image of equal sides, which all libraries take."""
+    if isinstance(image_size, Sequence) and len(set(image_size)) == 1:
+        return image_size[0]
+    return image_size
 
 
 def _check_sizes(
