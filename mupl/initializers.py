@@ -192,9 +192,10 @@ def parameters_on_meta() -> Iterator[None]:
             return parameter
         return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
 
-    # a device that is named where it is the default one already would go to `torch.eye(out=...)`
-    is_near = torch.get_default_device().type in ("meta", "cpu")
-    on_cpu = nullcontext() if is_near else torch.device("cpu")
+    # Where the default device is meta, transformers leaves out its own fills. A device that is
+    # named where it is the default one already would go to `torch.eye(out=...)`.
+    is_default = torch.get_default_device().type == "cpu"
+    on_cpu = nullcontext() if is_default else torch.device("cpu")
     hook = register_module_parameter_registration_hook(move)  # type: ignore[arg-type]
     try:
         with on_cpu, _Unfilled():

@@ -1,10 +1,14 @@
-"""Names of tensors and modules: the pattern that blocks share, and globs."""
+"""Names of tensors and modules: the pattern that blocks share, and globs; and of objects."""
 
+import pkgutil
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 from mupl.errors import ConfigError
+
+MODELS = ("transformers", "timm", "torchvision")  # what the extra mupl[models] installs
 
 
 def block_pattern(name: str) -> str:
@@ -43,3 +47,33 @@ def some_of(names: Sequence[str], most: int = 3) -> str:
     """
     shown = ", ".join(map(repr, names[:most]))
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def find_object(key: str, name: str, what: str) -> Any:
+    """Return what has a dotted name, which can be called.
+
+    Args:
+        key: of the config, for the error.
+        what: what it must be, for the error.
+
+    Raises:
+        ConfigError: if there is none, or its package is not installed.
+
+    >>> find_object("loss", "math.hypot", "a function")(3, 4)
+    5.0
+    """
+    package, dot, _ = name.partition(".")
+    found = None
+    try:
+        found = pkgutil.resolve_name(name)
+    except ModuleNotFoundError as error:
+        if dot and error.name == package:
+            install = ": pip install 'mupl[models]'" if package in MODELS else ""
+            raise ConfigError(
+                f"{key}={name}: needs the package {package}, which is not installed{install}"
+            ) from error
+    except (ImportError, AttributeError, ValueError):
+        pass
+    if not callable(found):
+        raise ConfigError(f"{key}={name}: must be the dotted name of {what}")
+    return found

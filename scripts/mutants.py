@@ -287,6 +287,19 @@ RESUME = [
 ]
 MODELS = [
     *in_file(
+        "mupl/models/library.py",
+        "tests/test_conf_models.py::test_an_argument_follows_from_sizes",
+        [
+            ('if sign == "*" else value / factor', 'if sign == "*" else value'),
+            ("return image_size[0]", "return image_size"),
+        ],
+    ),
+    *in_file(
+        "mupl/initializers.py",
+        "tests/test_conf_models.py::test_a_stack_trains_each_member_as_it_trains_alone[hf_gpt2]",
+        [('is_default = torch.get_default_device().type == "cpu"', "is_default = True")],
+    ),
+    *in_file(
         "mupl/models/gpt.py",
         ids(
             "tests/test_gpt.py",

@@ -17,6 +17,7 @@ pytestmark = IGNORED
 
 SMALL = {"width": "8", "base_width": "8", "max_steps": "2", "trainer": "cpu"}
 GPT = "model=gpt data=text data.context=8 model.d_head=4"
+HF = "model=hf_gpt2 data=text data.context=8 model.sizes.num_attention_heads=1"
 STACKED = "-m lr=0.1,0.2 hydra/launcher=stacked"
 RECORDED = "callbacks=coordinates callbacks.coordinates"
 DEPTH = "base_depth=null: parametrization="
@@ -159,6 +160,27 @@ WRONG = {
     "model=resnet model.groups=3": "model.groups=3: must divide the width 8",
     "model=resnet model.norm=layernorm": "model.norm=layernorm: must be one of groupnorm",
     "model=resnet width=[8,8]": "width=[8, 8]: must be one whole number >= 1 for a ResNet",
+    # models of other libraries
+    "model=hf data=text": "Missing mandatory value: model.options.config",
+    "model=hf_gpt2 width=32 base_width=32": "vocab_size=vocabulary: 'vocabulary' is no size here",
+    "model=hf_gpt2 data=text": "width / 32: must be a whole number, and is 0.25 at width 8",
+    f"{HF} +model.sizes.n_inner=4*widht": "model.sizes.n_inner=4*widht: 'widht' is no size here",
+    f"{HF} +model.sizes.n_inner=0*width": "'0' is no size here; must be a product of whole numbers",
+    f"{HF} +model.options.pdrop=0": "model: transformers.GPT2Config has no field pdrop; it has",
+    f"{HF} model.options.config=transformers.GPT9Config": "GPT9Config: must be the dotted name of",
+    f"{HF} model.options.config=transformers.ViTConfig": "transformers.ViTConfig has no field",
+    f"{HF} model.options.resid_pdrop=much": "Validation error for field 'resid_pdrop'",
+    f"{HF} +model.options.auto=transformers.AutoModel": "GPT2Model gives no logits; take an",
+    f"{HF} +model.foo=1": "model.foo: there is no such key (there are width, constructor, sizes",
+    "model=timm": "width=8: no entry of model.sizes follows from it",
+    "model=timm +model.sizes.embed_dim=width": "depth=3: no entry of model.sizes follows from it",
+    "model=timm_resnet model.options.model_name=resnet7": "timm.create_model: Unknown model (resn",
+    "model=timm_mixer +model.options.foo=1": "got an unexpected keyword argument 'foo'",
+    "model=timm_mixer model.constructor=tiim.Mixer": "needs the package tiim, which is not inst",
+    "model=timm_mixer model.constructor=Mixer": "Mixer: must be the dotted name of a function",
+    "model=timm_mixer model.constructor=timm.models.Mixr": "must be the dotted name of a function",
+    "model=timm_mixer model.constructor=builtins.dict": "must return an nn.Module, not a dict",
+    "model=torchvision_vit": "VisionTransformer: needs in_channels=3; here it is 1",
     # data
     "data=mnist data.root=/nowhere": "data.root=/nowhere: no MNIST files there",
     "data=cifar10 data.root=/nowhere": "data.root=/nowhere: no CIFAR10 files there",

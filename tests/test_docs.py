@@ -74,6 +74,7 @@ def with_python() -> list[object]:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning")  # of data loaders and loggers
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # of the Trainer of transformers
 @pytest.mark.parametrize("page", with_python())
 def test_the_python_of_a_page_runs_from_top_to_bottom(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -23,6 +23,8 @@ from mupl.identity.fingerprints import PACKAGE, package_of, path_digest, source_
 ROOMS = ("initializers", "roles", "parametrization", "nn", "optim", "models", "data", "training")
 SHOWN = ("mupl", "lightning", "hydra-core", "numpy")  # recorded, but they do not count
 STDLIB_TEXT = "data.file=None"  # the text of Python's standard library
+# Values that name code, beside every `_target_`
+DOTTED_NAMES = ("loss", "model.constructor", "model.options.config")
 UNRECORDED = "mupl (an earlier one, which recorded no versions)"
 
 Provenance = Mapping[str, Any]
@@ -44,7 +46,7 @@ def provenance(plain: Mapping[str, Any], rooms: Iterable[str] = ()) -> dict[str,
         sources[f"mupl.{room}"] = source_digest(f"mupl.{room}")
     data = {}
     for key, value in _leaves(plain, ""):
-        if key == "loss" or key.endswith("_target_"):
+        if key in DOTTED_NAMES or key.endswith("_target_"):
             part, is_package = _part_of(str(value))
             if is_package:
                 packages[part] = _version(part)

@@ -38,6 +38,10 @@ def describe(config: DictConfig, trained: dict[str, Any]) -> Setup:
     if text not in _SETUPS:
         _SETUPS[text] = _describe(config)
     setup = _SETUPS[text].with_tuned(**tuned(config))
+    if config.callbacks and not getattr(setup.model, "member_axis", False):
+        raise NotStackable(
+            f"callbacks: a stack records models of mupl only, not a {type(setup.model).__name__}"
+        )
     # A bad number or option would stop the whole stack, and torch finds it here. But the first
     # optimizer that is built makes torch import its compiler, in which time half a sweep of
     # small models is trained

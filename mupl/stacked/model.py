@@ -1,10 +1,12 @@
 """From S setups to one model, whose weights, numbers and outputs have a leading member axis."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mupl.nn.dropout import Dropout, dropout_layers, seed_dropout
 from mupl.nn.initialize import owner, parameters
@@ -126,6 +128,18 @@ def replace_dropout(model: nn.Module) -> None:
             setattr(parent, leaf, replaced.setdefault(module, Dropout(module.p)))
 
 
+@contextmanager
+def _mapped_attention(device: torch.device) -> Iterator[None]:
+    """Leave out the kinds of attention that torch maps by a loop over members, with a warning."""
+    was_enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_enabled)
+
+
 class MappedModel(nn.Module):
     """Any module, mapped by `torch.func.vmap` over the members' weights and buffers.
 
@@ -159,9 +173,10 @@ class MappedModel(nn.Module):
         for name, buffer in self.named_buffers():
             values[name.replace("/", ".")] = buffer
         try:
-            if len(x) == 1:
-                return torch.vmap(self._one, (0, None), randomness="error")(values, x[0])
-            return torch.vmap(self._one, (0, 0), randomness="error")(values, x)
+            with _mapped_attention(x.device):
+                if len(x) == 1:
+                    return torch.vmap(self._one, (0, None), randomness="error")(values, x[0])
+                return torch.vmap(self._one, (0, 0), randomness="error")(values, x)
         except RuntimeError as error:
             if "randomness" in str(error):
                 raise NotStackable(f"model: its forward is random; {ONLY_DROPOUT}") from error

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any, TypeVar
 
-from hydra.utils import get_class
+from hydra.utils import get_class, get_object
 from omegaconf import DictConfig, OmegaConf
 
 from mupl.stacked.rules import NotStackable, stackable
@@ -84,7 +84,7 @@ def _is_known(key: str, value: Any) -> bool:
 def _per_member(config: DictConfig) -> list[str]:
     """The paths in a config, within SHARED, in which members of one stack may differ."""
     paths = list(PER_MEMBER)
-    model = get_class(config.model["_target_"])
+    model = get_object(config.model["_target_"])
     paths += [f"model.{name}" for name in getattr(model, "per_member", ())]
     optimizer, _ = stackable(get_class(config.optimizer["_target_"]))
     paths += [f"optimizer.{name}" for name in optimizer.options]

@@ -1,7 +1,6 @@
 """From a run's config to what it trains."""
 
 import inspect
-import pkgutil
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 
 from mupl.errors import ConfigError, enumerated
 from mupl.files import write_csv
+from mupl.names import find_object
 from mupl.nn.unit_scaling import scales_gradients
 from mupl.optim.batch_size import BatchScaling
 from mupl.optim.registry import unwrapped
@@ -129,16 +129,8 @@ def loss_function(name: str) -> Callable[..., Any]:
     Raises:
         ConfigError: if there is none.
     """
-    try:
-        found = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError):
-        found = None
-    if not callable(found):
-        raise ConfigError(
-            f"loss={name}: must be the dotted name of a function (output, target) -> mean loss, "
-            "such as mupl.training.setup.cross_entropy"
-        )
-    return found
+    function = "a function (output, target) -> mean loss, such as mupl.training.setup.cross_entropy"
+    return find_object("loss", name, function)
 
 
 class CheckedLoss:
