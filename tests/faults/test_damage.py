@@ -120,9 +120,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep that was killed when it had saved a state for the second time."""
+    """A sweep that was killed right after it had saved a state."""
     folder = tmp_path_factory.mktemp("begun")
-    hurt = at_change(2, folder / "states", kill)
+    hurt = at_change(3, folder / "states", kill)
     assert fork(arguments("stacked", folder), folder.parent / "log", hurt).code == -9
     assert list(folder.glob("states/*.pt"))
     return folder
