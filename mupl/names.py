@@ -2,7 +2,7 @@
 
 import pkgutil
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,6 +14,34 @@ MODELS = ("transformers", "timm", "torchvision")  # what the extra mupl[models] 
 def block_pattern(name: str) -> str:
     """Return the same name for every block: `blocks.3.mlp.weight` -> `blocks.*.mlp.weight`."""
     return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
+
+
+def layer_pattern(name: str) -> str:
+    """Return the same name for every layer, also for those numbered as `encoder_layer_0.mlp`.
+
+    >>> layer_pattern("encoder.layers.encoder_layer_0.mlp.0")
+    'encoder.layers.encoder_layer_*.mlp.*'
+    """
+    return re.sub(r"(?<![^._])\d+(?![^.])", "*", name)
+
+
+def is_in_blocks(name: str, in_blocks: Container[str]) -> bool:
+    """Say whether a tensor or a module, or one around it, has one of the patterns.
+
+    >>> is_in_blocks("h.3.mlp.act", ["h.*", "h.*.mlp.weight"])
+    True
+    """
+    parts = layer_pattern(name).split(".")
+    return any(".".join(parts[:end]) in in_blocks for end in range(1, len(parts) + 1))
+
+
+def child_path(path: str, name: str) -> str:
+    """Return the path of a module's child or tensor; the root's path is "".
+
+    >>> child_path("layers.0", "weight"), child_path("", "weight")
+    ('layers.0.weight', 'weight')
+    """
+    return f"{path}.{name}" if path else name
 
 
 def match_globs(key: str, globs: Iterable[str], names: Iterable[str]) -> list[str]:

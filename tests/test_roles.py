@@ -73,7 +73,7 @@ def test_roles_and_fans_follow_from_shapes(name: str) -> None:
 def test_roles_do_not_need_the_width_to_differ_from_the_base() -> None:
     at_base, wider = describe(Zoo, 4, 4), describe(Zoo, 12, 4)
     assert {n: i.role for n, i in at_base.items()} == {n: i.role for n, i in wider.items()}
-    assert all(i.m_in == i.m_out == 1 for i in at_base.values())
+    assert all(i.m_in == i.symbols["m_out"] == 1 for i in at_base.values())
 
 
 def test_heterogeneous_widths_with_absolute_rules() -> None:
@@ -444,13 +444,14 @@ def test_the_command_tells_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     assert "warning: build: the constructor reads" in capsys.readouterr().err
 
 
-def test_heads_that_grow_without_a_multiplier_are_told() -> None:
-    def heads(count: Any) -> list[str]:
-        return describe(lambda w: nn.MultiheadAttention(w, count(w)), 16, 4).warnings
+def test_heads_that_grow_get_a_multiplier() -> None:
+    def heads(count: Any) -> Any:
+        return describe(lambda w: nn.MultiheadAttention(w, count(w)), 16, 4)
 
-    assert heads(lambda w: w // 4) == []
-    (warning,) = heads(lambda w: 2)
-    assert "the size of heads grows with width in ''" in warning
+    assert "attention_scale" not in heads(lambda w: w // 4)
+    found = heads(lambda w: 2)
+    assert found["attention_scale"].m_in == 4
+    assert found.warnings == []
 
 
 def test_a_table_with_rules_in_depth_tells_that_there_are_no_residual_branches() -> None:

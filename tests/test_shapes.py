@@ -330,7 +330,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: spoil(path, tensors={"a": TORN}),
         "is damaged (ValueError: shapes ((2,), (2, 2))",
     ),
-    "heads": (lambda path: spoil(path, heads={"a": [1.5]}), "is damaged (TypeError: (1.5,) are"),
+    "heads": (
+        lambda path: spoil(path, heads={"a": {"sizes": [1.5], "scale": None}}),
+        "is damaged (TypeError: (1.5,) are",
+    ),
 }
 
 

@@ -13,6 +13,7 @@ from mupl.errors import ConfigError
 from mupl.initializers import OWN
 from mupl.names import some_of
 from mupl.nn.dropout import seed_dropout
+from mupl.nn.insertions import insert_
 from mupl.nn.layers import ScaledLinear
 from mupl.nn.scaled_parameters import SUFFIX, held_scale, hold_scale, use_scaled_parameters
 from mupl.parametrization.scales import Scale
@@ -69,6 +70,7 @@ def initialize_(
     for name, module in multipliers(model).items():
         if name in scales:
             module.value = scales[name].mult
+    insert_(model, scales)
     attention = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
     for use in uses(model, scales):
         _set_multiplier(use, attention)
@@ -223,12 +225,12 @@ def sample(
     return scale.init(torch.empty(shape, dtype=dtype, device="cpu"), generator)
 
 
-def parameters(model: nn.Module, names: Mapping[str, object]) -> dict[str, nn.Parameter]:
-    """Return the parameters `w` among `names`; the others are modules."""
+def parameters(model: nn.Module, scales: Mapping[str, Scale]) -> dict[str, nn.Parameter]:
+    """Return the parameters `w` that have scales; the others are of multipliers."""
     modules = dict(model.named_modules())
     found = {}
-    for name in names:
-        if name not in modules:
+    for name, scale in scales.items():
+        if name not in modules and scale.insertion is None:
             module, leaf = owner(model, name)
             found[name] = module.get_parameter(leaf)
     return found
@@ -279,7 +281,7 @@ def uses(model: nn.Module, scales: Mapping[str, Scale]) -> list[Use]:
         path = name.rpartition(".")[0]
         mult = scale.mult
         if path in scales and path not in numbers:
-            mult *= scales[path].mult
+            mult *= scales[path].inserted
         found.append(Use(name, module, leaf, mult, scale.grad))
     return found
 

@@ -8,7 +8,7 @@ activations instead, for speed.
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mupl.errors import ConfigError
 
 SUFFIX = "_scale"  # of the name of a tensor: that of its `ScaledParameter`
+QUERIES = "attention_scale"  # name of the `ScaledQueries` of an `nn.MultiheadAttention`
 
 
 class _Scaled(torch.autograd.Function):
@@ -43,12 +44,46 @@ def scaled(
     return _Scaled.apply(x, forward, backward)
 
 
-class ScaledParameter(nn.Module):
+class HeldMultiplier(nn.Module):
+    """A number that a module multiplies by, as a child of that module.
+
+    It is saved with the model, and a state dict with another number is refused.
+
+    Args:
+        mult: the number.
+    """
+
+    multiplies: ClassVar = "a tensor"
+
+    def __init__(self, mult: float) -> None:
+        super().__init__()
+        self.mult = mult
+
+    def forward(self, x: Any) -> Any:
+        """Return x, as it is called only where the parent calls all its children in a row."""
+        return x
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.mult, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        saved = float(state)
+        if not math.isclose(saved, self.mult, rel_tol=1e-6):
+            raise ConfigError(
+                f"state dict: it was saved under the multiplier {saved:g} of {self.multiplies} "
+                f"that has {self.mult:g} here; build the model with the width, base width and "
+                "parametrization of that one"
+            )
+
+    def extra_repr(self) -> str:
+        return f"mult={self.mult:g}"
+
+
+class ScaledParameter(HeldMultiplier):
     """Says by what its parent multiplies one of its own tensors: `w -> mult * w`.
 
     The gradient of `w` is multiplied by `grad` too. The multiplier belongs to the use: another
-    module that shares the tensor has one of its own, or none. It is saved with the model, and a
-    state dict with another one is refused.
+    module that shares the tensor has one of its own, or none.
 
     Attributes:
         acted: whether a forward pass has used it.
@@ -59,8 +94,7 @@ class ScaledParameter(nn.Module):
     replaced: tuple[Tensor, ...]
 
     def __init__(self, mult: float, grad: float) -> None:
-        super().__init__()
-        self.mult = mult
+        super().__init__(mult)
         self.grad = grad
         self.acted = False
         self.replaced = ()
@@ -77,24 +111,48 @@ class ScaledParameter(nn.Module):
         if not self.acted:
             self.acted = True
 
-    def forward(self, x: Any) -> Any:
-        """Return x, as it is called only where the parent calls all its children in a row."""
-        return x
-
-    def get_extra_state(self) -> Tensor:
-        return torch.tensor(self.mult, dtype=torch.float64)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        saved = float(state)
-        if not math.isclose(saved, self.mult, rel_tol=1e-6):
-            raise ConfigError(
-                f"state dict: it was saved under the multiplier {saved:g} of a tensor that has "
-                f"{self.mult:g} here; build the model with the width, base width and "
-                "parametrization of that one"
-            )
-
     def extra_repr(self) -> str:
         return f"mult={self.mult:g}, grad={self.grad:g}"
+
+
+class ScaledQueries(HeldMultiplier):
+    """Says by what an `nn.MultiheadAttention` multiplies its queries, and so its logits.
+
+    Attributes:
+        replaced: what stands in the module but for a forward pass, by name.
+    """
+
+    multiplies: ClassVar = "attention logits"
+    replaced: tuple[tuple[str, Any], ...]
+
+    def __init__(self, mult: float) -> None:
+        super().__init__(mult)
+        self.replaced = ()
+
+    def put(self, module: nn.MultiheadAttention) -> None:
+        """Put the multiplied projection of the queries in the place of the module's own."""
+        if self.replaced:
+            return
+        leaves = [leaf for leaf in _PROJECTIONS if module._parameters.get(leaf) is not None]
+        self.replaced = tuple((leaf, module._parameters[leaf]) for leaf in leaves)
+        for leaf, w in self.replaced:
+            multiplied: Any = scale_queries(w, module.embed_dim, self.mult)
+            module._parameters[leaf] = multiplied
+
+    def put_back(self, module: nn.Module) -> None:
+        """Put the module's own tensors back."""
+        for leaf, w in self.replaced:
+            module._parameters[leaf] = w
+        self.replaced = ()
+
+
+# What makes the queries of an `nn.MultiheadAttention`; those of keys and values come after them
+_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "in_proj_bias")
+
+
+def scale_queries(w: Tensor, size: int, mult: float) -> Tensor:
+    """Return a tensor with its first `size` rows, those of the queries, multiplied."""
+    return torch.cat([mult * w[:size], w[size:]])
 
 
 def hold_scale(module: nn.Module, leaf: str, mult: float, grad: float) -> None:
@@ -131,6 +189,20 @@ def use_scaled_parameters(module: nn.Module) -> None:
         module.register_state_dict_pre_hook(_put_back)
 
 
+def remove_hooks(module: nn.Module) -> None:
+    """Take away the hooks that `use_scaled_parameters` puts into a module."""
+    for key, hook in list(module._forward_pre_hooks.items()):
+        if hook is _put_scaled:
+            del module._forward_pre_hooks[key]
+    for key, hook in list(module._forward_hooks.items()):
+        if hook is _take_scaled:
+            del module._forward_hooks[key]
+            module._forward_hooks_always_called.pop(key, None)
+    for key, hook in list(module._state_dict_pre_hooks.items()):
+        if hook is _put_back:
+            del module._state_dict_pre_hooks[key]
+
+
 def _put_scaled(module: nn.Module, args: tuple) -> tuple | None:
     """Before a forward pass, put `mult * w` in the place of w.
 
@@ -138,6 +210,7 @@ def _put_scaled(module: nn.Module, args: tuple) -> tuple | None:
     (`torch.func.functional_call`), which compiles.
     """
     tensors = list(_scaled_tensors(module))
+    queries = module._modules.get(QUERIES)
     if args and _scales_input(module, tensors):
         tensors[0].held.note()
         return (tensors[0].held.mult * args[0], *args[1:])
@@ -147,6 +220,8 @@ def _put_scaled(module: nn.Module, args: tuple) -> tuple | None:
             assert w is not None
             held.replaced = (w,)
             owner._parameters[leaf] = held.scale(w)  # type: ignore[assignment]
+    if isinstance(queries, ScaledQueries) and isinstance(module, nn.MultiheadAttention):
+        queries.put(module)
     return None
 
 
@@ -159,6 +234,9 @@ def _take_scaled(module: nn.Module, args: tuple, output: Any) -> None:
 
 def _put_back(module: nn.Module, *_: Any) -> None:
     """Put w back to where `mult * w` stands."""
+    queries = module._modules.get(QUERIES)
+    if isinstance(queries, ScaledQueries):
+        queries.put_back(module)
     for owner, leaf, held in _scaled_tensors(module):
         if held.replaced:
             owner._parameters[leaf] = held.replaced[0]  # type: ignore[assignment]

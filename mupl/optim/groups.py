@@ -1,6 +1,7 @@
 """Param groups: tensors with equal hyperparameters together, as any torch optimizer takes them."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -9,8 +10,10 @@ from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
 from mupl.nn.initialize import check_multipliers_act, check_shape, plain_name, uses
+from mupl.nn.insertions import inserted
 from mupl.optim.registry import unwrapped
 from mupl.parametrization.scales import Scale
+from mupl.roles import InsertionKind
 
 Parameters = nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
 
@@ -87,6 +90,14 @@ def _check_multipliers(model: nn.Module, scales: Mapping[str, Scale]) -> None:
         if not use.is_set:
             raise ConfigError(
                 f"param_groups: {use.name!r} has not the multiplier {use.mult:g} of its scale; "
+                "call mupl.initialize_(model, scales) first"
+            )
+    for name, scale in scales.items():
+        if scale.insertion is None or scale.insertion.kind is InsertionKind.WEIGHT:
+            continue
+        if not math.isclose(inserted(model, scale.insertion), scale.inserted):
+            raise ConfigError(
+                f"param_groups: {name!r} is not the multiplier {scale.inserted:g} of its scale; "
                 "call mupl.initialize_(model, scales) first"
             )
 

@@ -1,5 +1,6 @@
 """From the rules to the numbers of each tensor."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,7 +11,15 @@ from mupl.parametrization.cells import Monomial
 from mupl.parametrization.hyperparameters import check_hyperparameters
 from mupl.parametrization.rules import CELLS, ONE, Parametrization, Rule
 from mupl.parametrization.update_kinds import OptimizerRules
-from mupl.roles import Info, MultiplierInfo, MultiplierRole, OwnValues, ParamInfo, Role
+from mupl.roles import (
+    Info,
+    Insertion,
+    MultiplierInfo,
+    MultiplierRole,
+    OwnValues,
+    ParamInfo,
+    Role,
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class Scale:
         init_factor: what own values of the model are multiplied by, beside bringing them to the
             scale that they have at the base width.
         own: those values; None: `w` is drawn from `init`.
+        insertion: where a multiplier acts that the model has no module for.
 
     Example:
         >>> Scale(mult=0.25, init=Initializer("normal", std=0.5), update_kind="adam", lr=0.1).grad
@@ -46,6 +56,14 @@ class Scale:
     shape: tuple[int, ...] | None = None
     init_factor: float = 1.0
     own: OwnValues | None = None
+    insertion: Insertion | None = None
+
+    @property
+    def inserted(self) -> float:
+        """What is put into the model of an insertion's multiplier: the model has the rest."""
+        assert self.insertion is not None
+        factor = self.mult / self.insertion.own
+        return 1.0 if math.isclose(factor, 1, rel_tol=1e-12) else factor
 
 
 def compute_scales(
@@ -96,7 +114,7 @@ def _scale_multiplier(
 ) -> Scale:
     mult = override.get("mult", rule.mult)(**_symbols(info, override, rules))
     init = Initializer("constant", info.value)
-    return Scale(info.value * mult, init, rules.kind_of(info))
+    return Scale(info.value * mult, init, rules.kind_of(info), insertion=info.insertion)
 
 
 def _scale_tensor(

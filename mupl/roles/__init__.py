@@ -3,6 +3,8 @@
 from mupl.roles.description import describe as describe
 from mupl.roles.infos import SPECIAL_ROWS as SPECIAL_ROWS
 from mupl.roles.infos import Info as Info
+from mupl.roles.infos import Insertion as Insertion
+from mupl.roles.infos import InsertionKind as InsertionKind
 from mupl.roles.infos import MultiplierInfo as MultiplierInfo
 from mupl.roles.infos import MultiplierRole as MultiplierRole
 from mupl.roles.infos import OwnValues as OwnValues

@@ -9,11 +9,15 @@ from torch import nn
 
 from mupl.errors import ConfigError
 from mupl.initializers import OWN, Fill, Initializer, create_initializer
-from mupl.names import block_pattern, match_globs, some_of
+from mupl.names import block_pattern, is_in_blocks, match_globs, some_of
+from mupl.roles.attention import describe_attention
+from mupl.roles.branches import describe_branches
 from mupl.roles.fans import Unclassified, fans_of, role_of_growth, sizes_of, transposed_groups
 from mupl.roles.infos import (
     Info,
     Infos,
+    Insertion,
+    InsertionKind,
     MultiplierInfo,
     MultiplierRole,
     OwnValues,
@@ -21,12 +25,12 @@ from mupl.roles.infos import (
     Role,
     multipliers,
 )
+from mupl.roles.readouts import readout_scale
 from mupl.roles.shapes import (
     BaseTensor,
     by_name,
     changes,
     check_same_names,
-    head_sizes,
     uses,
 )
 from mupl.roles.sources import Base, Build, Sources, Width, find_sources
@@ -47,6 +51,7 @@ def describe(
     roles: Mapping[str, str] | None = None,
     init: Mapping[str, Mapping[str, Any]] | None = None,
     keep: Collection[str] = (),
+    residual: Collection[str] | None = None,
 ) -> Infos:
     """Find the role, the fans and the base initializer of every parameter of a model.
 
@@ -65,6 +70,7 @@ def describe(
         roles: glob on parameter names -> role, for tensors that shapes cannot classify.
         init: glob -> initializer at the base width, to draw from instead of rescaling own values.
         keep: globs on names of tensors that act as the model made them; frozen and given ones do.
+        residual: globs on modules that return residual branches; None: they are found in the code.
 
     Raises:
         ConfigError: naming tensors or an argument, and what would be right.
@@ -77,10 +83,10 @@ def describe(
     """
     sources = find_sources(build, width, base_width, wider, base, delta, depth, base_depth)
     infos = _describe_tensors(sources, roles, init, keep) | _describe_multipliers(sources)
-    for name, info in infos.items():
-        if sources.m_L is not None and block_pattern(name) in sources.shapes.in_blocks:
-            infos[name] = replace(info, m_L=sources.m_L, in_block=True)
-    return Infos(infos, _warnings(sources, infos))
+    warnings = _warnings(sources, infos) + _add_insertions(infos, sources, residual)
+    if sources.m_L is not None:
+        _set_depth(infos, sources.shapes.in_blocks, sources.m_L)
+    return Infos(infos, warnings)
 
 
 class _Given(NamedTuple):
@@ -337,13 +343,15 @@ def _describe_uses(first: str, by_use: Mapping[str, ParamInfo]) -> dict[str, Inf
         )
     found: dict[str, Info] = {first: max(inputs, key=lambda info: info.is_embedding)}
     for name, info in readouts.items():
-        found[name.rpartition(".")[0]] = MultiplierInfo(
+        path = name.rpartition(".")[0]
+        found[path] = MultiplierInfo(
             role=MultiplierRole.TIED,
             value=1.0,
             fan_in=info.fan_in,
             m_in=info.m_in,
             grows=info.shape_role is Role.OUTPUT,
             tensor=first,
+            insertion=Insertion(InsertionKind.WEIGHT, path),
         )
     return found
 
@@ -379,21 +387,83 @@ def _warnings(sources: Sources, infos: Mapping[str, Info]) -> list[str]:
             f"kept as the model made them, since they are frozen or hold given values: "
             f"{some_of(kept)}; say init= for those to draw"
         )
-    has_multiplier = any(info.row == MultiplierRole.ATTENTION for info in infos.values())
-    if not has_multiplier and (names := _growing_heads(sources)):
-        warnings.append(
-            f"attention: the size of heads grows with width in {some_of(names)}, and no "
-            "mupl.nn.multipliers.Multiplier('attention') scales their logits by 1/d_head: keep "
-            "d_head and let the number of heads grow, or put one into the model"
-        )
     return warnings
 
 
-def _growing_heads(sources: Sources) -> list[str]:
-    """Return the modules with attention heads whose size grows with width."""
-    found = sources.shapes.heads
-    sizes = head_sizes(sources.target.model)
-    return [name for name, size in sizes.items() if len({size, *found.get(name, ())}) > 1]
+def _add_insertions(
+    infos: dict[str, Info], sources: Sources, residual: Collection[str] | None
+) -> list[str]:
+    """Describe multipliers that the model has no module for; say what was not understood."""
+    warnings = _add_attention(infos, sources)
+    warnings += _set_own_scales_of_readouts(infos, sources)
+    warnings += _add_branches(infos, sources, residual)
+    return warnings
+
+
+def _add_attention(infos: dict[str, Info], sources: Sources) -> list[str]:
+    """Describe the scales of attention whose heads grow; say where that is not known."""
+    look_up = by_name(sources.shapes.heads, sources.across_blocks)
+    found, unscaled = describe_attention(sources.target.model, look_up)
+    infos |= found
+    if not unscaled:
+        return []
+    return [
+        f"attention: the size of heads grows with width in {some_of(unscaled)}, and it is not "
+        "known how to multiply the logits there, so they grow with width in training: keep d_head "
+        "and let the number of heads grow, or put a mupl.nn.multipliers.Multiplier('attention') "
+        "into the module"
+    ]
+
+
+def _set_own_scales_of_readouts(infos: dict[str, Info], sources: Sources) -> list[str]:
+    """Note by what the model itself multiplies its tied readouts; say where that is not known."""
+    unknown = []
+    for path, info in infos.items():
+        if not isinstance(info, MultiplierInfo) or info.tensor is None:
+            continue
+        assert info.insertion is not None
+        base = sources.shapes.readouts.get(path)
+        own = readout_scale(sources.target.model, path)
+        if base is None or own is None:
+            unknown.append(path)
+        else:
+            infos[path] = replace(info, value=base, insertion=replace(info.insertion, own=own))
+    if not unknown:
+        return []
+    return [
+        f"tied readout: it is not known whether the model multiplies the logits of "
+        f"{some_of(unknown)} by a power of width, beside the rule's multiplier; if it does, take "
+        "that out of the model"
+    ]
+
+
+def _add_branches(
+    infos: dict[str, Info], sources: Sources, globs: Collection[str] | None
+) -> list[str]:
+    """Describe residual branches, where there are rules in depth; say where none was found."""
+    if sources.m_L is None:
+        if globs is not None:
+            raise ConfigError("residual: multipliers of branches need a depth and a base_depth")
+        return []
+    in_blocks = sources.shapes.in_blocks
+    branches, empty = describe_branches(sources.target.model, globs, in_blocks)
+    infos |= branches
+    if not branches or not empty:
+        return []
+    return [
+        f"residual: no residual branch was found in {some_of(empty)}, so none is scaled with depth "
+        "there; name those of all blocks by residual=[globs]"
+    ]
+
+
+def _set_depth(infos: dict[str, Info], in_blocks: Collection[str], m_L: float) -> None:
+    """Give tensors and multipliers in blocks the ratio of depths."""
+    for name, info in infos.items():
+        path = name
+        if isinstance(info, MultiplierInfo) and info.insertion is not None:
+            path = info.insertion.module
+        if is_in_blocks(path, in_blocks):
+            infos[name] = replace(info, m_L=m_L, in_block=True)
 
 
 def _parse_role(role: str) -> Role:

@@ -80,7 +80,7 @@ def fans_of(
         out_dims = [] if role is Role.OUTPUT else dims
         return Fans(in_dims, out_dims)
     if _is_weight(name, shape, owner):
-        if isinstance(owner, _IN_OUT) or _is_conv1d_of_transformers(owner):
+        if isinstance(owner, _IN_OUT) or is_conv1d_of_transformers(owner):
             return Fans([0, *dims[2:]], [1])
         return Fans(dims[1:], [0])
     if isinstance(owner, _NORMS):
@@ -94,10 +94,10 @@ def _is_weight(name: str, shape: Sequence[int], owner: nn.Module) -> bool:
         return False
     if isinstance(owner, nn.Linear | nn.Embedding | nn.EmbeddingBag):
         return len(shape) == 2  # else a subclass that holds several matrices
-    return isinstance(owner, _OUT_IN + _IN_OUT) or _is_conv1d_of_transformers(owner)
+    return isinstance(owner, _OUT_IN + _IN_OUT) or is_conv1d_of_transformers(owner)
 
 
-def _is_conv1d_of_transformers(module: nn.Module) -> bool:
+def is_conv1d_of_transformers(module: nn.Module) -> bool:
     """Say whether a module is GPT-2's linear layer, whose weight is (in, out)."""
     kinds = {(kind.__module__, kind.__name__) for kind in type(module).__mro__}
     return ("transformers.pytorch_utils", "Conv1D") in kinds

@@ -181,9 +181,37 @@ class ParamInfo:
         }
 
 
+class InsertionKind(StrEnum):
+    """By what a multiplier acts in a model that has no module for it."""
+
+    ATTRIBUTE = "attribute"  # a number of the attention module, such as `scaling`
+    OUTPUT = "output"  # the output of a module: queries, or a residual branch
+    IN_PROJECTION = "in_projection"  # rows of the queries in an `nn.MultiheadAttention`
+    WEIGHT = "weight"  # the weight of a readout that is the embedding's
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """Where a multiplier acts in a model that has no module for it.
+
+    Args:
+        kind: by what it acts.
+        module: path of the module.
+        own: what the model itself multiplies by at the described width; the rest is inserted.
+        attribute: name of the number, if it is one.
+        size: how many of the first features of an output it multiplies; None: all.
+    """
+
+    kind: InsertionKind
+    module: str
+    own: float = 1.0
+    attribute: str = ""
+    size: int | None = None
+
+
 @dataclass(frozen=True)
 class MultiplierInfo:
-    """One number of the model, a `mupl.nn.multipliers.Multiplier`, as the rules see it.
+    """One number of the model, such as a `mupl.nn.multipliers.Multiplier`, as the rules see it.
 
     Args:
         role: what it multiplies.
@@ -192,6 +220,7 @@ class MultiplierInfo:
         m_in: fan_in over its value at the base width.
         grows: whether fan_in grows with width.
         tensor: of a readout by a tensor that it shares with an embedding: the name of that.
+        insertion: where it acts, if the model has no `Multiplier` for it.
         m_L, in_block: as in `ParamInfo`.
     """
 
@@ -201,6 +230,7 @@ class MultiplierInfo:
     m_in: float
     grows: bool
     tensor: str | None = None
+    insertion: Insertion | None = None
     m_L: float = 1.0
     in_block: bool = False
 

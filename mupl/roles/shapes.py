@@ -14,9 +14,11 @@ from torch import nn
 from mupl.errors import ConfigError
 from mupl.files import write_atomically
 from mupl.initializers import Fill, Initializer
-from mupl.names import block_pattern, some_of
+from mupl.names import block_pattern, child_path, layer_pattern, some_of
+from mupl.roles.attention import BaseHeads, heads_of
 from mupl.roles.fans import transposed_groups
 from mupl.roles.infos import multipliers
+from mupl.roles.readouts import readout_scale
 
 T = TypeVar("T")
 FORMAT = "mupl shapes"
@@ -65,7 +67,8 @@ class Shapes:
     Args:
         tensors: by the first of their names.
         multipliers: numbers of the model, by module name.
-        heads: sizes of attention heads, by module name, at the base size and at a wider one.
+        heads: attention heads, by module name.
+        readouts: by what the model itself multiplies its tied readouts, where that is known.
         depth: number of blocks, if the model was built by depth.
         in_blocks: patterns of the names whose number grows with depth, if that is known.
 
@@ -78,7 +81,8 @@ class Shapes:
 
     tensors: Mapping[str, BaseTensor]
     multipliers: Mapping[str, BaseMultiplier]
-    heads: Mapping[str, tuple[int, ...]]
+    heads: Mapping[str, BaseHeads]
+    readouts: Mapping[str, float]
     depth: int | None = None
     in_blocks: tuple[str, ...] = ()
 
@@ -105,7 +109,8 @@ class Shapes:
             "in_blocks": json.dumps(self.in_blocks),
             "tensors": _lines(rows),
             "multipliers": _lines(numbers),
-            "heads": _lines(self.heads),
+            "heads": _lines({name: asdict(heads) for name, heads in self.heads.items()}),
+            "readouts": _lines(self.readouts),
         }
         body = ",\n".join(f' "{key}": {value}' for key, value in parts.items())
         write_atomically(Path(path), f"{{\n{body}\n}}\n")
@@ -142,10 +147,12 @@ class Shapes:
         numbers = {}
         for name, row in saved["multipliers"].items():
             numbers[name] = BaseMultiplier(float(row["value"]), _ints(row["fan_ins"]))
-        heads = {name: _ints(sizes) for name, sizes in saved["heads"].items()}
+        heads = {name: _heads_of_row(row) for name, row in saved["heads"].items()}
+        readouts = {name: float(scale) for name, scale in saved["readouts"].items()}
         in_blocks = tuple(map(str, saved["in_blocks"]))
         depth = saved["depth"]
-        return cls(tensors, numbers, heads, None if depth is None else int(depth), in_blocks)
+        depth = None if depth is None else int(depth)
+        return cls(tensors, numbers, heads, readouts, depth, in_blocks)
 
 
 def _lines(rows: Mapping[str, Any]) -> str:
@@ -192,6 +199,11 @@ def _tensor_of_row(name: str, row: Mapping[str, Any]) -> BaseTensor:
     )
 
 
+def _heads_of_row(row: Mapping[str, Any]) -> BaseHeads:
+    scale = row["scale"]
+    return BaseHeads(_ints(row["sizes"]), None if scale is None else float(scale))
+
+
 def _ints(numbers: Iterable[Any]) -> tuple[int, ...]:
     numbers = tuple(numbers)
     if not all(isinstance(number, int) for number in numbers):
@@ -232,11 +244,14 @@ def shapes_of(
         if name not in found[-1]:
             raise ConfigError(f"module {name!r} is not there at every width: keep names fixed")
         numbers[name] = BaseMultiplier(module.value, tuple(at[name].fan_in for at in found))
-    heads: dict[str, tuple[int, ...]] = {}
-    for model in models:
-        for name, size in head_sizes(model).items():
-            heads[name] = (*heads.get(name, ()), size)
-    return Shapes(tensors, numbers, heads)
+    readouts = {}
+    for names in every_use[0].values():
+        for name in names if len(names) > 1 else ():
+            path = name.rpartition(".")[0]
+            scale = readout_scale(base, path)
+            if scale is not None:
+                readouts[path] = scale
+    return Shapes(tensors, numbers, heads_of(models), readouts)
 
 
 def _groups(model: nn.Module, names: Iterable[str]) -> int:
@@ -253,7 +268,7 @@ def uses(model: nn.Module) -> dict[str, tuple[str, ...]]:
     for path, module in model.named_modules():
         for leaf, parameter in module._parameters.items():
             if parameter is not None:
-                name = f"{path}.{leaf}" if path else leaf
+                name = child_path(path, leaf)
                 names[id(parameter)] = (*names.get(id(parameter), ()), name)
     return {shared[0]: shared for shared in names.values()}
 
@@ -297,30 +312,27 @@ def changes(name: str) -> ConfigError:
     )
 
 
-# What modules call the size of a head: torch, and several of transformers
-_HEAD_SIZES = ("head_dim", "attention_head_size", "key_value_proj_dim", "d_head")
-
-
-def head_sizes(model: nn.Module) -> dict[str, int]:
-    """Return the size of the attention heads of each module that says it."""
-    sizes: dict[str, int] = {}
-    for name, module in model.named_modules():
-        for attribute in _HEAD_SIZES:
-            size = getattr(module, attribute, None)
-            if isinstance(size, int):
-                sizes.setdefault(name, size)
-    return sizes
-
-
 def patterns_in_blocks(fewer: Iterable[str], more: Iterable[str]) -> tuple[str, ...]:
     """Return the patterns of the names of which a deeper model has more than another.
 
+    Those of the modules that contain them come along.
+
     Example:
         >>> patterns_in_blocks(["h.0.w", "readout"], ["h.0.w", "h.1.w", "readout"])
-        ('h.*.w',)
+        ('h.*', 'h.*.w')
     """
-    few, many = (Counter(map(block_pattern, names)) for names in (fewer, more))
+    few, many = (Counter(map(layer_pattern, _with_parents(names))) for names in (fewer, more))
     return tuple(pattern for pattern in many if many[pattern] > few[pattern])
+
+
+def _with_parents(names: Iterable[str]) -> list[str]:
+    """Return names and the paths of the modules around them, each once."""
+    found: dict[str, None] = {}
+    for name in names:
+        parts = name.split(".")
+        for end in range(1, len(parts) + 1):
+            found[".".join(parts[:end])] = None
+    return list(found)
 
 
 def by_name(rows: Mapping[str, T], across_blocks: bool) -> Callable[[str], T | None]:

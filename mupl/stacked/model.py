@@ -38,6 +38,8 @@ def check_stackable(member: Setup) -> None:
     for name, info in member.infos.items():
         if isinstance(info, MultiplierInfo) and info.tensor is not None:
             raise NotStackable(f"model: {name} reads out by {info.tensor}, which a stack does not")
+        if isinstance(info, MultiplierInfo) and info.insertion is not None:
+            raise NotStackable(f"model: {name} is put into the model, which a stack does not do")
     for path, module in member.model.named_modules():
         if isinstance(module, RANDOM_MODULES) and getattr(module, "p", 1) > 0:
             raise NotStackable(f"model: {path} is {type(module).__name__}; {ONLY_DROPOUT}")
