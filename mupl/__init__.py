@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mupl.roles import shapes as shapes
     from mupl.stats.recorder import Recorder as Recorder
     from mupl.training.coord_check import coord_check as coord_check
+    from mupl.training.hf import hf as hf
     from mupl.training.lr_finder import find_lr as find_lr
     from mupl.training.module import TrainingModule as TrainingModule
     from mupl.training.setup import Setup as Setup
@@ -54,6 +55,7 @@ _PUBLIC = {
     "with_groups_of": "mupl.optim.groups",
     # the same in one step
     "Setup": "mupl.training.setup",
+    "hf": "mupl.training.hf",
     "TrainingModule": "mupl.training.module",
     "MuLinear": "mupl.nn.mulinear",
     # is it right?

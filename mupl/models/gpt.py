@@ -347,6 +347,8 @@ class GPT(nn.Module):
 class Block(nn.Module):
     """Attention and a feed-forward network, each added to the residual stream."""
 
+    last_of_branch: ClassVar = {"attention_residual": "attention.out", "mlp_residual": "mlp.down"}
+
     def __init__(
         self, config: GPTConfig, operations: Operations, rotary: nn.Module, index: int
     ) -> None:

@@ -122,6 +122,8 @@ class ResNet(nn.Module):
 class Block(nn.Module):
     """Two convolutions, each after a norm and a ReLU, added to the residual stream."""
 
+    last_of_branch: ClassVar = {"residual": "conv2"}
+
     def __init__(
         self, in_channels: int, out_channels: int, stride: int, groups: int, residual_mult: float
     ) -> None:

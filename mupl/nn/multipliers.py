@@ -46,7 +46,11 @@ class Multiplier(nn.Module):
 
 
 class Residual(Multiplier):
-    """Add a branch to the residual stream: `x + value * branch(x)`, of the shape of x."""
+    """Add a branch to the residual stream: `x + value * branch(x)`, of the shape of x.
+
+    A module with a `Residual` may say `last_of_branch = {name of the Residual: path of the layer
+    that makes the branch's output}`; into that layer `Setup.fold` multiplies the value.
+    """
 
     def __init__(self, value: float = 1.0) -> None:
         super().__init__("residual", value)

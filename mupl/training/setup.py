@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
 from mupl.nn.dropout import Dropout
+from mupl.nn.fold import folded
 from mupl.nn.initialize import initialize_
 from mupl.nn.unit_scaling import has_unit_readout, scales_gradients
 from mupl.optim.groups import build_optimizer
@@ -25,7 +26,7 @@ from mupl.parametrization.rules import Parametrization, as_parametrization
 from mupl.parametrization.scales import scale_rows
 from mupl.parametrization.tables import UNIT_SCALED
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
-from mupl.roles import Base, Build, MultiplierRole, ParamInfo, Width, describe
+from mupl.roles import Base, Build, MultiplierRole, ParamInfo, Width, describe, multipliers
 
 
 def _on_cpu(device: torch.device) -> AbstractContextManager[Any]:
@@ -67,7 +68,7 @@ class Setup:
             `get_parametrization(name).width_only()` has none.
         schedule: multiplies all learning rates in the course of training.
         loss: `(model output, target) -> scalar tensor`.
-        roles, init, keep: see `mupl.describe`.
+        roles, init, keep, residual: see `mupl.describe`.
         seed: of the initial weights: that of torch's generator on the CPU while the model is built;
             0 if none is given. Own values of a model that is there already are drawn: there it is
             for `init` and for the masks of `mupl.nn.dropout.Dropout`.
@@ -124,6 +125,7 @@ class Setup:
         roles: Mapping[str, str] | None = None,
         init: Mapping[str, Mapping[str, Any]] | None = None,
         keep: Collection[str] = (),
+        residual: Collection[str] | None = None,
         seed: int | None = None,
     ) -> None:
         self.parametrization = as_parametrization(parametrization)
@@ -138,7 +140,7 @@ class Setup:
         self.schedule = schedule or Schedule()
         self.loss = loss
         self.seed = seed or 0
-        given: dict[str, Any] = {"roles": roles, "init": init, "keep": keep}
+        given: dict[str, Any] = {"roles": roles, "init": init, "keep": keep, "residual": residual}
         given |= {"wider": wider, "base": base, "delta": delta}
         self.infos = describe(build, width, base_width, depth=depth, base_depth=base_depth, **given)
         self._check_seed(seed)
@@ -156,6 +158,7 @@ class Setup:
         initialised in place, where it is.
         """
         if self._live is not None:
+            self._note_stock_values(self._live)
             return initialize_(self._live, self.scales, seed=self.seed)
         device = torch.get_default_device()
         before = torch.get_default_dtype()
@@ -164,10 +167,15 @@ class Setup:
             with torch.random.fork_rng(devices=[]), _on_cpu(device):
                 torch.default_generator.manual_seed(self.seed)
                 model = self.build()
+            self._note_stock_values(model)
             initialize_(model, self.scales, seed=self.seed)
         finally:
             torch.set_default_dtype(before)
         return model if device.type == "meta" else model.to(device)
+
+    def _note_stock_values(self, model: nn.Module) -> None:
+        """Note the values of the model's own multipliers, which folding gives back to it."""
+        self._stock_values = {name: found.value for name, found in multipliers(model).items()}
 
     def _check_depth(self, base_depth: int | None) -> None:
         """Refuse a table with rules in depth where no depth is known."""
@@ -197,7 +205,8 @@ class Setup:
         if deeper and self.parametrization.has_depth and MultiplierRole.RESIDUAL not in rows:
             found.append(
                 f"parametrization={self.parametrization.name}: the model has no "
-                "mupl.nn.multipliers.Residual, so its residual branches are not scaled with depth"
+                "mupl.nn.multipliers.Residual and none of its residual branches was found, so they "
+                "are not scaled with depth; say residual=[globs on the modules that return them]"
             )
         for sentence in found:
             warnings.warn(sentence, stacklevel=3)
@@ -242,6 +251,17 @@ class Setup:
     def optimizer(self) -> Optimizer:
         """Build the optimizer over the model's param groups."""
         return build_optimizer(self.optimizer_class, self.model, self.scales)
+
+    def fold(self) -> nn.Module:
+        """Return the plain model of the same function, as a copy: see `mupl.nn.fold.folded`.
+
+        It has the keys of `build(width)` and no hooks. So its state dict goes into a model that
+        mupl never saw, and `save_pretrained` saves what `from_pretrained` loads.
+
+        Raises:
+            ConfigError: naming a multiplier that has no place in the plain model.
+        """
+        return folded(self.model, self._stock_values)
 
     def table(self) -> list[dict[str, Any]]:
         """List what each tensor is and got, one dict a tensor; `pandas.DataFrame` takes it."""
