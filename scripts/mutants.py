@@ -334,6 +334,37 @@ MODELS = [
         [('("tied", width**-0.5', '("tied", 1.0'), ("alpha=self.value)", "alpha=1)")],
     ),
     *in_file(
+        "mupl/roles/attention.py",
+        ids("tests/test_attention.py", "test_the_factor_is_that_of_the_rule"),
+        [
+            ("m_in=size / base.sizes[0]", "m_in=(size / base.sizes[0]) ** 0.5"),
+            ("value=base.scale", "value=place.own"),
+            ("IN_PROJECTION, path, own=size**-0.5", "IN_PROJECTION, path, own=1.0"),
+        ],
+    ),
+    *in_file(
+        "mupl/roles/branches.py",
+        ids(
+            "tests/test_branches.py",
+            "test_branches_are_found",
+            "test_what_is_a_branch",
+            "test_blocks_of_images",
+        ),
+        [
+            ("is_first else None", "value else None"),
+            ("if len(norms) != 1 or", "if not norms or not"),
+            ("self.unsure = True", "self.unsure = False"),
+        ],
+    ),
+    *in_file(
+        "mupl/nn/fold.py",
+        ids("tests/test_fold.py", "test_saved_and_loaded_it_is_the_same_function[gpt2]"),
+        [
+            ("w.narrow(1 if is_transposed else 0, 0, size)", "w.narrow(0, 0, size)"),
+            ("if mult != mults[0]:", "if mult == mults[0]:"),
+        ],
+    ),
+    *in_file(
         "mupl/nn/unit_scaling.py",
         ids(
             "tests/test_unit_scaling.py",
