@@ -109,8 +109,12 @@ def test_a_model_of_another_library_is_described_and_trains(name: str) -> None:
 @pytest.mark.parametrize("name", GROUP)
 def test_depth_is_the_number_of_blocks(name: str) -> None:
     deep = ["width=16", "parametrization=depth_mup", "base_depth=1"]
-    with pytest.warns(UserWarning, match="residual branches are not scaled with depth"):
-        infos = setup_of(name, *deep, "depth=2").infos
+    setup = setup_of(name, *deep, "depth=2")
+    infos = setup.infos
+    branches = [n for n, info in infos.items() if info.row == "residual" and info.in_block]
+    assert branches
+    assert {setup.scales[n].mult for n in branches} == {2**-0.5}
+    assert setup.warnings == []
     assert {info.m_L for info in infos.values()} == {1, 2}
     assert len(infos) > len(setup_of(name, *deep).infos)
 
