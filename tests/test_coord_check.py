@@ -105,12 +105,15 @@ def check(
 
 
 def failures(table: pd.DataFrame) -> set[tuple[str, str]]:
-    failed = table[~table["passed"]]
+    failed = table[table["verdict"] == "fail"]
     return set(zip(failed["kind"], failed["name"], strict=True))
 
 
 def assert_passes(table: pd.DataFrame) -> None:
-    assert failures(table) == set(), table[~table["passed"]].to_string()
+    """Nothing fails, and nearly all is judged."""
+    missing = table[table["verdict"] != "pass"]
+    assert failures(table) == set(), missing.to_string()
+    assert len(missing) <= 0.1 * len(table), missing.to_string()
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -141,7 +144,7 @@ def test_sp_fails_and_the_hidden_and_output_layers_are_named(
     assert {("output", "readout"), (step, "layers.1.weight"), (step, "readout.weight")} <= failures(
         table
     )
-    failed = table[~table["passed"] & (table["kind"] == "output")]
+    failed = table[(table["verdict"] == "fail") & (table["kind"] == "output")]
     assert failed["t"].min() == 1
     assert "layers.0" not in set(failed["name"])
 
@@ -392,6 +395,6 @@ def test_the_report_says_how_many_pass_in_each_series(
     assert report.coordinate_check(tmp_path) == 1
     shown = capsys.readouterr().out
     assert "mup, depth=2.0: 1 of 1 tensors, kinds and steps pass\n" in shown
-    assert "sp, depth=nan: 0 of 1 tensors, kinds and steps pass\n" in shown
-    assert f"1 of 2 tensors, kinds and steps pass; {tmp_path / 'verdict.json'}\n" in shown
+    assert "sp, depth=nan: 0 of 1 tensors, kinds and steps pass, 1 fail\n" in shown
+    assert f"1 of 2 tensors, kinds and steps pass, 1 fail; {tmp_path / 'verdict.json'}\n" in shown
     assert shown.count("(the tables are complete): TypeError") == 2

@@ -55,8 +55,8 @@ def coord_check(
     ...     return nn.Sequential(nn.Linear(8, width), nn.Tanh(), nn.Linear(width, 2))
     >>> batches = [(torch.eye(8), torch.arange(8) % 2)]
     >>> rows = coord_check(build, [64, 256], batches, base_width=64, lr=0.01)
-    >>> verdict(rows)[["kind", "name", "low", "high", "passed"]].tail(2)
-         kind      name  low  high  passed
+    >>> verdict(rows)[["kind", "name", "low", "high", "verdict"]].tail(2)
+         kind      name  low  high  verdict
     8  update  2.weight -1.0  -1.0    True
     9  update    2.bias  0.0   0.0    True
     """
