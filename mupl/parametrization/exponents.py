@@ -53,6 +53,7 @@ from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_opt
 from mupl.roles import SPECIAL_ROWS, Info, MultiplierInfo, MultiplierRole, ParamInfo, Role
 
 HALF = 0.5
+MODEL_OUTPUT = "model output"  # the name of what a model returns, its logits
 
 # The largest exponent of an update at which outputs stay bounded. An update sums over fan_in
 # coherently (Yang, Simon & Bernstein 2023, spectral condition).
@@ -90,6 +91,7 @@ def expected_exponents(
     - `param`: the tensor;
     - `update`: its change from t to t + 1. With decoupled weight decay the two parts of it are
       told apart instead, as `gradient_update` and `decay`;
+    - `logits`: what the model returns; and `attention_logits`, the same for all modules ("*");
     - `output`: what a multiplier returns, or the module that owns a matrix. Where the size of
       heads grows, scaled queries must have -1, so that attention logits (`logits` beside them) do
       not grow; these may keep the -1/2 that they have while q and k are random.
@@ -107,6 +109,10 @@ def expected_exponents(
         raise ConfigError(f"along={along}: must be width or depth")
     network = _Network(infos, parametrization, as_optimizer_rules(optimizer), along)
     t -= network.rules.idle_steps  # so 0 is the first update that moves anything
+    # A tensor of the model itself, such as a class token, does not make what the model returns,
+    # unless the model is a layer.
+    owners = set(map(_owner, infos))
+    makers = owners - {""} or owners
     expected: dict[tuple[str, str], Expected] = {}
     for name, info in infos.items():
         if isinstance(info, MultiplierInfo):
@@ -116,8 +122,10 @@ def expected_exponents(
         expected["gradient_update" if decay else "update", name] = network.stable_update(name, t)
         if decay:
             expected["decay", name] = network.weight(name, t)
-        if len(info.shape) > 1:
+        if len(info.shape) > 1 and _owner(name) in makers:
             expected["output", _owner(name)] = network.output(name, t)
+    expected["logits", MODEL_OUTPUT] = network.logits(t)
+    expected["attention_logits", "*"] = network.attention_logits()
     return expected
 
 
@@ -154,7 +162,7 @@ class _Network:
         self._residual = max(residuals, default=0.0)
         # Through readouts that are all 0 no gradient passes at first.
         at_zero = [_starts_at_zero(self._tensors[name]) for name in self._readouts]
-        self._silent = bool(at_zero) and all(at_zero)
+        self._silent = bool(at_zero) and all(at_zero) and not self._tied
 
     def weight(self, name: str, t: int) -> Expected:
         """Return the exponent of W after t updates; before the first one it is as at the start."""
@@ -205,6 +213,25 @@ class _Network:
         if not parts:
             return ZERO
         return Expected(min(parts), max(parts))
+
+    def logits(self, t: int) -> Expected:
+        """Return the exponent of what the model returns: the logits of any of its readouts."""
+        parts = [self.output(name, t) for name in self._readouts]
+        if self._tied:
+            parts.append(self.attention_logits())
+        known = [part for part in parts if not part.zero]
+        if UNKNOWN in known or (parts and not known):
+            return UNKNOWN  # readouts that are 0 are judged themselves
+        low = min((part.low for part in known), default=0.0)
+        high = max((part.high for part in known), default=0.0)
+        return Expected(low, high)
+
+    def attention_logits(self) -> Expected:
+        """Return the exponent of a sum over width that may be random: it must not grow.
+
+        Such are the attention logits of larger heads, and the logits of a tied readout.
+        """
+        return Expected(0.0 if self._in_depth else -HALF, 0.0)
 
     def multiplier(self, name: str, info: MultiplierInfo) -> dict[tuple[str, str], Expected]:
         """Return the exponent of what a multiplier returns; for attention, of the logits too."""

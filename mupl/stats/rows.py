@@ -20,6 +20,8 @@ FORMATS = (".csv", ".parquet")  # of tables, by suffix
 # Kind of tensor -> iterations of its spectral norm
 KINDS = {
     "output": ITERATIONS,  # what a module returns: pre-activations
+    "logits": ITERATIONS,  # what the model returns; its name is that of `MODEL_OUTPUT`
+    "attention_logits": ITERATIONS,  # scaled products q.k; by the module that takes their softmax
     "param": ITERATIONS,  # W_t
     "update": ITERATIONS_GAP,  # W_(t+1) - W_t
     "gradient_update": ITERATIONS_GAP,  # update without decoupled weight decay, if there is some
@@ -31,7 +33,8 @@ KINDS = {
     "output_change": ITERATIONS,  # of the probe batch: output at t minus output before training
 }
 COLUMNS = ("t", "kind", "name", "statistic", "value")
-Prediction = Mapping[tuple[str, str], Expected]  # what must be seen, by (kind, name)
+# What must be seen, by (kind, name), where the name "*" stands for all others
+Prediction = Mapping[tuple[str, str], Expected]
 Predict = Callable[[int, bool], Prediction]  # of t and whether weight decay is decoupled
 Row = dict[str, Any]
 
@@ -97,8 +100,7 @@ class StatisticRows:
                 row["statistic"] = statistic
                 row["value"] = value
                 if predictions is not None:
-                    expected = predictions[member].get((kind, name), UNKNOWN)
-                    row |= asdict(expected)
+                    row |= asdict(_expected(predictions[member], kind, name))
                 self.rows.append(row)
         self._values = {}
 
@@ -130,6 +132,12 @@ class StatisticRows:
             write_atomically(path, frame.to_parquet(index=False))
         else:
             raise ConfigError(f"file={path.name}: must end in .csv or .parquet")
+
+
+def _expected(prediction: Prediction, kind: str, name: str) -> Expected:
+    """Look up what must be seen; what has no prediction is not judged."""
+    of_others = prediction.get((kind, "*"), UNKNOWN)
+    return prediction.get((kind, name), of_others)
 
 
 def metrics_by_step(rows: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
