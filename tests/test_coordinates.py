@@ -187,8 +187,8 @@ def test_a_sentence_says_what_a_failure_means_once_for_all_blocks() -> None:
     parts = [wrong.assign(kind="update", name=f"blocks.{i}.up.weight", t=i) for i in range(2)]
     (line,) = sentences(verdict(pd.concat(parts)))
     assert line == (
-        "update blocks.*.up.weight, t = 0, 1: the update of blocks.0.up.weight goes as width^-0.50 "
-        "and must as width^-1: its learning rate is too large by width^0.50: check its role "
+        "update blocks.0.up.weight and 1 like it, t = 0, 1: the update of blocks.0.up.weight goes "
+        "as width^-0.50 and must as width^-1: its learning rate is too large by width^0.50: check its role "
         "(roles=...) and how its optimizer's updates scale (update_kind=...)"
     )
 

@@ -286,21 +286,20 @@ def has_failed(table: pd.DataFrame) -> bool:
 
 
 def sentences(table: pd.DataFrame) -> list[str]:
-    """List the reasons of a verdict, once for all blocks, each with the steps that it is about.
+    """List the reasons of a verdict: once for the steps and for blocks alike, by the first.
 
     >>> table = pd.DataFrame({"kind": "output", "name": ["blocks.0", "blocks.1"], "t": [1, 2]})
     >>> sentences(table.assign(verdict="not judged", reason="no signal: it is 0"))
-    ['output blocks.*, t = 1, 2: no signal: it is 0']
+    ['output blocks.0 and 1 like it, t = 1, 2: no signal: it is 0']
     """
-    said: dict[str, dict[str, Any]] = {}
-    for row in table.to_dict("records"):
-        key = f"{row['kind']} {block_pattern(row['name'])}"
-        first = said.setdefault(key, {"reason": row["reason"], "steps": set()})
-        first["steps"].add(row["t"])
+    alike = table.groupby(["kind", table["name"].map(block_pattern)], sort=False)
     lines = []
-    for key, found in said.items():
-        steps = ", ".join(str(t) for t in sorted(found["steps"]))
-        lines.append(f"{key}, t = {steps}: {found['reason']}")
+    for _, rows in alike:
+        first = rows.iloc[0]
+        others = rows["name"].nunique() - 1
+        names = f"{first['name']} and {others} like it" if others else first["name"]
+        steps = ", ".join(map(str, sorted(rows["t"].unique())))
+        lines.append(f"{first['kind']} {names}, t = {steps}: {first['reason']}")
     return lines
 
 

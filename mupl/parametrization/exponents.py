@@ -201,7 +201,7 @@ class _Network:
         if info.role is not Role.OUTPUT:
             if self._in_depth and info.in_block and t > 0:
                 return Expected(min(self._update(name, t).low, 0.0), 0.0)
-            return Expected()
+            return self._bottlenecked(name, t) if info.role is Role.INPUT else Expected()
         parts = []
         if not _starts_at_zero(info):
             parts.append(0.0 if self._in_depth else self._initial(info) + HALF)
@@ -213,6 +213,20 @@ class _Network:
         if not parts:
             return ZERO
         return Expected(min(parts), max(parts))
+
+    def _bottlenecked(self, name: str, t: int) -> Expected:
+        """Return the exponent of an input layer's output: 0, or that of a bottleneck before it.
+
+        What narrows the stream to a fixed size, as the first matrix of LoRA or of an adapter does,
+        is a readout, which may be as small as logits are.
+        """
+        names = list(self._tensors)
+        before = [other for other in self._readouts if names.index(other) < names.index(name)]
+        lows = [0.0]
+        for other in before:
+            low = self.output(other, t).low
+            lows.append(low if low < 0 else 0.0)  # NaN is unknown
+        return Expected(min(lows), 0.0)
 
     def logits(self, t: int) -> Expected:
         """Return the exponent of what the model returns: the logits of any of its readouts."""

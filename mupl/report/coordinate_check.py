@@ -99,6 +99,14 @@ def _print_series(check: Check) -> None:
         print(f"{', '.join(_labels(keys, values))}: {coordinates.count(verdict)}")
 
 
+def _of_series(verdict: pd.DataFrame, keys: Sequence[str], values: Sequence[Any]) -> pd.DataFrame:
+    """Select the verdict on one series of jobs."""
+    chosen = pd.Series(True, verdict.index)
+    for key, value in zip(keys, values, strict=True):
+        chosen &= verdict[key].isna() if pd.isna(value) else verdict[key] == value
+    return verdict[chosen]
+
+
 def _labels(keys: Sequence[str], values: Sequence[Any]) -> list[str]:
     """Name a series of jobs by what tells it from others, such as "mup" and "depth=4"."""
     labels = []
@@ -121,5 +129,6 @@ def _plot_series(check: Check, sweep_dir: Path) -> int:
         if several:
             name = f"coord_check_{'_'.join(labels).replace('/', '-')}.png"
         plot = figures.plot_coordinates
-        failed |= save_figure(sweep_dir / name, plot, rows, title, along=check.along)
+        options = {"along": check.along, "verdict": _of_series(check.verdict, keys, values)}
+        failed |= save_figure(sweep_dir / name, plot, rows, title, **options)
     return failed

@@ -20,8 +20,6 @@ FORMATS = (".csv", ".parquet")  # of tables, by suffix
 # Kind of tensor -> iterations of its spectral norm
 KINDS = {
     "output": ITERATIONS,  # what a module returns: pre-activations
-    "logits": ITERATIONS,  # what the model returns; its name is that of `MODEL_OUTPUT`
-    "attention_logits": ITERATIONS,  # scaled products q.k; by the module that takes their softmax
     "param": ITERATIONS,  # W_t
     "update": ITERATIONS_GAP,  # W_(t+1) - W_t
     "gradient_update": ITERATIONS_GAP,  # update without decoupled weight decay, if there is some
@@ -31,6 +29,8 @@ KINDS = {
     "output_grad": ITERATIONS_GAP,  # d loss / d output
     "output_update": ITERATIONS,  # of the probe batch: output after update t minus output before
     "output_change": ITERATIONS,  # of the probe batch: output at t minus output before training
+    "logits": ITERATIONS,  # what the model returns; its name is that of `MODEL_OUTPUT`
+    "attention_logits": ITERATIONS,  # scaled products q.k; by the module that takes their softmax
 }
 COLUMNS = ("t", "kind", "name", "statistic", "value")
 # What must be seen, by (kind, name), where the name "*" stands for all others
