@@ -135,13 +135,14 @@ def check(options: argparse.Namespace) -> int:
     build = _resolved(options.build, "a function width -> nn.Module")
     if options.seeds < 1:
         raise ConfigError(f"--seeds={options.seeds}: must be a whole number >= 1, such as 5")
-    if len(set(options.widths)) < 2:
+    widths = _widths(options.widths)
+    if len(set(widths)) < 2:
         raise ConfigError("--widths: needs at least two, such as --widths 64,128,256,512")
     arguments: dict[str, Any] = {}
     if options.step is not None:
         arguments["step"] = _resolved(options.step, "a function (model, batch) -> loss")
     if options.data is None:
-        batches, arguments["loss"] = random_batches(build, options.widths[0], options.steps)
+        batches, arguments["loss"] = random_batches(build, widths[0], options.steps)
     else:
         data = _resolved(options.data, "batches, or a function that returns them")
         batches = list(itertools.islice(data() if callable(data) else data, options.steps))
@@ -149,9 +150,9 @@ def check(options: argparse.Namespace) -> int:
         warnings.simplefilter("always")
         rows = coord_check(
             build,
-            options.widths,
+            widths,
             batches,
-            base_width=options.base_width or options.widths[0],
+            base_width=options.base_width or widths[0],
             seeds=range(options.seeds),
             parametrization=options.parametrization,
             optimizer=options.optimizer,
@@ -224,7 +225,7 @@ def show(rows: Rows, title: str, form: str) -> None:
 def _add_check(commands: Any) -> None:
     parser = commands.add_parser("check", help="make a coordinate check of any model")
     parser.add_argument("build", help="package.module:function, a function width -> nn.Module")
-    parser.add_argument("--widths", type=_widths, required=True, help="such as 64,128,256,512")
+    parser.add_argument("--widths", required=True, help="such as 64,128,256,512")
     parser.add_argument("--base-width", type=int, help="where lr is right; the first of the widths")
     parser.add_argument(
         "--data", help="package.module:name, batches or a function that returns them; else random"

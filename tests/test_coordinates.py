@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch import nn
 
 from mupl.analysis.coordinates import sentences, verdict, verdict_json
 from mupl.analysis.norms import correlations, update_norms
@@ -188,8 +190,8 @@ def test_a_sentence_says_what_a_failure_means_once_for_all_blocks() -> None:
     (line,) = sentences(verdict(pd.concat(parts)))
     assert line == (
         "update blocks.0.up.weight and 1 like it, t = 0, 1: the update of blocks.0.up.weight goes "
-        "as width^-0.50 and must as width^-1: its learning rate is too large by width^0.50: check its role "
-        "(roles=...) and how its optimizer's updates scale (update_kind=...)"
+        "as width^-0.50 and must as width^-1: its learning rate is too large by width^0.50: check "
+        "its role (roles=...) and how its optimizer's updates scale (update_kind=...)"
     )
 
 
@@ -279,6 +281,26 @@ def test_a_readout_bias_that_starts_non_zero_is_part_of_the_logits() -> None:
         assert found["output", "readout"] == Expected(low, 0.0)
         found = expected_exponents(infos, MUP, "adam", t=1)
         assert found["output", "readout"] == Expected(low, 0.0)
+
+
+def test_what_a_model_returns_is_as_its_readouts_and_no_layer_is_judged_by_a_class_token() -> None:
+    class Model(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.token = nn.Parameter(torch.randn(1, width))
+            self.down = nn.Linear(width, 4, bias=False)
+            self.up = nn.Linear(4, width, bias=False)
+            self.head = nn.Linear(width, 3, bias=False)
+
+    infos = describe(Model, 32, 16)
+    for t, high in ((0, -0.5), (1, 0.0)):
+        found = expected_exponents(infos, MUP, "adam", t)
+        assert found["logits", "model output"] == Expected(-0.5, high)
+        assert found["attention_logits", "*"] == Expected(-0.5, 0.0)
+        assert found["output", "up"] == Expected(-0.5, 0.0)  # behind a bottleneck
+        assert ("output", "") not in found
+    layer = describe(lambda width: nn.Linear(4, width), 32, 16)
+    assert expected_exponents(layer, MUP, "adam", t=0)["output", ""] == Expected()
 
 
 @pytest.mark.parametrize("update_kind", ["sgd", "adam"])
@@ -375,7 +397,7 @@ def test_the_figure_has_a_row_a_kind_and_a_column_a_step() -> None:
         for t in (0, 1, 2)
     ]
     figure = plot_coordinates(pd.concat(parts), "mup, adam")
-    assert len(figure.axes) == 5 * 3
+    assert len(figure.axes) == len(PANELS) * 3 == 21
     assert figure.axes[0].get_xscale() == "log"
     np.testing.assert_allclose(figure.axes[0].lines[0].get_xdata(), WIDTHS)
 

@@ -58,8 +58,8 @@ def fit_slope(rows: pd.DataFrame, along: str) -> Fit:
     usable = (value > 0) & np.isfinite(value)
     if not usable.all():
         return Fit(math.nan, math.nan, freedom)
-    x = _centred(np.log2(rows[along].astype(float)), seed)
-    y = _centred(np.log2(value), seed)
+    x = _centred(rows[along].map(math.log2), seed)
+    y = _centred(value.map(math.log2), seed)
     spread = float((x**2).sum())
     slope = float((x * y).sum()) / spread
     if freedom < 1:

@@ -122,7 +122,7 @@ def _words(verdict: pd.DataFrame) -> dict[str, str]:
     """Return "fail" or "not judged" for layers that have either, by name; the worse counts."""
     others = verdict[verdict["verdict"] != "pass"]
     worst = others.groupby(_layers(others["name"]))["verdict"].min()  # "fail" < "not judged"
-    return worst.to_dict()
+    return {str(layer): word for layer, word in worst.items()}
 
 
 def _plottable(rows: pd.DataFrame, statistic: str) -> pd.DataFrame:

@@ -14,6 +14,8 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 | output of input, hidden layers  | 0                                                        |
 | logits at init                  | e(mult) + e(init) + 1/2, or between that and a bias's    |
 | logits after updates            | 0, or between that and their exponent at init            |
+| what the model returns          | that of its readouts                                     |
+| attention logits                | 0, or between that and -1/2 (larger heads, at random)    |
 
 - `adam`: entries of w move by lr, whatever the gradient is.
 - `sgd`: g is the exponent of the gradient of W. It is 0 for the readout. For every tensor before
@@ -23,6 +25,8 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
   above the batch size.
 - Logits at init are a sum of n independent terms, and of the readout's bias where that does not
   start at 0. After updates they may keep such parts.
+- A readout before an input layer is a bottleneck (LoRA, an adapter): what the input layer returns
+  may be as small as what the bottleneck returns.
 - No update may exceed `STABLE`, above which outputs grow. A table that predicts such updates (sp,
   ntk under Adam) describes a network that fails, and it must be seen to fail.
 - Outputs must have the exponent 0 in every parametrization: this is what muP is for.
