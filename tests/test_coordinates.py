@@ -287,7 +287,7 @@ def test_what_a_model_returns_is_as_its_readouts_and_no_layer_is_judged_by_a_cla
     class Model(nn.Module):
         def __init__(self, width: int) -> None:
             super().__init__()
-            self.token = nn.Parameter(torch.randn(1, width))
+            self.token = nn.Parameter(torch.randn(1, 1, width))
             self.down = nn.Linear(width, 4, bias=False)
             self.up = nn.Linear(4, width, bias=False)
             self.head = nn.Linear(width, 3, bias=False)

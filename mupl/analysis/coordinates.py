@@ -77,18 +77,17 @@ def verdict(
 
     A slope is fitted over all widths and seeds (`fit_slope`), and its interval counts:
 
-    - "fail": it lies outside of [low, high] by more than the tolerance, and by more than chance
-      explains. Over a whole check chance alone gives a failure in at most 5 % of all checks
-      (Benjamini & Hochberg 1995, within each series of `check_keys`).
-    - "pass": it lies within, and its 95 % interval excludes slopes that are off by `MARGIN`.
-    - "not judged": anything else. Either there are too few seeds or sizes, or there is no signal
-      (values that are 0 or rounding errors), or what is off fades as the sizes grow.
+    - "fail": it lies outside of [low, high] by more than the tolerance and than chance explains;
+    - "pass": it lies within, and its 95 % interval excludes slopes that are off by `MARGIN`;
+    - "not judged": there are too few seeds or sizes, or no signal (values that are 0 or rounding
+      errors), or what is off fades as the sizes grow.
+
+    By chance alone something fails in at most 5 % of checks (`discoveries`, for each series).
 
     Args:
         rows: one row a value, with columns width, seed, t, kind, name, statistic, value, and the
-            prediction: low and high (the slope must lie between them, up to the tolerance) or zero
-            (the value must be 0 at every width). Rows without a prediction are not judged; those
-            of kind "grad" tell which gradients are rounding errors.
+            prediction: low and high, between which the slope must lie, or zero, where the value
+            must be 0. Rows without one are left out; those of kind "grad" tell rounding errors.
         tolerance: allowed distance of a slope from [low, high].
         statistic: the one that is judged.
         along: the column that slopes are taken against, "width" or "depth"; by default
@@ -96,9 +95,8 @@ def verdict(
 
     Returns:
         One row a tensor, kind and step. Columns: `check_keys`, kind, name, t, slope (of log2(value)
-        against log2(`along`); NaN for a value that is 0), ci_low and ci_high (its 95 % interval;
-        NaN where two sizes and one seed give none), low, high, zero, verdict, and reason: what a
-        failure means and what to try, or why a slope is not judged.
+        against log2(`along`)), ci_low and ci_high (its 95 % interval), low, high, zero, verdict,
+        and reason: what a failure means and what to try, or why a slope is not judged.
 
     Raises:
         ConfigError: if there are no rows or fewer than two sizes, or `along` is no size of theirs.
@@ -112,27 +110,33 @@ def verdict(
     """
     along = _axis(rows, along)
     chosen = rows[rows["statistic"] == statistic]
-    has_range = chosen["low"].notna()
-    must_be_zero = chosen["zero"].fillna(False).astype(bool)
-    judged = chosen[has_range | must_be_zero]
-    if judged[along].nunique() < 2:
-        swept = swept_axis(judged)
-        remedy = "such as powers of two" if swept == along else f"or say along={swept!r}"
-        raise ConfigError(f"{along}: a coordinate check needs at least two, {remedy}")
-    series = check_keys(rows, along)
-    keys = [*series, "kind", "name", "t"]
-    rounding = _rounding_errors(chosen)
-    by_series: dict[Any, list[_Case]] = {}
-    for key, group in judged.groupby(keys, sort=False, dropna=False):
-        names = dict(zip(keys, key, strict=True))
-        case = _Case(names, group, along, tolerance, rounding)
-        by_series.setdefault(str(key[: len(series)]), []).append(case)
+    by_series = _cases(chosen, along, tolerance)
     results = []
     for cases in by_series.values():
         found = discoveries([case.chance() for case in cases])
         for case, is_off in zip(cases, found, strict=True):
             results.append(case.row(is_off))
     return pd.DataFrame(results)
+
+
+def _cases(rows: pd.DataFrame, along: str, tolerance: float) -> dict[str, list["_Case"]]:
+    """Group the rows that have a prediction by series, and then by tensor, kind and step."""
+    has_range = rows["low"].notna()
+    must_be_zero = rows["zero"].fillna(False).astype(bool)
+    judged = rows[has_range | must_be_zero]
+    if judged[along].nunique() < 2:
+        swept = swept_axis(judged)
+        remedy = "such as powers of two" if swept == along else f"or say along={swept!r}"
+        raise ConfigError(f"{along}: a coordinate check needs at least two, {remedy}")
+    series = check_keys(rows, along)
+    keys = [*series, "kind", "name", "t"]
+    rounding = _rounding_errors(rows)
+    by_series: dict[str, list[_Case]] = {}
+    for key, group in judged.groupby(keys, sort=False, dropna=False):
+        names = dict(zip(keys, key, strict=True))
+        case = _Case(names, group, along, tolerance, rounding)
+        by_series.setdefault(str(key[: len(series)]), []).append(case)
+    return by_series
 
 
 class _Case:

@@ -113,10 +113,6 @@ def expected_exponents(
         raise ConfigError(f"along={along}: must be width or depth")
     network = _Network(infos, parametrization, as_optimizer_rules(optimizer), along)
     t -= network.rules.idle_steps  # so 0 is the first update that moves anything
-    # A tensor of the model itself, such as a class token, does not make what the model returns,
-    # unless the model is a layer.
-    owners = set(map(_owner, infos))
-    makers = owners - {""} or owners
     expected: dict[tuple[str, str], Expected] = {}
     for name, info in infos.items():
         if isinstance(info, MultiplierInfo):
@@ -126,11 +122,20 @@ def expected_exponents(
         expected["gradient_update" if decay else "update", name] = network.stable_update(name, t)
         if decay:
             expected["decay", name] = network.weight(name, t)
-        if len(info.shape) > 1 and _owner(name) in makers:
+        if len(info.shape) > 1 and _makes_output(name, infos):
             expected["output", _owner(name)] = network.output(name, t)
     expected["logits", MODEL_OUTPUT] = network.logits(t)
     expected["attention_logits", "*"] = network.attention_logits()
     return expected
+
+
+def _makes_output(name: str, infos: Mapping[str, Info]) -> bool:
+    """Say whether what the owner of a tensor returns follows from it.
+
+    What a model returns does not follow from a tensor of its own, such as a class token, unless the
+    model is a layer.
+    """
+    return bool(_owner(name)) or not any(map(_owner, infos))
 
 
 class _Network:

@@ -51,9 +51,6 @@ def coord_check(
 ) -> pd.DataFrame:
     """Train `build(width)` for one step on each batch, at every width and seed, and record it.
 
-    What the model returns and its attention logits are recorded too. A module that is attention by
-    its name but shows no logits (see `mupl.stats.attention`) is named in a warning.
-
     Args:
         batches: one a step: t = 0, 1, ... Three are enough. A batch is (x, target), or a dict of
             arguments for a model that returns its own loss (`model(**batch).loss`).
@@ -63,39 +60,30 @@ def coord_check(
         setup: further arguments of `Setup`: lr, parametrization, optimizer, loss, base_depth, ...
 
     Returns:
-        A recorder's rows with the columns width, seed and the prediction: what
-        `mupl.analysis.coordinates.verdict` and `mupl.figures.coordinates.plot_coordinates` take.
+        A recorder's rows with the columns width, seed and the prediction; for `mupl.verdict`.
 
     Raises:
-        ConfigError: if there is nothing to train, or no loss; for depths, without `base_depth` or
-            one width.
+        ConfigError: on nothing to train, no loss, or depths without `base_depth` or one width.
 
-    >>> from torch import nn
     >>> from mupl.analysis.coordinates import verdict
     >>> def build(width):
     ...     return nn.Sequential(nn.Linear(8, width), nn.Tanh(), nn.Linear(width, 2))
     >>> batches = [(torch.eye(8), torch.arange(8) % 2)]
     >>> rows = coord_check(build, [64, 256], batches, base_width=64, lr=0.01)
-    >>> verdict(rows)[["kind", "name", "low", "high", "verdict"]].tail(2)
-          kind      name  low  high verdict
-    9   update  2.weight -1.0  -1.0    pass
-    10  update    2.bias  0.0   0.0    pass
+    >>> verdict(rows)[["kind", "name", "low", "high", "verdict"]].tail(1)
+          kind    name  low  high verdict
+    10  update  2.bias  0.0   0.0    pass
     """
     runs = _runs(widths, depths, seeds, setup.get("base_depth"))
     moved = _moved(batches, device, dtype)
-    not_seen: dict[str, None] = {}
-    along = "width" if depths is None else "depth"
     tables = []
     for width, depth, seed in runs:
         with default_dtype(dtype):  # weights are drawn in it, not rounded to it
             one = Setup(build, width, base_width=base_width, depth=depth, seed=seed, **setup)
         one.model.to(device)
-        recorder = _train(one, moved, statistics, along, step)
-        not_seen |= dict.fromkeys(_unseen(one.model, recorder))
-        rows = recorder.frame().assign(width=width, seed=seed)
-        tables.append(rows if depth is None else over_blocks(rows).assign(depth=depth))
-    for sentence in not_seen:
-        warnings.warn(sentence, stacklevel=2)
+        along = "width" if depth is None else "depth"
+        rows = _train(one, moved, statistics, along, step).assign(width=width, seed=seed)
+        tables.append(rows if depth is None else rows.assign(depth=depth))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -157,8 +145,11 @@ def _train(
     statistics: Sequence[str],
     along: str,
     step: Step | None,
-) -> Recorder:
-    """Make a step on each batch, and return the recorder that watched."""
+) -> pd.DataFrame:
+    """Make a step on each batch, and return the rows of a recorder; of depths, means over blocks.
+
+    A warning names what could not be looked at.
+    """
     optimizer = setup.optimizer()
     recorder = Recorder(
         setup.model,
@@ -176,7 +167,10 @@ def _train(
             loss.backward()
             optimizer.step()
             recorder.end_step()
-    return recorder
+    for sentence in _unseen(setup.model, recorder):
+        warnings.warn(sentence, stacklevel=3)
+    rows = recorder.frame()
+    return over_blocks(rows) if along == "depth" else rows
 
 
 def _loss(setup: Setup, batch: Batch) -> Tensor:
@@ -206,7 +200,7 @@ def _loss(setup: Setup, batch: Batch) -> Tensor:
 
 
 def _unseen(model: nn.Module, recorder: Recorder) -> list[str]:
-    """Say of what a check cannot look at."""
+    """Say what a check cannot look at."""
     rows = recorder.rows
     found = []
     if not any(row["kind"] == "logits" for row in rows):
