@@ -1,9 +1,11 @@
 """The command `mupl`: train, and look at rules, models and sweeps without training."""
 
 import argparse
+import itertools
 import os
 import pkgutil
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -102,13 +104,7 @@ def describe_model(options: argparse.Namespace) -> None:
     from mupl.parametrization.scales import scale_rows
     from mupl.roles import describe
 
-    try:
-        build = pkgutil.resolve_name(options.build)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"{options.build}: must name a function width -> nn.Module, as "
-            f"package.module:function, importable from here ({error})"
-        ) from error
+    build = _resolved(options.build, "a function width -> nn.Module")
     infos = describe(build, width=options.width, base_width=options.base_width)
     tuned = {"lr": options.lr, "weight_decay": options.weight_decay}
     scales = scale(infos, options.parametrization, options.optimizer, **tuned)
@@ -117,6 +113,74 @@ def describe_model(options: argparse.Namespace) -> None:
     show(scale_rows(infos, scales), title, options.format)
     for sentence in infos.warnings:
         print(f"warning: {sentence}", file=sys.stderr)
+
+
+def _resolved(name: str, what: str) -> Any:
+    """Import what is named as package.module:function."""
+    try:
+        return pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{name}: must name {what}, as package.module:function, importable from here ({error})"
+        ) from error
+
+
+def check(options: argparse.Namespace) -> int:
+    """Make a coordinate check of `build(width)`, and print the verdict; 1 if something fails."""
+    from mupl.analysis.coordinates import count, has_failed, verdict
+    from mupl.report.coordinate_check import show_verdict
+    from mupl.training.coord_check import coord_check
+    from mupl.training.random_data import random_batches
+
+    build = _resolved(options.build, "a function width -> nn.Module")
+    if options.seeds < 1:
+        raise ConfigError(f"--seeds={options.seeds}: must be a whole number >= 1, such as 5")
+    widths = _widths(options.widths)
+    if len(set(widths)) < 2:
+        raise ConfigError("--widths: needs at least two, such as --widths 64,128,256,512")
+    arguments: dict[str, Any] = {}
+    if options.step is not None:
+        arguments["step"] = _resolved(options.step, "a function (model, batch) -> loss")
+    if options.data is None:
+        batches, arguments["loss"] = random_batches(build, widths[0], options.steps)
+    else:
+        data = _resolved(options.data, "batches, or a function that returns them")
+        batches = list(itertools.islice(data() if callable(data) else data, options.steps))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        rows = coord_check(
+            build,
+            widths,
+            batches,
+            base_width=options.base_width or widths[0],
+            seeds=range(options.seeds),
+            parametrization=options.parametrization,
+            optimizer=options.optimizer,
+            lr=options.lr,
+            **arguments,
+        )
+    for sentence in dict.fromkeys(str(warning.message) for warning in caught):
+        print(f"warning: {sentence}", file=sys.stderr)
+    table = verdict(rows)
+    show_verdict(table, "width")
+    print(f"coordinate check of {options.build}, {options.parametrization}: {count(table)}")
+    if options.figure is not None:
+        from mupl.figures.coordinates import plot_coordinates
+        from mupl.report.common import save
+
+        title = f"{options.build}, {options.parametrization}"
+        save(plot_coordinates(rows, title, verdict=table), options.figure)
+    return int(has_failed(table))
+
+
+def _widths(text: str) -> list[int]:
+    """Read widths as they are written on a command line: 64,128,256."""
+    try:
+        return [int(width) for width in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(
+            f"--widths={text}: must be whole numbers, such as --widths 64,128,256,512"
+        ) from error
 
 
 def report(options: argparse.Namespace) -> int:
@@ -158,6 +222,24 @@ def show(rows: Rows, title: str, form: str) -> None:
             print("|", " | ".join(map(str, cells)), "|")
 
 
+def _add_check(commands: Any) -> None:
+    parser = commands.add_parser("check", help="make a coordinate check of any model")
+    parser.add_argument("build", help="package.module:function, a function width -> nn.Module")
+    parser.add_argument("--widths", required=True, help="such as 64,128,256,512")
+    parser.add_argument("--base-width", type=int, help="where lr is right; the first of the widths")
+    parser.add_argument(
+        "--data", help="package.module:name, batches or a function that returns them; else random"
+    )
+    parser.add_argument("--step", help="package.module:function, (model, batch) -> loss")
+    parser.add_argument("--steps", type=int, default=3, help="batches that are taken of --data")
+    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--parametrization", default="mup")
+    parser.add_argument("--optimizer", default="adamw")
+    parser.add_argument("--lr", type=float, default=1e-3, help="at the base width")
+    parser.add_argument("--figure", type=Path, help="a file for the figure, such as check.png")
+    parser.set_defaults(run=check)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mupl", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -180,6 +262,8 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--lr", type=float, default=1e-3, help="at the base width")
     model.add_argument("--weight-decay", type=float, default=0.0, help="at the base width")
     model.set_defaults(run=describe_model)
+
+    _add_check(commands)
 
     again = commands.add_parser("report", help="make the report of a sweep again from its folder")
     again.add_argument("sweep", type=Path, help="the sweep's folder")

@@ -58,3 +58,24 @@ def gpt2(width: int, tied: bool = True) -> nn.Module:
         use_cache=False,
     )
     return transformers.GPT2LMHeadModel(config)
+
+
+def convolution(width: int) -> nn.Module:
+    """Takes what no first layer tells: images of some size."""
+    return nn.Sequential(nn.Conv2d(1, width, 3), nn.Flatten(), nn.Linear(4 * width, 2))
+
+
+def perceptron(width: int) -> nn.Module:
+    layers = [nn.Linear(8, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, 3, bias=False))
+
+
+def dicts() -> list[dict[str, Tensor]]:
+    """Batches of another kind than (x, target)."""
+    generator = torch.Generator().manual_seed(0)
+    x = [torch.randn(16, 8, generator=generator) for _ in range(3)]
+    return [{"inputs": inputs, "classes": inputs[:, :3].argmax(1)} for inputs in x]
+
+
+def loss_of_dict(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    return nn.functional.cross_entropy(model(batch["inputs"]), batch["classes"])

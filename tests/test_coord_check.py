@@ -105,12 +105,15 @@ def check(
 
 
 def failures(table: pd.DataFrame) -> set[tuple[str, str]]:
-    failed = table[~table["passed"]]
+    failed = table[table["verdict"] == "fail"]
     return set(zip(failed["kind"], failed["name"], strict=True))
 
 
 def assert_passes(table: pd.DataFrame) -> None:
-    assert failures(table) == set(), table[~table["passed"]].to_string()
+    """Nothing fails, and nearly all is judged."""
+    missing = table[table["verdict"] != "pass"]
+    assert failures(table) == set(), missing.to_string()
+    assert len(missing) <= 0.1 * len(table), missing.to_string()
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -127,9 +130,10 @@ def test_mup_passes(batches: Batches, optimizer: str, parametrization: str, bias
     options = {"lr": 0.02} if optimizer == "sgd" else {}
     table = check(batches, optimizer, parametrization, bias=bias, **options)
     assert_passes(table)
-    assert len(table) == 3 * (
-        3 * (4 if optimizer == "adamw" else 3) + 3 * bias * (3 if optimizer == "adamw" else 2)
+    of_tensors = 3 * (4 if optimizer == "adamw" else 3) + 3 * bias * (
+        3 if optimizer == "adamw" else 2
     )
+    assert len(table) == 3 * of_tensors + 2  # the model's logits, from the first update on
 
 
 @pytest.mark.parametrize("optimizer", COMMON)
@@ -141,7 +145,7 @@ def test_sp_fails_and_the_hidden_and_output_layers_are_named(
     assert {("output", "readout"), (step, "layers.1.weight"), (step, "readout.weight")} <= failures(
         table
     )
-    failed = table[~table["passed"] & (table["kind"] == "output")]
+    failed = table[(table["verdict"] == "fail") & (table["kind"] == "output")]
     assert failed["t"].min() == 1
     assert "layers.0" not in set(failed["name"])
 
@@ -162,7 +166,7 @@ def test_a_module_of_torch_with_torch_s_own_biases_passes_under_mup_and_fails_un
     check = partial(coord_check, build, WIDTHS, batches[:3], base_width=128, lr=0.01)
     table = verdict(check(parametrization="mup"))
     assert_passes(table)
-    assert len(table) == 45
+    assert len(table) == 48
     named = {("output", "5"), ("update", "3.weight"), ("update", "5.weight")}
     assert named <= failures(verdict(check(parametrization="sp")))
 
@@ -392,6 +396,6 @@ def test_the_report_says_how_many_pass_in_each_series(
     assert report.coordinate_check(tmp_path) == 1
     shown = capsys.readouterr().out
     assert "mup, depth=2.0: 1 of 1 tensors, kinds and steps pass\n" in shown
-    assert "sp, depth=nan: 0 of 1 tensors, kinds and steps pass\n" in shown
-    assert f"1 of 2 tensors, kinds and steps pass; {tmp_path / 'verdict.json'}\n" in shown
+    assert "sp, depth=nan: 0 of 1 tensors, kinds and steps pass, 1 fail\n" in shown
+    assert f"1 of 2 tensors, kinds and steps pass, 1 fail; {tmp_path / 'verdict.json'}\n" in shown
     assert shown.count("(the tables are complete): TypeError") == 2

@@ -191,7 +191,8 @@ def test_a_command_of_mupl_runs(
 ) -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     code = blocks("README.md", PYTHON)[0].code
-    (tmp_path / "my_net.py").write_text(code.partition("\n\n\ninfos")[0])
+    of_page = [block.code for block in blocks(page, PYTHON) if block.code.startswith("def ")]
+    (tmp_path / "my_net.py").write_text("\n\n".join([code.partition("\n\n\ninfos")[0], *of_page]))
     monkeypatch.chdir(tmp_path)  # where a user's module is found
     words = shlex.split(command, comments=True)
     if words[1] == "status":  # of a sweep's folder, which is here

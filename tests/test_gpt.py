@@ -369,7 +369,7 @@ def check(
         **sizes,
     )
     table = verdict(rows, along=along)
-    failed = table[~table["passed"].astype(bool)]
+    failed = table[table["verdict"] == "fail"]
     return set(zip(failed["kind"], failed["name"], strict=True))
 
 
@@ -573,7 +573,7 @@ def failed(sweep_dir: Path) -> dict[str, set[tuple[str, str]]]:
         name: {
             (r["kind"], r["name"])
             for r in rows
-            if r.get("parametrization", "") == name and not r["passed"]
+            if r.get("parametrization", "") == name and r["verdict"] == "fail"
         }
         for name in names
     }

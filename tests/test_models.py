@@ -104,7 +104,7 @@ def failures(along: str, parametrization: str, sizes: dict[str, Any], **options:
         **sizes,
     )
     table = verdict(rows, along=along)
-    return set(table["name"][~table["passed"].astype(bool)])
+    return set(table["name"][table["verdict"] == "fail"])
 
 
 @pytest.mark.parametrize("norm", NORMS)

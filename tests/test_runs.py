@@ -299,9 +299,10 @@ def test_a_coordinate_check_ends_with_a_verdict_and_an_exit_code(
         "low",
         "high",
         "zero",
-        "passed",
+        "verdict",
+        "reason",
     } <= set(verdict["rows"][0])
-    failed = {(row["kind"], row["name"]) for row in verdict["rows"] if not row["passed"]}
+    failed = {(row["kind"], row["name"]) for row in verdict["rows"] if row["verdict"] == "fail"}
     assert failed >= ({("output", "readout"), ("update", "layers.1.weight")} if code else set())
     assert ("layers.1.weight" in done.stdout) is bool(code)  # the printed table of the failures
     rows = pd.read_csv(tmp_path / "coord_check.csv")

@@ -343,9 +343,9 @@ def test_a_coordinate_check_judges_the_tied_readout() -> None:
     table = mupl.verdict(rows(Tied, widths))
     outputs = table[(table["kind"] == "output") & (table["name"] == "readout")]
     assert len(outputs) == 3
-    assert table["passed"].all()
+    assert (table["verdict"] == "pass").all(), table[table["verdict"] != "pass"]
     wrong = mupl.verdict(rows(WithoutMultiplier, widths))
-    failed = wrong[~wrong["passed"].astype(bool)]
+    failed = wrong[wrong["verdict"] == "fail"]
     assert "readout" in set(failed["name"])
 
 

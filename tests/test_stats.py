@@ -22,6 +22,7 @@ from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
 from mupl.models import MLP
 from mupl.nn.initialize import parameters
+from mupl.parametrization.exponents import MODEL_OUTPUT
 from mupl.parametrization.rules import Parametrization, get_parametrization
 from mupl.parametrization.scales import Scale
 from mupl.stats.callback import CoordinateStats
@@ -326,7 +327,7 @@ def test_another_parametrization_gives_another_table(
 def test_a_foreign_module_gives_the_same_rows(name: str, mup_table: pd.DataFrame) -> None:
     """Its multipliers are put in by torch.nn.utils.parametrize; it activates in place."""
     table = recorded(name, build=foreign_mlp)
-    ours = {"0": "layers.0", "2": "layers.1", "4": "readout"}
+    ours = {"0": "layers.0", "2": "layers.1", "4": "readout", MODEL_OUTPUT: MODEL_OUTPUT}
     table["name"] = [".".join([ours[n.split(".")[0]], *n.split(".")[1:]]) for n in table["name"]]
     assert largest_difference(mup_table, table) < 1e-9
 
@@ -353,7 +354,9 @@ def test_values_are_those_of_a_plain_network_with_the_effective_weights(name: st
     weights, probes = [effective()], [outputs(probe)]
     for t, (x, y) in enumerate(batches(3)):
         expected[t, "param"], expected[t, "output"] = weights[t], outputs(x)
-        loss = F.cross_entropy(expected[t, "output"]["readout"], y)
+        logits = expected[t, "output"]["readout"]
+        expected[t, "logits"] = {MODEL_OUTPUT: logits}
+        loss = F.cross_entropy(logits, y)
         for kind, tensors in (("output_grad", expected[t, "output"]), ("grad", inner)):
             gradients = torch.autograd.grad(loss, list(tensors.values()), retain_graph=True)
             expected[t, kind] = dict(zip(tensors, gradients, strict=True))

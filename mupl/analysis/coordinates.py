@@ -1,14 +1,22 @@
 """Coordinate checks, from the rows that recorders wrote to slopes and a verdict."""
 
+import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from mupl.analysis import reasons
+from mupl.analysis.slopes import discoveries, fit_slope, larger_half
 from mupl.errors import ConfigError
 from mupl.names import block_pattern
 
 TOLERANCE = 0.1  # of a slope of log2(value) against log2(width)
+MARGIN = 0.25  # half the least difference between exponents: a wrong rule is off by more
+ROUNDING = 1e-5  # a gradient below that of others in its module by this factor is rounding
+FADING = 3 / 4  # what is off fades if, over the larger sizes, it is off by less than this share
+PASS, FAIL, NOT_JUDGED = "pass", "fail", "not judged"
 AXES = ("width", "depth")
 MEASURED = ("width", "seed", "t", "kind", "name", "statistic", "value", "low", "high", "zero")
 
@@ -67,20 +75,28 @@ def verdict(
 ) -> pd.DataFrame:
     """Judge the slope of each tensor, kind and step by what the rule table predicts.
 
+    A slope is fitted over all widths and seeds (`fit_slope`), and its interval counts:
+
+    - "fail": it lies outside of [low, high] by more than the tolerance and than chance explains;
+    - "pass": it lies within, and its 95 % interval excludes slopes that are off by `MARGIN`;
+    - "not judged": there are too few seeds or sizes, or no signal (values that are 0 or rounding
+      errors), or what is off fades as the sizes grow.
+
+    By chance alone something fails in at most 5 % of checks (`discoveries`, for each series).
+
     Args:
         rows: one row a value, with columns width, seed, t, kind, name, statistic, value, and the
-            prediction: low and high (the slope must lie between them, up to the tolerance) or zero
-            (the value must be 0 at every width). Rows without a prediction are left out.
-        tolerance: allowed distance of the mean slope from [low, high].
+            prediction: low and high, between which the slope must lie, or zero, where the value
+            must be 0. Rows without one are left out; those of kind "grad" tell rounding errors.
+        tolerance: allowed distance of a slope from [low, high].
         statistic: the one that is judged.
         along: the column that slopes are taken against, "width" or "depth"; by default
             `swept_axis` tells.
 
     Returns:
-        One row a tensor, kind and step. Columns: `check_keys`, kind, name, t, slope (the
-        mean over seeds of the least-squares slope of log2(value) against log2(`along`); NaN for a
-        value that is 0 everywhere), ci_low and ci_high (its 95 % t-interval over seeds; NaN for one
-        seed), low, high, zero, passed.
+        One row a tensor, kind and step. Columns: `check_keys`, kind, name, t, slope (of log2(value)
+        against log2(`along`)), ci_low and ci_high (its 95 % interval), low, high, zero, verdict,
+        and reason: what a failure means and what to try, or why a slope is not judged.
 
     Raises:
         ConfigError: if there are no rows or fewer than two sizes, or `along` is no size of theirs.
@@ -88,52 +104,151 @@ def verdict(
     >>> rows = pd.DataFrame({"width": [64, 128, 256], "value": [1.0, 0.5, 0.25]})
     >>> rows = rows.assign(seed=0, t=1, kind="update", name="hidden", statistic="l1")
     >>> table = verdict(rows.assign(low=-1.0, high=-1.0, zero=False))
-    >>> table[["kind", "name", "t", "slope", "passed"]]
-         kind    name  t  slope  passed
-    0  update  hidden  1   -1.0    True
+    >>> table[["kind", "name", "t", "slope", "verdict"]]
+         kind    name  t  slope verdict
+    0  update  hidden  1   -1.0    pass
     """
     along = _axis(rows, along)
+    chosen = rows[rows["statistic"] == statistic]
+    by_series = _cases(chosen, along, tolerance)
+    results = []
+    for cases in by_series.values():
+        found = discoveries([case.chance() for case in cases])
+        for case, is_off in zip(cases, found, strict=True):
+            results.append(case.row(is_off))
+    return pd.DataFrame(results)
+
+
+def _cases(rows: pd.DataFrame, along: str, tolerance: float) -> dict[str, list["_Case"]]:
+    """Group the rows that have a prediction by series, and then by tensor, kind and step."""
     has_range = rows["low"].notna()
     must_be_zero = rows["zero"].fillna(False).astype(bool)
-    chosen = rows["statistic"] == statistic
-    judged = rows[chosen & (has_range | must_be_zero)]
+    judged = rows[has_range | must_be_zero]
     if judged[along].nunique() < 2:
         swept = swept_axis(judged)
         remedy = "such as powers of two" if swept == along else f"or say along={swept!r}"
         raise ConfigError(f"{along}: a coordinate check needs at least two, {remedy}")
-    keys = [*check_keys(rows, along), "kind", "name", "t"]
-    results = []
+    series = check_keys(rows, along)
+    keys = [*series, "kind", "name", "t"]
+    rounding = _rounding_errors(rows)
+    by_series: dict[str, list[_Case]] = {}
     for key, group in judged.groupby(keys, sort=False, dropna=False):
-        result = dict(zip(keys, key, strict=True))
-        result |= _judge(group, tolerance, along)
-        results.append(result)
-    return pd.DataFrame(results)
+        names = dict(zip(keys, key, strict=True))
+        case = _Case(names, group, along, tolerance, rounding)
+        by_series.setdefault(str(key[: len(series)]), []).append(case)
+    return by_series
 
 
-def _judge(group: pd.DataFrame, tolerance: float, along: str) -> dict[str, Any]:
-    """Judge one tensor, kind and step, from its rows at all widths and seeds."""
-    slopes = []
-    for _, rows in group.groupby("seed"):
-        slopes.append(slope(rows[along], rows["value"]))
-    mean = float(np.mean(slopes))
-    ci_low, ci_high = interval(np.array(slopes))
-    expected = group.iloc[0]
-    low = expected["low"]
-    high = expected["high"]
-    zero = bool(expected["zero"])
-    if zero:
-        passed = bool((group["value"] == 0).all())
-    else:
-        passed = bool(low - tolerance <= mean <= high + tolerance)  # False for NaN
-    return {
-        "slope": mean,
-        "ci_low": ci_low,
-        "ci_high": ci_high,
-        "low": low,
-        "high": high,
-        "zero": zero,
-        "passed": passed,
-    }
+class _Case:
+    """One tensor, kind and step: its rows at all sizes and seeds, beside what must be seen."""
+
+    def __init__(
+        self,
+        names: dict[str, Any],
+        group: pd.DataFrame,
+        along: str,
+        tolerance: float,
+        rounding: Collection[str],
+    ) -> None:
+        expected = group.iloc[0]
+        self.names = names
+        self.along = along
+        self.tolerance = tolerance
+        self.zero = bool(expected["zero"])
+        self.low = float(expected["low"])
+        self.high = float(expected["high"])
+        self.is_finite = bool(np.isfinite(group["value"]).all())
+        self.zeros = int((group["value"] == 0).sum())
+        self.runs = len(group)
+        self.fit = fit_slope(group, along)
+        self.larger = fit_slope(larger_half(group, along), along).slope
+        is_start = names["kind"] == "param" and names["t"] == 0
+        self.is_rounding = names["name"] in rounding and not is_start
+
+    def chance(self) -> float:
+        """Return the probability that what is off is so by chance; 1 if nothing is off."""
+        if not self.is_finite:
+            return 0.0
+        if self.zero:
+            return float(self.zeros == self.runs)
+        outside = self._off(self.fit.slope) - self.tolerance
+        if self._no_signal() or self._fades() or outside <= 0:
+            return 1.0
+        if math.isnan(self.fit.error):  # nothing tells the error, so what is far off counts
+            return 0.0 if outside > MARGIN else 1.0
+        return self.fit.chance(outside)
+
+    def row(self, is_off: bool) -> dict[str, Any]:
+        """Return the row of the verdict; `is_off` says that chance does not explain what is off."""
+        ci_low, ci_high = self.fit.interval()
+        row = self.names | {
+            "slope": self.fit.slope,
+            "ci_low": ci_low,
+            "ci_high": ci_high,
+            "low": self.low,
+            "high": self.high,
+            "zero": self.zero,
+        }
+        if is_off:
+            return row | {"verdict": FAIL, "reason": self._failure(row)}
+        reason = "" if self.zero else self._no_signal() or self._fades() or self._uncertain()
+        return row | {"verdict": NOT_JUDGED if reason else PASS, "reason": reason}
+
+    def _off(self, slope: float) -> float:
+        """Return by how much a slope lies outside of [low, high]; negative inside."""
+        return max(slope - self.high, self.low - slope)
+
+    def _failure(self, row: dict[str, Any]) -> str:
+        if not self.is_finite:
+            return reasons.not_finite(row)
+        if self.zero:
+            return reasons.not_zero(row)
+        return reasons.wrong_slope(row, self.along)
+
+    def _no_signal(self) -> str:
+        """Say why there is nothing to fit a slope to; "" if there is."""
+        if self.zeros == self.runs:
+            return "no signal: it is 0 at every size, as behind a gain or a layer that starts at 0"
+        if self.is_rounding:
+            return "no signal: its gradient is rounding errors, as that of the bias of keys"
+        if self.zeros:
+            return f"no signal: it is 0 in {self.zeros} of {self.runs} runs"
+        return ""
+
+    def _fades(self) -> str:
+        """Say that what is off becomes less as the sizes grow; "" if it does not."""
+        off = self._off(self.fit.slope)
+        if off <= self.tolerance or self._off(self.larger) >= FADING * off:
+            return ""
+        return (
+            f"it fades: the slope is {self.fit.slope:.2f}, but {self.larger:.2f} over the larger "
+            "half of the sizes; take larger ones"
+        )
+
+    def _uncertain(self) -> str:
+        """Say why a slope is neither right nor wrong; "" if it is right."""
+        low, high = self.fit.interval()
+        found = f"too few seeds or sizes: the slope is {self.fit.slope:.2f}"
+        if math.isnan(low):
+            return f"{found}, and nothing tells how certain that is"
+        if self._off(self.fit.slope) > self.tolerance:
+            return f"{found}, which may be chance ({low:.2f} to {high:.2f})"
+        if low < self.low - MARGIN or high > self.high + MARGIN:
+            return f"{found}, but may be {low:.2f} to {high:.2f}"
+        return ""
+
+
+def _rounding_errors(rows: pd.DataFrame) -> set[str]:
+    """Name the tensors whose gradient is nothing but rounding errors.
+
+    An example is the bias of keys, which softmax does not feel. Such a gradient is far below that
+    of another tensor of the same module.
+    """
+    gradients = rows[rows["kind"] == "grad"]
+    sizes = gradients.groupby("name")["value"].median()
+    modules = [name.rpartition(".")[0] for name in sizes.index]
+    largest = sizes.groupby(modules).transform("max")
+    return set(sizes.index[(sizes > 0) & (sizes < ROUNDING * largest)])
 
 
 def failures_by_series(table: pd.DataFrame, series: str = "parametrization") -> pd.DataFrame:
@@ -142,7 +257,7 @@ def failures_by_series(table: pd.DataFrame, series: str = "parametrization") -> 
     A cell holds the slope that is farthest from where it must lie, of all steps and blocks; it is
     "" where all pass.
     """
-    failed = table[~table["passed"]].copy()
+    failed = table[table["verdict"] == FAIL].copy()
     failed["name"] = failed["name"].map(block_pattern)
     found = failed["slope"]
     distances = pd.DataFrame(
@@ -165,43 +280,55 @@ def failures_by_series(table: pd.DataFrame, series: str = "parametrization") -> 
     return cells.reset_index()
 
 
-def slope(size: pd.Series, value: pd.Series) -> float:
-    """Fit log2(value) against log2(size) for the slope; NaN if a value is not in (0, inf).
+def has_failed(table: pd.DataFrame) -> bool:
+    """Say whether a verdict has a failure; what is not judged is none.
 
-    >>> round(slope(pd.Series([1, 2, 4]), pd.Series([3.0, 6.0, 12.0])), 6)
-    1.0
+    >>> has_failed(pd.DataFrame({"verdict": ["pass", "not judged"]}))
+    False
     """
-    usable = (value > 0) & np.isfinite(value)
-    if not usable.all():
-        return float("nan")
-    slope, _ = np.polyfit(np.log2(size), np.log2(value), 1)
-    return float(slope)
+    return bool((table["verdict"] == FAIL).any())
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Compute the 95 % t-interval of the mean; NaN for fewer than two values.
+def sentences(table: pd.DataFrame) -> list[str]:
+    """List the reasons of a verdict: once for the steps and for blocks alike, by the first.
 
-    >>> low, high = interval(np.array([1.0, 2.0, 3.0]))
-    >>> round(low, 2), round(high, 2)
-    (-0.48, 4.48)
+    >>> table = pd.DataFrame({"kind": "output", "name": ["blocks.0", "blocks.1"], "t": [1, 2]})
+    >>> sentences(table.assign(verdict="not judged", reason="no signal: it is 0"))
+    ['output blocks.0 and 1 like it, t = 1, 2: no signal: it is 0']
     """
-    n = len(values)
-    if n < 2:
-        return float("nan"), float("nan")
-    from scipy.special import stdtrit  # the quantile of Student's t; here, as one seed needs none
+    alike = table.groupby(["kind", table["name"].map(block_pattern)], sort=False)
+    lines = []
+    for _, rows in alike:
+        first = rows.iloc[0]
+        others = rows["name"].nunique() - 1
+        names = f"{first['name']} and {others} like it" if others else first["name"]
+        steps = ", ".join(map(str, sorted(rows["t"].unique())))
+        lines.append(f"{first['kind']} {names}, t = {steps}: {first['reason']}")
+    return lines
 
-    standard_error = values.std(ddof=1) / np.sqrt(n)
-    half = float(stdtrit(n - 1, 0.975) * standard_error)
-    mean = float(values.mean())
-    return mean - half, mean + half
+
+def count(table: pd.DataFrame) -> str:
+    """Say how many tensors, kinds and steps got which verdict.
+
+    >>> count(pd.DataFrame({"verdict": ["pass", "pass", "not judged"]}))
+    '2 of 3 tensors, kinds and steps pass, 1 not judged'
+    """
+    words = table["verdict"].value_counts()
+    text = f"{words.get(PASS, 0)} of {len(table)} tensors, kinds and steps pass"
+    if FAIL in words:
+        text += f", {words[FAIL]} fail"
+    if NOT_JUDGED in words:
+        text += f", {words[NOT_JUDGED]} not judged"
+    return text
 
 
 def verdict_json(table: pd.DataFrame, tolerance: float = TOLERANCE) -> dict[str, Any]:
-    """Turn a verdict into plain data: if all passed, how many failed, every row (NaN as null)."""
-    passed = table["passed"]
+    """Turn a verdict into plain data: if none failed, the counts, every row (NaN as null)."""
+    failures = int((table["verdict"] == FAIL).sum())
     return {
-        "passed": bool(passed.all()),
-        "failures": int((~passed).sum()),
+        "passed": failures == 0,
+        "failures": failures,
+        "not_judged": int((table["verdict"] == NOT_JUDGED).sum()),
         "checked": len(table),
         "tolerance": tolerance,
         "rows": records(table),

@@ -30,7 +30,8 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from mupl.analysis.coordinates import interval, records
+from mupl.analysis.coordinates import records
+from mupl.analysis.slopes import interval
 from mupl.identity import IDENTITY, OUTCOMES
 
 # Columns whose transfer is asked for, in this order, with their names

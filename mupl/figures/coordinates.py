@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 # (kind, whether of biases) -> label of a row of panels, from top to bottom
 PANELS = {
     ("output", False): "layer outputs",
+    ("logits", False): "logits",
+    ("attention_logits", False): "attention logits",
     ("param", False): "weights W",
     ("update", False): "weight changes ΔW",
     ("param", True): "biases b",
@@ -19,7 +21,11 @@ STATISTICS = {"l1": "mean |x|"}  # labels of statistics that are not their names
 
 
 def plot_coordinates(
-    rows: pd.DataFrame, title: str, statistic: str = "l1", along: str = "width"
+    rows: pd.DataFrame,
+    title: str,
+    statistic: str = "l1",
+    along: str = "width",
+    verdict: pd.DataFrame | None = None,
 ) -> Figure:
     """Plot the size of the coordinates against width on log2 axes.
 
@@ -31,6 +37,8 @@ def plot_coordinates(
         title: of the figure.
         statistic: the one that is plotted.
         along: "width" or "depth".
+        verdict: of `mupl.analysis.coordinates.verdict`; layers that it does not pass are marked as
+            failed or not judged in the legend.
 
     >>> rows = pd.DataFrame({"width": [64, 128], "value": [1.0, 0.5]})
     >>> rows = rows.assign(seed=0, t=0, kind="update", name="up.weight", statistic="l1")
@@ -42,7 +50,10 @@ def plot_coordinates(
     quantities = zip(rows["kind"], is_bias, strict=True)
     labels = pd.Series([PANELS.get(key) for key in quantities], rows.index)
     table = _plottable(rows.assign(panel=labels), statistic)
-    table["layer"] = table["name"].str.replace(r"\.(weight|bias)$", "", regex=True)
+    table["layer"] = _layers(table["name"])
+    if verdict is not None:
+        words = _words(verdict)
+        table["layer"] = [f"{x}: {words[x]}" if x in words else x for x in table["layer"]]
     layers = list(table["layer"].unique())
     grid = _plot_lines(
         table,
@@ -100,6 +111,18 @@ def plot_side_by_side(
     )
     grid.set_titles(row_template="{row_name}", col_template="{col_name}")
     return grid.figure
+
+
+def _layers(names: pd.Series) -> pd.Series:
+    """Return the module for the name of a weight or a bias."""
+    return names.str.replace(r"\.(weight|bias)$", "", regex=True)
+
+
+def _words(verdict: pd.DataFrame) -> dict[str, str]:
+    """Return "fail" or "not judged" for layers that have either, by name; the worse counts."""
+    others = verdict[verdict["verdict"] != "pass"]
+    worst = others.groupby(_layers(others["name"]))["verdict"].min()  # "fail" < "not judged"
+    return {str(layer): word for layer, word in worst.items()}
 
 
 def _plottable(rows: pd.DataFrame, statistic: str) -> pd.DataFrame:

@@ -14,6 +14,8 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 | output of input, hidden layers  | 0                                                        |
 | logits at init                  | e(mult) + e(init) + 1/2, or between that and a bias's    |
 | logits after updates            | 0, or between that and their exponent at init            |
+| what the model returns          | that of its readouts                                     |
+| attention logits                | 0, or between that and -1/2 (larger heads, at random)    |
 
 - `adam`: entries of w move by lr, whatever the gradient is.
 - `sgd`: g is the exponent of the gradient of W. It is 0 for the readout. For every tensor before
@@ -23,6 +25,8 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
   above the batch size.
 - Logits at init are a sum of n independent terms, and of the readout's bias where that does not
   start at 0. After updates they may keep such parts.
+- A readout before an input layer is a bottleneck (LoRA, an adapter): what the input layer returns
+  may be as small as what the bottleneck returns.
 - No update may exceed `STABLE`, above which outputs grow. A table that predicts such updates (sp,
   ntk under Adam) describes a network that fails, and it must be seen to fail.
 - Outputs must have the exponent 0 in every parametrization: this is what muP is for.
@@ -53,6 +57,7 @@ from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_opt
 from mupl.roles import SPECIAL_ROWS, Info, MultiplierInfo, MultiplierRole, ParamInfo, Role
 
 HALF = 0.5
+MODEL_OUTPUT = "model output"  # the name of what a model returns, its logits
 
 # The largest exponent of an update at which outputs stay bounded. An update sums over fan_in
 # coherently (Yang, Simon & Bernstein 2023, spectral condition).
@@ -90,6 +95,7 @@ def expected_exponents(
     - `param`: the tensor;
     - `update`: its change from t to t + 1. With decoupled weight decay the two parts of it are
       told apart instead, as `gradient_update` and `decay`;
+    - `logits`: what the model returns; and `attention_logits`, the same for all modules ("*");
     - `output`: what a multiplier returns, or the module that owns a matrix. Where the size of
       heads grows, scaled queries must have -1, so that attention logits (`logits` beside them) do
       not grow; these may keep the -1/2 that they have while q and k are random.
@@ -116,9 +122,20 @@ def expected_exponents(
         expected["gradient_update" if decay else "update", name] = network.stable_update(name, t)
         if decay:
             expected["decay", name] = network.weight(name, t)
-        if len(info.shape) > 1:
+        if len(info.shape) > 1 and _makes_output(name, infos):
             expected["output", _owner(name)] = network.output(name, t)
+    expected["logits", MODEL_OUTPUT] = network.logits(t)
+    expected["attention_logits", "*"] = network.attention_logits()
     return expected
+
+
+def _makes_output(name: str, infos: Mapping[str, Info]) -> bool:
+    """Say whether what the owner of a tensor returns follows from it.
+
+    What a model returns does not follow from a tensor of its own, such as a class token, unless the
+    model is a layer.
+    """
+    return bool(_owner(name)) or not any(map(_owner, infos))
 
 
 class _Network:
@@ -154,7 +171,7 @@ class _Network:
         self._residual = max(residuals, default=0.0)
         # Through readouts that are all 0 no gradient passes at first.
         at_zero = [_starts_at_zero(self._tensors[name]) for name in self._readouts]
-        self._silent = bool(at_zero) and all(at_zero)
+        self._silent = bool(at_zero) and all(at_zero) and not self._tied
 
     def weight(self, name: str, t: int) -> Expected:
         """Return the exponent of W after t updates; before the first one it is as at the start."""
@@ -193,7 +210,7 @@ class _Network:
         if info.role is not Role.OUTPUT:
             if self._in_depth and info.in_block and t > 0:
                 return Expected(min(self._update(name, t).low, 0.0), 0.0)
-            return Expected()
+            return self._bottlenecked(name, t) if info.role is Role.INPUT else Expected()
         parts = []
         if not _starts_at_zero(info):
             parts.append(0.0 if self._in_depth else self._initial(info) + HALF)
@@ -205,6 +222,39 @@ class _Network:
         if not parts:
             return ZERO
         return Expected(min(parts), max(parts))
+
+    def _bottlenecked(self, name: str, t: int) -> Expected:
+        """Return the exponent of an input layer's output: 0, or that of a bottleneck before it.
+
+        What narrows the stream to a fixed size, as the first matrix of LoRA or of an adapter does,
+        is a readout, which may be as small as logits are.
+        """
+        names = list(self._tensors)
+        before = [other for other in self._readouts if names.index(other) < names.index(name)]
+        lows = [0.0]
+        for other in before:
+            low = self.output(other, t).low
+            lows.append(low if low < 0 else 0.0)  # NaN is unknown
+        return Expected(min(lows), 0.0)
+
+    def logits(self, t: int) -> Expected:
+        """Return the exponent of what the model returns: the logits of any of its readouts."""
+        parts = [self.output(name, t) for name in self._readouts]
+        if self._tied:
+            parts.append(self.attention_logits())
+        known = [part for part in parts if not part.zero]
+        if UNKNOWN in known or (parts and not known):
+            return UNKNOWN  # readouts that are 0 are judged themselves
+        low = min((part.low for part in known), default=0.0)
+        high = max((part.high for part in known), default=0.0)
+        return Expected(low, high)
+
+    def attention_logits(self) -> Expected:
+        """Return the exponent of a sum over width that may be random: it must not grow.
+
+        Such are the attention logits of larger heads, and the logits of a tied readout.
+        """
+        return Expected(0.0 if self._in_depth else -HALF, 0.0)
 
     def multiplier(self, name: str, info: MultiplierInfo) -> dict[tuple[str, str], Expected]:
         """Return the exponent of what a multiplier returns; for attention, of the logits too."""

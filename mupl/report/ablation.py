@@ -29,17 +29,18 @@ def ablation(sweep_dir: Path, metric: str = "val_loss") -> int:
     for table in (check.results, check.rows, check.verdict):
         without_folder = table["parametrization"].str.rpartition("/")[2]
         table["parametrization"] = without_folder
-    if not check.verdict["passed"].all():
+    if coordinates.has_failed(check.verdict):
         failures = coordinates.failures_by_series(check.verdict)
         title = f"worst slopes against {check.along} of what fails, by parametrization"
         show(failures, title, sweep_dir / "verdict.json")
     passed = True
     for stage, verdict in check.verdict.groupby("parametrization", sort=False):
-        print(f"{stage}: {verdict['passed'].sum()} of {len(verdict)} tensors, kinds and steps pass")
+        print(f"{stage}: {coordinates.count(verdict)}")
         completed = check.results.query("parametrization == @stage")["status"] == "completed"
-        passed = bool(verdict["passed"].all() and completed.all())  # of the last stage, in the end
+        failed = coordinates.has_failed(verdict)
+        passed = bool(completed.all() and not failed)  # of the last stage, in the end
     panels = {("output", name): label for name, label in OUTPUTS.items()}
     means = coordinates.over_blocks(check.rows)
     file = sweep_dir / "ablation.png"
-    failed = save_figure(file, figures.plot_side_by_side, means, panels, along=check.along)
-    return int(not passed or failed)
+    no_figure = save_figure(file, figures.plot_side_by_side, means, panels, along=check.along)
+    return int(not passed or no_figure)

@@ -61,19 +61,20 @@ def conclude(results: pd.DataFrame, sweep_dir: Path) -> int:
     return int(len(failed) > 0)
 
 
-def print_lines(lines: Sequence[str], file: Path) -> None:
-    """Print the first of many lines, and which file has the rest."""
+def print_lines(lines: Sequence[str], file: Path | None) -> None:
+    """Print the first of many lines, and which file has the rest if one has."""
     for line in lines[:MAX_ROWS]:
         print(line)
     if len(lines) > MAX_ROWS:
-        print(f"and {len(lines) - MAX_ROWS} more: {file}")
+        print(f"and {len(lines) - MAX_ROWS} more" + (f": {file}" if file else ""))
 
 
-def show(table: pd.DataFrame, title: str, file: Path) -> None:
-    """Print the first rows of a table, and which file has the rest."""
+def show(table: pd.DataFrame, title: str, file: Path | None) -> None:
+    """Print the first rows of a table, and which file has the rest if one has."""
     print_table(table.head(MAX_ROWS).to_dict("records"), title)
     if len(table) > MAX_ROWS:
-        print(f"first {MAX_ROWS} of {len(table)} rows; all in {file}")
+        rest = f"; all in {file}" if file else ""
+        print(f"first {MAX_ROWS} of {len(table)} rows{rest}")
 
 
 def without_unknown(table: pd.DataFrame, keep: Collection[str] = ()) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from mupl.report.common import (
     COORDINATES_FILE,
     conclude,
     gather,
+    print_lines,
     read_results,
     save_figure,
     save_table,
@@ -39,20 +40,36 @@ def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
     """Write a verdict on each tensor, and a figure for each series of jobs; print what fails.
 
     The files are `coord_check.csv`, `verdict.json` and `coord_check*.png`. Returns 1 if a tensor
-    fails, the training of a job failed or diverged, or a figure failed.
+    fails, the training of a job failed or diverged, or a figure failed; not for tensors that are
+    not judged, which are counted.
     """
     check = judge(sweep_dir)
     file = sweep_dir / "verdict.json"
-    passed = check.verdict["passed"]
-    if not passed.all():
-        failures = check.verdict[~passed].drop(columns="passed")
-        failures = without_unknown(failures, keep=["slope"])
-        show(failures, f"failed: slopes of log2(mean |x|) against log2({check.along})", file)
+    show_verdict(check.verdict, check.along, file)
     _print_series(check)
-    print(f"coordinate check: {_count(passed)}; {file}")
-    failed = _plot_series(check, sweep_dir)
+    print(f"coordinate check: {coordinates.count(check.verdict)}; {file}")
+    no_figure = _plot_series(check, sweep_dir)
     completed = check.results["status"] == "completed"
-    return int(not passed.all() or not completed.all() or failed)
+    failed = coordinates.has_failed(check.verdict)
+    return int(failed or not completed.all() or no_figure)
+
+
+def show_verdict(verdict: pd.DataFrame, along: str, file: Path | None = None) -> None:
+    """Print what fails and what is not judged, and a sentence for each that says why.
+
+    Args:
+        verdict: of `mupl.analysis.coordinates.verdict`.
+        along: the size that slopes are against: "width" or "depth".
+        file: which has the whole verdict.
+    """
+    title = f"slopes of log2(mean |x|) against log2({along})"
+    for word in (coordinates.FAIL, coordinates.NOT_JUDGED):
+        found = verdict[verdict["verdict"] == word]
+        if found.empty:
+            continue
+        numbers = without_unknown(found.drop(columns=["verdict", "reason"]), keep=["slope"])
+        show(numbers, f"{word}: {title}", file)
+        print_lines(coordinates.sentences(found), file)
 
 
 def judge(sweep_dir: Path) -> Check:
@@ -79,11 +96,15 @@ def _print_series(check: Check) -> None:
     if not several:
         return
     for values, verdict in check.verdict.groupby(keys, sort=False, dropna=False):
-        print(f"{', '.join(_labels(keys, values))}: {_count(verdict['passed'])}")
+        print(f"{', '.join(_labels(keys, values))}: {coordinates.count(verdict)}")
 
 
-def _count(passed: pd.Series) -> str:
-    return f"{passed.sum()} of {len(passed)} tensors, kinds and steps pass"
+def _of_series(verdict: pd.DataFrame, keys: Sequence[str], values: Sequence[Any]) -> pd.DataFrame:
+    """Select the verdict on one series of jobs."""
+    chosen = pd.Series(True, verdict.index)
+    for key, value in zip(keys, values, strict=True):
+        chosen &= verdict[key].isna() if pd.isna(value) else verdict[key] == value
+    return verdict[chosen]
 
 
 def _labels(keys: Sequence[str], values: Sequence[Any]) -> list[str]:
@@ -108,5 +129,6 @@ def _plot_series(check: Check, sweep_dir: Path) -> int:
         if several:
             name = f"coord_check_{'_'.join(labels).replace('/', '-')}.png"
         plot = figures.plot_coordinates
-        failed |= save_figure(sweep_dir / name, plot, rows, title, along=check.along)
+        options = {"along": check.along, "verdict": _of_series(check.verdict, keys, values)}
+        failed |= save_figure(sweep_dir / name, plot, rows, title, **options)
     return failed

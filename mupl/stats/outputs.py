@@ -1,6 +1,6 @@
 """Collect what the modules of a model return in a forward pass, and the gradients of it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,9 +13,9 @@ from mupl.errors import ConfigError
 class OutputHooks:
     """Collect what chosen modules return, and its gradients, between `start` and `stop`.
 
-    Of a module that is called several times the last call counts. A module that returns a tuple or
-    list, such as (activations, state) or (activations, attention weights), counts with the first
-    entry.
+    Of a module that is called several times the last call counts. A module that returns several
+    values, such as (activations, state), a dict or an output of transformers, counts with what
+    `main_tensor` chooses.
 
     Args:
         model: the model whose modules are watched.
@@ -71,11 +71,13 @@ class OutputHooks:
     def _after_forward(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         if not (self._wants_outputs or self._wants_gradients):
             return
-        while isinstance(output, tuple | list):
-            output = output[0]
-        if not isinstance(output, Tensor):
+        tensor = main_tensor(output)
+        if tensor is None:
+            if not name:  # the model: what it returns is the business of its own loop
+                return
             kind = type(output).__name__
             raise ConfigError(f"recorder.modules: {name!r} returns a {kind}, not a tensor")
+        output = tensor
         if self._wants_outputs:
             self._outputs[name] = output.detach().clone()  # the next layer may work in place
         if self._wants_gradients and output.requires_grad:
@@ -85,3 +87,29 @@ class OutputHooks:
     def _after_backward(self, name: str, gradient: Tensor) -> None:
         # a backward pass meets the last of several calls first
         self._gradients.setdefault(name, gradient.detach().clone())
+
+
+def main_tensor(output: Any) -> Tensor | None:
+    """Choose the tensor that counts of what a module returns; None if there is none.
+
+    It is the entry `logits` of a mapping, as the outputs of transformers are, and else the first
+    entry that is no single number, such as the logits of (loss, logits).
+
+    >>> main_tensor({"loss": torch.tensor(2.0), "logits": torch.ones(2)})
+    tensor([1., 1.])
+    >>> main_tensor((torch.tensor(2.0), (torch.zeros(3), "state")))
+    tensor([0., 0., 0.])
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        if "logits" in output:
+            return main_tensor(output["logits"])
+        output = list(output.values())
+    if not isinstance(output, tuple | list):
+        return None
+    for entry in output:
+        tensor = main_tensor(entry)
+        if tensor is not None and tensor.dim() > 0:
+            return tensor
+    return None

@@ -12,8 +12,10 @@ from torch.optim import Optimizer
 from mupl.errors import ConfigError
 from mupl.names import match_globs
 from mupl.nn.initialize import parameters as original_parameters
+from mupl.parametrization.exponents import MODEL_OUTPUT
 from mupl.parametrization.scales import Scale
 from mupl.roles import multipliers
+from mupl.stats.attention import AttentionHooks
 from mupl.stats.outputs import OutputHooks
 from mupl.stats.reductions import STATISTICS
 from mupl.stats.rows import KINDS, Predict, Row, StatisticRows
@@ -119,6 +121,12 @@ class Recorder:
         else:
             names = match_globs("recorder.modules", modules, dict(model.named_modules()))
         self._hooks = OutputHooks(model, names)
+        self._of_model = OutputHooks(model, [""] if "logits" in self.kinds else [])
+        self._attention: AttentionHooks | None = None
+        if "attention_logits" in self.kinds:
+            if member_axes:
+                raise ConfigError("recorder.kinds=attention_logits: are not recorded of a stack")
+            self._attention = AttentionHooks(model)
         self._optimizer = optimizer
         self._initial: _Snapshot | None = None  # before training
         self._before = _Snapshot({}, {})  # before the update that is recorded
@@ -161,12 +169,21 @@ class Recorder:
             outputs="output" in self.kinds,
             gradients="output_grad" in self.kinds,
         )
+        self._of_model.start()
+        if self._attention is not None:
+            self._attention.start()
 
     @torch.no_grad()
     def end_step(self) -> None:
         """Call after the optimizer step, before gradients are set to zero again."""
         outputs, gradients = self._hooks.stop()
+        of_model, _ = self._of_model.stop()
+        attention = {} if self._attention is None else self._attention.stop()
         if self.wanted(self.t):
+            for logits in of_model.values():
+                self._rows.add(MODEL_OUTPUT, logits, {"logits": 1.0})
+            for name, logits in attention.items():
+                self._rows.add(name, logits, {"attention_logits": 1.0})
             for name, output in outputs.items():
                 self._rows.add(name, output, {"output": 1.0})
             for name, gradient in gradients.items():
@@ -181,6 +198,9 @@ class Recorder:
     def close(self) -> None:
         """Remove the hooks and drop the copies of weights."""
         self._hooks.remove()
+        self._of_model.remove()
+        if self._attention is not None:
+            self._attention.remove()
         self._initial = None
         self._before = _Snapshot({}, {})
 

@@ -29,9 +29,12 @@ KINDS = {
     "output_grad": ITERATIONS_GAP,  # d loss / d output
     "output_update": ITERATIONS,  # of the probe batch: output after update t minus output before
     "output_change": ITERATIONS,  # of the probe batch: output at t minus output before training
+    "logits": ITERATIONS,  # what the model returns; its name is that of `MODEL_OUTPUT`
+    "attention_logits": ITERATIONS,  # scaled products q.k; by the module that takes their softmax
 }
 COLUMNS = ("t", "kind", "name", "statistic", "value")
-Prediction = Mapping[tuple[str, str], Expected]  # what must be seen, by (kind, name)
+# What must be seen, by (kind, name), where the name "*" stands for all others
+Prediction = Mapping[tuple[str, str], Expected]
 Predict = Callable[[int, bool], Prediction]  # of t and whether weight decay is decoupled
 Row = dict[str, Any]
 
@@ -97,8 +100,7 @@ class StatisticRows:
                 row["statistic"] = statistic
                 row["value"] = value
                 if predictions is not None:
-                    expected = predictions[member].get((kind, name), UNKNOWN)
-                    row |= asdict(expected)
+                    row |= asdict(_expected(predictions[member], kind, name))
                 self.rows.append(row)
         self._values = {}
 
@@ -130,6 +132,12 @@ class StatisticRows:
             write_atomically(path, frame.to_parquet(index=False))
         else:
             raise ConfigError(f"file={path.name}: must end in .csv or .parquet")
+
+
+def _expected(prediction: Prediction, kind: str, name: str) -> Expected:
+    """Look up what must be seen; what has no prediction is not judged."""
+    of_others = prediction.get((kind, "*"), UNKNOWN)
+    return prediction.get((kind, name), of_others)
 
 
 def metrics_by_step(rows: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:

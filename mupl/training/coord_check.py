@@ -1,24 +1,38 @@
 """A coordinate check of any model, in one process, without Lightning or Hydra."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mupl.analysis.coordinates import over_blocks
 from mupl.errors import ConfigError
+from mupl.names import block_pattern
 from mupl.roles import Build, Width
+from mupl.stats.attention import unseen
+from mupl.stats.outputs import main_tensor
 from mupl.stats.recorder import Recorder
 from mupl.training.setup import Setup
 
-CHECKED_KINDS = ("output", "param", "update", "gradient_update", "decay")
+CHECKED_KINDS = (
+    "logits",
+    "output",
+    "attention_logits",
+    "param",
+    "update",
+    "gradient_update",
+    "decay",
+    "grad",  # tells which updates are of rounding errors
+)
 EXAMPLES = {"widths": "[64, 128, 256]", "depths": "[4, 8, 16]", "seeds": "range(5)"}
-Batch = tuple[Tensor, Tensor]
+Batch = Any  # (x, target), a dict of the model's arguments, or whatever `step` takes
+Step = Callable[[nn.Module, Any], Tensor]
 
 
 def coord_check(
@@ -32,44 +46,44 @@ def coord_check(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     statistics: Sequence[str] = ("l1",),
+    step: Step | None = None,
     **setup: Any,
 ) -> pd.DataFrame:
     """Train `build(width)` for one step on each batch, at every width and seed, and record it.
 
     Args:
-        batches: (x, target), one a step: t = 0, 1, ... Three are enough.
+        batches: one a step: t = 0, 1, ... Three are enough. A batch is (x, target), or a dict of
+            arguments for a model that returns its own loss (`model(**batch).loss`).
         depths: with one width, check against depth instead, that of `build(width, depth=depth)`,
             tuned at `base_depth`; rows have a column depth, and are means over the blocks.
+        step: `(model, batch) -> loss`, for batches of another kind.
         setup: further arguments of `Setup`: lr, parametrization, optimizer, loss, base_depth, ...
 
     Returns:
-        A recorder's rows with the columns width, seed and the prediction: what
-        `mupl.analysis.coordinates.verdict` and `mupl.figures.coordinates.plot_coordinates` take.
+        A recorder's rows with the columns width, seed and the prediction; for `mupl.verdict`.
 
     Raises:
-        ConfigError: if there is nothing to train; for depths, without `base_depth` or one width.
+        ConfigError: on nothing to train, no loss, or depths without `base_depth` or one width.
 
-    >>> from torch import nn
     >>> from mupl.analysis.coordinates import verdict
     >>> def build(width):
     ...     return nn.Sequential(nn.Linear(8, width), nn.Tanh(), nn.Linear(width, 2))
     >>> batches = [(torch.eye(8), torch.arange(8) % 2)]
     >>> rows = coord_check(build, [64, 256], batches, base_width=64, lr=0.01)
-    >>> verdict(rows)[["kind", "name", "low", "high", "passed"]].tail(2)
-         kind      name  low  high  passed
-    8  update  2.weight -1.0  -1.0    True
-    9  update    2.bias  0.0   0.0    True
+    >>> verdict(rows)[["kind", "name", "low", "high", "verdict"]].tail(1)
+          kind    name  low  high verdict
+    10  update  2.bias  0.0   0.0    pass
     """
     runs = _runs(widths, depths, seeds, setup.get("base_depth"))
     moved = _moved(batches, device, dtype)
-    along = "width" if depths is None else "depth"
     tables = []
     for width, depth, seed in runs:
         with default_dtype(dtype):  # weights are drawn in it, not rounded to it
             one = Setup(build, width, base_width=base_width, depth=depth, seed=seed, **setup)
         one.model.to(device)
-        rows = _train(one, moved, statistics, along).assign(width=width, seed=seed)
-        tables.append(rows if depth is None else over_blocks(rows).assign(depth=depth))
+        along = "width" if depth is None else "depth"
+        rows = _train(one, moved, statistics, along, step).assign(width=width, seed=seed)
+        tables.append(rows if depth is None else rows.assign(depth=depth))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -108,23 +122,34 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 def _moved(batches: Iterable[Batch], device: str | torch.device, dtype: torch.dtype) -> list[Batch]:
     """Move batches to the device; refuse none."""
-    moved = [(_to(x, device, dtype), target.to(device)) for x, target in batches]
+    moved = [_to(batch, device, dtype) for batch in batches]
     if not moved:
         raise ConfigError("batches: needs at least one (x, target), and better three")
     return moved
 
 
-def _to(x: Tensor, device: str | torch.device, dtype: torch.dtype) -> Tensor:
-    """Move inputs to the device, and to the dtype unless they are numbers of tokens."""
-    if x.is_floating_point():
-        return x.to(device, dtype)
-    return x.to(device)
+def _to(batch: Any, device: str | torch.device, dtype: torch.dtype) -> Any:
+    """Move all tensors of a batch to the device, and to the dtype unless they are whole numbers."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, dtype if batch.is_floating_point() else None)
+    if isinstance(batch, Mapping):
+        return {key: _to(value, device, dtype) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        return [_to(value, device, dtype) for value in batch]
+    return batch
 
 
 def _train(
-    setup: Setup, batches: Iterable[Batch], statistics: Sequence[str], along: str
+    setup: Setup,
+    batches: Iterable[Batch],
+    statistics: Sequence[str],
+    along: str,
+    step: Step | None,
 ) -> pd.DataFrame:
-    """Make a step on each batch, and return the rows of a recorder."""
+    """Make a step on each batch, and return the rows of a recorder; of depths, means over blocks.
+
+    A warning names what could not be looked at.
+    """
     optimizer = setup.optimizer()
     recorder = Recorder(
         setup.model,
@@ -135,11 +160,56 @@ def _train(
         expected=partial(setup.expected_exponents, along=along),
     )
     with recorder:
-        for x, target in batches:
+        for batch in batches:
             recorder.begin_step()
             optimizer.zero_grad()
-            loss = setup.loss(setup.model(x), target)
+            loss = step(setup.model, batch) if step else _loss(setup, batch)
             loss.backward()
             optimizer.step()
             recorder.end_step()
-    return recorder.frame()
+    for sentence in _unseen(setup.model, recorder):
+        warnings.warn(sentence, stacklevel=3)
+    rows = recorder.frame()
+    return over_blocks(rows) if along == "depth" else rows
+
+
+def _loss(setup: Setup, batch: Batch) -> Tensor:
+    """Return the loss of a batch where it is obvious how to get it."""
+    if isinstance(batch, Mapping):
+        output = setup.model(**batch)
+        loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+        if isinstance(loss, Tensor):
+            return loss
+        raise ConfigError(
+            "batches: the model returns no loss for a dict, such as {'input_ids': ..., 'labels': "
+            "...}; say step=lambda model, batch: ... that returns one"
+        )
+    if not isinstance(batch, list | tuple) or len(batch) != 2:
+        raise ConfigError(
+            "batches: each must be (x, target) or a dict; say step=lambda model, batch: ... that "
+            "returns the loss of another kind"
+        )
+    x, target = batch
+    output = main_tensor(setup.model(x))
+    if output is None:
+        raise ConfigError(
+            "build: the model returns no tensor for x; say step=lambda model, batch: ... that "
+            "returns a loss"
+        )
+    return setup.loss(output, target)
+
+
+def _unseen(model: nn.Module, recorder: Recorder) -> list[str]:
+    """Say what a check cannot look at."""
+    rows = recorder.rows
+    found = []
+    if not any(row["kind"] == "logits" for row in rows):
+        found.append("the model returns no tensor, so that its logits are not looked at")
+    seen = {row["name"] for row in rows if row["kind"] == "attention_logits"}
+    if modules := unseen(model, seen):
+        names = ", ".join(dict.fromkeys(map(block_pattern, modules)))
+        found.append(
+            f"attention logits of {names} are not looked at: they are not taken by a softmax or "
+            "scaled_dot_product_attention of torch"
+        )
+    return found
