@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from mupl.analysis.coordinates import slope
+from mupl.analysis.slopes import fit_slope
 from mupl.figures.coordinates import plot_side_by_side
 from mupl.nn.initialize import initialize_, parameters
 from mupl.optim.groups import param_groups
@@ -72,8 +72,8 @@ def slopes(rows: pd.DataFrame) -> list[dict[str, object]]:
         for t, step in panel.groupby("t"):
             row: dict[str, object] = {"mean |.| of": label, "updates": t}
             for parametrization, one in step.groupby("parametrization"):
-                values = one.groupby("width")["value"].median()
-                exponent = slope(values.index.to_series(), values)
+                medians = one.groupby("width", as_index=False)["value"].median()
+                exponent = fit_slope(medians.assign(seed=0), along="width").slope
                 row[str(parametrization)] = round(exponent, 2) + 0.0  # and not -0.0
             found.append(row)
     return found

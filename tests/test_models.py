@@ -26,7 +26,7 @@ from mupl.training.coord_check import coord_check, default_dtype
 from mupl.training.setup import Setup
 from tests.commands import IGNORED, ROOT, train_here
 
-CONFIGS = sorted((ROOT / "conf/model").glob("*.yaml"))
+CONFIGS = [ROOT / f"conf/model/{name}.yaml" for name in ("gpt", "mlp", "resnet")]  # mupl's own
 GIVEN = {"width", "in_features", "in_channels", "num_classes", "vocabulary", "context"}
 NORMS = ["groupnorm", "batchnorm"]
 small = partial(ResNet, 1, 4, depth=1, stages=2)
