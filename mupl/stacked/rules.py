@@ -182,9 +182,9 @@ def _adam(
     # one temporary tensor for all: fresh memory costs a CPU as much as the arithmetic
     work = g.square()
     square = state["exp_avg_sq"].lerp_(work, step["1-beta2"])
-    denominator = work.copy_(square).sqrt_().mul_(step["rsqrt_correction2"]).add_(scalars["eps"])
-    direction = denominator.reciprocal_().mul_(mean)
-    w.addcmul_(direction, -scalars["lr"] * step["schedule"] * step["1/correction1"])
+    torch.sqrt(square, out=work).mul_(step["rsqrt_correction2"]).add_(scalars["eps"])
+    direction = torch.div(mean, work, out=work)
+    w.sub_(direction.mul_(scalars["lr"] * step["schedule"] * step["1/correction1"]))
 
 
 def _adam_scalars(scale: Scale) -> Scalars:
