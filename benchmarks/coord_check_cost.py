@@ -30,7 +30,8 @@ from timing import Step, Times, add_rows, alternate, new_table, show
 from torch import nn
 
 from mupl.models import MLP
-from mupl.nn.initialize import initialize_, parameters
+from mupl.nn.initialize import initialize_
+from mupl.nn.tensors import parameters
 from mupl.optim.groups import build_optimizer
 from mupl.optim.scaling import scale
 from mupl.roles import describe

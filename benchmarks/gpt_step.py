@@ -20,7 +20,7 @@ from timing import Times, add_rows, alternate, new_table, show
 from torch import Tensor, nn
 
 from mupl.models import GPT
-from mupl.nn.initialize import parameters
+from mupl.nn.tensors import parameters
 from mupl.optim.groups import param_groups
 from mupl.training.setup import Setup, cross_entropy
 

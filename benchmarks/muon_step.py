@@ -22,7 +22,7 @@ from torch import nn
 from torch.optim import AdamW, Muon
 
 from mupl.models import GPT
-from mupl.nn.initialize import parameters
+from mupl.nn.tensors import parameters
 from mupl.optim.orthogonal import Orthogonal
 from mupl.training.setup import Setup, cross_entropy
 

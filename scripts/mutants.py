@@ -520,7 +520,7 @@ AFTERWARDS = [
         [("prepend=True, always_call=True", "always_call=True")],
     ),
     *in_file(
-        "mupl/nn/initialize.py",
+        "mupl/nn/values.py",
         "tests/test_distributed.py",
         [
             ("[leaf] = (1.0, scale.init_factor)", "[leaf] = (1.0, 1.0)"),

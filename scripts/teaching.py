@@ -21,7 +21,8 @@ from torch import nn
 
 from mupl.analysis.slopes import fit_slope
 from mupl.figures.coordinates import plot_side_by_side
-from mupl.nn.initialize import initialize_, parameters
+from mupl.nn.initialize import initialize_
+from mupl.nn.tensors import parameters
 from mupl.optim.groups import param_groups
 from mupl.optim.scaling import scale
 from mupl.report.common import save

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from mupl.analysis.coordinates import verdict
 from mupl.errors import ConfigError
 from mupl.models import GPT
-from mupl.nn.initialize import initialize_, parameters
+from mupl.nn.initialize import initialize_
+from mupl.nn.tensors import parameters
 from mupl.optim.registry import optimizer_rules, resolve
 from mupl.optim.scaling import scale
 from mupl.parametrization.exponents import Expected, expected_exponents

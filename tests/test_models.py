@@ -19,7 +19,7 @@ from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
 from mupl.models import ResNet
 from mupl.models.gpt import GPTConfig
-from mupl.nn.initialize import parameters
+from mupl.nn.tensors import parameters
 from mupl.roles import MultiplierRole, Role, describe
 from mupl.stacked.stack import Stack
 from mupl.training.coord_check import coord_check, default_dtype

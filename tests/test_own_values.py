@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import mupl
 from mupl.initializers import Initializer, build_watched
 from mupl.models import GPT, MLP
-from mupl.nn.initialize import parameters
+from mupl.nn.tensors import parameters
 from mupl.parametrization.scales import scale_rows
 from mupl.parametrization.tables import TABLES
 

@@ -14,9 +14,10 @@ from torch import nn
 from mupl.errors import ConfigError
 from mupl.initializers import Initializer
 from mupl.models import GPT, MLP
-from mupl.nn.initialize import initialize_, parameters
+from mupl.nn.initialize import initialize_
 from mupl.nn.multipliers import Residual
 from mupl.nn.scaled_parameters import effective
+from mupl.nn.tensors import parameters
 from mupl.nn.unit_scaling import UnitLinear
 from mupl.optim.elementwise import Lion
 from mupl.optim.groups import param_groups

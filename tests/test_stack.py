@@ -18,7 +18,7 @@ from mupl.data import Splits, digits
 from mupl.data.batches import Batch
 from mupl.data.modules import TensorData
 from mupl.models import MLP
-from mupl.nn.initialize import parameters
+from mupl.nn.tensors import parameters
 from mupl.optim.elementwise import AdamAtan2, Elementwise, Lion, SignSGD
 from mupl.optim.groups import build_optimizer
 from mupl.optim.orthogonal import Orthogonal

@@ -12,7 +12,7 @@ from torch import Tensor
 from mupl.data import Tokens
 from mupl.data.modules import TextData
 from mupl.models import GPT
-from mupl.nn.initialize import parameters
+from mupl.nn.tensors import parameters
 from mupl.stacked.rules import NotStackable
 from mupl.stacked.stack import Stack
 from mupl.stats.recorder import Recorder

@@ -21,7 +21,7 @@ from mupl.data import digits
 from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
 from mupl.models import MLP
-from mupl.nn.initialize import parameters
+from mupl.nn.tensors import parameters
 from mupl.parametrization.exponents import MODEL_OUTPUT
 from mupl.parametrization.rules import Parametrization, get_parametrization
 from mupl.parametrization.scales import Scale

@@ -20,9 +20,10 @@ from mupl.errors import ConfigError
 from mupl.models import GPT
 from mupl.models.gpt import Attention, FeedForward
 from mupl.nn import unit_scaling
-from mupl.nn.initialize import initialize_, parameters
+from mupl.nn.initialize import initialize_
 from mupl.nn.layers import LinearScale, ScaledLinear
 from mupl.nn.scaled_parameters import scaled
+from mupl.nn.tensors import parameters
 from mupl.nn.unit_scaling import UnitLinear
 from mupl.optim.groups import build_optimizer
 from mupl.optim.scaling import scale

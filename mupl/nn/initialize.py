@@ -1,8 +1,5 @@
 """Putting a parametrization into a module: its initial weights and its multipliers."""
 
-import math
-import re
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,17 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from mupl.errors import ConfigError
-from mupl.initializers import OWN
-from mupl.names import some_of
 from mupl.nn.dropout import seed_dropout
 from mupl.nn.insertions import insert_
 from mupl.nn.layers import ScaledLinear
 from mupl.nn.scaled_parameters import SUFFIX, held_scale, hold_scale, use_scaled_parameters
+from mupl.nn.tensors import owner, parameters, plain_name
+from mupl.nn.values import (
+    check_drawable,
+    check_values,
+    draw_values,
+    rescale_values,
+    tell_other_values,
+)
 from mupl.parametrization.scales import Scale
-from mupl.roles import OwnValues, multipliers
-from mupl.roles.infos import root_mean_square
-
-_FACTORS = "_own_value_factors"  # attribute of a module: of own values, by name of the tensor
+from mupl.roles import multipliers
 
 
 def initialize_(
@@ -65,7 +65,7 @@ def initialize_(
     """
     tensors = _checked_tensors(model, scales)
     drawn = [name for name in tensors if draw or scales[name].own is None]
-    _check_drawable(drawn, scales)
+    check_drawable(drawn, scales)
     generator = _generator(generator, seed, drawn)
     for name, module in multipliers(model).items():
         if name in scales:
@@ -76,14 +76,14 @@ def initialize_(
         _set_multiplier(use, attention)
     filled = {name: w for name, w in tensors.items() if not w.is_meta}
     own = {name: w for name, w in filled.items() if name not in drawn}
-    _check_values(own, scales)
-    _tell_other_values(model, own, scales)
+    check_values(own, scales)
+    tell_other_values(model, own, scales)
     for name, w in filled.items():
         module, leaf = owner(model, name)
         if name in own:
-            _rescale(module, leaf, w, scales[name])
+            rescale_values(module, leaf, w, scales[name])
         else:
-            _draw(module, leaf, w, scales[name], generator)
+            draw_values(module, leaf, w, scales[name], generator)
     if generator is not None:
         seed_dropout(model, generator.initial_seed())
     return model
@@ -99,103 +99,6 @@ def _generator(
     if generator is None and drawn:
         raise ConfigError(f"seed=None: give a seed or a generator, one of them, to draw {drawn[0]}")
     return generator
-
-
-def _check_drawable(names: Sequence[str], scales: Mapping[str, Scale]) -> None:
-    unknown = [name for name in names if scales[name].init.name == OWN]
-    if unknown:
-        raise ConfigError(
-            f"draw: the values of {', '.join(unknown)} are loaded or made in a way that has no "
-            "distribution; say init={...} for them in describe, or build the model with its values"
-        )
-
-
-def _tell_other_values(
-    model: nn.Module, tensors: Mapping[str, nn.Parameter], scales: Mapping[str, Scale]
-) -> None:
-    """Warn if tensors hold other values than initial ones while effective tensors will change."""
-    own: dict[str, OwnValues] = {}
-    for name in tensors:
-        module, leaf = owner(model, name)
-        values = scales[name].own
-        if values is not None and leaf not in _own_value_factors(module):
-            own[name] = values
-    changed = []
-    for name, values in own.items():
-        change = values.ratio_of(tensors[name]) * scales[name].init_factor * scales[name].mult
-        if not math.isclose(change, 1):
-            changed.append(name)
-    others = [name for name, values in own.items() if not values.are_these(tensors[name])]
-    if changed and others:
-        warnings.warn(
-            f"initialize_: {some_of(others)} do not hold values that the model starts with, but "
-            f"perhaps loaded ones, and {some_of(changed)} were rescaled; say keep= for tensors "
-            "that shall act as they are, or load them afterwards",
-            stacklevel=3,
-        )
-
-
-@torch.no_grad()
-def _draw(
-    module: nn.Module,
-    leaf: str,
-    w: nn.Parameter,
-    scale: Scale,
-    generator: torch.Generator | None,
-) -> None:
-    """Draw a tensor; of a sharded one every process draws all of it and keeps its part."""
-    values = sample(scale, w.shape, w.dtype, generator)
-    if hasattr(w, "placements"):  # a DTensor, whose module takes half a second to import
-        from torch.distributed.tensor import distribute_tensor
-
-        layout = (w.device_mesh, w.placements)  # type: ignore[attr-defined]
-        values = distribute_tensor(values, *layout, src_data_rank=None)
-    w.copy_(values)
-    _own_value_factors(module)[leaf] = (1.0, scale.init_factor)
-
-
-def _own_value_factors(module: nn.Module) -> dict[str, tuple[float, float]]:
-    """Return what values of a module's tensors were multiplied by already, by leaf.
-
-    First comes what brings them to the scale of the base width, then all factors together.
-    """
-    return module.__dict__.setdefault(_FACTORS, {})
-
-
-# Own values by which root mean squares may differ between widths; what memory holds by chance is
-# zero, not finite, or farther away
-PLAUSIBLE = 1e4
-
-
-def _check_values(tensors: Mapping[str, Tensor], scales: Mapping[str, Scale]) -> None:
-    """Refuse tensors that nobody filled.
-
-    Initial values at two widths are of nearly one size, those of uninitialised memory are not.
-    """
-    for name, w in tensors.items():
-        own = scales[name].own
-        assert own is not None
-        found = root_mean_square(w)
-        if own.rms > 0 and not 1 / PLAUSIBLE < found / own.rms < PLAUSIBLE:
-            raise ConfigError(
-                f"{name}: holds no initial values (their root mean square is {found:g}, and "
-                f"{own.rms:g} at the base width); after to_empty let the model fill its tensors, "
-                "or say draw=True"
-            )
-
-
-@torch.no_grad()
-def _rescale(module: nn.Module, leaf: str, w: nn.Parameter, scale: Scale) -> None:
-    """Rescale a tensor's own values, once."""
-    assert scale.own is not None
-    factors = _own_value_factors(module)
-    if leaf not in factors:
-        factors[leaf] = (scale.own.ratio_of(w), 1.0)
-    ratio, before = factors[leaf]
-    factor = ratio * scale.init_factor
-    if factor != before:
-        w.mul_(factor / before)
-    factors[leaf] = (ratio, factor)
 
 
 def _checked_tensors(model: nn.Module, scales: Mapping[str, Scale]) -> dict[str, nn.Parameter]:
@@ -216,30 +119,6 @@ def check_shape(name: str, w: Tensor, scale: Scale) -> None:
             f"scales: {name!r} is {scale.shape} there and {tuple(w.shape)} in the model; "
             "build the model at the width that was described"
         )
-
-
-def sample(
-    scale: Scale, shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator | None = None
-) -> Tensor:
-    """Return initial values `w` for one tensor, on the CPU."""
-    return scale.init(torch.empty(shape, dtype=dtype, device="cpu"), generator)
-
-
-def parameters(model: nn.Module, scales: Mapping[str, Scale]) -> dict[str, nn.Parameter]:
-    """Return the parameters `w` that have scales; the others are of multipliers."""
-    modules = dict(model.named_modules())
-    found = {}
-    for name, scale in scales.items():
-        if name not in modules and scale.insertion is None:
-            module, leaf = owner(model, name)
-            found[name] = module.get_parameter(leaf)
-    return found
-
-
-def owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """Return the module that has an attribute such as a parameter, and the attribute's own name."""
-    path, _, leaf = name.rpartition(".")
-    return model.get_submodule(path), leaf
 
 
 class Use(NamedTuple):
@@ -324,12 +203,3 @@ def _set_multiplier(use: Use, attention: Collection[nn.Module]) -> None:
     for parent in attention:
         if getattr(parent, "out_proj", None) is module:
             use_scaled_parameters(parent)
-
-
-# What torch puts into a parameter's name when a model is compiled or wrapped
-_WRAPPED = re.compile(r"\b_orig_mod\.|^module\.")
-
-
-def plain_name(name: str) -> str:
-    """Return the name that a parameter has in the plain model."""
-    return _WRAPPED.sub("", name)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
-from mupl.nn.initialize import check_multipliers_act, check_shape, plain_name, uses
+from mupl.nn.initialize import check_multipliers_act, check_shape, uses
 from mupl.nn.insertions import inserted
+from mupl.nn.tensors import plain_name
 from mupl.optim.registry import unwrapped
 from mupl.parametrization.scales import Scale
 from mupl.roles import InsertionKind

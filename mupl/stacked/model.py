@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mupl.nn.dropout import Dropout, dropout_layers, seed_dropout
-from mupl.nn.initialize import owner, parameters
+from mupl.nn.tensors import owner, parameters
 from mupl.nn.unit_scaling import scales_gradients
 from mupl.roles import MultiplierInfo
 from mupl.stacked.rules import NotStackable

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
 from mupl.names import match_globs
-from mupl.nn.initialize import parameters as original_parameters
+from mupl.nn.tensors import parameters as original_parameters
 from mupl.parametrization.exponents import MODEL_OUTPUT
 from mupl.parametrization.scales import Scale
 from mupl.roles import multipliers
