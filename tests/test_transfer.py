@@ -13,8 +13,8 @@ import pytest
 
 from mupl.analysis.transfer import (
     HYPERPARAMETERS,
+    LossLaw,
     Optimum,
-    asymptote,
     best,
     curves,
     optima,
@@ -116,7 +116,7 @@ def test_the_asymptotic_penalty_is_over_the_best_parametrization() -> None:
     )
     assert table["asymptotic_loss"].to_dict() == pytest.approx({"mup": 1.0, "sp": 1.2}, abs=2e-3)
     assert table["asymptotic_penalty"].to_dict() == pytest.approx({"mup": 0.0, "sp": 0.2}, abs=2e-3)
-    assert math.isnan(asymptote(np.array([1.0, 2.0, 4.0]), np.array([3.0, 2.0, 1.0])))
+    assert math.isnan(LossLaw.of(np.array([1.0, 2.0, 4.0]), np.array([3.0, 2.0, 1.0])).limit)
 
 
 def test_an_optimum_at_the_edge_of_the_grid_is_said() -> None:

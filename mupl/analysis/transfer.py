@@ -1,13 +1,19 @@
 """Hyperparameter transfer, from a sweep's table of results to optima and their drift.
 
-All functions take a table of results: one row a run, with the columns width, lr, seed,
-parametrization, optimizer, status, losses, and whatever else was swept.
+All functions take a table of results: one row a run, with the columns seed, status, a loss, the
+swept hyperparameter, and whatever else tells runs apart. Sweeps have width, lr, parametrization and
+optimizer; `mupl.analysis.loss_tables` makes such a table of anybody's file, with the column table.
 
 `transfer` ends with a row for each series of sizes, with
 
 - drift: slope of log2(optimal x) against log2(size), in octaves per doubling; drift_low and
   drift_high: its 95 % t-interval over seeds;
+- scatter_low, scatter_high: its 95 % t-interval by the scatter of the optima about the line, which
+  needs no seeds but three sizes;
+- sizes, drift_seeds: how many optima the drift is of, and how many seeds its interval is over;
 - worst_regret: the largest loss that the optimal x of the smallest size costs at a larger one;
+- grid_regret: the same of values that were tried: the largest loss, measured, that the best one
+  of the smallest size costs over the best one; NaN if it was not tried at every size;
 - edges: sizes whose optimum lies at the edge of the grid; neither it nor what follows is known.
 
 and the metrics that Kalra & Barkeshli (2026) ask for, as defined here:
@@ -16,7 +22,8 @@ and the metrics that Kalra & Barkeshli (2026) ask for, as defined here:
 - robustness: k where an error of one octave in x costs a loss proportional to size^k (the curvature
   at the optimum): below 0 larger models forgive more; NaN where fewer than two sizes have a
   curvature;
-- asymptotic_loss: L of the best losses L + c size^-p; NaN for fewer than four sizes;
+- asymptotic_loss, loss_power: L and p of the best losses L + c size^-p; NaN for fewer than four
+  sizes;
 - asymptotic_penalty: asymptotic_loss over the least one among the parametrizations.
 
 Where x is no number but a choice there is no drift, fit_error or robustness.
@@ -52,25 +59,56 @@ SIZES = {
     "data.context": "context",
     "max_steps": "steps",
 }
+# Columns that tell curves apart also where they are the same in all runs
+SERIES = ("table", "parametrization", "optimizer", "width", "lr")
+POWERS = np.linspace(0.125, 4, 311)  # of size, that a law of losses may have
+SELF_EXPLAINING = ("table", "parametrization", "optimizer")  # labels need not name these
 NAN = float("nan")
 INF = float("inf")
 
 
-def curve_keys(results: pd.DataFrame, x: str = "lr") -> list[str]:
+def curve_keys(results: pd.DataFrame, x: str = "lr", metric: str = "val_loss") -> list[str]:
     """List the columns that tell curves of loss over x apart: all that is swept but seed and x.
 
-    >>> curve_keys(pd.DataFrame({"lr": [0.1, 0.2], "depth": [2, 4], "context": [16, 16]}), x="lr")
-    ['parametrization', 'optimizer', 'width', 'depth']
+    Columns of `SERIES` are among them even if they are the same in all runs.
+
+    >>> table = pd.DataFrame({"lr": [0.1, 0.2], "depth": [2, 4], "context": [16, 16]})
+    >>> curve_keys(table.assign(parametrization="mup", loss=[3.0, 2.0]), x="lr", metric="loss")
+    ['parametrization', 'depth']
     """
-    keys = ["parametrization", "optimizer", "width", "lr"]
-    keys += [key for key in differing_columns(results) if key not in IDENTITY]
-    return [key for key in keys if key != x]
+    keys = [key for key in SERIES if key in results]
+    keys += [key for key in differing_columns(results) if key not in (*IDENTITY, *SERIES)]
+    return [key for key in keys if key not in (x, metric)]
 
 
 def differing_columns(results: pd.DataFrame) -> list[str]:
     """List the columns, but outcomes, in which runs differ; a missing value counts as one."""
     columns = [str(column) for column in results if column not in OUTCOMES]
     return [column for column in columns if results[column].nunique(dropna=False) > 1]
+
+
+def differing_keys(table: pd.DataFrame, keys: Sequence[str]) -> list[str]:
+    """Keep the keys in which rows differ; the first one if they differ in none.
+
+    >>> differing_keys(pd.DataFrame({"table": ["a", "a"], "depth": [2, 4]}), ["table", "depth"])
+    ['depth']
+    """
+    differing = [key for key in keys if table[key].nunique(dropna=False) > 1]
+    return differing or [*keys[:1]]
+
+
+def labels(settings: pd.DataFrame) -> pd.Series:
+    """Return the label of each row of settings.
+
+    >>> labels(pd.DataFrame({"parametrization": ["sp"], "model.depth": [2]})).tolist()
+    ['sp, depth=2']
+    """
+    texts = settings.map(str)  # a missing value too
+    for key in settings:
+        if key not in SELF_EXPLAINING:
+            short = str(key).rpartition(".")[2]
+            texts[key] = f"{short}=" + texts[key]
+    return texts.agg(", ".join, axis=1)
 
 
 def curves(
@@ -104,7 +142,7 @@ def curves(
     losses = runs[metric].where(completed, INF)
     losses = losses.fillna(INF)
     if keys is None:
-        keys = curve_keys(results, x)
+        keys = curve_keys(results, x, metric)
     columns = [runs[key] for key in (*keys, x)]
     groups = losses.groupby(columns, dropna=False)
     table = groups.agg(
@@ -122,7 +160,7 @@ def best(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.D
     Columns: `curve_keys`, x, the metric, seeds, and `at_edge`: whether x is the smallest or largest
     number tried. A curve on which every run diverged is left out.
     """
-    keys = curve_keys(results, x)
+    keys = curve_keys(results, x, metric)
     table = curves(results, metric, x)
     values = table[x]
     by_curve = table.groupby(keys, dropna=False)
@@ -182,7 +220,7 @@ class Optimum:
         x: the optimal value.
         loss: at the optimum.
         curvature: the second derivative of the parabola, in loss per octave^2; NaN without one.
-        at_edge: whether the best point is the smallest or largest number tried.
+        at_edge: whether the best point is the smallest or largest number tried, or the only one.
     """
 
     x: float | str
@@ -211,9 +249,9 @@ class Optimum:
         centre = octaves[best]
         at_best = float(2**centre)
         last = len(losses) - 1
-        at_edge = last > 0 and best in (0, last)
+        at_edge = best in (0, last)
         near = slice(best - 1, best + 2)
-        if at_edge or last < 2 or not np.isfinite(losses[near]).all():
+        if at_edge or not np.isfinite(losses[near]).all():
             return cls(at_best, least, NAN, at_edge)
         # loss = a u^2 + b u + c, with u in octaves from the best point
         a, b, c = np.polyfit(octaves[near] - centre, losses[near], 2)
@@ -227,8 +265,8 @@ class Optimum:
     def regret(self, at: float | str, x: pd.Series, loss: pd.Series) -> float:
         """Subtract the loss of the optimum from the loss at the value `at`.
 
-        Up to one grid step from the optimum the parabola gives the loss. Farther off, and where
-        there is no parabola, it is interpolated from one grid point to the next. NaN at a
+        Between the two neighbours of the best point the parabola gives the loss. Farther off, and
+        where there is no parabola, it is interpolated from one grid point to the next. NaN at a
         choice that was not tried.
 
         Args:
@@ -240,10 +278,10 @@ class Optimum:
             by_choice = dict(zip(x, losses, strict=True))
             return float(by_choice.get(at, NAN) - self.loss)
         grid = np.log2(x.to_numpy(float))
-        distance = np.log2(at / self.x)
         if self.curvature > 0:
-            one_step = np.diff(grid).min()
-            if abs(distance) <= one_step * (1 + 1e-6):  # but for rounding
+            best = int(losses.argmin())
+            if grid[best - 1] <= np.log2(at) <= grid[best + 1]:
+                distance = np.log2(at / self.x)
                 return float(self.curvature / 2 * distance**2)
         with np.errstate(invalid="ignore"):  # NaN between a finite loss and an infinite one
             there = float(np.interp(np.log2(at), grid, losses))
@@ -257,10 +295,11 @@ def optima(
 ) -> pd.DataFrame:
     """Find the optimal x of each curve, and what the smallest size's optimal x costs there.
 
-    Columns: `curve_keys`, x (of the mean over seeds; see `Optimum`), loss, curvature, at_edge, and
-    regret (loss at the smallest size's optimal x over that at its own). Where x is a number also
-    the 95 % t-interval over the optima of each seed, as `{x}_low` and `{x}_high`. Curves on which
-    every run diverged are left out.
+    Columns: `curve_keys`, x (of the mean over seeds; see `Optimum`), loss, curvature, at_edge,
+    regret (loss at the smallest size's optimal x over that at its own) and grid_regret (the same of
+    the values that were tried, without a parabola). Where x is a number also the 95 % t-interval
+    over the optima of each seed, as `{x}_low` and `{x}_high`. Curves on which every run diverged
+    are left out.
 
     >>> grid = [(width, lr) for width in (64, 128) for lr in (0.5, 1.0, 2.0)]
     >>> results = pd.DataFrame(grid, columns=["width", "lr"])
@@ -272,7 +311,7 @@ def optima(
     0     64  1.0   1.0     0.0
     1    128  1.0   1.0     0.0
     """
-    keys = curve_keys(results, x)
+    keys = curve_keys(results, x, metric)
     table = curves(results, metric, x)
     by_curve = table.groupby(keys, dropna=False)
     least = by_curve["mean"].transform("min")
@@ -280,16 +319,21 @@ def optima(
     rows = []
     for _, series in trained.groupby(_without(size, keys), sort=False, dropna=False):
         smallest: Optimum | None = None
+        best_of_smallest: float | str = NAN
         for _, curve in series.groupby(size):
             values, losses = curve[x], curve["mean"]
             optimum = Optimum.of(values, losses)
-            smallest = smallest or optimum
+            if smallest is None:
+                smallest = optimum
+                best_of_smallest = values[losses.idxmin()]
             row = curve[keys].iloc[0].to_dict()
             row[x] = optimum.x
             row["loss"] = optimum.loss
             row["curvature"] = optimum.curvature
             row["at_edge"] = optimum.at_edge
             row["regret"] = optimum.regret(smallest.x, values, losses)
+            measured = losses[values == best_of_smallest]
+            row["grid_regret"] = measured.sum(min_count=1) - losses.min()  # NaN if it was not tried
             rows.append(row)
     found = pd.DataFrame(rows)
     if found.empty or not is_numeric_dtype(table[x]):
@@ -317,14 +361,14 @@ def transfer(
     Args:
         results: one row a run.
         metric: the loss.
-        size, x: one of `SIZES` and of `HYPERPARAMETERS`.
+        size, x: columns; x of `HYPERPARAMETERS`.
         found: the `optima`, where they are known.
     """
     if found is None:
         found = optima(results, metric, size, x)
     if found.empty:
         return found
-    keys = _without(size, curve_keys(results, x))
+    keys = _without(size, curve_keys(results, x, metric))
     ordered = is_numeric_dtype(found[x])
     rows = []
     for key, series in found.groupby(keys, sort=False, dropna=False):
@@ -346,17 +390,20 @@ def _losses_along(series: pd.DataFrame, size: str) -> dict[str, Any]:
     """Compute the columns of `transfer` that follow from the losses of one series of optima."""
     sizes = series[size].to_numpy(float)
     losses = series["loss"].to_numpy(float)
+    law = LossLaw.of(sizes, losses)
     at_edge = sizes[series["at_edge"].to_numpy(bool)]
     return {
         "worst_regret": series["regret"].max(),
+        "grid_regret": series["grid_regret"].max(skipna=False),
         "edges": ", ".join(f"{value:g}" for value in at_edge),
-        "asymptotic_loss": asymptote(sizes, losses),
+        "asymptotic_loss": law.limit,
+        "loss_power": law.power,
     }
 
 
 def _with_penalty(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Add asymptotic_penalty: asymptotic_loss over the least one of the parametrizations."""
-    if table.empty:
+    if table.empty or "parametrization" not in keys:
         return table
     alike = _without("parametrization", keys)
     losses = table["asymptotic_loss"]
@@ -376,6 +423,7 @@ def _scaling_law(series: pd.DataFrame, size: str, x: str) -> dict[str, Any]:
     log_x = np.log2(series[x].to_numpy(float))
     line = np.polyfit(log_size, log_x, 1)
     errors = np.polyval(line, log_size) - log_x
+    half = slope_error(log_size, errors)
     curvature = series["curvature"].to_numpy(float)
     curved = curvature > 0
     robustness = NAN
@@ -383,34 +431,65 @@ def _scaling_law(series: pd.DataFrame, size: str, x: str) -> dict[str, Any]:
         log_curvature = np.log2(curvature[curved])
         robustness, _ = np.polyfit(log_size[curved], log_curvature, 1)
     return {
+        "sizes": len(series),
         "drift": line[0],
+        "scatter_low": line[0] - half,
+        "scatter_high": line[0] + half,
         "fit_error": float(np.sqrt(np.mean(errors**2))),
         "robustness": robustness,
     }
 
 
-def asymptote(size: np.ndarray, loss: np.ndarray) -> float:
-    """Fit L + c size^-p, p between 1/8 and 4, by least squares for L; NaN below four sizes.
+def slope_error(x: np.ndarray, errors: np.ndarray) -> float:
+    """Compute half the 95 % t-interval of a line's slope; NaN for fewer than three points.
 
-    >>> size = np.array([64.0, 128.0, 256.0, 512.0])
-    >>> round(asymptote(size, 1.5 + 3 / size), 6)
-    1.5
+    It is t s / sqrt(sum (x - mean)^2), where s^2 = sum errors^2 / (n - 2).
+
+    >>> round(slope_error(np.array([0.0, 1.0, 2.0]), np.array([0.1, -0.2, 0.1])), 2)
+    2.2
     """
-    if len(size) < 4:
+    free = len(x) - 2
+    if free < 1:
         return NAN
-    fits = []
-    relative_size = size / size.min()
-    constant = np.ones_like(size)
-    for power in np.linspace(0.125, 4, 311):
-        falling = relative_size**-power
-        terms = np.stack([constant, falling], axis=1)
-        solution, *_ = np.linalg.lstsq(terms, loss)
-        errors = terms @ solution - loss
-        squares = float((errors**2).sum())
-        limit = float(solution[0])
-        fits.append((squares, limit))
-    _, limit = min(fits)
-    return limit
+    from scipy.special import stdtrit  # here, as what ends without a report needs none
+
+    variance = (errors**2).sum() / free
+    spread = ((x - x.mean()) ** 2).sum()
+    return float(stdtrit(free, 0.975) * np.sqrt(variance / spread))
+
+
+@dataclass(frozen=True)
+class LossLaw:
+    """The law limit + c (size / smallest size)^-power of the best losses."""
+
+    limit: float
+    c: float
+    power: float
+
+    @classmethod
+    def of(cls, size: np.ndarray, loss: np.ndarray) -> "LossLaw":
+        """Fit by least squares, with a power between 1/8 and 4; NaN below four sizes.
+
+        >>> size = np.array([64.0, 128.0, 256.0, 512.0])
+        >>> law = LossLaw.of(size, 1.5 + 3 * 64 / size)
+        >>> round(law.limit, 6), round(law.c, 6), round(law.power, 6)
+        (1.5, 3.0, 1.0)
+        """
+        if len(size) < 4:
+            return cls(NAN, NAN, NAN)
+        fits = []
+        relative_size = size / size.min()
+        constant = np.ones_like(size)
+        for power in POWERS:
+            falling = relative_size**-power
+            terms = np.stack([constant, falling], axis=1)
+            solution, *_ = np.linalg.lstsq(terms, loss)
+            errors = terms @ solution - loss
+            squares = float((errors**2).sum())
+            limit, c = map(float, solution)
+            fits.append((squares, limit, c, float(power)))
+        _, limit, c, power = min(fits)
+        return cls(limit, c, power)
 
 
 def transfer_json(
@@ -430,13 +509,16 @@ def _optima_of_seeds(results: pd.DataFrame, metric: str, x: str) -> pd.DataFrame
     """Find the optimum of each curve by the runs of each seed alone.
 
     Columns: `curve_keys`, seed (in increasing order), x. The optimum is NaN where a seed has no
-    finite loss.
+    finite loss, or did not try every x of the curve: it would be the optimum of another grid.
     """
-    keys = [*curve_keys(results, x), "seed"]
+    keys = [*curve_keys(results, x, metric), "seed"]
     table = curves(results, metric, x, keys)
     least = table.groupby(keys, dropna=False)["mean"].transform("min")
+    runs = table.groupby(keys, dropna=False)["mean"].transform("size")
+    tried_by_any = table.groupby(keys[:-1], dropna=False)[x].transform("nunique")
+    whole = np.isfinite(least) & (runs == tried_by_any)
     rows = []
-    for key, curve in table[np.isfinite(least)].groupby(keys, dropna=False):
+    for key, curve in table[whole].groupby(keys, dropna=False):
         optimum = Optimum.of(curve[x], curve["mean"])
         rows.append((*key, optimum.x))
     found = pd.DataFrame(rows, columns=[*keys, x])
@@ -455,6 +537,7 @@ def _with_intervals(
     bounds = [f"{x}_low", f"{x}_high"]
     intervals = pd.DataFrame(rows, columns=[*keys, *bounds])
     columns = [*keys, x, *bounds, "loss", "curvature", "at_edge", "regret"]
+    columns.append("grid_regret")
     return found.merge(intervals, how="left", on=keys)[columns]
 
 
@@ -464,9 +547,9 @@ def _with_drifts(
     """Add to `transfer` the 95 % t-interval over the drifts of each seed."""
     rows = []
     for key, series in of_seeds.groupby(keys, dropna=False):
-        low, high = interval(_drifts(series, size, x))
-        rows.append((*key, low, high))
-    bounds = ["drift_low", "drift_high"]
+        drifts = _drifts(series, size, x)
+        rows.append((*key, *interval(drifts), len(drifts)))
+    bounds = ["drift_low", "drift_high", "drift_seeds"]
     intervals = pd.DataFrame(rows, columns=[*keys, *bounds])
     table = table.merge(intervals, how="left", on=keys)
     others = [column for column in table if column not in (*keys, "drift", *bounds)]
@@ -476,6 +559,8 @@ def _with_drifts(
 def _drifts(series: pd.DataFrame, size: str, x: str) -> np.ndarray:
     """Compute the drift of each seed that has an optimum at every size."""
     by_size = series.pivot(index="seed", columns=size, values=x).dropna()
+    if by_size.shape[1] < 2:  # one size: no slope
+        return np.array([])
     log_sizes = np.log2(by_size.columns.to_numpy(float))
     drifts = []
     for optima_of_seed in by_size.to_numpy(float):

@@ -13,7 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas.api.types import is_numeric_dtype
 
-from mupl.analysis.transfer import HYPERPARAMETERS, SIZES, best, curve_keys, curves
+from mupl.analysis.transfer import (
+    HYPERPARAMETERS,
+    SIZES,
+    best,
+    curve_keys,
+    curves,
+    differing_keys,
+    labels,
+)
 
 PANELS_PER_ROW = 4
 PANELS_PER_PAGE = 6 * PANELS_PER_ROW
@@ -36,7 +44,7 @@ def plot_hyperparameter_transfer(
     Args:
         results: one row a run (see `mupl.analysis.transfer`).
         metric: the column of losses.
-        size, x: columns, of `SIZES` and of `HYPERPARAMETERS`.
+        size, x: columns; x of `HYPERPARAMETERS`.
 
     Raises:
         ValueError: if no run completed.
@@ -69,8 +77,8 @@ def plot_transfer_pages(
     finite = table[table["mean"] < float("inf")]
     if finite.empty:
         raise ValueError("no completed run to plot")
-    keys = curve_keys(results, x)
-    panel_keys = _panel_keys(results, keys, size)
+    keys = curve_keys(results, x, metric)
+    panel_keys = differing_keys(results, [key for key in keys if key != size])
     lines = _labelled(finite, panel_keys, size)
     stars = _labelled(best(results, metric, x), panel_keys, size)
     colors = _colors(finite[size])
@@ -78,12 +86,12 @@ def plot_transfer_pages(
     lines_of = dict(list(lines.groupby("panel")))
     stars_of = dict(list(stars.groupby("panel")))
 
-    panels = _labels(results[panel_keys].drop_duplicates()).unique().tolist()
+    panels = labels(results[panel_keys].drop_duplicates()).unique().tolist()
     for first in range(0, len(panels), panels_per_page):
         page = panels[first : first + panels_per_page]
         with plt.style.context("seaborn-v0_8-whitegrid"):
             figure = _empty_panels(page, HYPERPARAMETERS[x], metric.replace("_", " "))
-            _add_legend(figure, SIZES[size], colors)
+            _add_legend(figure, SIZES.get(size, size), colors)
         _scale_axes(figure.axes, finite[x], limits)
         for panel, axes in zip(page, figure.axes, strict=True):
             if panel in lines_of:
@@ -180,29 +188,10 @@ def _add_legend(figure: Figure, title: str, colors: Colors) -> None:
     )
 
 
-def _panel_keys(results: pd.DataFrame, keys: list[str], size: str) -> list[str]:
-    """List the swept columns of which each value has panels of its own."""
-    swept = []
-    for key in keys:
-        if key != size and results[key].nunique(dropna=False) > 1:
-            swept.append(key)
-    return swept or ["parametrization"]
-
-
 def _labelled(table: pd.DataFrame, panel_keys: list[str], size: str) -> pd.DataFrame:
     """Return the table with the label of each row's panel, and its size as text."""
-    panels = _labels(table[panel_keys])
+    panels = labels(table[panel_keys])
     return table.assign(panel=panels, size_label=table[size].astype(str))
-
-
-def _labels(settings: pd.DataFrame) -> pd.Series:
-    """Return the label of each row of settings, such as "sp, depth=2"."""
-    texts = settings.map(str)  # a missing value too
-    for key in settings:
-        if key not in ("parametrization", "optimizer"):
-            short = str(key).rpartition(".")[2]
-            texts[key] = f"{short}=" + texts[key]
-    return texts.agg(", ".join, axis=1)
 
 
 def _loss_axis(finite: pd.DataFrame, worst_best: float, keys: list[str], x: str) -> dict[str, Any]:
