@@ -15,6 +15,7 @@ from mupl.errors import ConfigError
 FORMATS = ("rich", "markdown", "latex", "csv")
 LEGEND = """Cells multiply what was tuned at the base width. m_in = fan_in / base fan_in; so m_out.
 W, update: predicted powers of width of W = mult * w at init, and of an update of it."""
+OF_TABLES = ("size", "lr", "loss", "seed", "by", "tuned", "log2", "out", "figure")  # of mupl report
 Rows = list[dict[str, Any]]
 
 
@@ -184,15 +185,49 @@ def _widths(text: str) -> list[int]:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Make the report of a sweep again from its folder, without training."""
+    """Make the report of a sweep again from its folder, or of tables of losses from files."""
+    for path in options.source:
+        if not path.exists():
+            raise ConfigError(f"{path}: there is no such folder or file")
+    if any(path.is_dir() for path in options.source):
+        return _report_folder(options)
+    _refuse(options, ("report", "metric"), "a sweep's folder; the loss of a table is --loss")
+    from mupl.analysis.loss_tables import Columns
+    from mupl.report.hyperparameter_transfer import table_transfer
+
+    columns = Columns(
+        size=options.size,
+        lr=options.lr,
+        loss=options.loss,
+        seed=options.seed,
+        by=options.by,
+        tuned=options.tuned or (),
+        log2=bool(options.log2),
+    )
+    return table_transfer(options.source, columns, options.out, options.figure)
+
+
+def _report_folder(options: argparse.Namespace) -> int:
     from mupl.identity import METRICS
     from mupl.sweep.reports import get_report
 
-    if not options.sweep.is_dir():
-        raise ConfigError(f"{options.sweep}: there is no such folder")
-    if options.metric not in METRICS:
-        raise ConfigError(f"--metric={options.metric}: must be one of {', '.join(METRICS)}")
-    return get_report(options.report)(options.sweep, options.metric)
+    _refuse(options, OF_TABLES, "tables of losses; a sweep's folder says itself what is what")
+    if len(options.source) > 1:
+        raise ConfigError("mupl report: takes one sweep's folder, or files that are tables")
+    metric = options.metric or "val_loss"
+    if metric not in METRICS:
+        raise ConfigError(f"--metric={metric}: must be one of {', '.join(METRICS)}")
+    return get_report(options.report or "hyperparameter_transfer")(options.source[0], metric)
+
+
+def _refuse(options: argparse.Namespace, names: Sequence[str], what: str) -> None:
+    for name in names:
+        if getattr(options, name) is not None:
+            raise ConfigError(f"--{name}: is for {what}")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def sweep_status(options: argparse.Namespace) -> None:
@@ -240,6 +275,37 @@ def _add_check(commands: Any) -> None:
     parser.set_defaults(run=check)
 
 
+def _add_report(commands: Any) -> None:
+    about = "how a hyperparameter transfers: of a sweep's folder, or of any table of losses"
+    parser = commands.add_parser("report", help=about, description=about)
+    parser.add_argument(
+        "source",
+        type=Path,
+        nargs="+",
+        help="a sweep's folder, or .csv, .tsv, .parquet: a row a run",
+    )
+    folder = parser.add_argument_group("of a sweep's folder")
+    folder.add_argument("--report", help="its short name; hyperparameter_transfer if not given")
+    folder.add_argument("--metric", help="what losses are compared by; val_loss if not given")
+    table = parser.add_argument_group("of tables: names of columns, guessed if not given")
+    table.add_argument("--size", help="width, number of parameters, or whatever grows")
+    table.add_argument("--lr", help="the learning rate")
+    table.add_argument("--loss", help="the final loss")
+    table.add_argument("--seed", help="tells repetitions apart")
+    table.add_argument(
+        "--by", type=_names, help="have curves of their own, such as optimizer,depth"
+    )
+    table.add_argument("--tuned", type=_names, help="tuned too: their best value counts")
+    table.add_argument(
+        "--log2", action="store_const", const=True, help="the column of --lr holds log2 of it"
+    )
+    table.add_argument(
+        "--out", type=Path, help="the folder for the report; FILE_report if not given"
+    )
+    table.add_argument("--figure", type=Path, help="a file for the figure as well, such as lr.pdf")
+    parser.set_defaults(run=report)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mupl", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -264,12 +330,7 @@ def _parser() -> argparse.ArgumentParser:
     model.set_defaults(run=describe_model)
 
     _add_check(commands)
-
-    again = commands.add_parser("report", help="make the report of a sweep again from its folder")
-    again.add_argument("sweep", type=Path, help="the sweep's folder")
-    again.add_argument("--report", default="hyperparameter_transfer", help="its short name")
-    again.add_argument("--metric", default="val_loss", help="what losses are compared by")
-    again.set_defaults(run=report)
+    _add_report(commands)
 
     state = commands.add_parser("status", help="print how far a sweep is, and who runs its jobs")
     state.add_argument("sweep", type=Path, help="the sweep's folder")

@@ -1,32 +1,53 @@
 """The report of a swept hyperparameter: its best values, and how they transfer."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from mupl.analysis import transfer
+from mupl.analysis.loss_tables import Columns, read_losses
+from mupl.analysis.readings import glossary, readings
+from mupl.errors import ConfigError
 from mupl.figures import transfer as figures
 from mupl.files import write_atomically
 from mupl.report.common import (
     conclude,
     print_lines,
     read_results,
+    save,
     save_pages,
     save_table,
     show,
     without_unknown,
 )
 
-OCTAVES = ["drift", "drift_low", "drift_high", "fit_error", "robustness"]
-LOSSES = ["worst_regret", "asymptotic_penalty"]
+OCTAVES = [
+    *("drift", "drift_low", "drift_high", "scatter_low", "scatter_high"),
+    *("fit_error", "robustness"),
+]
+LOSSES = ["worst_regret", "grid_regret", "asymptotic_penalty"]
+UNSHOWN = ["sizes", "drift_seeds", "edges", "loss_power"]  # said in sentences
 # What is said in place of a column of which no value is known
 REASONS = {
     "drift_low": "too few seeds for an interval",
+    "scatter_low": "fewer than three sizes: no interval by the scatter over sizes",
+    "grid_regret": "grids differ with size: no regret of values that were tried",
     "robustness": "fewer than two optima between finite losses: no robustness",
     "asymptotic_loss": "fewer than four sizes: no asymptotic loss",
 }
+
+
+class Losses(NamedTuple):
+    """A table of results, and which of its columns are what."""
+
+    results: pd.DataFrame
+    metric: str  # the loss
+    size: str | None  # None if there is one size
+    x: str  # the hyperparameter
 
 
 def hyperparameter_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
@@ -38,52 +59,131 @@ def hyperparameter_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
     """
     results = read_results(sweep_dir)
     x = transfer.swept_hyperparameter(results)
+    losses = Losses(results, metric, transfer.swept_size(results), x)
+    trained = _report_tables(losses, sweep_dir)
+    code = conclude(results, sweep_dir)
+    return max(code, _plot(losses, sweep_dir)) if trained else code
+
+
+def table_transfer(
+    files: Sequence[Path],
+    columns: Columns | None = None,
+    out: Path | None = None,
+    figure: Path | None = None,
+) -> int:
+    """Report on tables of losses, wherever they come from, as on a sweep.
+
+    Args:
+        files: read by `mupl.analysis.loss_tables.read_losses`.
+        columns: which is what.
+        out: the folder for `best.csv`, `transfer.json` and the figure; by default in the working
+            folder, named after the first file.
+        figure: a file for the figure on one page as well.
+
+    Returns:
+        1 if the figure failed, else 0.
+    """
+    table = read_losses(files, columns)
+    out = out or Path(f"{files[0].stem}_report")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: no such folder can be made ({error.strerror})") from error
+    print_lines(table.notes, files[0])
+    losses = Losses(table.results, table.loss, table.size, "lr")
+    _report_tables(losses, out)
+    print(f"{len(table.results)} runs; the report is in {out}")
+    if figure is not None:
+        _plot_one_page(losses, figure)
+    return _plot(losses, out)
+
+
+def _plot(losses: Losses, folder: Path) -> int:
+    results, metric, size, x = losses
+    file = folder / f"{x.rpartition('.')[2]}_transfer.png"
+    return save_pages(file, figures.plot_transfer_pages, results, metric, size or "width", x)
+
+
+def _plot_one_page(losses: Losses, file: Path) -> None:
+    results, metric, size, x = losses
+    try:
+        save(figures.plot_hyperparameter_transfer(results, metric, size or "width", x), file)
+    except (OSError, ValueError) as error:  # no such folder, or format of figures
+        raise ConfigError(f"--figure {file}: {' '.join(str(error).split())}") from error
+
+
+def _report_tables(losses: Losses, folder: Path) -> bool:
+    """Write and print the tables; return whether any run gave a finite loss."""
+    results, metric, size, x = losses
     best = transfer.best(results, metric, x)
     if best.empty:
-        return conclude(results, sweep_dir)
-    _report_best(best, metric, x, sweep_dir, several=results[x].nunique() > 1)
-    size = transfer.swept_size(results)
+        return False
+    save_table(best, folder / "best.csv")
+    optima = pd.DataFrame()
     if size and (results.groupby(size)[x].nunique() > 1).any():
-        _report_transfer(results, metric, size, x, sweep_dir)
-    code = conclude(results, sweep_dir)
-    file = sweep_dir / f"{x.rpartition('.')[2]}_transfer.png"
-    failed = save_pages(file, figures.plot_transfer_pages, results, metric, size or "width", x)
-    return max(code, failed)
+        optima = transfer.optima(results, metric, size, x)
+    several = results[x].nunique() > 1
+    _show_best(best, optima, losses, folder / "best.csv", several)
+    if not optima.empty:
+        _report_transfer(optima, losses, folder)
+    return True
 
 
-def _report_best(best: pd.DataFrame, metric: str, x: str, sweep_dir: Path, several: bool) -> None:
-    """Write `best.csv` and print it; `several` says whether there was anything to choose from."""
-    file = sweep_dir / "best.csv"
-    save_table(best, file)
+def _show_best(
+    best: pd.DataFrame, optima: pd.DataFrame, losses: Losses, file: Path, several: bool
+) -> None:
+    """Print the best values, with the optima if there are any.
+
+    Args:
+        several: whether there was anything to choose from.
+    """
+    _, metric, _, x = losses
     name = transfer.HYPERPARAMETERS[x]
     if not several:
         show(best.drop(columns="at_edge"), f"{metric} (one {name}: no optimum to speak of)", file)
-    elif is_numeric_dtype(best[x]):
-        show(best, f"best {name}s by {metric}", file)
-    else:  # choices have no edge
-        show(best.drop(columns="at_edge"), f"best {name}s by {metric}", file)
+        return
+    title = f"best {name}s by {metric}"
+    if not is_numeric_dtype(best[x]):  # choices have no edge
+        best = best.drop(columns="at_edge")
+    elif not optima.empty:
+        best = best.merge(_between_grid_points(optima, x), how="left")
+        title += "; optimum: of the parabola through the best and its two neighbours"
+    same = ["table"] if "table" in best and best["table"].nunique() == 1 else []
+    show(without_unknown(best.drop(columns=same)), title, file)
 
 
-def _report_transfer(
-    results: pd.DataFrame, metric: str, size: str, x: str, sweep_dir: Path
-) -> None:
-    """Write `transfer.json` and print it; warn of optima at the edge of the grid."""
-    optima = transfer.optima(results, metric, size, x)
+def _between_grid_points(optima: pd.DataFrame, x: str) -> pd.DataFrame:
+    """Return the optimum of each curve under names that do not collide with the best value's."""
+    numbers = [x, f"{x}_low", f"{x}_high", "loss", "curvature", "at_edge", "grid_regret"]
+    keys = [key for key in optima if key not in (*numbers, "regret")]
+    names = {x: "optimum", f"{x}_low": "low", f"{x}_high": "high"}
+    return optima[[*keys, *names, "regret"]].rename(columns=names)
+
+
+def _report_transfer(optima: pd.DataFrame, losses: Losses, folder: Path) -> None:
+    """Write `transfer.json`; print it and what it says."""
+    results, metric, size, x = losses
+    assert size is not None
     table = transfer.transfer(results, metric, size, x, optima)
     plain = transfer.transfer_json(optima, table, metric, size, x)
-    file = sweep_dir / "transfer.json"
+    file = folder / "transfer.json"
     write_atomically(file, json.dumps(plain, indent=1))
     if table.empty:
         return
     unit = ": drift in octaves per doubling" if "drift" in table else ""
     title = f"transfer of the {transfer.HYPERPARAMETERS[x]} along {size}{unit}"
     rounded = _rounded(table, optima["loss"].abs().max())
+    keys = [key for key in transfer.curve_keys(results, x, metric) if key != size]
+    same = set(keys) - set(transfer.differing_keys(table, keys))
     known = without_unknown(rounded)
-    show(known.drop(columns="edges"), title, file)
+    shown = known.drop(columns=[*UNSHOWN, *same], errors="ignore")
+    if "drift_low" in known:
+        shown = shown.drop(columns=["scatter_low", "scatter_high"], errors="ignore")
+    show(shown, title, file)
     for column, reason in REASONS.items():
         if column in table and column not in known:
             print(reason)
-    print_lines(_edge_warnings(table, results, size, x), file)
+    print_lines([*readings(optima, table, keys, size, x), *glossary(size, x)], file)
 
 
 def _rounded(table: pd.DataFrame, loss: float) -> pd.DataFrame:
@@ -96,21 +196,7 @@ def _rounded(table: pd.DataFrame, loss: float) -> pd.DataFrame:
         if column in table:
             table[column] = table[column].round(3) + 0.0  # -0.0 becomes 0.0
     for column in LOSSES:
-        noticeable = table[column].isna() | (table[column].abs() > 1e-6 * loss)
-        table[column] = table[column].where(noticeable, 0.0)
+        if column in table:
+            noticeable = table[column].isna() | (table[column].abs() > 1e-6 * loss)
+            table[column] = table[column].where(noticeable, 0.0)
     return table
-
-
-def _edge_warnings(table: pd.DataFrame, results: pd.DataFrame, size: str, x: str) -> list[str]:
-    """Say for each series at which sizes its optimum lies at the edge of the grid."""
-    keys = []
-    for key in transfer.curve_keys(results, x):
-        if key not in (size, "parametrization") and table[key].nunique(dropna=False) > 1:
-            keys.append(key)
-    warnings = []
-    for row in table[table["edges"] != ""].to_dict("records"):
-        settings = [f"{key}={row[key]}" for key in keys]
-        series = ", ".join([row["parametrization"], *settings])
-        where = f"at the edge of the grid at {size} {row['edges']}"
-        warnings.append(f"warning: {series}: the optimum lies {where}")
-    return warnings
