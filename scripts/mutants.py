@@ -449,12 +449,45 @@ NUMBERS = [
             "test_regret_is_what_the_smallest_width_s_optimum_costs",
             "test_drift_in_octaves_per_doubling_with_its_interval",
             "test_robustness_is_the_power_of_size_in_the_curvature",
+        )
+        + ids(
+            "tests/test_loss_tables.py",
+            "test_between_the_neighbours_of_the_best_the_parabola_gives_the_regret",
+            "test_the_grid_s_regret_is_what_was_measured",
+            "test_the_scatter_over_sizes_bounds_the_drift_of_one_seed",
+            "test_a_seed_that_tried_fewer_values_has_no_optimum_of_its_own",
         ),
         [
             ("curvature = float(2 * a)", "curvature = float(a)"),
             ("lowest = -b / (2 * a)", "lowest = b / (2 * a)"),
             ("self.curvature / 2 * distance**2", "self.curvature * distance**2"),
             ("log_x = np.log2(series[x].to_numpy(float))", "log_x = series[x].to_numpy(float)"),
+            ("<= grid[best + 1]:", "<= grid[best]:"),
+            ("measured.sum(min_count=1) - losses.min()", "measured.sum() - losses.min()"),
+            ("free = len(x) - 2", "free = len(x) - 1"),
+            ("whole = np.isfinite(least) & (runs == tried_by_any)", "whole = np.isfinite(least)"),
+        ],
+    ),
+    *in_file(
+        "mupl/analysis/loss_tables.py",
+        "tests/test_loss_tables.py",
+        [
+            ('NOT_FINITE = ("nan", ', "NOT_FINITE = ("),
+            ('"B": 1e9', '"B": 1e6'),
+            ("ordered.shift(fill_value=0) * ALIKE", "ordered.shift(fill_value=0)"),
+            ("return 2.0**octaves", "return 10.0**octaves"),
+            ("texts[filled & ~is_copy]", "texts[filled]"),
+            ("[loss].idxmin()", "[loss].idxmax()"),
+            ("nunique() <= len(texts) / 2", "nunique() <= len(texts)"),
+        ],
+    ),
+    *in_file(
+        "mupl/analysis/readings.py",
+        "tests/test_loss_tables.py",
+        [
+            ("if low <= 0 <= high:", "if high < low:"),
+            ('"rises" if drift > 0', '"rises" if drift < 0'),
+            ('row["sizes"] - 2', 'row["sizes"]'),
         ],
     ),
 ]

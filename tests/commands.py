@@ -11,6 +11,8 @@ import pytest
 from mupl.report.common import conclude, read_results
 
 ROOT = Path(__file__).parents[1]
+# Losses that others measured; the README beside them says who. They are not part of a checkout.
+FOREIGN = ROOT.parent / "shared" / "data" / "foreign"
 SMALL = ["max_steps=20", "base_width=8", "trainer=cpu"]
 
 # What mupl.training.run ignores, which pytest undoes: the marks of tests that call `train_here`

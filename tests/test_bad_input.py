@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from mupl.cli import main
-from tests.commands import IGNORED, train, train_here
+from tests.commands import IGNORED, ROOT, train, train_here
 
 pytestmark = IGNORED
 
@@ -394,6 +394,7 @@ def test_a_width_is_added_to_a_coordinate_check(
     assert rows["width"].unique().tolist() == [8, 16, 32]
 
 
+LOSSES = "docs/transfer/lr_width.csv"
 # Arguments of `mupl` -> what the line must contain
 WRONG_COMMANDS = {
     "table mupp": "parametrization=mupp: must be one of sp",
@@ -410,11 +411,27 @@ WRONG_COMMANDS = {
     "report nowhere": "nowhere: there is no such folder",
     "report . --report fireworks": "report=fireworks: must be one of ablation",
     "report . --metric loss": "--metric=loss: must be one of val_loss, train_loss",
+    "report . --size width": "--size: is for tables of losses; a sweep's folder says itself",
+    "report . --log2": "--log2: is for tables of losses",
+    "report . docs": "mupl report: takes one sweep's folder, or files that are tables",
+    f"report {LOSSES} --metric val_loss": "--metric: is for a sweep's folder; the loss of a table",
+    f"report {LOSSES} nowhere.csv": "nowhere.csv: there is no such folder or file",
+    "report README.md": "README.md: must be a .csv, .tsv or .parquet file",
+    f"report {LOSSES} --size widht": "--size widht: there is no such column; did you mean width?",
+    f"report {LOSSES} --loss blue": "--loss blue: there is no such column; say one of width, lr",
+    f"report {LOSSES} --size lr": "--lr lr: is --size already; say another column",
+    f"report {LOSSES} --size folder": "--size folder: row 1 has '45180ea8faf6'; must be a number",
+    f"report {LOSSES} --by error,error": "--by error: is --by already; say another column",
+    f"report {LOSSES} --by status": "--by status: the report has a column of that name; rename",
+    f"report {LOSSES} --by seed,optimizer": "--by seed: is --seed already; say another column",
+    f"report {LOSSES} --log2": "row 1 has '0.0009765625'; with --log2 it must be log2",
+    f"report {LOSSES} --out README.md": "--out README.md: no such folder can be made (File exists)",
 }
 
 
 @pytest.mark.parametrize("text", WRONG_COMMANDS)
-def test_a_wrong_command_is_one_clear_line(text: str) -> None:
+def test_a_wrong_command_is_one_clear_line(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as ended:
         main(text.split())
     line = str(ended.value.code)
