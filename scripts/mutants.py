@@ -464,7 +464,7 @@ NUMBERS = [
             ("log_x = np.log2(series[x].to_numpy(float))", "log_x = series[x].to_numpy(float)"),
             ("<= grid[best + 1]:", "<= grid[best]:"),
             ("measured.sum(min_count=1) - losses.min()", "measured.sum() - losses.min()"),
-            ("free = len(x) - 2", "free = len(x) - 1"),
+            ('"value": series[x], "seed": 0', '"value": series[x], "seed": series[size]'),
             ("whole = np.isfinite(least) & (runs == tried_by_any)", "whole = np.isfinite(least)"),
         ],
     ),

@@ -38,7 +38,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from mupl.analysis.coordinates import records
-from mupl.analysis.slopes import interval
+from mupl.analysis.slopes import fit_slope, interval
 from mupl.identity import IDENTITY, OUTCOMES
 
 # Columns whose transfer is asked for, in this order, with their names
@@ -423,7 +423,8 @@ def _scaling_law(series: pd.DataFrame, size: str, x: str) -> dict[str, Any]:
     log_x = np.log2(series[x].to_numpy(float))
     line = np.polyfit(log_size, log_x, 1)
     errors = np.polyval(line, log_size) - log_x
-    half = slope_error(log_size, errors)
+    points = pd.DataFrame({size: series[size], "value": series[x], "seed": 0})
+    low, high = fit_slope(points, size).interval()
     curvature = series["curvature"].to_numpy(float)
     curved = curvature > 0
     robustness = NAN
@@ -433,29 +434,11 @@ def _scaling_law(series: pd.DataFrame, size: str, x: str) -> dict[str, Any]:
     return {
         "sizes": len(series),
         "drift": line[0],
-        "scatter_low": line[0] - half,
-        "scatter_high": line[0] + half,
+        "scatter_low": low,
+        "scatter_high": high,
         "fit_error": float(np.sqrt(np.mean(errors**2))),
         "robustness": robustness,
     }
-
-
-def slope_error(x: np.ndarray, errors: np.ndarray) -> float:
-    """Compute half the 95 % t-interval of a line's slope; NaN for fewer than three points.
-
-    It is t s / sqrt(sum (x - mean)^2), where s^2 = sum errors^2 / (n - 2).
-
-    >>> round(slope_error(np.array([0.0, 1.0, 2.0]), np.array([0.1, -0.2, 0.1])), 2)
-    2.2
-    """
-    free = len(x) - 2
-    if free < 1:
-        return NAN
-    from scipy.special import stdtrit  # here, as what ends without a report needs none
-
-    variance = (errors**2).sum() / free
-    spread = ((x - x.mean()) ** 2).sum()
-    return float(stdtrit(free, 0.975) * np.sqrt(variance / spread))
 
 
 @dataclass(frozen=True)
