@@ -54,10 +54,9 @@ TARGETS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "the folded model is the same": lambda row: row["fold"] <= ROUNDING,
 }
 
-# Tables that at the base width multiply nothing, so that the model there is the stock one to the
-# last bit. `unit_init` and `mulinear` move factors between weights and multipliers there, too, and
-# u-muP is at no width the standard parametrization.
-MOVE_FACTORS = ("unit_init", "mulinear", "umup", "umup_output_scale")
+# Tables that promise no stock model at the base width. `unit_init` moves factors between weights
+# and multipliers there too, which rounds; u-muP is at no width the standard parametrization.
+NOT_STOCK = ("unit_init", "umup", "umup_output_scale")
 
 
 def drawn(kind: str, *shape: int) -> Tensor:
@@ -89,7 +88,7 @@ def regress(output: Tensor) -> Tensor:
 
 
 def all_readouts(output: Mapping[str, Any]) -> Tensor:
-    """Return the logits of `tests.architectures.Readouts`, as if each were of examples of its own."""
+    """Return the logits of all readouts, as if each were of examples of its own."""
     return torch.cat([output["early"], *output["late"]])
 
 
@@ -247,7 +246,7 @@ def stock_at_base(case: Case) -> dict[str, bool | None]:
     logits = case(stock)
     found: dict[str, bool | None] = {}
     for name in TABLES:
-        if name in MOVE_FACTORS:
+        if name in NOT_STOCK:
             continue
         table = mupl.get_parametrization(name).width_only()
         try:
@@ -352,7 +351,7 @@ def chosen(patterns: Sequence[str]) -> list[str]:
     matches = {pattern: fnmatch.filter(CASES, pattern) for pattern in patterns}
     for pattern, names in matches.items():
         if not names:
-            raise ValueError(f"NAMES: {pattern!r} matches none of {', '.join(CASES)}")
+            raise ValueError(f"NAMES: {pattern!r} matches none of {'; '.join(CASES)}")
     found = set(itertools.chain(*matches.values()))
     return [name for name in CASES if name in found]
 

@@ -132,14 +132,14 @@ def vit(width: int, depth: int = 1, d_head: int | None = None) -> nn.Module:
     return transformers.ViTForImageClassification(config)
 
 
-def timm_vit(width: int, depth: int = 1, **options: Any) -> nn.Module:
+def timm_vit(width: int, depth: int = 1, d_head: int | None = None, **options: Any) -> nn.Module:
     return timm.models.VisionTransformer(
         img_size=8,
         patch_size=4,
         num_classes=11,
         embed_dim=width,
         depth=depth,
-        num_heads=2,
+        num_heads=heads_of(width, d_head),
         **options,
     )
 
