@@ -149,6 +149,17 @@ THEORY = [
     ),
     *in_file(
         "mupl/parametrization/exponents.py",
+        ids(
+            "tests/test_coordinates.py",
+            "test_a_matrix_of_fixed_size_behind_a_block_that_grows_inside_may_make_the_logits",
+        ),
+        [
+            ("self._readouts + self._behind_readouts()", "self._readouts"),
+            ("names[last + 1 :]", "names"),
+        ],
+    ),
+    *in_file(
+        "mupl/parametrization/exponents.py",
         "tests/test_rules.py",
         [("power -= HALF * growing_dimensions", "power += HALF * growing_dimensions")],
     ),
@@ -507,6 +518,7 @@ ROLES = [
         SHAPES,
         [
             ("grows[-1] != is_weight", "grows[-1]"),
+            (r"|lora_\w+", ""),
             ("shape[0] == 1 and growing == dims[-1:]", "False"),
             ("isinstance(owner, _NORMS)", "False"),
         ],

@@ -77,7 +77,9 @@ def mixtral(width: int, depth: int = 1, d_head: int | None = None) -> nn.Module:
     return transformers.MixtralForCausalLM(config)
 
 
-def bert(width: int, depth: int = 1, d_head: int | None = None) -> nn.Module:
+def bert(
+    width: int, depth: int = 1, d_head: int | None = None, task: str = "MaskedLM"
+) -> nn.Module:
     config = transformers.BertConfig(
         vocab_size=11,
         hidden_size=width,
@@ -87,8 +89,9 @@ def bert(width: int, depth: int = 1, d_head: int | None = None) -> nn.Module:
         max_position_embeddings=8,
         hidden_dropout_prob=0,
         attention_probs_dropout_prob=0,
+        num_labels=11,
     )
-    return transformers.BertForMaskedLM(config)
+    return getattr(transformers, f"BertFor{task}")(config)
 
 
 def t5(width: int, depth: int = 1, d_head: int | None = None, **options: Any) -> nn.Module:
@@ -114,11 +117,11 @@ def mamba(width: int, depth: int = 1) -> nn.Module:
     return transformers.MambaForCausalLM(config)
 
 
-def vit(width: int, depth: int = 1) -> nn.Module:
+def vit(width: int, depth: int = 1, d_head: int | None = None) -> nn.Module:
     config = transformers.ViTConfig(
         hidden_size=width,
         num_hidden_layers=depth,
-        num_attention_heads=2,
+        num_attention_heads=heads_of(width, d_head),
         intermediate_size=2 * width,
         image_size=8,
         patch_size=4,
@@ -129,19 +132,20 @@ def vit(width: int, depth: int = 1) -> nn.Module:
     return transformers.ViTForImageClassification(config)
 
 
-def timm_vit(width: int, depth: int = 1, **options: Any) -> nn.Module:
+def timm_vit(width: int, depth: int = 1, d_head: int | None = None, **options: Any) -> nn.Module:
     return timm.models.VisionTransformer(
         img_size=8,
         patch_size=4,
         num_classes=11,
         embed_dim=width,
         depth=depth,
-        num_heads=2,
+        num_heads=heads_of(width, d_head),
         **options,
     )
 
 
-def torchvision_vit(width: int, depth: int = 1) -> nn.Module:
+def torchvision_vit(width: int, depth: int = 1, stock: bool = False) -> nn.Module:
+    """Its own readout, which starts at 0, is drawn unless the stock model is asked for."""
     model = torchvision.models.VisionTransformer(
         image_size=8,
         patch_size=4,
@@ -151,17 +155,63 @@ def torchvision_vit(width: int, depth: int = 1) -> nn.Module:
         mlp_dim=2 * width,
         num_classes=11,
     )
-    nn.init.normal_(model.heads.head.weight, std=width**-0.5)  # its own readout starts at 0
+    if not stock:
+        nn.init.normal_(model.heads.head.weight, std=width**-0.5)
     return model
+
+
+def torchvision_resnet(width: int) -> nn.Module:
+    """Its channels grow inside of the blocks only; between them torchvision fixes their number."""
+    block = torchvision.models.resnet.Bottleneck
+    return torchvision.models.ResNet(block, [1, 1, 1, 1], num_classes=11, width_per_group=width)
+
+
+class WideResNet(torchvision.models.ResNet):
+    """A ResNet of torchvision with 4 * width channels in each stage, behind its stem of 64."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        super().__init__(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1])
+        self.fc = nn.Linear(4 * width, 11)
+
+    def _make_layer(self, block: Any, planes: int, *args: Any, **options: Any) -> nn.Sequential:
+        return super()._make_layer(block, self.width, *args, **options)
+
+
+def torchvision_convnext(width: int) -> nn.Module:
+    stage = torchvision.models.convnext.CNBlockConfig
+    stages = [stage(width, width, 1), stage(width, None, 1)]
+    return torchvision.models.ConvNeXt(stages, num_classes=11)
+
+
+def timm_convnext(width: int) -> nn.Module:
+    return timm.models.ConvNeXt(num_classes=11, depths=(1, 1, 1, 1), dims=(width,) * 4)
+
+
+def timm_resnet(width: int) -> nn.Module:
+    """It has 4 * width channels in each stage, behind its stem of 64."""
+    block = timm.models.resnet.Bottleneck
+    return timm.models.ResNet(block, (1, 1, 1, 1), num_classes=11, channels=(width,) * 4)
+
+
+def timm_mixer(width: int, depth: int = 1) -> nn.Module:
+    return timm.models.MlpMixer(
+        num_classes=11, img_size=8, patch_size=4, num_blocks=depth, embed_dim=width
+    )
 
 
 class Encoder(nn.Module):
     """A torch `TransformerEncoder` between an embedding and a readout."""
 
-    def __init__(self, width: int, depth: int = 1) -> None:
+    def __init__(self, width: int, depth: int = 1, d_head: int | None = None) -> None:
         super().__init__()
         layer = nn.TransformerEncoderLayer(
-            width, 2, 2 * width, dropout=0, batch_first=True, norm_first=True
+            width,
+            heads_of(width, d_head),
+            2 * width,
+            dropout=0,
+            batch_first=True,
+            norm_first=True,
         )
         self.embedding = nn.Embedding(11, width)
         self.encoder = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -42,22 +41,11 @@ class Unclassifiable(nn.Module):
         return self.head(x.flatten(1))
 
 
-def gpt2(width: int, tied: bool = True) -> nn.Module:
-    """The model of transformers, made from a config."""
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(
-        vocab_size=11,
-        n_positions=8,
-        n_embd=width,
-        n_layer=1,
-        n_head=width // 8,
-        tie_word_embeddings=tied,
-        resid_pdrop=0,
-        embd_pdrop=0,
-        attn_pdrop=0,
-        use_cache=False,
-    )
-    return transformers.GPT2LMHeadModel(config)
+def gpt2(width: int) -> nn.Module:
+    """The model of transformers with tied embeddings; a test is skipped where that is missing."""
+    from tests.foreign import gpt2
+
+    return gpt2(width, d_head=8, use_cache=False)
 
 
 def convolution(width: int) -> nn.Module:

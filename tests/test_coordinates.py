@@ -303,6 +303,22 @@ def test_what_a_model_returns_is_as_its_readouts_and_no_layer_is_judged_by_a_cla
     assert expected_exponents(layer, MUP, "adam", t=0)["output", ""] == Expected()
 
 
+def test_a_matrix_of_fixed_size_behind_a_block_that_grows_inside_may_make_the_logits() -> None:
+    def build(width: int) -> nn.Module:
+        inner = (nn.Linear(6, width, bias=False), nn.Linear(width, 6, bias=False))
+        return nn.Sequential(nn.Linear(4, 6), *inner, nn.Linear(6, 3))
+
+    infos = describe(build, 32, 16)
+    found = expected_exponents(infos, MUP, "adam", t=0)
+    assert found["output", "2"] == Expected(-0.5, -0.5)
+    assert found["logits", "model output"] == Expected(-0.5, 0.0)
+    inner = {name: info for name, info in infos.items() if not name.startswith("3")}
+    found = expected_exponents(inner, MUP, "adam", t=0)
+    assert found["logits", "model output"] == Expected(
+        -0.5, -0.5
+    )  # layers before count for nothing
+
+
 @pytest.mark.parametrize("update_kind", ["sgd", "adam"])
 def test_no_gradient_passes_a_zero_readout_at_first(update_kind: str) -> None:
     found = expected("mup", update_kind)

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial, update_wrapper
 from typing import Any
 
 import pytest
@@ -11,97 +12,28 @@ from torch import nn
 
 import mupl
 from mupl.roles import MultiplierInfo, ParamInfo, Role
-from tests.models import gpt2
-
-transformers = pytest.importorskip("transformers")
-timm = pytest.importorskip("timm")
-
-TOKENS = torch.arange(16).view(2, 8) % 11
+from tests import foreign
+from tests.foreign import TOKENS, transformers
 
 
-def llama(width: int, tied: bool = True) -> nn.Module:
-    config = transformers.LlamaConfig(
-        vocab_size=11,
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=1,
-        num_attention_heads=width // 8,
-        head_dim=8,
-        tie_word_embeddings=tied,
-        max_position_embeddings=8,
-    )
-    return transformers.LlamaForCausalLM(config)
+def narrow_heads(build: Callable[..., nn.Module], **options: Any) -> Callable[..., nn.Module]:
+    """Let a model have heads of a fixed size, whose number grows."""
+    return update_wrapper(partial(build, d_head=8, **options), build)
 
 
-def mixtral(width: int) -> nn.Module:
-    config = transformers.MixtralConfig(
-        vocab_size=11,
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=1,
-        num_attention_heads=width // 8,
-        num_key_value_heads=width // 8,
-        num_local_experts=3,
-        head_dim=8,
-        max_position_embeddings=8,
-    )
-    return transformers.MixtralForCausalLM(config)
+gpt2 = narrow_heads(foreign.gpt2)
+llama = narrow_heads(foreign.llama, tie_word_embeddings=True)
+mixtral = narrow_heads(foreign.mixtral)
+bert = narrow_heads(foreign.bert)
+t5 = narrow_heads(foreign.t5)
+mamba = foreign.mamba
+vit = narrow_heads(foreign.timm_vit)
+convnext = foreign.timm_convnext
 
-
-def bert(width: int) -> nn.Module:
-    config = transformers.BertConfig(
-        vocab_size=11,
-        hidden_size=width,
-        num_hidden_layers=1,
-        num_attention_heads=width // 8,
-        intermediate_size=2 * width,
-        max_position_embeddings=8,
-    )
-    return transformers.BertForMaskedLM(config)
-
-
-def t5(width: int) -> nn.Module:
-    config = transformers.T5Config(
-        vocab_size=11,
-        d_model=width,
-        d_kv=8,
-        d_ff=2 * width,
-        num_layers=1,
-        num_heads=width // 8,
-        dropout_rate=0,
-    )
-    return transformers.T5ForConditionalGeneration(config)
-
-
-def mamba(width: int) -> nn.Module:
-    config = transformers.MambaConfig(
-        vocab_size=11, hidden_size=width, num_hidden_layers=1, state_size=4
-    )
-    return transformers.MambaForCausalLM(config)
-
-
-def vit(width: int) -> nn.Module:
-    return timm.models.VisionTransformer(
-        img_size=8, patch_size=4, num_classes=5, embed_dim=width, depth=1, num_heads=width // 8
-    )
-
-
-def convnext(width: int) -> nn.Module:
-    return timm.models.ConvNeXt(
-        num_classes=5, depths=(1, 1, 1, 1), dims=(width, width, 2 * width, 2 * width)
-    )
-
-
-ROLES: dict[Callable[..., nn.Module], dict[str, str]] = {
-    gpt2: {},
-    llama: {},
-    mixtral: {"*gate.weight": "output"},
-    bert: {},
-    t5: {},
-    mamba: {"*A_log": "input"},
-    vit: {},
-    convnext: {},
-}
+BUILDS = [gpt2, llama, mixtral, bert, t5, mamba, vit, convnext]
+ROLES = {build: {} for build in BUILDS}
+ROLES[mixtral] = foreign.ROLES[foreign.mixtral]
+ROLES[mamba] = foreign.ROLES[foreign.mamba]
 
 
 def initialised(build: Callable[..., nn.Module], width: int, base: int = 16) -> tuple:

@@ -445,6 +445,8 @@ class Unsure(nn.Module):
         self.projection = nn.Parameter(torch.randn(width, 5))
         self.A_log = nn.Parameter(torch.randn(width, 6))
         self.expert_bias = nn.Parameter(torch.randn(4, width))
+        self.lora_A = nn.Parameter(torch.randn(4, width))
+        self.lora_B = nn.Parameter(torch.zeros(width, 4))
         self.readout = nn.utils.parametrizations.weight_norm(nn.Linear(width, 5))
         self.inner = nn.utils.parametrizations.weight_norm(nn.Linear(width, width))
 
@@ -455,6 +457,8 @@ ROLES = {
     "projection": "output",
     "A_log": "input",
     "expert_bias": "input",
+    "lora_A": "output",
+    "lora_B": "input",
     "readout.parametrizations.weight.original1": "output",
     "inner.parametrizations.weight.original0": "input",
 }

@@ -238,8 +238,8 @@ class _Network:
         return Expected(min(lows), 0.0)
 
     def logits(self, t: int) -> Expected:
-        """Return the exponent of what the model returns: the logits of any of its readouts."""
-        parts = [self.output(name, t) for name in self._readouts]
+        """Return the exponent of what the model returns, which any of its last matrices makes."""
+        parts = [self.output(name, t) for name in self._readouts + self._behind_readouts()]
         if self._tied:
             parts.append(self.attention_logits())
         known = [part for part in parts if not part.zero]
@@ -248,6 +248,21 @@ class _Network:
         low = min((part.low for part in known), default=0.0)
         high = max((part.high for part in known), default=0.0)
         return Expected(low, high)
+
+    def _behind_readouts(self) -> list[str]:
+        """Name the matrices of fixed size that come after the last readout.
+
+        Where layers grow inside of blocks only, what leaves a block is a readout by its shape, and
+        a matrix between fixed sizes makes the logits.
+        """
+        names = list(self._tensors)
+        last = max(map(names.index, self._readouts), default=len(names))
+        found = []
+        for name in names[last + 1 :]:
+            info = self._tensors[name]
+            if len(info.shape) > 1 and info.role is Role.SCALAR:
+                found.append(name)
+        return found
 
     def attention_logits(self) -> Expected:
         """Return the exponent of a sum over width that may be random: it must not grow.

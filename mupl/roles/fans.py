@@ -28,11 +28,12 @@ class Unclassified(Exception):
 def _propose(name: str, shape: Sequence[int], grows: Sequence[bool]) -> Role:
     """Return the role that a tensor mostly has of which one dimension of the last two grows.
 
-    What a module calls its weight is (out, in), as a router's (experts, width). Other matrices
-    are for `x @ w`, and so (in, out), or tables of one row a position: (positions, width).
+    What a module calls its weight is (out, in), as a router's (experts, width), and so are the
+    factors of LoRA. Other matrices are for `x @ w`, and so (in, out), or tables of one row a
+    position: (positions, width).
     """
     leaf = name.rpartition(".")[2]
-    is_weight = re.fullmatch(r"(\w+_)?weight|original\d", leaf) is not None
+    is_weight = re.fullmatch(r"(\w+_)?weight|original\d|lora_\w+", leaf) is not None
     if _VECTORS.search(leaf) or (shape[0] == 1 and not is_weight):
         return Role.INPUT
     return Role.INPUT if grows[-1] != is_weight else Role.OUTPUT
