@@ -203,7 +203,8 @@ def tied_rule(
             raise ConfigError(
                 f"{_tie(infos)}: parametrization={parametrization.name} gives the {cell} of an "
                 f"embedding the factor {given} and that of a readout {wanted}, so they cannot be "
-                "one tensor; take a formulation with an output multiplier, such as mup"
+                "one tensor; take a formulation with an output multiplier, such as mup (under SOAP: "
+                "update_kind=rotated or adam too)"
             )
     given = _transposed(embedding.mult * embedding.init)
     return Rule(mult=readout.mult * readout.init / given)

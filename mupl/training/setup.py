@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
+from mupl.names import some_of
 from mupl.nn.dropout import Dropout
 from mupl.nn.fold import folded
 from mupl.nn.initialize import initialize_
@@ -25,7 +26,7 @@ from mupl.parametrization.exponents import Expected, expected_exponents
 from mupl.parametrization.rules import Parametrization, as_parametrization
 from mupl.parametrization.scales import scale_rows
 from mupl.parametrization.tables import UNIT_SCALED
-from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
+from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, kind_at_base
 from mupl.roles import Base, Build, MultiplierRole, ParamInfo, Width, describe, multipliers
 
 
@@ -57,8 +58,8 @@ class Setup:
         lr: learning rate at the base width.
         parametrization: a name (`mupl.parametrizations()` lists them) or a `Parametrization`.
         optimizer: a name, a torch optimizer class, or a `functools.partial` of one.
-        update_kind: how the optimizer's updates scale ("sgd", "adam" or "orthogonal"); needed
-            only for an optimizer that mupl does not know.
+        update_kind: how the optimizer's updates scale ("sgd", "adam", "orthogonal", ...); needed
+            only for an optimizer that mupl does not know, or in place of what it knows.
         eps: Adam's epsilon at the base width.
         weight_decay: weight decay at the base width.
         weight_decay_mode: "decoupled" keeps lr * weight_decay constant in width, "independent"
@@ -135,8 +136,7 @@ class Setup:
         self.build = partial(build, width) if depth is None else partial(build, width, depth=depth)
         self.optimizer_class = resolve(optimizer)
         check_options(self.optimizer_class, lr=lr, eps=eps, weight_decay=weight_decay)
-        rules = optimizer_rules(self.optimizer_class) if update_kind is None else update_kind
-        self.optimizer_rules = as_optimizer_rules(rules)
+        self.optimizer_rules = optimizer_rules(self.optimizer_class, update_kind)
         self.schedule = schedule or Schedule()
         self.loss = loss
         self.seed = seed or 0
@@ -208,9 +208,28 @@ class Setup:
                 "mupl.nn.multipliers.Residual and none of its residual branches was found, so they "
                 "are not scaled with depth; say residual=[globs on the modules that return them]"
             )
+        found += self._changes_of_kind()
         for sentence in found:
             warnings.warn(sentence, stacklevel=3)
         return found
+
+    def _changes_of_kind(self) -> list[str]:
+        """Say of which tensors the optimizer's updates scale otherwise than at the base width."""
+        changed = {}
+        for name, info in self.infos.items():
+            if not isinstance(info, ParamInfo):
+                continue
+            before, now = kind_at_base(self.optimizer_rules, info), self.scales[name].update_kind
+            if before != now:
+                changed[name] = f"{before} at the base width and {now} here"
+        if not changed:
+            return []
+        first = next(iter(changed))
+        return [
+            f"optimizer: updates of {some_of(list(changed))} are of another kind than at the base "
+            f"width ({first!r}: {changed[first]}), so that their lr does not carry over; a "
+            "max_precondition_dim above all sizes, or below all, changes no kind"
+        ]
 
     def _check_unit_scaling(self) -> None:
         """Refuse a table of unit scaling under SGD, on a model of other gradients."""
