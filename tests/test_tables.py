@@ -82,7 +82,7 @@ DEPTH_MUP = {
 }
 COMPLETEP = {row: e._replace(sgd=e.sgd * S.m_L, eps=e.eps / S.m_L) for row, e in MUP.items()}
 
-# By how much Adam's update is smaller, and the gradient's entries larger, in the eigenbasis of sides
+# By the roots of these Adam's update is smaller, and a gradient's entries larger, in an eigenbasis
 OF_SIDES = {"rotated": ("m_in", "m_out"), "rotated_in": ("m_in",), "rotated_out": ("m_out",)}
 GROWING = {"input": ("m_out",), "hidden": ("m_in", "m_out"), "output": ("m_in",), "scalar": ()}
 ROLE_ROWS = (*Role, *SPECIAL_ROWS)

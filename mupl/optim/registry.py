@@ -32,9 +32,8 @@ _BY_NAME: dict[str, Constructor] = {
 }
 
 
-
 def _always(kind: UpdateKind) -> Callable[..., OptimizerRules]:
-    """Return what makes the rules of a class whose updates are of one kind, whatever its options."""
+    """Return what makes the rules of a class with updates of one kind, whatever its options."""
     return lambda **options: as_optimizer_rules(kind)
 
 

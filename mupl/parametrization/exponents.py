@@ -11,7 +11,7 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 | update of W, kind `orthogonal`  | e(mult) + e(lr) + e(shape factor) - d/2                  |
 | update of W, kind `rotated...`  | e(mult) + e(lr), or between that and that - e(rotation)  |
 | W after updates                 | the larger of init and update, or between that and init  |
-| decoupled weight decay of W     | that of W                                                |
+| decoupled weight decay of W     | that of W, less p where fan_in grows (lr * wd ~ m_in^-p) |
 | output of input, hidden layers  | 0                                                        |
 | logits at init                  | e(mult) + e(init) + 1/2, or between that and a bias's    |
 | logits after updates            | 0, or between that and their exponent at init            |
@@ -68,6 +68,7 @@ from mupl.roles import SPECIAL_ROWS, Info, MultiplierInfo, MultiplierRole, Param
 
 HALF = 0.5
 MODEL_OUTPUT = "model output"  # the name of what a model returns, its logits
+_M_IN = Monomial.parse("m_in")
 
 # The largest exponent of an update at which outputs stay bounded. An update sums over fan_in
 # coherently (Yang, Simon & Bernstein 2023, spectral condition).
@@ -97,6 +98,7 @@ def expected_exponents(
     t: int,
     decay: bool = False,
     along: str = "width",
+    decay_exponent: float = 0.0,
 ) -> dict[tuple[str, str], Expected]:
     """Return the exponents that must be seen after t updates, by kind and name.
 
@@ -115,6 +117,7 @@ def expected_exponents(
         optimizer: its rules, or the one kind of all its updates.
         decay: whether the optimizer decays weights apart from the gradient.
         along: "width" or "depth".
+        decay_exponent: p of lr * weight_decay ~ m_in^-p.
 
     Raises:
         ConfigError: if `along` is neither, or if the parametrization has no rules for an update.
@@ -131,7 +134,7 @@ def expected_exponents(
         expected["param", name] = network.weight(name, t)
         expected["gradient_update" if decay else "update", name] = network.stable_update(name, t)
         if decay:
-            expected["decay", name] = network.weight(name, t)
+            expected["decay", name] = network.decay(name, t, decay_exponent)
         if len(info.shape) > 1 and _makes_output(name, infos):
             expected["output", _owner(name)] = network.output(name, t)
     expected["logits", MODEL_OUTPUT] = network.logits(t)
@@ -200,6 +203,14 @@ class _Network:
         high = max(parts)
         low = high if _starts_at_zero(info) else self._initial(info)
         return Expected(low, high)
+
+    def decay(self, name: str, t: int, decay_exponent: float) -> Expected:
+        """Return the exponent of what weight decay takes of W at t."""
+        weight = self.weight(name, t)
+        shrinks = exponent(_M_IN, self._tensors[name], self.rules) * decay_exponent
+        if self._in_depth or weight.zero:
+            return weight
+        return Expected(weight.low - shrinks, weight.high - shrinks)
 
     def stable_update(self, name: str, t: int) -> Expected:
         """Return the exponent of an update at t, at most one at which outputs stay bounded."""

@@ -18,7 +18,11 @@ Overrides = Mapping[str, Mapping[str, str | float]]
 ROWS = (*Role, *SPECIAL_ROWS, MultiplierRole.ATTENTION, MultiplierRole.RESIDUAL)
 ONE = Monomial()
 # symbols that are 1 for tensors of a role
-_ONES: dict[str, tuple[str, ...]] = {Role.INPUT: ("m_in",), Role.OUTPUT: ("m_out",), Role.SCALAR: ("m_in", "m_out")}
+_ONES: dict[str, tuple[str, ...]] = {
+    Role.INPUT: ("m_in",),
+    Role.OUTPUT: ("m_out",),
+    Role.SCALAR: ("m_in", "m_out"),
+}
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ def shift_rule(rule: Rule, theta: Theta, update_kind: str) -> Rule:
     """Return the equivalent rule with `mult *= theta, init /= theta`.
 
     Under SGD `lr /= theta^2`; under updates that are invariant to the scale of the gradient
-    `lr /= theta`, and where these have an epsilon (`adam`, also in a rotated basis) `eps *= theta`. Weight decay is
-    multiplied by what lr is divided by; where it follows from lr it does so by itself.
+    `lr /= theta`, and where these have an epsilon (`adam` and `rotated...`) `eps *= theta`. Weight
+    decay is multiplied by what lr is divided by; where it follows from lr it does so by itself.
     (Tensor Programs V, Lemma J.1.)
 
     Raises:

@@ -23,6 +23,7 @@ from mupl.optim.registry import OptimizerLike, check_options, optimizer_rules, r
 from mupl.optim.scaling import scale
 from mupl.optim.schedules import Schedule
 from mupl.parametrization.exponents import Expected, expected_exponents
+from mupl.parametrization.hyperparameters import decay_exponent
 from mupl.parametrization.rules import Parametrization, as_parametrization
 from mupl.parametrization.scales import scale_rows
 from mupl.parametrization.tables import UNIT_SCALED
@@ -63,7 +64,8 @@ class Setup:
         eps: Adam's epsilon at the base width.
         weight_decay: weight decay at the base width.
         weight_decay_mode: "decoupled" keeps lr * weight_decay constant in width, "independent"
-            also in lr; "coupled" leaves weight_decay alone.
+            also in lr; "coupled" leaves weight_decay alone. A number p has lr * weight_decay fall
+            as m_in^-p.
         depth, base_depth: number of blocks, for `build(width, depth=depth)`, and the number where
             `lr` was tuned. A parametrization with rules in depth needs them;
             `get_parametrization(name).width_only()` has none.
@@ -118,7 +120,7 @@ class Setup:
         update_kind: UpdateKind | str | OptimizerRules | None = None,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        weight_decay_mode: str = "decoupled",
+        weight_decay_mode: str | float = "decoupled",
         depth: int | None = None,
         base_depth: int | None = None,
         schedule: Schedule | None = None,
@@ -145,7 +147,7 @@ class Setup:
         self.infos = describe(build, width, base_width, depth=depth, base_depth=base_depth, **given)
         self._check_seed(seed)
         self._dtype = torch.get_default_dtype()
-        self._scale(lr, eps=eps, weight_decay=weight_decay, weight_decay_mode=weight_decay_mode)
+        self._scale(lr, weight_decay_mode, eps=eps, weight_decay=weight_decay)
         self._check_depth(base_depth)
         self.warnings = self._warnings()
         self.model = self.initial_model()
@@ -253,9 +255,11 @@ class Setup:
     def _by_sgd(self) -> bool:
         return any(scale.update_kind == UpdateKind.SGD for scale in self.scales.values())
 
-    def _scale(self, lr: float, **others: Any) -> None:
+    def _scale(self, lr: float, weight_decay_mode: str | float, **others: Any) -> None:
         self.lr = lr
-        self.scales = scale(self.infos, self.parametrization, self.optimizer_rules, lr=lr, **others)
+        self.weight_decay_mode = weight_decay_mode
+        others |= {"lr": lr, "weight_decay_mode": weight_decay_mode}
+        self.scales = scale(self.infos, self.parametrization, self.optimizer_rules, **others)
 
     def with_tuned(self, *, seed: int, lr: float, **others: Any) -> Self:
         """Copy this setup with another seed, lr, eps, weight_decay and weight_decay_mode.
@@ -302,7 +306,13 @@ class Setup:
                 "not those of the loss; say optimizer=adam or callbacks.coordinates.predict=false"
             )
         expected = expected_exponents(
-            self.infos, self.parametrization, self.optimizer_rules, t, decay, along
+            self.infos,
+            self.parametrization,
+            self.optimizer_rules,
+            t,
+            decay,
+            along,
+            decay_exponent(self.weight_decay_mode),
         )
         if not decay and any(scale.weight_decay for scale in self.scales.values()):
             expected = {key: value for key, value in expected.items() if key[0] != "update"}
