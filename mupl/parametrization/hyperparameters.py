@@ -105,7 +105,9 @@ def mode_problems(key: str, value: Any) -> Iterator[str]:
 
 def _is_number(value: Any) -> bool:
     """Whether a value is a finite number of at least 0."""
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < math.inf
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    return 0 <= float(value) < math.inf
 
 
 def word_problems(key: str, value: Any, known: tuple[str, ...]) -> Iterator[str]:
