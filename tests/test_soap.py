@@ -132,6 +132,11 @@ def test_an_update_has_the_exponents_of_its_kind_in_a_gradient_of_one_direction(
     assert (both.lr, slopes[0, 1]) == pytest.approx((1.0, 0.0))
 
 
+def test_a_layer_of_one_learning_rate_takes_no_rotated_basis() -> None:
+    with pytest.raises(ConfigError, match="update_kind=rotated_in: must be one of adam, sgd"):
+        mupl.MuLinear(8, 8, base_width=4, update_kind="rotated_in")
+
+
 def test_a_named_kind_is_one_that_is_known() -> None:
     with pytest.raises(ConfigError, match="update_kind=turned: must be one of sgd, adam, orthogo"):
         as_optimizer_rules("turned")

@@ -144,9 +144,11 @@ def optimizer_rules(
         optimizer = type(optimizer)
     constructor, options = unwrapped(resolve(optimizer))
     known = _known_rules(constructor, options)
+    if isinstance(update_kind, OptimizerRules):
+        return update_kind
     if update_kind is not None:
-        said = as_optimizer_rules(update_kind)
-        return replace(said, idle_steps=known.idle_steps) if known and said != update_kind else said
+        idle_steps = known.idle_steps if known else 0
+        return replace(as_optimizer_rules(update_kind), idle_steps=idle_steps)
     if known is not None:
         return known
     name = getattr(constructor, "__name__", type(constructor).__name__)
