@@ -59,7 +59,7 @@ def table(options: argparse.Namespace) -> None:
         about = known[name]
         source = f"{about['about']} ({about['paper']}, {about['year']})"
         for kind in _update_kinds(options.optimizer):
-            if options.name is None and not {kind, "*"} & set(parametrization.rules):
+            if options.name is None and kind not in parametrization.update_kinds:
                 continue  # of all tables, those that have rules for it
             rows = table_with_exponents(parametrization, kind)
             show(rows, f"{name}, {kind} updates: {source}", options.format)

@@ -115,8 +115,10 @@ THEORY = [
             ("weight_decay=tuned.weight_decay * wd_factor", "weight_decay=tuned.weight_decay"),
             ('weight_decay_mode == "coupled" or', 'weight_decay_mode == "decoupled" or'),
             ("return 1 / lr_factor / tuned.lr", "return 1 / lr_factor"),
-            ("    return 1 / lr_factor\n", "    return lr_factor\n"),
-            ("return wd(**symbols)", "return 1 / lr_factor"),
+            ("factor = 1 / lr_factor if", "factor = lr_factor if"),
+            ("if wd is None else wd(**symbols)", "if wd is None else 1 / lr_factor"),
+            ('symbols["m_in"] ** -decay', 'symbols["m_out"] ** -decay'),
+            ('symbols["m_in"] ** -decay', 'symbols["m_in"] ** decay'),
             ('factors["lr"] *= symbols["alpha"]', 'factors["lr"] /= symbols["alpha"]'),
         ],
     ),
@@ -126,6 +128,30 @@ THEORY = [
         [
             ("_transposed(embedding.mult * embedding.init)", "_transposed(embedding.mult)"),
             ('for cell in ("lr", "eps", "grad"):', 'for cell in ("eps",):'),
+        ],
+    ),
+    *in_file(
+        "mupl/parametrization/update_kinds.py",
+        ("tests/test_tables.py", "tests/test_soap.py"),
+        [
+            (
+                'ROTATED: Monomial.parse("m_in^1/2*m_out^1/2")',
+                'ROTATED: Monomial.parse("m_out^1/2")',
+            ),
+            ('ROTATED_IN: Monomial.parse("m_in^1/2")', 'ROTATED_IN: Monomial.parse("m_out^1/2")'),
+            ('ROTATED_OUT: Monomial.parse("m_out^1/2")', 'ROTATED_OUT: Monomial.parse("m_in^1/2")'),
+            ("if kind in ROTATIONS and len(info.shape) < 2 else kind", "if False else kind"),
+            ("round(shape[1] / growth)", "shape[1]"),
+        ],
+    ),
+    *in_file(
+        "mupl/parametrization/rules.py",
+        "tests/test_tables.py",
+        [
+            ("lr=rule.lr * rotation, eps=rule.eps * rotation", "lr=rule.lr * rotation"),
+            ("lr=rule.lr * rotation, eps=rule.eps", "eps=rule.eps"),
+            ("else rule.wd / rotation", "else rule.wd"),
+            ("        rotation = rotation.without(symbol)\n", "        pass\n"),
         ],
     ),
     *in_file(
@@ -163,6 +189,19 @@ THEORY = [
         "tests/test_rules.py",
         [("power -= HALF * growing_dimensions", "power += HALF * growing_dimensions")],
     ),
+    *in_file(
+        "mupl/parametrization/exponents.py",
+        ids(
+            "tests/test_coordinates.py",
+            "test_weight_decay_by_an_exponent_shrinks_where_fan_in_grows",
+            "test_an_update_in_a_rotated_basis_lies_between_few_directions_and_all",
+        ),
+        [
+            ("weight.low - shrinks, weight.high - shrinks", "weight.low, weight.high"),
+            ("power - self._power(ROTATIONS[kind], info), power", "power, power"),
+            ("filled = most / 2 if", "filled = most if"),
+        ],
+    ),
 ]
 OPTIMIZERS = [
     *in_file(
@@ -185,10 +224,35 @@ OPTIMIZERS = [
         "mupl/optim/batch_size.py",
         "tests/test_batch_size.py",
         [
-            ("eps /= math.sqrt(self.m_B)", "eps *= math.sqrt(self.m_B)"),
-            ("return self.m_B / self.m_D", "return self.m_B * self.m_D"),
-            ("1 - self.kappa * (1 - beta)", "self.kappa * beta"),
-            ("weight_decay *= root", "weight_decay *= self.kappa"),
+            ("lr * rule.lr(self.m_B, self.m_D)", "lr * rule.lr(self.m_D, self.m_B)"),
+            ("1 - faster * (1 - beta)", "faster * beta"),
+            ("round(base_batch_size * m_D", "int(base_batch_size * m_D"),
+        ],
+    ),
+    *in_file(
+        "mupl/parametrization/hyperparameters.py",
+        "tests/test_batch_size.py",
+        [
+            ("eps=Powers(-1 / 2, 0)", "eps=Powers(1 / 2, 0)"),
+            ("forgetting=Powers(1, -1)", "forgetting=Powers(1, 1)"),
+            ('Wang & Aitchison 2024", weight_decay=Powers(1, -1)', 'Wang", weight_decay=Powers(1)'),
+            ("lr=Powers(0, -0.32)", "lr=Powers(0, -0.3)"),
+            ("lr=Powers(1 / 2, -0.32)", "lr=Powers(0, -0.32)"),
+            ("lr=Powers(0.62, -0.56)", "lr=Powers(0.56, -0.62)"),
+            ('"power_lines": 0.383', '"power_lines": 0.45'),
+            ('"scion": 0.45', '"scion": 0.383'),
+        ],
+    ),
+    *in_file(
+        "mupl/optim/soap.py",
+        "tests/test_soap.py",
+        [
+            ("if info.out_first else reversed(sides)", "if True else reversed(sides)"),
+            ("if max(inputs) <= largest:", "if max(inputs) < largest:"),
+            ("return UpdateKind.ROTATED_IN\n", "return UpdateKind.ROTATED\n"),
+            ("return UpdateKind.ROTATED_OUT", "return UpdateKind.ADAM"),
+            (" and info.role is not Role.INPUT", ""),
+            ("idle_steps=1", "idle_steps=0"),
         ],
     ),
     *in_file(

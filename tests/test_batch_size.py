@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from mupl.errors import ConfigError
-from mupl.optim.batch_size import BatchScaling
+from mupl.optim.batch_size import BatchScaling, grown_batch_size
+from mupl.parametrization.hyperparameters import SIZE_RULES
 from mupl.training.config import batch_scaling, build_setup
 
 CONF = str(Path(__file__).parents[1] / "conf")
@@ -24,7 +25,7 @@ def betas(scaling: BatchScaling, constructor: Any = adamw) -> tuple[float, float
     return made.param_groups[0]["betas"]
 
 
-@pytest.mark.parametrize("rule", ["none", "sqrt", "sde"])
+@pytest.mark.parametrize("rule", SIZE_RULES)
 def test_at_the_base_nothing_changes(rule: str) -> None:
     scaling = BatchScaling(rule)
     assert scaling.values(**BASE) == BASE
@@ -35,6 +36,41 @@ def test_the_square_root_rule_is_of_lr_alone() -> None:
     scaling = BatchScaling("sqrt", m_B=4)
     assert scaling.values(**BASE) == BASE | {"lr": 0.2}
     assert betas(scaling) == (0.9, 0.999)
+
+
+@pytest.mark.parametrize(
+    ("rule", "factors"),
+    [
+        ("sqrt", {"lr": 2 / 8**0.5}),
+        ("timescale", {"weight_decay": 4 / 8}),
+        ("horizon", {"lr": 8**-0.32}),
+        ("hyperp", {"lr": 2 * 8**-0.32}),
+        ("scion", {"lr": 4**0.62 * 8**-0.56}),
+    ],
+)
+def test_a_rule_is_the_published_power_of_batch_size_and_examples(
+    rule: str, factors: dict[str, float]
+) -> None:
+    scaling = BatchScaling(rule, m_B=4, m_D=8)
+    expected = {key: value * factors.get(key, 1.0) for key, value in BASE.items()}
+    assert scaling.values(**BASE) == pytest.approx(expected)
+    assert betas(scaling) == (0.9, 0.999)
+
+
+def test_the_time_scale_of_weight_decay_is_the_same_part_of_training() -> None:
+    values = BatchScaling("timescale", m_B=2, m_D=6).values(**BASE)
+    steps = 6 / 2
+    assert values["lr"] * values["weight_decay"] * steps == pytest.approx(0.1 * 0.2)
+
+
+def test_batches_grow_with_training_as_published() -> None:
+    assert grown_batch_size(64, 10) == round(64 * 10**0.383) == 155
+    assert grown_batch_size(64, 10, "scion") == round(64 * 10**0.45) == 180
+    assert grown_batch_size(1, 1e-6) == 1
+    with pytest.raises(ConfigError, match="rule=linear: must be one of power_lines, scion"):
+        grown_batch_size(64, 10, "linear")
+    with pytest.raises(ConfigError, match="m_D=0: must be above 0"):
+        grown_batch_size(64, 0)
 
 
 def test_the_rule_of_the_sde_is_that_of_malladi_et_al() -> None:
@@ -60,7 +96,7 @@ def test_time_decay_and_memory_end_where_those_of_the_base_end(m_B: float, m_D: 
 @pytest.mark.parametrize(
     ("scaling", "constructor", "message"),
     [
-        ({"rule": "cube"}, adamw, "batch_scaling=cube: must be one of none, sqrt, sde"),
+        ({"rule": "cube"}, adamw, "batch_scaling=cube: must be one of none, sqrt, sde, t"),
         ({"rule": "sde", "m_B": 64}, adamw, "betas would be -5.4, 0.936; the batch is too large"),
         ({"rule": "sde", "m_B": 2}, torch.optim.SGD, "is a rule for Adam"),
         ({"rule": "sqrt", "m_B": 0}, adamw, "sizes must be positive"),

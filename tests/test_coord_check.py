@@ -150,6 +150,10 @@ def test_sp_fails_and_the_hidden_and_output_layers_are_named(
     assert "layers.0" not in set(failed["name"])
 
 
+def test_a_power_of_width_in_weight_decay_is_seen_where_fan_in_grows(batches: Batches) -> None:
+    assert_passes(check(batches, "adamw", weight_decay_mode=0.5))
+
+
 def test_a_random_readout_passes_too(batches: Batches) -> None:
     assert_passes(check(batches, "adam", zero_readout=False))
 

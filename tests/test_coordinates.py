@@ -333,6 +333,39 @@ def test_no_gradient_passes_a_zero_readout_at_first(update_kind: str) -> None:
     assert found["decay", "layers.1.weight", 0] == Expected(-0.5, -0.5)
 
 
+def test_weight_decay_by_an_exponent_shrinks_where_fan_in_grows() -> None:
+    infos = describe(lambda width: MLP(6, 3, width), 32, 8)
+    arguments = (infos, get_parametrization("mup"), "adam")
+    usual = expected_exponents(*arguments, t=1, decay=True)
+    found = expected_exponents(*arguments, t=1, decay=True, decay_exponent=0.5)
+    shift = {"layers.0.weight": 0.0, "layers.1.weight": -0.5, "readout.weight": -0.5}
+    for name, by in shift.items():
+        assert found["decay", name].high - usual["decay", name].high == pytest.approx(by)
+        assert found["decay", name].low - usual["decay", name].low == pytest.approx(by)
+    assert found["decay", "readout.bias"] == usual["decay", "readout.bias"]
+    in_depth = expected_exponents(*arguments, t=1, decay=True, along="depth", decay_exponent=0.5)
+    assert in_depth["decay", "layers.1.weight"].high == 0.0
+
+
+def test_an_update_in_a_rotated_basis_lies_between_few_directions_and_all() -> None:
+    """Of few directions it has the norm 1 / lr to RMS, as under Adam; of all, entries of lr."""
+    infos = describe(lambda width: MLP(6, 3, width), 32, 8)
+    found = {}
+    for name in ("mup", "sp"):
+        for kind in ("rotated", "rotated_in", "rotated_out"):
+            rows = expected_exponents(infos, get_parametrization(name), kind, t=1)
+            updates = (rows["update", f"{x}.weight"] for x in ("layers.0", "layers.1", "readout"))
+            found[name, kind] = [(update.low, update.high) for update in updates]
+    assert found == {
+        ("mup", "rotated"): [(0, 0), (-1, -0.5), (-1, -0.5)],
+        ("mup", "rotated_in"): [(0, 0), (-1, -0.5), (-1, -0.5)],
+        ("mup", "rotated_out"): [(0, 0.0), (-1, -0.5), (-1, -1)],
+        ("sp", "rotated"): [(-0.5, 0), (-1, -0.5), (-1, -0.5)],
+        ("sp", "rotated_in"): [(0, 0), (-1, -0.5), (-1, -0.5)],
+        ("sp", "rotated_out"): [(-0.5, 0), (-1, -0.5), (-1, -1)],
+    }
+
+
 @pytest.mark.parametrize(("name", "update_kind"), [("sp", "sgd"), ("sp", "adam"), ("ntk", "adam")])
 def test_no_parametrization_may_have_updates_that_make_outputs_grow(
     name: str, update_kind: str

@@ -147,7 +147,7 @@ def members(optimizer: str, seeds: tuple[int, ...] = (0, 1)) -> list[dict[str, A
             "lr": LR[optimizer] * (1 + seed) / (1 + i % 3),
             "eps": 1e-4 * (1 + seed),
             "weight_decay": 0.1 * (i % 2),
-            "weight_decay_mode": ("coupled", "decoupled", "independent")[(i + seed) % 3],
+            "weight_decay_mode": ("coupled", 0.5, "independent", "decoupled")[(i + seed) % 4],
             "schedule": Schedule(("constant", "cosine", "linear")[i % 3], warmup=0.1 * (i % 4)),
         }
         for seed in seeds

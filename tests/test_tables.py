@@ -5,6 +5,7 @@ A table is a class of trainings and a choice of multipliers. The class says how 
 optimizer (Tensor Programs V, Lemma J.1). Both are written here without the tables' own cells.
 """
 
+import math
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -19,7 +20,6 @@ from mupl.parametrization.rules import (
 )
 from mupl.parametrization.symmetry import shift
 from mupl.parametrization.tables import TABLES
-from mupl.parametrization.update_kinds import UpdateKind
 from mupl.roles import SPECIAL_ROWS, Role
 
 # Of which no product of powers is 1, so that two cells are equal only if they are the same
@@ -82,6 +82,11 @@ DEPTH_MUP = {
 }
 COMPLETEP = {row: e._replace(sgd=e.sgd * S.m_L, eps=e.eps / S.m_L) for row, e in MUP.items()}
 
+# By the roots of these Adam's update is smaller, and a gradient's entries larger, in an eigenbasis
+OF_SIDES = {"rotated": ("m_in", "m_out"), "rotated_in": ("m_in",), "rotated_out": ("m_out",)}
+GROWING = {"input": ("m_out",), "hidden": ("m_in", "m_out"), "output": ("m_in",), "scalar": ()}
+ROLE_ROWS = (*Role, *SPECIAL_ROWS)
+ONE_LR = ("sp", "ntk")  # whatever the optimizer does
 MULT_OF_READOUT = {"output": 1 / S.m_in}
 ROOT = S.alpha**0.5
 # name -> class, multipliers by row (1 where none is given)
@@ -154,6 +159,12 @@ def of_umup(name: str, row: str) -> dict[str, float]:
 
 def expected(name: str, kind: str, row: str) -> dict[str, float]:
     """Cells of a row by the papers; of a multiplier's row, mult alone."""
+    if kind in OF_SIDES:
+        cells = expected(name, "adam", row)
+        growing = GROWING[SPECIAL_ROWS.get(row, row)] if row in ROLE_ROWS else ()
+        sides = [side for side in OF_SIDES[kind] if side in growing and name not in ONE_LR]
+        size = math.prod(SYMBOLS[side] ** 0.5 for side in sides)
+        return {cell: x * size if cell in ("lr", "eps") else x for cell, x in cells.items()}
     if row == "attention":
         return {"mult": ATTENTION[name]}
     if row == "residual":
@@ -177,15 +188,10 @@ def found(parametrization: Parametrization, kind: str, row: str) -> dict[str, fl
     return {cell: getattr(rule, cell)(**SYMBOLS) for cell in CELLS}
 
 
-def kinds_of(parametrization: Parametrization) -> list[str]:
-    rules = parametrization.rules
-    return [str(kind) for kind in UpdateKind if kind in rules or "*" in rules]
-
-
 def wrong_rows(name: str, parametrization: Parametrization) -> list[tuple[str, str]]:
     """Kinds and rows whose cells are not those of the papers."""
     wrong = []
-    for kind in kinds_of(parametrization):
+    for kind in parametrization.update_kinds:
         for row in ROWS:
             right = expected(name, kind, row)
             cells = found(parametrization, kind, row)
@@ -198,28 +204,51 @@ def wrong_rows(name: str, parametrization: Parametrization) -> list[tuple[str, s
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row_is_what_the_papers_say(name: str, row: str) -> None:
     parametrization = get_parametrization(name)
-    for kind in kinds_of(parametrization):
+    for kind in parametrization.update_kinds:
         cells = found(parametrization, kind, row)
         right = expected(name, kind, row)
         assert {cell: cells[cell] for cell in right} == pytest.approx(right), kind
 
 
 def test_which_tables_have_rules_for_which_updates() -> None:
-    only = {"cerebras": ["adam"], "umup_output_scale": ["sgd"]}
+    rotated = list(OF_SIDES)
+    only = {"cerebras": ["adam", *rotated], "umup_output_scale": ["sgd"]}
     for name in ("sp_full_align", "mulinear", "depth_mup", "completep", "umup"):
-        only[name] = ["sgd", "adam"]
+        only[name] = ["sgd", "adam", *rotated]
     for name in TABLES:
-        kinds = kinds_of(get_parametrization(name))
-        assert kinds == only.get(name, ["sgd", "adam", "orthogonal"]), name
+        kinds = get_parametrization(name).update_kinds
+        assert kinds == only.get(name, ["sgd", "adam", "orthogonal", *rotated]), name
+
+
+@pytest.mark.parametrize("name", ["mup", "mup_table3", "cerebras", "completep"])
+def test_learning_rates_and_eps_of_soap_are_those_of_qiu_et_al(name: str) -> None:
+    """2025, arXiv 2512.05620: SOAP with both sides, the inputs' or the outputs' preconditioned."""
+    d_in, d_out = S.m_in, S.m_out
+    depth = S.m_L if name == "completep" else 1.0
+    published = {
+        "rotated": ((d_out / d_in) ** 0.5, (d_in / d_out) ** 0.5 / depth),
+        "rotated_in": (d_in**-0.5, d_in**0.5 / d_out / depth),
+        "rotated_out": (d_out**0.5 / d_in, d_out**-0.5 / depth),
+    }
+    for kind, (lr, eps) in published.items():
+        cells = found(get_parametrization(name), kind, "hidden")
+        assert (cells["lr"], cells["eps"]) == pytest.approx((lr, eps)), kind
+
+
+def test_a_table_may_have_columns_of_its_own_for_a_rotated_basis() -> None:
+    text = "a table: A Paper, 2026\n    adam.lr  rotated_in.lr\nhidden  1/m_in  m_in^-1/3"
+    own = Parametrization("own", parse_table(text).rules)
+    assert str(own.rule("rotated_in", "hidden").lr) == "m_in^-1/3"
+    assert str(own.rule("rotated_out", "hidden").lr) == "m_out^1/2/m_in"
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_lr_times_weight_decay_does_not_change_but_with_the_depth_of_depth_mup(name: str) -> None:
     parametrization = get_parametrization(name)
-    for kind in kinds_of(parametrization):
+    for kind in parametrization.update_kinds:
         for role in Role:
             rule = parametrization.rule(kind, role)
-            if name == "depth_mup" and kind == "adam":
+            if name == "depth_mup" and kind != "sgd":
                 assert rule.wd is not None
                 assert (rule.lr * rule.wd)(**SYMBOLS) == pytest.approx(S.m_L**-0.5), role
             else:
@@ -246,7 +275,7 @@ def dropped_cells(name: str) -> list[tuple[str, str]]:
 def test_a_dropped_cell_is_seen_by_these_tests(name: str) -> None:
     for text, cell in dropped_cells(name):
         spoilt = Parametrization(name, parse_table(text).rules)
-        decays = {kind: spoilt.rule(kind, "hidden").wd for kind in kinds_of(spoilt)}
+        decays = {kind: spoilt.rule(kind, "hidden").wd for kind in spoilt.update_kinds}
         as_tabled = get_parametrization(name)
         same_decay = all(as_tabled.rule(kind, "hidden").wd == wd for kind, wd in decays.items())
         assert wrong_rows(name, spoilt) or not same_decay, cell
@@ -256,11 +285,11 @@ def moved(parametrization: Any, kind: str, row: str) -> dict[str, float]:
     """How the effective weight starts and moves under a row."""
     cells = found(parametrization, kind, row)
     mult = cells["mult"]
-    speed = {"sgd": mult**2 * cells["grad"], "adam": mult, "orthogonal": mult}[kind] * cells["lr"]
+    speed = (mult**2 * cells["grad"] if kind == "sgd" else mult) * cells["lr"]
     rule = parametrization.rule(kind, row)
     decay = 1.0 if rule.wd is None else (rule.lr * rule.wd)(**SYMBOLS)
     moves = {"init": mult * cells["init"], "speed": speed, "decay": decay}
-    if kind == "adam":
+    if kind == "adam" or kind in OF_SIDES:
         moves["eps"] = cells["eps"] / (mult * cells["grad"])
     return moves
 
@@ -269,7 +298,7 @@ def moved(parametrization: Any, kind: str, row: str) -> dict[str, float]:
 def test_a_shift_leaves_alone_how_effective_weights_start_and_move(name: str) -> None:
     theta = {"input": "3*m_out^1/3", "hidden": "m_in^-1/2*sigma", "output": 0.3, "scalar": 2}
     before = get_parametrization(name)
-    for kind in kinds_of(before):
+    for kind in before.update_kinds:
         after = shift(before, theta, kind)
         for row in (*Role, *SPECIAL_ROWS):
             assert moved(after, kind, row) == pytest.approx(moved(before, kind, row)), (kind, row)

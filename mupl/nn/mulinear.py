@@ -61,6 +61,8 @@ class MuLinear(ScaledLinear):
         table = get_parametrization("mulinear")
         weight_rule = table.rule(update_kind, role)
         bias_rule = table.rule(update_kind, bias_role)
+        if weight_rule.lr.exponents:  # which a layer cannot set
+            raise ConfigError(f"update_kind={update_kind}: must be one of {', '.join(table.rules)}")
         self.set_scale("weight", weight_rule.mult(**symbols), weight_rule.grad(**symbols))
         self.set_scale("bias", bias_rule.mult(**symbols), bias_rule.grad(**symbols))
         base_std = init_std / math.sqrt(in_features / symbols["m_in"])

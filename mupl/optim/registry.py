@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from mupl import optim
 from mupl.errors import ConfigError
 from mupl.optim.base import DirectionOptimizer
+from mupl.optim.soap import soap_rules
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
 
 Constructor = Callable[..., Optimizer]
@@ -30,18 +31,26 @@ _BY_NAME: dict[str, Constructor] = {
     "adamw": torch.optim.AdamW,
 }
 
-# Rules of other packages' optimizers, by package and class, as pytorch_optimizer may not be
-# installed.
-_FOREIGN_RULES: dict[str, OptimizerRules] = {
-    "torch.SGD": as_optimizer_rules(UpdateKind.SGD),
-    "torch.Adam": as_optimizer_rules(UpdateKind.ADAM),
-    "torch.AdamW": as_optimizer_rules(UpdateKind.ADAM),
-    "pytorch_optimizer.Lion": as_optimizer_rules(UpdateKind.ADAM),
-    # entries of size lr in a rotated basis; its first step only finds the basis
-    "pytorch_optimizer.SOAP": replace(as_optimizer_rules(UpdateKind.ADAM), idle_steps=1),
+
+def _always(kind: UpdateKind) -> Callable[..., OptimizerRules]:
+    """Return what makes the rules of a class with updates of one kind, whatever its options."""
+    return lambda **options: as_optimizer_rules(kind)
+
+
+# Names of other packages' classes, which are imported when they are asked for
+_ELSEWHERE = {"soap": "pytorch_optimizer:SOAP"}
+
+# What makes the rules of other packages' optimizers of their options, by package and class, as
+# pytorch_optimizer may not be installed.
+_FOREIGN_RULES: dict[str, Callable[..., OptimizerRules]] = {
+    "torch.SGD": _always(UpdateKind.SGD),
+    "torch.Adam": _always(UpdateKind.ADAM),
+    "torch.AdamW": _always(UpdateKind.ADAM),
+    "pytorch_optimizer.Lion": _always(UpdateKind.ADAM),
+    "pytorch_optimizer.SOAP": soap_rules,
     # L^(-1/4) G R^(-1/4) is U V^T at the first step and keeps its scale; (g g^T)^(-1/2) g of a
     # vector has norm 1
-    "pytorch_optimizer.Shampoo": as_optimizer_rules(UpdateKind.ORTHOGONAL),
+    "pytorch_optimizer.Shampoo": _always(UpdateKind.ORTHOGONAL),
 }
 
 
@@ -69,17 +78,30 @@ def resolve(optimizer: OptimizerLike) -> Constructor:
         optimizer: its name; a class or a partial of one is returned as it is.
 
     Raises:
-        ConfigError: on an unknown name.
+        ConfigError: on an unknown name, or one of a package that is not installed.
     """
     if callable(optimizer):
         return optimizer
+    if optimizer in _ELSEWHERE:
+        return _imported(optimizer)
     known = optimizers()
     if optimizer not in known:
+        names = ", ".join([*known, *_ELSEWHERE])
         raise ConfigError(
-            f"optimizer={optimizer}: must be one of {', '.join(known)}, a torch optimizer class, "
+            f"optimizer={optimizer}: must be one of {names}, a torch optimizer class, "
             "or a functools.partial of one"
         )
     return known[optimizer]
+
+
+def _imported(name: str) -> Constructor:
+    try:
+        constructor: Constructor = pkgutil.resolve_name(_ELSEWHERE[name])
+    except ImportError as error:
+        raise ConfigError(
+            f"optimizer={name}: needs a package: pip install 'mupl[optimizers]'"
+        ) from error
+    return constructor
 
 
 def check_options(optimizer: Constructor, **scaled: float) -> None:
@@ -102,12 +124,14 @@ def check_options(optimizer: Constructor, **scaled: float) -> None:
 
 def optimizer_rules(
     optimizer: OptimizerLike | Optimizer | UpdateKind | OptimizerRules,
+    update_kind: UpdateKind | str | OptimizerRules | None = None,
 ) -> OptimizerRules:
     """Return the rules by which an optimizer's updates scale.
 
     Args:
         optimizer: a name, a class, a partial of one, an optimizer, an update kind ("sgd", "adam",
-            "orthogonal"), or rules.
+            "orthogonal", ...), or rules.
+        update_kind: in place of what is known of the optimizer.
 
     Raises:
         ConfigError: on an unknown name, or an optimizer whose rules are not known.
@@ -119,18 +143,33 @@ def optimizer_rules(
     if isinstance(optimizer, Optimizer):
         optimizer = type(optimizer)
     constructor, options = unwrapped(resolve(optimizer))
-    if inspect.isclass(constructor):
-        if issubclass(constructor, DirectionOptimizer):
-            return constructor.rules(**options)
-        for base in inspect.getmro(constructor):
-            if qualified(base) in _FOREIGN_RULES:
-                return _FOREIGN_RULES[qualified(base)]
+    known = _known_rules(constructor, options)
+    if isinstance(update_kind, OptimizerRules):
+        return update_kind
+    if update_kind is not None:
+        idle_steps = known.idle_steps if known else 0
+        return replace(as_optimizer_rules(update_kind), idle_steps=idle_steps)
+    if known is not None:
+        return known
     name = getattr(constructor, "__name__", type(constructor).__name__)
     kinds = ", ".join(repr(str(kind)) for kind in UpdateKind)
     raise ConfigError(
         f"optimizer={name}: how its updates scale is not known; say update_kind= one of {kinds} "
         "(on the command line +optimizer.update_kind=)"
     )
+
+
+def _known_rules(
+    constructor: Callable[..., Any], options: Mapping[str, Any]
+) -> OptimizerRules | None:
+    if not inspect.isclass(constructor):
+        return None
+    if issubclass(constructor, DirectionOptimizer):
+        return constructor.rules(**options)
+    for base in inspect.getmro(constructor):
+        if qualified(base) in _FOREIGN_RULES:
+            return _FOREIGN_RULES[qualified(base)](**options)
+    return None
 
 
 def qualified(constructor: Callable[..., Any]) -> str:

@@ -18,7 +18,7 @@ def scale(
     lr: float,
     eps: float = 1e-8,
     weight_decay: float = 0.0,
-    weight_decay_mode: str = "decoupled",
+    weight_decay_mode: str | float = "decoupled",
 ) -> dict[str, Scale]:
     """Return the numbers of each tensor and multiplier, from the values tuned at the base width.
 
@@ -28,6 +28,7 @@ def scale(
     - "coupled": `weight_decay`;
     - "decoupled": `weight_decay / f`, so that `lr * weight_decay` does not change with width; where
       the table has a column `wd`, that times `weight_decay`;
+    - a number p: that times `m_in^-p`, so that `lr * weight_decay ~ m_in^-p`; "decoupled" is 0;
     - "independent": `weight_decay / (f * lr)`, so that a step decays by `weight_decay` times the
       schedule, whatever lr.
 

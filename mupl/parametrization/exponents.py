@@ -9,8 +9,9 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 | update of W, kind `adam`        | e(mult) + e(lr)                                          |
 | update of W, kind `sgd`         | 2 e(mult) + e(lr) + e(grad) + g                          |
 | update of W, kind `orthogonal`  | e(mult) + e(lr) + e(shape factor) - d/2                  |
+| update of W, kind `rotated...`  | e(mult) + e(lr), or between that and that - e(rotation)  |
 | W after updates                 | the larger of init and update, or between that and init  |
-| decoupled weight decay of W     | that of W                                                |
+| decoupled weight decay of W     | that of W, less p where fan_in grows (lr * wd ~ m_in^-p) |
 | output of input, hidden layers  | 0                                                        |
 | logits at init                  | e(mult) + e(init) + 1/2, or between that and a bias's    |
 | logits after updates            | 0, or between that and their exponent at init            |
@@ -23,6 +24,10 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 - `orthogonal`: d is the number of dimensions that grow. r singular values of 1 make entries of
   sqrt(r / (fan_in fan_out)), and the rank r of a gradient does not grow with width once that is
   above the batch size.
+- `rotated`, `rotated_in`, `rotated_out`: entries have size lr in the eigenbasis of the sides. If
+  all are filled, by noise, so they are in W's own basis; if the gradient has few directions, the
+  Frobenius norm is smaller by the rotation (`update_kinds.ROTATIONS`). What fills the rest adds up
+  without coherence, so that it may have half the exponent of `STABLE`.
 - Logits at init are a sum of n independent terms, and of the readout's bias where that does not
   start at 0. After updates they may keep such parts.
 - A readout before an input layer is a bottleneck (LoRA, an adapter): what the input layer returns
@@ -53,11 +58,17 @@ from mupl.initializers import Initializer
 from mupl.parametrization.cells import Monomial
 from mupl.parametrization.rules import ROWS, Parametrization
 from mupl.parametrization.scales import tied_rule
-from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
+from mupl.parametrization.update_kinds import (
+    ROTATIONS,
+    OptimizerRules,
+    UpdateKind,
+    as_optimizer_rules,
+)
 from mupl.roles import SPECIAL_ROWS, Info, MultiplierInfo, MultiplierRole, ParamInfo, Role
 
 HALF = 0.5
 MODEL_OUTPUT = "model output"  # the name of what a model returns, its logits
+_M_IN = Monomial.parse("m_in")
 
 # The largest exponent of an update at which outputs stay bounded. An update sums over fan_in
 # coherently (Yang, Simon & Bernstein 2023, spectral condition).
@@ -87,6 +98,7 @@ def expected_exponents(
     t: int,
     decay: bool = False,
     along: str = "width",
+    decay_exponent: float = 0.0,
 ) -> dict[tuple[str, str], Expected]:
     """Return the exponents that must be seen after t updates, by kind and name.
 
@@ -105,6 +117,7 @@ def expected_exponents(
         optimizer: its rules, or the one kind of all its updates.
         decay: whether the optimizer decays weights apart from the gradient.
         along: "width" or "depth".
+        decay_exponent: p of lr * weight_decay ~ m_in^-p.
 
     Raises:
         ConfigError: if `along` is neither, or if the parametrization has no rules for an update.
@@ -121,7 +134,7 @@ def expected_exponents(
         expected["param", name] = network.weight(name, t)
         expected["gradient_update" if decay else "update", name] = network.stable_update(name, t)
         if decay:
-            expected["decay", name] = network.weight(name, t)
+            expected["decay", name] = network.decay(name, t, decay_exponent)
         if len(info.shape) > 1 and _makes_output(name, infos):
             expected["output", _owner(name)] = network.output(name, t)
     expected["logits", MODEL_OUTPUT] = network.logits(t)
@@ -191,6 +204,14 @@ class _Network:
         low = high if _starts_at_zero(info) else self._initial(info)
         return Expected(low, high)
 
+    def decay(self, name: str, t: int, decay_exponent: float) -> Expected:
+        """Return the exponent of what weight decay takes of W at t."""
+        weight = self.weight(name, t)
+        shrinks = exponent(_M_IN, self._tensors[name], self.rules) * decay_exponent
+        if self._in_depth or weight.zero:
+            return weight
+        return Expected(weight.low - shrinks, weight.high - shrinks)
+
     def stable_update(self, name: str, t: int) -> Expected:
         """Return the exponent of an update at t, at most one at which outputs stay bounded."""
         update = self._update(name, t)
@@ -200,7 +221,8 @@ class _Network:
         most = STABLE[info.role]
         if self._in_depth:
             most = -1 - self._residual if info.in_block else 0.0
-        return Expected(min(update.low, most), min(update.high, most))
+        filled = most / 2 if update.low < update.high else most
+        return Expected(min(update.low, most), min(update.high, filled))
 
     def output(self, name: str, t: int) -> Expected:
         """Return the exponent of what the module returns that owns W, at time t."""
@@ -301,6 +323,8 @@ class _Network:
         if kind == UpdateKind.SGD:
             power += mult + self._cell(info, "grad")
             power += self._gradient(info, t)
+        if kind in ROTATIONS:
+            return Expected(power - self._power(ROTATIONS[kind], info), power)
         return Expected(power, power)
 
     def _gradient(self, info: ParamInfo, t: int) -> float:
@@ -396,10 +420,16 @@ def _exponents_of_rows(
     expected = expected_exponents(infos, parametrization, update_kind, t=0)
     table = {}
     for name in infos:
-        initial = Fraction(expected["param", name].high).limit_denominator(12)
-        update = Fraction(expected["update", name].high).limit_denominator(12)
-        table[_owner(name)] = {"W": str(initial), "update": str(update)}
+        shown = {"W": expected["param", name], "update": expected["update", name]}
+        table[_owner(name)] = {key: _range(value) for key, value in shown.items()}
     return table
+
+
+def _range(expected: Expected) -> str:
+    """Return an exponent as a fraction, or the two that it must lie between."""
+    ends = (expected.low, expected.high)
+    low, high = (str(Fraction(end).limit_denominator(12)) for end in ends)
+    return low if low == high else f"{low}..{high}"
 
 
 def _typical_tensor(row: str) -> ParamInfo:

@@ -9,6 +9,7 @@ from mupl.errors import ConfigError
 from mupl.names import match_globs
 from mupl.parametrization.cells import Monomial
 from mupl.parametrization.tables import TABLES
+from mupl.parametrization.update_kinds import ROTATIONS, UpdateKind
 from mupl.roles import SPECIAL_ROWS, MultiplierRole, Role
 
 Overrides = Mapping[str, Mapping[str, str | float]]
@@ -16,6 +17,12 @@ Overrides = Mapping[str, Mapping[str, str | float]]
 # A tied readout has no row: its multiplier follows from the rows `input` and `output`.
 ROWS = (*Role, *SPECIAL_ROWS, MultiplierRole.ATTENTION, MultiplierRole.RESIDUAL)
 ONE = Monomial()
+# symbols that are 1 for tensors of a role
+_ONES: dict[str, tuple[str, ...]] = {
+    Role.INPUT: ("m_in",),
+    Role.OUTPUT: ("m_out",),
+    Role.SCALAR: ("m_in", "m_out"),
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,14 @@ class Rule:
     eps: Monomial = ONE
     grad: Monomial = ONE
     wd: Monomial | None = None
+
+
+def _rotated(row: str, rule: Rule, rotation: Monomial) -> Rule:
+    """Return the rule of a row for Adam in a rotated basis, from that for Adam; see `ROTATIONS`."""
+    for symbol in _ONES.get(SPECIAL_ROWS.get(row, row), ()):
+        rotation = rotation.without(symbol)
+    wd = None if rule.wd is None else rule.wd / rotation
+    return replace(rule, lr=rule.lr * rotation, eps=rule.eps * rotation, wd=wd)
 
 
 def _width_only(rule: Rule) -> Rule:
@@ -70,6 +85,19 @@ class Parametrization:
     rules: Mapping[str, Mapping[str, Rule]]
     overrides: Overrides = field(default_factory=dict)
 
+    @property
+    def update_kinds(self) -> list[str]:
+        """The update kinds that the parametrization has rules for.
+
+        Example:
+            >>> get_parametrization("cerebras").update_kinds
+            ['adam', 'rotated', 'rotated_in', 'rotated_out']
+        """
+        known = [*self.rules]
+        if UpdateKind.ADAM in known:
+            known += ROTATIONS
+        return [str(kind) for kind in UpdateKind if kind in known or "*" in known]
+
     def rules_of(self, update_kind: str) -> Mapping[str, Rule]:
         """Return the rules for one update kind, by row.
 
@@ -77,10 +105,13 @@ class Parametrization:
             ConfigError: if the parametrization has none.
         """
         by_row = self.rules.get(update_kind, self.rules.get("*"))
+        if by_row is None and update_kind in ROTATIONS and UpdateKind.ADAM in self.rules:
+            adam = self.rules[UpdateKind.ADAM]
+            return {row: _rotated(row, rule, ROTATIONS[update_kind]) for row, rule in adam.items()}
         if by_row is None:
             raise ConfigError(
                 f"parametrization={self.name} has no rules for the update kind '{update_kind}'; "
-                f"it supports {', '.join(self.rules)}"
+                f"it supports {', '.join(self.update_kinds)}"
             )
         return by_row
 
@@ -139,7 +170,7 @@ class Parametrization:
         `wd` is the factor on decoupled weight decay. A multiplier's row has only `mult`.
 
         Args:
-            update_kind: "sgd", "adam" or "orthogonal".
+            update_kind: one of `mupl.parametrization.update_kinds.UpdateKind`.
 
         Example:
             >>> get_parametrization("mup").table("adam")[1]

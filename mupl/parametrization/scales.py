@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mupl.errors import ConfigError
 from mupl.initializers import Initializer
 from mupl.parametrization.cells import Monomial
-from mupl.parametrization.hyperparameters import check_hyperparameters
+from mupl.parametrization.hyperparameters import check_hyperparameters, decay_exponent
 from mupl.parametrization.rules import CELLS, ONE, Parametrization, Rule
 from mupl.parametrization.update_kinds import OptimizerRules
 from mupl.roles import (
@@ -74,7 +74,7 @@ def compute_scales(
     lr: float,
     eps: float,
     weight_decay: float,
-    weight_decay_mode: str,
+    weight_decay_mode: str | float,
 ) -> dict[str, Scale]:
     """Return the numbers of each tensor and multiplier, from the values tuned at the base width.
 
@@ -106,7 +106,7 @@ class _Tuned(NamedTuple):
     lr: float
     eps: float
     weight_decay: float
-    weight_decay_mode: str
+    weight_decay_mode: str | float
 
 
 def _scale_multiplier(
@@ -168,9 +168,8 @@ def _weight_decay_factor(
         return 1.0
     if tuned.weight_decay_mode == "independent":
         return 1 / lr_factor / tuned.lr
-    if wd is not None:
-        return wd(**symbols)
-    return 1 / lr_factor
+    factor = 1 / lr_factor if wd is None else wd(**symbols)
+    return float(factor * symbols["m_in"] ** -decay_exponent(tuned.weight_decay_mode))
 
 
 def tied_rule(
@@ -203,7 +202,8 @@ def tied_rule(
             raise ConfigError(
                 f"{_tie(infos)}: parametrization={parametrization.name} gives the {cell} of an "
                 f"embedding the factor {given} and that of a readout {wanted}, so they cannot be "
-                "one tensor; take a formulation with an output multiplier, such as mup"
+                "one tensor; take a formulation with an output multiplier, such as mup, and under "
+                "SOAP update_kind=rotated or adam"
             )
     given = _transposed(embedding.mult * embedding.init)
     return Rule(mult=readout.mult * readout.init / given)

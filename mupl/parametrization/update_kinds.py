@@ -1,13 +1,13 @@
 """How an optimizer's updates scale, tensor by tensor: all that the rules need to know of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 
 from mupl.errors import ConfigError
 from mupl.parametrization.cells import Monomial
-from mupl.roles import Info
+from mupl.roles import Info, ParamInfo
 
 
 class UpdateKind(StrEnum):
@@ -16,6 +16,22 @@ class UpdateKind(StrEnum):
     SGD = "sgd"  # the gradient: updates are proportional to it
     ADAM = "adam"  # lr alone: entries have size lr (Adam, Lion, sign-SGD, ...)
     ORTHOGONAL = "orthogonal"  # lr alone: singular values have size lr (Muon, Shampoo)
+    # lr alone: entries have size lr in a basis that turns with the gradient's (SOAP)
+    ROTATED = "rotated"
+    ROTATED_IN = "rotated_in"
+    ROTATED_OUT = "rotated_out"
+
+
+# What Adam's lr and eps are multiplied by where Adam works in the eigenbasis of these sides (Qiu et
+# al. 2025). A gradient of few directions has its entries in few rows or columns of that basis. They
+# are larger by the root of the side, so eps is; an update of entries lr is smaller by it, so lr is
+# larger. A table need not say so: any that has columns of `adam` has these. One that has columns
+# of such a kind of its own goes before.
+ROTATIONS: dict[str, Monomial] = {
+    UpdateKind.ROTATED: Monomial.parse("m_in^1/2*m_out^1/2"),
+    UpdateKind.ROTATED_IN: Monomial.parse("m_in^1/2"),
+    UpdateKind.ROTATED_OUT: Monomial.parse("m_out^1/2"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,19 @@ class OptimizerRules:
         return self.shape_factor(info) / largest(self.shape_cells(info), base_fan_out, base_fan_in)
 
 
+def kind_at_base(rules: OptimizerRules, info: ParamInfo) -> str:
+    """Return the update kind that a tensor has at the base width.
+
+    It differs from that at the described width where an optimizer treats tensors by their size.
+    """
+    across, growth = (info.m_out, info.m_in) if info.out_first else (info.m_in, info.m_out)
+    shape = list(info.shape)
+    if len(shape) > 1:
+        shape[0] = round(shape[0] / across)
+        shape[1] = round(shape[1] / growth)
+    return rules.kind_of(replace(info, shape=tuple(shape)))
+
+
 def largest(cells: Sequence[Monomial], fan_out: float, fan_in: float) -> float:
     """Return the largest of some cells in fan_out and fan_in."""
     return max(cell(fan_out=fan_out, fan_in=fan_in) for cell in cells)
@@ -56,6 +85,8 @@ def largest(cells: Sequence[Monomial], fan_out: float, fan_in: float) -> float:
 
 def as_optimizer_rules(optimizer: UpdateKind | str | OptimizerRules) -> OptimizerRules:
     """Return rules as they are; an update kind stands for an optimizer with no other updates.
+
+    Nobody rotates vectors, so they follow `adam` beside the kinds of a rotated basis.
 
     Raises:
         ConfigError: if there is no such update kind.
@@ -68,4 +99,4 @@ def as_optimizer_rules(optimizer: UpdateKind | str | OptimizerRules) -> Optimize
 
 
 def _same_kind(kind: str, info: Info) -> str:  # not a lambda, which could not be pickled
-    return kind
+    return UpdateKind.ADAM if kind in ROTATIONS and len(info.shape) < 2 else kind

@@ -21,6 +21,7 @@ from mupl.optim.elementwise import Elementwise
 from mupl.optim.orthogonal import METHODS, accumulate
 from mupl.optim.registry import qualified, unwrapped
 from mupl.parametrization.scales import Scale
+from mupl.parametrization.update_kinds import ROTATIONS
 from mupl.stacked.preconditioned import (
     Tensors,
     shampoo,
@@ -394,7 +395,7 @@ _KNOWN: dict[str, Stackable] = {
         shared_options=("method", "nesterov", "roles"),
     ),
     "pytorch_optimizer.SOAP": Stackable(
-        {"adam": _SOAP},
+        dict.fromkeys(("adam", *ROTATIONS), _SOAP),
         options=("betas",),
         shared_options=("precondition_frequency", "max_precondition_dim"),
     ),

@@ -13,8 +13,8 @@ from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 from mupl.errors import ConfigError
 from mupl.identity import METRICS, RERUN, RESULT_FILE, task_overrides
 from mupl.parametrization.hyperparameters import (
-    BATCH_SCALINGS,
-    WEIGHT_DECAY_MODES,
+    SIZE_RULES,
+    mode_problems,
     number_problems,
     word_problems,
 )
@@ -42,8 +42,7 @@ WHOLE_OR_NULL = ("base_depth", *BASES)
 WIDTHS = ("width", "base_width")
 NUMBERS = ("lr", "eps", "weight_decay")
 WORDS = {
-    "weight_decay_mode": WEIGHT_DECAY_MODES,
-    "batch_scaling": BATCH_SCALINGS,
+    "batch_scaling": tuple(SIZE_RULES),
     "rerun": RERUN,
     "metric": METRICS,
     # Lightning's, and our tf32
@@ -54,7 +53,7 @@ WORDS = {
 }
 BY_NAME = ("roles", "init")
 CHECKED = (
-    *WIDTHS, *WHOLE, *NUMBERS, *WORDS, *WHOLE_OR_NULL, *BY_NAME,
+    *WIDTHS, *WHOLE, *NUMBERS, "weight_decay_mode", *WORDS, *WHOLE_OR_NULL, *BY_NAME,
     "keep", "seed", "threads", "loss", "trainer.devices", "trainer.num_nodes",
     "trainer.gradient_clip_val", "trainer.val_check_interval",
 )  # fmt: skip
@@ -105,6 +104,7 @@ def problems(values: Values) -> Iterator[str]:
         _width_problems: WIDTHS,
         _whole_problems: tuple(WHOLE),
         number_problems: NUMBERS,
+        mode_problems: ("weight_decay_mode",),
         _whole_or_null_problems: WHOLE_OR_NULL,
         _mapping_problems: BY_NAME,
         _globs_problems: ("keep",),

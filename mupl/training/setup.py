@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
+from mupl.names import some_of
 from mupl.nn.dropout import Dropout
 from mupl.nn.fold import folded
 from mupl.nn.initialize import initialize_
@@ -22,10 +23,11 @@ from mupl.optim.registry import OptimizerLike, check_options, optimizer_rules, r
 from mupl.optim.scaling import scale
 from mupl.optim.schedules import Schedule
 from mupl.parametrization.exponents import Expected, expected_exponents
+from mupl.parametrization.hyperparameters import decay_exponent
 from mupl.parametrization.rules import Parametrization, as_parametrization
 from mupl.parametrization.scales import scale_rows
 from mupl.parametrization.tables import UNIT_SCALED
-from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
+from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, kind_at_base
 from mupl.roles import Base, Build, MultiplierRole, ParamInfo, Width, describe, multipliers
 
 
@@ -57,12 +59,13 @@ class Setup:
         lr: learning rate at the base width.
         parametrization: a name (`mupl.parametrizations()` lists them) or a `Parametrization`.
         optimizer: a name, a torch optimizer class, or a `functools.partial` of one.
-        update_kind: how the optimizer's updates scale ("sgd", "adam" or "orthogonal"); needed
-            only for an optimizer that mupl does not know.
+        update_kind: how the optimizer's updates scale ("sgd", "adam", "orthogonal", ...); needed
+            only for an optimizer that mupl does not know, or in place of what it knows.
         eps: Adam's epsilon at the base width.
         weight_decay: weight decay at the base width.
         weight_decay_mode: "decoupled" keeps lr * weight_decay constant in width, "independent"
-            also in lr; "coupled" leaves weight_decay alone.
+            also in lr; "coupled" leaves weight_decay alone. A number p has lr * weight_decay fall
+            as m_in^-p.
         depth, base_depth: number of blocks, for `build(width, depth=depth)`, and the number where
             `lr` was tuned. A parametrization with rules in depth needs them;
             `get_parametrization(name).width_only()` has none.
@@ -117,7 +120,7 @@ class Setup:
         update_kind: UpdateKind | str | OptimizerRules | None = None,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        weight_decay_mode: str = "decoupled",
+        weight_decay_mode: str | float = "decoupled",
         depth: int | None = None,
         base_depth: int | None = None,
         schedule: Schedule | None = None,
@@ -135,8 +138,7 @@ class Setup:
         self.build = partial(build, width) if depth is None else partial(build, width, depth=depth)
         self.optimizer_class = resolve(optimizer)
         check_options(self.optimizer_class, lr=lr, eps=eps, weight_decay=weight_decay)
-        rules = optimizer_rules(self.optimizer_class) if update_kind is None else update_kind
-        self.optimizer_rules = as_optimizer_rules(rules)
+        self.optimizer_rules = optimizer_rules(self.optimizer_class, update_kind)
         self.schedule = schedule or Schedule()
         self.loss = loss
         self.seed = seed or 0
@@ -145,7 +147,7 @@ class Setup:
         self.infos = describe(build, width, base_width, depth=depth, base_depth=base_depth, **given)
         self._check_seed(seed)
         self._dtype = torch.get_default_dtype()
-        self._scale(lr, eps=eps, weight_decay=weight_decay, weight_decay_mode=weight_decay_mode)
+        self._scale(lr, weight_decay_mode, eps=eps, weight_decay=weight_decay)
         self._check_depth(base_depth)
         self.warnings = self._warnings()
         self.model = self.initial_model()
@@ -208,9 +210,28 @@ class Setup:
                 "mupl.nn.multipliers.Residual and none of its residual branches was found, so they "
                 "are not scaled with depth; say residual=[globs on the modules that return them]"
             )
+        found += self._changes_of_kind()
         for sentence in found:
             warnings.warn(sentence, stacklevel=3)
         return found
+
+    def _changes_of_kind(self) -> list[str]:
+        """Say of which tensors the optimizer's updates scale otherwise than at the base width."""
+        changed = {}
+        for name, info in self.infos.items():
+            if not isinstance(info, ParamInfo):
+                continue
+            before, now = kind_at_base(self.optimizer_rules, info), self.scales[name].update_kind
+            if before != now:
+                changed[name] = f"{before} at the base width and {now} here"
+        if not changed:
+            return []
+        first = next(iter(changed))
+        return [
+            f"optimizer: updates of {some_of(list(changed))} are of another kind than at the base "
+            f"width ({first!r}: {changed[first]}), so that their lr does not carry over; a "
+            "max_precondition_dim above all sizes, or below all, changes no kind"
+        ]
 
     def _check_unit_scaling(self) -> None:
         """Refuse a table of unit scaling under SGD, on a model of other gradients."""
@@ -234,9 +255,11 @@ class Setup:
     def _by_sgd(self) -> bool:
         return any(scale.update_kind == UpdateKind.SGD for scale in self.scales.values())
 
-    def _scale(self, lr: float, **others: Any) -> None:
+    def _scale(self, lr: float, weight_decay_mode: str | float, **others: Any) -> None:
         self.lr = lr
-        self.scales = scale(self.infos, self.parametrization, self.optimizer_rules, lr=lr, **others)
+        self.weight_decay_mode = weight_decay_mode
+        others |= {"lr": lr, "weight_decay_mode": weight_decay_mode}
+        self.scales = scale(self.infos, self.parametrization, self.optimizer_rules, **others)
 
     def with_tuned(self, *, seed: int, lr: float, **others: Any) -> Self:
         """Copy this setup with another seed, lr, eps, weight_decay and weight_decay_mode.
@@ -283,7 +306,13 @@ class Setup:
                 "not those of the loss; say optimizer=adam or callbacks.coordinates.predict=false"
             )
         expected = expected_exponents(
-            self.infos, self.parametrization, self.optimizer_rules, t, decay, along
+            self.infos,
+            self.parametrization,
+            self.optimizer_rules,
+            t,
+            decay,
+            along,
+            decay_exponent(self.weight_decay_mode),
         )
         if not decay and any(scale.weight_decay for scale in self.scales.values()):
             expected = {key: value for key, value in expected.items() if key[0] != "update"}
