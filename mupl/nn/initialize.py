@@ -12,13 +12,7 @@ from mupl.nn.insertions import insert_
 from mupl.nn.layers import ScaledLinear
 from mupl.nn.scaled_parameters import SUFFIX, held_scale, hold_scale, use_scaled_parameters
 from mupl.nn.tensors import owner, parameters, plain_name
-from mupl.nn.values import (
-    check_drawable,
-    check_values,
-    draw_values,
-    rescale_values,
-    tell_other_values,
-)
+from mupl.nn.values import check_drawable, set_values
 from mupl.parametrization.scales import Scale
 from mupl.roles import multipliers
 
@@ -34,25 +28,22 @@ def initialize_(
     """Bring a model into its parametrization: initial weights and multipliers; return it.
 
     Own initial values are rescaled; at the base width they stay what they are, to the last bit.
-    Tensors to which `init` gave a distribution are drawn anew, in the order of `scales`, on the
-    CPU, so that one seed gives one network on every device. Kept ones act as the model made them:
-    `w = W / mult`. If the model was initialised before, the new factors replace the earlier ones.
-    Without values, on the meta device, it gets multipliers only.
+    Tensors to which `init` gave a distribution are drawn anew, on the CPU, so that one seed gives
+    one network on every device. Kept ones act as the model made them: `w = W / mult`. A second call
+    replaces the factors of the first. On the meta device a model gets multipliers only.
+
     Weights that were loaded before look like own values and are rescaled. A warning names those
-    that are seen to be none, by a constant that is none any more or by their size; loaded values of
-    the size of initial ones cannot be told. Say `keep=` of `describe`, or load afterwards.
+    whose size says so, but not all have another size: say `keep=`, or load afterwards.
 
     Args:
         scales: what `scale` returns.
         generator, seed: one of them, for samples and masks; own values have been drawn already.
-        draw: draw all tensors from the distributions that `describe` found in the constructor. This
-            is for a model that has no values of its own, as after `model.to_empty(...)`. Tensors
-            that are sharded (DTensor) get what one process would draw from the same seed.
+        draw: draw all tensors from the distributions that `describe` found, for a model without
+            values, as after `model.to_empty(...)`. Sharded ones get what one process would draw.
 
     Raises:
-        ConfigError: on scales of another model; a generator that is missing or given twice; a
-            tensor that holds no values; or values that cannot be drawn, as they are loaded or a
-            constructor's own.
+        ConfigError: on scales of another model; a generator that is missing or given twice; tensors
+            that hold no values, or whose values cannot be drawn.
 
     Example:
         >>> from mupl.optim.scaling import scale
@@ -67,6 +58,14 @@ def initialize_(
     drawn = [name for name in tensors if draw or scales[name].own is None]
     check_drawable(drawn, scales)
     generator = _generator(generator, seed, drawn)
+    _set_multipliers(model, scales)
+    set_values(model, tensors, drawn, scales, generator)
+    if generator is not None:
+        seed_dropout(model, generator.initial_seed())
+    return model
+
+
+def _set_multipliers(model: nn.Module, scales: Mapping[str, Scale]) -> None:
     for name, module in multipliers(model).items():
         if name in scales:
             module.value = scales[name].mult
@@ -74,19 +73,6 @@ def initialize_(
     attention = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
     for use in uses(model, scales):
         _set_multiplier(use, attention)
-    filled = {name: w for name, w in tensors.items() if not w.is_meta}
-    own = {name: w for name, w in filled.items() if name not in drawn}
-    check_values(own, scales)
-    tell_other_values(model, own, scales)
-    for name, w in filled.items():
-        module, leaf = owner(model, name)
-        if name in own:
-            rescale_values(module, leaf, w, scales[name])
-        else:
-            draw_values(module, leaf, w, scales[name], generator)
-    if generator is not None:
-        seed_dropout(model, generator.initial_seed())
-    return model
 
 
 def _generator(

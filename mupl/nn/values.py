@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,26 @@ PLAUSIBLE = 1e4
 _FACTORS = "_own_value_factors"  # attribute of a module: of own values, by name of the tensor
 
 
+def set_values(
+    model: nn.Module,
+    tensors: Mapping[str, nn.Parameter],
+    drawn: Collection[str],
+    scales: Mapping[str, Scale],
+    generator: torch.Generator | None,
+) -> None:
+    """Draw some tensors and rescale the others, but those on the meta device."""
+    filled = {name: w for name, w in tensors.items() if not w.is_meta}
+    own = {name: w for name, w in filled.items() if name not in drawn}
+    _check_values(own, scales)
+    _tell_other_values(model, own, scales)
+    for name, w in filled.items():
+        module, leaf = owner(model, name)
+        if name in own:
+            _rescale(module, leaf, w, scales[name])
+        else:
+            _draw(module, leaf, w, scales[name], generator)
+
+
 def check_drawable(names: Sequence[str], scales: Mapping[str, Scale]) -> None:
     unknown = [name for name in names if scales[name].init.name == OWN]
     if unknown:
@@ -30,7 +50,7 @@ def check_drawable(names: Sequence[str], scales: Mapping[str, Scale]) -> None:
         )
 
 
-def check_values(tensors: Mapping[str, Tensor], scales: Mapping[str, Scale]) -> None:
+def _check_values(tensors: Mapping[str, Tensor], scales: Mapping[str, Scale]) -> None:
     """Refuse tensors that nobody filled.
 
     Initial values at two widths are of nearly one size, those of uninitialised memory are not.
@@ -47,7 +67,7 @@ def check_values(tensors: Mapping[str, Tensor], scales: Mapping[str, Scale]) -> 
             )
 
 
-def tell_other_values(
+def _tell_other_values(
     model: nn.Module, tensors: Mapping[str, nn.Parameter], scales: Mapping[str, Scale]
 ) -> None:
     """Warn if tensors hold other values than initial ones while effective tensors will change."""
@@ -68,12 +88,12 @@ def tell_other_values(
             f"initialize_: {some_of(others)} do not hold values that the model starts with, but "
             f"perhaps loaded ones, and {some_of(changed)} were rescaled; say keep= for tensors "
             "that shall act as they are, or load them afterwards",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
 @torch.no_grad()
-def draw_values(
+def _draw(
     module: nn.Module,
     leaf: str,
     w: nn.Parameter,
@@ -92,7 +112,7 @@ def draw_values(
 
 
 @torch.no_grad()
-def rescale_values(module: nn.Module, leaf: str, w: nn.Parameter, scale: Scale) -> None:
+def _rescale(module: nn.Module, leaf: str, w: nn.Parameter, scale: Scale) -> None:
     """Rescale a tensor's own values, once."""
     assert scale.own is not None
     factors = _own_value_factors(module)

@@ -173,10 +173,9 @@ SHOWN = 3  # differences in one line
 def check_same_groups(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Refuse a state whose tensors had other hyperparameters than the optimizer gives to them.
 
-    `optimizer.load_state_dict(state)` would silently replace what the scaling rules have set, as
-    under another base width or table, or with another learning rate. An optimizer of
-    `Setup.optimizer` calls this by itself; register it with any other one. Learning rates are
-    compared as they were before any schedule.
+    `optimizer.load_state_dict(state)` would silently replace what the scaling rules have set. An
+    optimizer of `Setup.optimizer` calls this by itself; register it with any other one. Learning
+    rates are compared as they were before any schedule.
 
     Args:
         optimizer: made of `param_groups`, with its present hyperparameters.
@@ -208,12 +207,7 @@ def check_same_groups(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
             f"optimizer state: it is of {len(saved)} tensors, the optimizer of {len(present)}; "
             f"not of both are {', '.join(missing[:SHOWN])}"
         )
-    different = []
-    for key in COMPARED:
-        for name, options in present.items():
-            ours, theirs = options.get(key), saved[name].get(key)
-            if ours != theirs and None not in (ours, theirs):
-                different.append(f"{key}={theirs} (now {ours}) of {name}")
+    different = _differences(present, saved)
     if different:
         more = f", {len(different) - SHOWN} more" if len(different) > SHOWN else ""
         raise ConfigError(
@@ -226,6 +220,19 @@ def check_same_groups(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
             "optimizer state: it has the tensors in another order, in which torch would mix them "
             "up; load mupl.with_groups_of(optimizer, state)"
         )
+
+
+def _differences(
+    present: Mapping[str, Mapping[str, Any]], saved: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Say which hyperparameters of which tensors differ."""
+    different = []
+    for key in COMPARED:
+        for name, options in present.items():
+            ours, theirs = options.get(key), saved[name].get(key)
+            if ours != theirs and None not in (ours, theirs):
+                different.append(f"{key}={theirs} (now {ours}) of {name}")
+    return different
 
 
 def _by_tensor(groups: Iterable[Mapping[str, Any]], named: bool) -> dict[str, dict[str, Any]]:

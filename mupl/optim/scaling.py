@@ -29,8 +29,7 @@ def scale(
     - "decoupled": `weight_decay / f`, so that `lr * weight_decay` does not change with width; where
       the table has a column `wd`, that times `weight_decay`;
     - a number p: that times `m_in^-p`, so that `lr * weight_decay ~ m_in^-p`; "decoupled" is 0;
-    - "independent": `weight_decay / (f * lr)`, so that a step decays by `weight_decay` times the
-      schedule, whatever lr.
+    - "independent": `weight_decay / (f * lr)`, so that a step decays by `weight_decay`.
 
     The layer's own `lr_scale` (alpha) goes where the table names it, else into f.
 
