@@ -2,7 +2,7 @@
 
     python scripts/survey_models.py [NAMES] [--seeds 5] [--first-seed 0] [--format markdown]
 
-NAMES are globs, such as "hf *"; without them all models are looked at, which takes ten minutes on
+NAMES are globs, such as "hf *"; without them all models are looked at, which takes five minutes of
 one core. Nothing is downloaded. Progress and warnings go to stderr. The exit code is 1 if a model
 misses one of `TARGETS`. docs/models_table.md explains the columns.
 """
