@@ -27,6 +27,7 @@ from mupl.nn.scaled_parameters import (
     remove_hooks,
     scale_queries,
 )
+from mupl.nn.values import forget_factors
 from mupl.roles import MultiplierRole, multipliers
 from mupl.roles.attention import query_module
 from mupl.roles.fans import is_conv1d_of_transformers
@@ -85,7 +86,7 @@ def folded(model: nn.Module, stock_values: Mapping[str, float]) -> nn.Module:
     for module in plain.modules():
         remove_hooks(module)
         remove_output_hook(module)
-        vars(module).pop("_own_value_factors", None)
+        forget_factors(module)
         if isinstance(module, ScaledLinear):
             module.scale = UNSCALED
     return plain

@@ -101,7 +101,7 @@ def _draw(
     generator: torch.Generator | None,
 ) -> None:
     """Draw a tensor; of a sharded one every process draws all of it and keeps its part."""
-    values = sample(scale, w.shape, w.dtype, generator)
+    values = scale.init(torch.empty(w.shape, dtype=w.dtype, device="cpu"), generator)
     if hasattr(w, "placements"):  # a DTensor, whose module takes half a second to import
         from torch.distributed.tensor import distribute_tensor
 
@@ -133,8 +133,6 @@ def _own_value_factors(module: nn.Module) -> dict[str, tuple[float, float]]:
     return module.__dict__.setdefault(_FACTORS, {})
 
 
-def sample(
-    scale: Scale, shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator | None = None
-) -> Tensor:
-    """Return initial values `w` for one tensor, on the CPU."""
-    return scale.init(torch.empty(shape, dtype=dtype, device="cpu"), generator)
+def forget_factors(module: nn.Module) -> None:
+    """Take away the note of what a module's tensors were multiplied by."""
+    module.__dict__.pop(_FACTORS, None)

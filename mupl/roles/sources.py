@@ -158,9 +158,14 @@ def _checked_base_width(width: Width, base_width: Width) -> Width:
     _check_width("width", width)
     _check_width("base_width", base_width)
     _check_same_kind("base_width", width, base_width)
-    if isinstance(width, Sequence) and not isinstance(base_width, Sequence):
-        return [base_width] * len(width)
-    return base_width
+    return _in_form_of(width, base_width)
+
+
+def _in_form_of(width: Width, other: Width) -> Width:
+    """Return another width as a list of one for each layer, where the width is one."""
+    if isinstance(width, Sequence) and not isinstance(other, Sequence):
+        return [other] * len(width)
+    return other
 
 
 def _checked_wider(base_width: Width, wider: Width) -> Width:
@@ -171,9 +176,7 @@ def _checked_wider(base_width: Width, wider: Width) -> Width:
         return None if _is_config(base_width) else 2 * base_width
     _check_width("wider", wider)
     _check_same_kind("wider", base_width, wider)
-    if isinstance(base_width, Sequence) and not isinstance(wider, Sequence):
-        return [wider] * len(base_width)
-    return wider
+    return _in_form_of(base_width, wider)
 
 
 def _is_same(width: Width, base_width: Width) -> bool:
