@@ -15,7 +15,9 @@ from mupl.errors import ConfigError
 FORMATS = ("rich", "markdown", "latex", "csv")
 LEGEND = """Cells multiply what was tuned at the base width. m_in = fan_in / base fan_in; so m_out.
 W, update: predicted powers of width of W = mult * w at init, and of an update of it."""
-OF_TABLES = ("size", "lr", "loss", "seed", "by", "tuned", "log2", "out", "figure")  # of mupl report
+OF_TABLES = (  # of mupl report
+    *("size", "lr", "hyperparameter", "loss", "seed", "by", "tuned", "log2", "out", "figure"),
+)
 Rows = list[dict[str, Any]]
 
 
@@ -203,6 +205,7 @@ def report(options: argparse.Namespace) -> int:
         by=options.by,
         tuned=options.tuned or (),
         log2=bool(options.log2),
+        hyperparameter=options.hyperparameter,
     )
     return table_transfer(options.source, columns, options.out, options.figure)
 
@@ -289,7 +292,9 @@ def _add_report(commands: Any) -> None:
     folder.add_argument("--metric", help="what losses are compared by; val_loss if not given")
     table = parser.add_argument_group("of tables: names of columns, guessed if not given")
     table.add_argument("--size", help="width, number of parameters, or whatever grows")
-    table.add_argument("--lr", help="the learning rate")
+    tuned = table.add_mutually_exclusive_group()
+    tuned.add_argument("--lr", help="the learning rate")
+    tuned.add_argument("--hyperparameter", help="what is looked at instead, such as weight_decay")
     table.add_argument("--loss", help="the final loss")
     table.add_argument("--seed", help="tells repetitions apart")
     table.add_argument(

@@ -1,5 +1,6 @@
 """Anybody's table of losses: how it is read and what is refused; it is analysed as a sweep."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -178,6 +179,19 @@ def test_what_was_tuned_too_counts_by_its_best(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(table.results, alone.results)
     by = read(tmp_path, f"width,lr,loss,batch {rows}", by=("batch",))
     assert len(transfer(by.results, "loss", "width")) == 2
+
+
+def test_another_hyperparameter_than_the_learning_rate(tmp_path: Path) -> None:
+    rows = ["width,lr,weight_decay,loss"]
+    for width, decay, lr in itertools.product((64, 128), (0, 0.1, 0.2, 0.4), (0.01, 0.02)):
+        off = np.log2(max(decay, 0.01) / 0.2)  # best at 0.2, and at the lr 0.02
+        rows.append(f"{width},{lr},{decay},{3 + off**2 - lr}")
+    table = read(tmp_path, " ".join(rows), hyperparameter="weight_decay", tuned=("lr",))
+    assert table.x == "weight_decay"
+    assert table.notes[1] == "left out: 4 rows of weight_decay 0, which has no logarithm"
+    found = optima(table.results, table.loss, table.size, table.x)
+    assert found["weight_decay"].tolist() == pytest.approx([0.2, 0.2])
+    assert found["loss"].tolist() == pytest.approx([2.98, 2.98])
 
 
 def test_several_files_are_compared(tmp_path: Path) -> None:

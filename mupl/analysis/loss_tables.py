@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +53,7 @@ class Columns:
     Args:
         size: width, number of parameters, or whatever grows.
         lr: the learning rate.
+        hyperparameter: what is looked at in place of the learning rate, such as the weight decay.
         loss: what is to be low.
         seed: tells repetitions apart; without one, rows that say the same are repetitions.
         by: whose values have curves of their own, such as the optimizer.
@@ -68,14 +69,30 @@ class Columns:
     by: tuple[str, ...] | None = None
     tuned: tuple[str, ...] = ()
     log2: bool = False
+    hyperparameter: str | None = None
+
+    @property
+    def x(self) -> str:
+        """The name of what is looked at in the table that is read."""
+        return self.hyperparameter or "lr"
+
+    @property
+    def x_option(self) -> str:
+        return "hyperparameter" if self.hyperparameter else "lr"
+
+    @property
+    def x_column(self) -> str:
+        """Its column in the file."""
+        return self.hyperparameter or str(self.lr)
 
 
 class LossTable(NamedTuple):
     """Runs as `mupl.analysis.transfer` takes them, and how they were read."""
 
-    results: pd.DataFrame  # columns: table, by, size, lr, seed, status and the loss
+    results: pd.DataFrame  # columns: table, by, size, x, seed, status and the loss
     size: str
     loss: str
+    x: str  # lr, or the column of the hyperparameter that is looked at in its place
     notes: list[str]  # sentences for the user: what was guessed, left out, counted as diverged
 
 
@@ -100,14 +117,17 @@ def read_losses(files: Sequence[Path], columns: Columns | None = None) -> LossTa
     """
     texts = _read_all(files)
     columns, notes = _complete(texts, columns or Columns())
-    size, lr, loss = str(columns.size), str(columns.lr), str(columns.loss)
+    size, loss = str(columns.size), str(columns.loss)
+    x = columns.x
     by = list(columns.by or ())
     texts = _usable(texts, loss, notes)
+    if columns.hyperparameter:
+        texts = _without_zeros(texts, x, notes)
     results = texts[["table"]].copy()
     for key in (*by, *columns.tuned):
         results[key] = _labels(texts[key])
     results[size] = _numbers(texts[size], "size")
-    results["lr"] = _alike_as_one(_learning_rates(texts[lr], columns.log2), notes)
+    results[x] = _alike_as_one(_values(texts, columns), notes)
     results["seed"] = _labels(texts[columns.seed]) if columns.seed else 0
     results[loss] = _losses(texts[loss])
     results["status"] = np.where(np.isfinite(results[loss]), "completed", "diverged")
@@ -117,9 +137,9 @@ def read_losses(files: Sequence[Path], columns: Columns | None = None) -> LossTa
     results = _with_repetitions(results, texts, columns, notes)
     results = _least_of_tuned(results, loss, columns.tuned)
     _check_grid(results, columns)
-    order = ["table", *by, size, "lr", "seed"]
+    order = ["table", *by, size, x, "seed"]
     results = results.sort_values(order, kind="stable", ignore_index=True)
-    return LossTable(results[[*order, "status", loss]], size, loss, notes)
+    return LossTable(results[[*order, "status", loss]], size, loss, x, notes)
 
 
 def _check_grid(results: pd.DataFrame, columns: Columns) -> None:
@@ -128,9 +148,10 @@ def _check_grid(results: pd.DataFrame, columns: Columns) -> None:
     if results[size].nunique() < 2:
         only = results[size].iloc[0]
         raise ConfigError(f"--size {size}: has one value, {only}; transfer needs two, better four")
-    if (results.groupby(size)["lr"].nunique() < 2).all():
+    if (results.groupby(size)[columns.x].nunique() < 2).all():
         raise ConfigError(
-            f"--lr {columns.lr}: has one value a {size}; an optimum needs three or more"
+            f"--{columns.x_option} {columns.x_column}: has one value a {size}; an optimum needs "
+            "three or more"
         )
     if (results["status"] == "diverged").all():
         raise ConfigError(f"--loss {columns.loss}: has no finite loss")
@@ -191,7 +212,8 @@ def _complete(texts: pd.DataFrame, given: Columns) -> tuple[Columns, list[str]]:
     there = [str(name) for name in texts if name != "table"]
     found: dict[str, str | None] = {}
     said = []
-    for key in ("size", "lr", "loss", "seed"):
+    keys = ("size", "loss", "seed") if given.hyperparameter else ("size", "lr", "loss", "seed")
+    for key in keys:
         found[key] = getattr(given, key)
         if found[key] is None:
             found[key] = _guess(texts, key, there)
@@ -202,13 +224,14 @@ def _complete(texts: pd.DataFrame, given: Columns) -> tuple[Columns, list[str]]:
     by = given.by
     if by is None:
         by = tuple(name for name in GUESSES["by"] if name in there and texts[name].nunique() > 1)
-        by = tuple(name for name in by if name not in (*found.values(), *given.tuned))
+        taken = (*found.values(), *given.tuned, given.hyperparameter)
+        by = tuple(name for name in by if name not in taken)
         said += [f"--by {','.join(by)}"] if by else []
     log2 = given.log2
-    if not log2 and given.lr is None and _plain(str(found["lr"])) == "log2_lr":
+    if not log2 and given.lr is None and _plain(str(found.get("lr"))) == "log2_lr":
         log2 = True
         said.append("--log2")
-    columns = Columns(**found, by=by, tuned=given.tuned, log2=log2)
+    columns = replace(given, **found, by=by, log2=log2)
     _check(columns, there)
     return columns, [f"guessed: {' '.join(said)}"] if said else []
 
@@ -237,7 +260,9 @@ def _choices(there: list[str]) -> str:
 
 def _check(columns: Columns, there: list[str]) -> None:
     """Refuse names that there are not, twice the same one, and names of the analysis' own."""
-    named = {"size": columns.size, "lr": columns.lr, "loss": columns.loss, "seed": columns.seed}
+    named = {"size": columns.size, "loss": columns.loss, "seed": columns.seed}
+    named["lr"] = columns.lr
+    named["hyperparameter"] = columns.hyperparameter
     options = [(key, name) for key, name in named.items() if name is not None]
     options += [("by", name) for name in columns.by or ()]
     options += [("tuned", name) for name in columns.tuned]
@@ -315,7 +340,7 @@ def _number(text: str) -> float:
 
 def _wrong_number(texts: pd.Series, key: str, row: str) -> str:
     must = "must be a number above 0, such as 512, 1.3B or d=512"
-    if key == "lr":
+    if key != "size":
         must = "must be a number above 0, such as 0.003 or 2^-8"
         if np.isfinite(_number(texts[row])):
             must += "; if the column holds log2 of the learning rate, say --log2"
@@ -328,16 +353,30 @@ def _wrong(texts: pd.Series, key: str, row: str, must: str) -> str:
     return f"--{key} {texts.name}: {row} {has}; {must}"
 
 
-def _learning_rates(texts: pd.Series, log2: bool) -> pd.Series:
-    if not log2:
-        return _numbers(texts, "lr")
+def _without_zeros(texts: pd.DataFrame, x: str, notes: list[str]) -> pd.DataFrame:
+    """Leave out values of 0, which lie infinitely many octaves below the others."""
+    is_zero = pd.to_numeric(texts[x], errors="coerce") == 0
+    if is_zero.any():
+        notes.append(f"left out: {_rows(int(is_zero.sum()))} of {x} 0, which has no logarithm")
+    return texts[~is_zero]
+
+
+def _values(texts: pd.DataFrame, columns: Columns) -> pd.Series:
+    """Read the learning rates, or the values of what is looked at in their place."""
+    column = texts[columns.x_column]
+    if columns.log2:
+        return _powers_of_two(column, columns.x_option)
+    return _numbers(column, columns.x_option)
+
+
+def _powers_of_two(texts: pd.Series, option: str) -> pd.Series:
     octaves = pd.to_numeric(texts, errors="coerce")
     must = "with --log2 it must be log2 of a learning rate, such as -8"
     is_wrong = ~octaves.between(-100, 100)
     if is_wrong.any():
-        raise ConfigError(_wrong(texts, "lr", str(is_wrong.idxmax()), must))
+        raise ConfigError(_wrong(texts, option, str(is_wrong.idxmax()), must))
     if octaves.between(0, 1, inclusive="neither").all():  # from 1 to 2 all?
-        raise ConfigError(_wrong(texts, "lr", str(texts.index[0]), must))
+        raise ConfigError(_wrong(texts, option, str(texts.index[0]), must))
     return 2.0**octaves
 
 
@@ -396,7 +435,7 @@ def _telling_columns(
 
     A column that has another value in most rows is a run's id, its time, or another loss.
     """
-    others = texts.drop(columns=[*settings, str(columns.lr), str(columns.loss)], errors="ignore")
+    others = texts.drop(columns=[*settings, columns.x_column, str(columns.loss)], errors="ignore")
     groups = others.groupby([results[key] for key in settings], dropna=False)
     differs = groups.nunique().max() > 1
     telling = []

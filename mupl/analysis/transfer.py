@@ -49,6 +49,7 @@ HYPERPARAMETERS = {
     "model.input_mult": "input multiplier",
     "model.attention_mult": "attention multiplier",
     "model.residual_mult": "residual multiplier",
+    "weight_decay": "weight decay",
     "scheduler": "schedule",
 }
 # and along which
@@ -65,6 +66,15 @@ POWERS = np.linspace(0.125, 4, 311)  # of size, that a law of losses may have
 SELF_EXPLAINING = ("table", "parametrization", "optimizer")  # labels need not name these
 NAN = float("nan")
 INF = float("inf")
+
+
+def name_of(x: str) -> str:
+    """Return what people call a hyperparameter; another column goes by its own name.
+
+    >>> name_of("lr"), name_of("optimizer.beta2")
+    ('learning rate', 'beta2')
+    """
+    return HYPERPARAMETERS.get(x, x.rpartition(".")[2])
 
 
 def curve_keys(results: pd.DataFrame, x: str = "lr", metric: str = "val_loss") -> list[str]:

@@ -14,13 +14,13 @@ from matplotlib.lines import Line2D
 from pandas.api.types import is_numeric_dtype
 
 from mupl.analysis.transfer import (
-    HYPERPARAMETERS,
     SIZES,
     best,
     curve_keys,
     curves,
     differing_keys,
     labels,
+    name_of,
 )
 
 PANELS_PER_ROW = 4
@@ -90,7 +90,7 @@ def plot_transfer_pages(
     for first in range(0, len(panels), panels_per_page):
         page = panels[first : first + panels_per_page]
         with plt.style.context("seaborn-v0_8-whitegrid"):
-            figure = _empty_panels(page, HYPERPARAMETERS[x], metric.replace("_", " "))
+            figure = _empty_panels(page, name_of(x), metric.replace("_", " "))
             _add_legend(figure, SIZES.get(size, size), colors)
         _scale_axes(figure.axes, finite[x], limits)
         for panel, axes in zip(page, figure.axes, strict=True):

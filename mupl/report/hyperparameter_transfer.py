@@ -90,7 +90,7 @@ def table_transfer(
     except OSError as error:
         raise ConfigError(f"--out {out}: no such folder can be made ({error.strerror})") from error
     print_lines(table.notes, files[0])
-    losses = Losses(table.results, table.loss, table.size, "lr")
+    losses = Losses(table.results, table.loss, table.size, table.x)
     _report_tables(losses, out)
     print(f"{len(table.results)} runs; the report is in {out}")
     if figure is not None:
@@ -138,7 +138,7 @@ def _show_best(
         several: whether there was anything to choose from.
     """
     _, metric, _, x = losses
-    name = transfer.HYPERPARAMETERS[x]
+    name = transfer.name_of(x)
     if not several:
         show(best.drop(columns="at_edge"), f"{metric} (one {name}: no optimum to speak of)", file)
         return
@@ -171,7 +171,7 @@ def _report_transfer(optima: pd.DataFrame, losses: Losses, folder: Path) -> None
     if table.empty:
         return
     unit = ": drift in octaves per doubling" if "drift" in table else ""
-    title = f"transfer of the {transfer.HYPERPARAMETERS[x]} along {size}{unit}"
+    title = f"transfer of the {transfer.name_of(x)} along {size}{unit}"
     rounded = _rounded(table, optima["loss"].abs().max())
     keys = [key for key in transfer.curve_keys(results, x, metric) if key != size]
     same = set(keys) - set(transfer.differing_keys(table, keys))
