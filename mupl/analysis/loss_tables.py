@@ -231,7 +231,15 @@ def _complete(texts: pd.DataFrame, given: Columns) -> tuple[Columns, list[str]]:
     if not log2 and given.lr is None and _plain(str(found.get("lr"))) == "log2_lr":
         log2 = True
         said.append("--log2")
-    columns = replace(given, **found, by=by, log2=log2)
+    columns = replace(
+        given,
+        size=found["size"],
+        lr=found.get("lr"),
+        loss=found["loss"],
+        seed=found["seed"],
+        by=by,
+        log2=log2,
+    )
     _check(columns, there)
     return columns, [f"guessed: {' '.join(said)}"] if said else []
 
