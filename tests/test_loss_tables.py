@@ -192,6 +192,16 @@ def test_another_hyperparameter_than_the_learning_rate(tmp_path: Path) -> None:
     found = optima(table.results, table.loss, table.size, table.x)
     assert found["weight_decay"].tolist() == pytest.approx([0.2, 0.2])
     assert found["loss"].tolist() == pytest.approx([2.98, 2.98])
+    rows[1:] = ["64,0.01,0,3", "64,0.02,0,2", "128,0.01,0,3"]
+    with pytest.raises(ConfigError, match="--hyperparameter weight_decay: is 0 in every row"):
+        read(tmp_path, " ".join(rows), hyperparameter="weight_decay", tuned=("lr",))
+
+
+def test_the_learning_rate_may_be_said_to_be_the_hyperparameter(tmp_path: Path) -> None:
+    text = f"width,lr,loss {SMALL}"
+    pd.testing.assert_frame_equal(
+        read(tmp_path, text, hyperparameter="lr").results, read(tmp_path, text).results
+    )
 
 
 def test_several_files_are_compared(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from mupl.analysis.transfer import name_of
 from mupl.errors import ConfigError, enumerated
 from mupl.identity import OUTCOMES
 
@@ -78,6 +79,7 @@ class Columns:
 
     @property
     def x_option(self) -> str:
+        """The option that says which column it is, for messages."""
         return "hyperparameter" if self.hyperparameter else "lr"
 
     @property
@@ -117,8 +119,7 @@ def read_losses(files: Sequence[Path], columns: Columns | None = None) -> LossTa
     """
     texts = _read_all(files)
     columns, notes = _complete(texts, columns or Columns())
-    size, loss = str(columns.size), str(columns.loss)
-    x = columns.x
+    size, x, loss = str(columns.size), columns.x, str(columns.loss)
     by = list(columns.by or ())
     texts = _usable(texts, loss, notes)
     if columns.hyperparameter:
@@ -127,7 +128,7 @@ def read_losses(files: Sequence[Path], columns: Columns | None = None) -> LossTa
     for key in (*by, *columns.tuned):
         results[key] = _labels(texts[key])
     results[size] = _numbers(texts[size], "size")
-    results[x] = _alike_as_one(_values(texts, columns), notes)
+    results[x] = _alike_as_one(_values(texts, columns), name_of(x), notes)
     results["seed"] = _labels(texts[columns.seed]) if columns.seed else 0
     results[loss] = _losses(texts[loss])
     results["status"] = np.where(np.isfinite(results[loss]), "completed", "diverged")
@@ -268,10 +269,9 @@ def _choices(there: list[str]) -> str:
 
 def _check(columns: Columns, there: list[str]) -> None:
     """Refuse names that there are not, twice the same one, and names of the analysis' own."""
-    named = {"size": columns.size, "loss": columns.loss, "seed": columns.seed}
-    named["lr"] = columns.lr
-    named["hyperparameter"] = columns.hyperparameter
-    options = [(key, name) for key, name in named.items() if name is not None]
+    keys = ("size", "lr", "hyperparameter", "loss", "seed")
+    named = [(key, getattr(columns, key)) for key in keys]
+    options = [(key, name) for key, name in named if name is not None]
     options += [("by", name) for name in columns.by or ()]
     options += [("tuned", name) for name in columns.tuned]
     used: dict[str, str] = {}
@@ -284,7 +284,8 @@ def _check(columns: Columns, there: list[str]) -> None:
             raise ConfigError(f"--{key} {name}: is --{used[name]} already; say another column")
         used[name] = key
     for name, key in used.items():
-        if name in RESERVED and key not in ("lr", "seed", "tuned"):
+        is_x_of_report = key == "hyperparameter" and name == "lr"
+        if name in RESERVED and key not in ("lr", "seed", "tuned") and not is_x_of_report:
             raise ConfigError(f"--{key} {name}: the report has a column of that name; rename yours")
 
 
@@ -351,7 +352,7 @@ def _wrong_number(texts: pd.Series, key: str, row: str) -> str:
     if key != "size":
         must = "must be a number above 0, such as 0.003 or 2^-8"
         if np.isfinite(_number(texts[row])):
-            must += "; if the column holds log2 of the learning rate, say --log2"
+            must += f"; if the column holds log2 of the {name_of(key)}, say --log2"
     return _wrong(texts, key, row, must)
 
 
@@ -364,6 +365,8 @@ def _wrong(texts: pd.Series, key: str, row: str, must: str) -> str:
 def _without_zeros(texts: pd.DataFrame, x: str, notes: list[str]) -> pd.DataFrame:
     """Leave out values of 0, which lie infinitely many octaves below the others."""
     is_zero = pd.to_numeric(texts[x], errors="coerce") == 0
+    if is_zero.all():
+        raise ConfigError(f"--hyperparameter {x}: is 0 in every row; transfer needs values above 0")
     if is_zero.any():
         notes.append(f"left out: {_rows(int(is_zero.sum()))} of {x} 0, which has no logarithm")
     return texts[~is_zero]
@@ -371,15 +374,13 @@ def _without_zeros(texts: pd.DataFrame, x: str, notes: list[str]) -> pd.DataFram
 
 def _values(texts: pd.DataFrame, columns: Columns) -> pd.Series:
     """Read the learning rates, or the values of what is looked at in their place."""
-    column = texts[columns.x_column]
-    if columns.log2:
-        return _powers_of_two(column, columns.x_option)
-    return _numbers(column, columns.x_option)
+    column, option = texts[columns.x_column], columns.x_option
+    return _powers_of_two(column, option) if columns.log2 else _numbers(column, option)
 
 
 def _powers_of_two(texts: pd.Series, option: str) -> pd.Series:
     octaves = pd.to_numeric(texts, errors="coerce")
-    must = "with --log2 it must be log2 of a learning rate, such as -8"
+    must = f"with --log2 it must be log2 of a {name_of(option)}, such as -8"
     is_wrong = ~octaves.between(-100, 100)
     if is_wrong.any():
         raise ConfigError(_wrong(texts, option, str(is_wrong.idxmax()), must))
@@ -388,15 +389,15 @@ def _powers_of_two(texts: pd.Series, option: str) -> pd.Series:
     return 2.0**octaves
 
 
-def _alike_as_one(rates: pd.Series, notes: list[str]) -> pd.Series:
-    """Replace learning rates that are the same but for their rounding by the smallest of them."""
+def _alike_as_one(rates: pd.Series, name: str, notes: list[str]) -> pd.Series:
+    """Replace values that are the same but for their rounding by the smallest of them."""
     ordered = rates.drop_duplicates().sort_values()
     is_new = ordered > ordered.shift(fill_value=0) * ALIKE
     as_one = ordered.groupby(is_new.cumsum()).transform("first")
     if is_new.all():
         return rates
     rate, other = as_one[~is_new].iloc[0], ordered[~is_new].iloc[0]
-    notes.append(f"as one: learning rates within 0.5 %, such as {rate:g} and {other:g}")
+    notes.append(f"as one: {name}s within 0.5 %, such as {rate:g} and {other:g}")
     return rates.map(dict(zip(ordered, as_one, strict=True)))
 
 

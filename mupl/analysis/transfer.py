@@ -371,7 +371,7 @@ def transfer(
     Args:
         results: one row a run.
         metric: the loss.
-        size, x: columns; x of `HYPERPARAMETERS`.
+        size, x: columns of the size and the hyperparameter.
         found: the `optima`, where they are known.
     """
     if found is None:

@@ -44,7 +44,7 @@ def plot_hyperparameter_transfer(
     Args:
         results: one row a run (see `mupl.analysis.transfer`).
         metric: the column of losses.
-        size, x: columns; x of `HYPERPARAMETERS`.
+        size, x: columns of the size and the hyperparameter.
 
     Raises:
         ValueError: if no run completed.
