@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 
 from mupl.analysis.transfer import (
-    HYPERPARAMETERS,
     POWERS,
     SIZES,
     LossLaw,
     differing_keys,
+    hyperparameter_name,
     labels,
 )
 
@@ -24,7 +24,7 @@ def glossary(size: str, x: str) -> list[str]:
     >>> glossary("width", "lr")[0]
     'drift: octaves (factors of 2) by which the best learning rate rises when width doubles'
     """
-    name = HYPERPARAMETERS[x]
+    name = hyperparameter_name(x)
     along = SIZES.get(size, size)
     return [
         f"drift: octaves (factors of 2) by which the best {name} rises when {along} doubles",
@@ -75,7 +75,7 @@ def _drift(row: Mapping[Any, Any], size: str, x: str) -> str:
     for kind, free in (("drift", row["drift_seeds"] - 1), ("scatter", row["sizes"] - 2)):
         if free > 0:
             intervals.append((-free, kind, row[f"{kind}_low"], row[f"{kind}_high"]))
-    name = f"the best {HYPERPARAMETERS[x]}"
+    name = f"the best {hyperparameter_name(x)}"
     direction = "rises" if drift > 0 else "falls"
     if not intervals:
         return f"{name} {direction} by {amount} ({factor}), with an error that is not known."

@@ -51,6 +51,7 @@ HYPERPARAMETERS = {
     "model.residual_mult": "residual multiplier",
     "scheduler": "schedule",
 }
+BY_MODULE = "tune."  # how columns of factors by module begin
 # and along which
 SIZES = {
     "width": "width",
@@ -179,15 +180,27 @@ def best(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.D
 
 
 def swept_hyperparameter(results: pd.DataFrame) -> str:
-    """Return the first of `HYPERPARAMETERS` that has two or more values; lr if there is none.
+    """Return the first hyperparameter that has two or more values; lr if there is none.
+
+    Those of `HYPERPARAMETERS` come first, and then factors by module.
 
     >>> swept_hyperparameter(pd.DataFrame({"lr": [0.1, 0.1], "model.init_std": [1, 2]}))
     'model.init_std'
     """
-    for x in HYPERPARAMETERS:
+    factors = [str(column) for column in results if str(column).startswith(BY_MODULE)]
+    for x in (*HYPERPARAMETERS, *factors):
         if _is_swept(results, x):
             return x
     return "lr"
+
+
+def hyperparameter_name(x: str) -> str:
+    """Name a hyperparameter's column in words.
+
+    >>> hyperparameter_name("lr"), hyperparameter_name("tune.hidden.lr")
+    ('learning rate', 'hidden.lr factor')
+    """
+    return HYPERPARAMETERS.get(x) or f"{x.removeprefix(BY_MODULE)} factor"
 
 
 def swept_size(results: pd.DataFrame) -> str | None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from mupl.errors import ConfigError
 from mupl.optim.registry import OptimizerLike, optimizer_rules
+from mupl.parametrization.per_module import Tune
 from mupl.parametrization.rules import Parametrization, as_parametrization
 from mupl.parametrization.scales import Scale, compute_scales
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind
@@ -19,6 +20,7 @@ def scale(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     weight_decay_mode: str | float = "decoupled",
+    tune: Tune | None = None,
 ) -> dict[str, Scale]:
     """Return the numbers of each tensor and multiplier, from the values tuned at the base width.
 
@@ -38,6 +40,10 @@ def scale(
         parametrization: a name or an object.
         optimizer: a name ("adamw", ...), a torch optimizer class, a `functools.partial` of one, an
             update kind ("sgd", "adam", "orthogonal"), or `OptimizerRules`.
+        tune: factors on lr, weight_decay, eps, init (the initial std) and mult for each module, by
+            role or glob on names: `{"hidden": {"lr": 2}, "*.mlp.*": {"init": 0.5}}`. A tensor gets
+            what it would get if these had been tuned so. Where entries overlap, factors multiply.
+            An entry with a name of its own says under "of" what it is for.
 
     Raises:
         ConfigError: on bad values, or an optimizer that there are no rules for.
@@ -48,6 +54,8 @@ def scale(
         >>> infos = describe(lambda width: nn.Linear(width, width), width=32, base_width=8)
         >>> scale(infos, "mup", optim.AdamW, lr=0.1)["weight"].lr
         0.025
+        >>> scale(infos, "mup", optim.AdamW, lr=0.1, tune={"hidden": {"lr": 2}})["weight"].lr
+        0.05
     """
     if not _are_infos(infos):
         raise ConfigError("infos: must be what mupl.describe(build, width, base_width) returns")
@@ -59,6 +67,7 @@ def scale(
         eps=eps,
         weight_decay=weight_decay,
         weight_decay_mode=weight_decay_mode,
+        tune=tune,
     )
 
 

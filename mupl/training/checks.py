@@ -16,6 +16,7 @@ from mupl.parametrization.hyperparameters import (
     SIZE_RULES,
     mode_problems,
     number_problems,
+    tune_problems,
     word_problems,
 )
 from mupl.training.clear_errors import clear_errors
@@ -54,7 +55,7 @@ WORDS = {
 BY_NAME = ("roles", "init")
 CHECKED = (
     *WIDTHS, *WHOLE, *NUMBERS, "weight_decay_mode", *WORDS, *WHOLE_OR_NULL, *BY_NAME,
-    "keep", "seed", "threads", "loss", "trainer.devices", "trainer.num_nodes",
+    "keep", "tune", "seed", "threads", "loss", "trainer.devices", "trainer.num_nodes",
     "trainer.gradient_clip_val", "trainer.val_check_interval",
 )  # fmt: skip
 SEEDS = 2**32  # what numpy's and Lightning's generators take
@@ -108,6 +109,7 @@ def problems(values: Values) -> Iterator[str]:
         _whole_or_null_problems: WHOLE_OR_NULL,
         _mapping_problems: BY_NAME,
         _globs_problems: ("keep",),
+        tune_problems: ("tune",),
         _seed_problems: ("seed",),
         _threads_problems: ("threads",),
         _loss_problems: ("loss",),
@@ -324,8 +326,8 @@ def _check_jobs(config: DictConfig, swept: Mapping[str, list[Any] | None]) -> No
     for point in points:
         job = {key: value for key, value in values.items() if key not in swept}
         for key, value in point.items():
-            if key in CHECKED and "${" not in str(value):
-                job[key] = value
+            if "${" not in str(value):
+                _set(job, key, value)
         for problem in _command_problems(job, says_depth="depth" in point):
             wrong[problem] += 1
             break
@@ -333,6 +335,15 @@ def _check_jobs(config: DictConfig, swept: Mapping[str, list[Any] | None]) -> No
         raise ConfigError(next(iter(wrong)))
     for problem, count in wrong.items():
         print(f"{count} of {len(points)} jobs will fail: {problem}", file=sys.stderr, flush=True)
+
+
+def _set(job: dict[str, Any], key: str, value: Any) -> None:
+    """Enter a swept value into those that can be checked, if it is one of them."""
+    if key in CHECKED:
+        job[key] = value
+    elif key.startswith("tune.") and isinstance(job.get("tune"), dict):
+        name, _, factor = key.removeprefix("tune.").rpartition(".")
+        job["tune"] = {**job["tune"], name: {**job["tune"].get(name, {}), factor: value}}
 
 
 def _check_login(config: DictConfig) -> None:
