@@ -111,7 +111,7 @@ def test_a_factor_on_no_weight_decay_or_on_zeros_is_refused() -> None:
         scales(weight_decay=0.0, tune={"hidden": {"weight_decay": 2}})
     infos = describe(lambda width: GPT(11, 8, width, depth=1, d_head=4, zero_readout=True), 16, 8)
     assert infos["readout.weight"].role == Role.OUTPUT
-    with pytest.raises(ConfigError, match="tune.output.init: changes nothing"):
+    with pytest.raises(ConfigError, match="init: changes nothing"):
         mupl.scale(infos, "mup", "adamw", lr=0.1, tune={"output": {"init": 2}})
 
 

@@ -29,6 +29,7 @@ ORDER = [
     "analysis",
     "figures",
     "stats",
+    "tuning",
     "training",
     "sweep",
     "report",

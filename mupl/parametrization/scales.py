@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mupl.errors import ConfigError
@@ -59,7 +59,7 @@ class Scale:
     init_factor: float = 1.0
     own: OwnValues | None = None
     insertion: Insertion | None = None
-    factors: Factors = Factors()
+    factors: Factors = field(default_factory=Factors)
 
     @property
     def inserted(self) -> float:

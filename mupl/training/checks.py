@@ -26,6 +26,7 @@ from mupl.training.overrides import (
     refuse_unknown,
     swept_values,
 )
+from mupl.tuning.halving import halving_problems
 
 Values = Mapping[str, Any]  # by dotted key
 
@@ -55,7 +56,7 @@ WORDS = {
 BY_NAME = ("roles", "init")
 CHECKED = (
     *WIDTHS, *WHOLE, *NUMBERS, "weight_decay_mode", *WORDS, *WHOLE_OR_NULL, *BY_NAME,
-    "keep", "tune", "seed", "threads", "loss", "trainer.devices", "trainer.num_nodes",
+    "keep", "tune", "halving", "seed", "threads", "loss", "trainer.devices", "trainer.num_nodes",
     "trainer.gradient_clip_val", "trainer.val_check_interval",
 )  # fmt: skip
 SEEDS = 2**32  # what numpy's and Lightning's generators take
@@ -110,6 +111,7 @@ def problems(values: Values) -> Iterator[str]:
         _mapping_problems: BY_NAME,
         _globs_problems: ("keep",),
         tune_problems: ("tune",),
+        halving_problems: ("halving",),
         _seed_problems: ("seed",),
         _threads_problems: ("threads",),
         _loss_problems: ("loss",),
@@ -218,6 +220,8 @@ class CheckInput(Callback):
             for problem in _command_problems(values_of(config), says_depth):
                 raise ConfigError(problem)
             _check_login(config)
+            if config.halving.rungs:
+                raise ConfigError(_no_halving(config, "add -m hydra/launcher=stacked"))
             for key in BASES:
                 if config.batch_scaling == "none" and config[key] is not None:
                     note = f"{key}={config[key]}: changes nothing under batch_scaling=none"
@@ -233,6 +237,7 @@ class CheckInput(Callback):
             _check_folders(config, swept)
             _check_jobs(config, swept)
             _check_login(config)
+            _check_halving(config)
 
 
 def _check_keys(config: DictConfig, swept: Iterable[str] = ()) -> None:
@@ -282,6 +287,23 @@ def _refuse_intervals(config: DictConfig, swept: Mapping[str, list[Any] | None])
                 f"{key}: an interval needs a sweeper that draws values, such as "
                 f"hydra/sweeper=optuna; for a grid say {key}=range(0,3) or values with commas"
             )
+
+
+def _check_halving(config: DictConfig) -> None:
+    """Refuse a halving where jobs run one by one, or record statistics to the end."""
+    if not config.halving.rungs:
+        return
+    if not str(config.hydra.launcher._target_).endswith(".StackedLauncher"):
+        raise ConfigError(_no_halving(config, "add hydra/launcher=stacked"))
+    if config.callbacks:
+        raise ConfigError(_no_halving(config, f"leave out callbacks={[*config.callbacks]}"))
+
+
+def _no_halving(config: DictConfig, remedy: str) -> str:
+    return (
+        f"halving.rungs={config.halving.rungs}: drops jobs of a sweep in stacks that record "
+        f"nothing; {remedy}, or say halving.rungs=[]"
+    )
 
 
 def _check_folders(config: DictConfig, swept: Mapping[str, list[Any] | None]) -> None:

@@ -61,7 +61,7 @@ def register_configs() -> None:
     Below an open key a command line adds keys without a "+".
     """
     store = ConfigStore.instance()
-    store.store(name="open_keys", node=OmegaConf.create({key: OPEN for key in OPEN_KEYS}))
+    store.store(name="open_keys", node=OmegaConf.create(dict.fromkeys(OPEN_KEYS, OPEN)))
     for name in TABLES:
         config = {
             "_target_": "mupl.parametrization.rules.get_parametrization",
