@@ -152,6 +152,16 @@ WRONG = {
     "tune.mlp.of=3 tune.mlp.lr=2": "tune.mlp.of=3: must be a role or a glob, or a list of them",
     f"{GPT} tune.residual.lr=2": "tune.residual.lr: changes nothing of",
     "model.zero_readout=true tune.output.init=2": "changes nothing of 'readout.weight', which has",
+    # halving
+    "halving=3": "halving=3: must have rungs, keep and within",
+    "halving.rungs=[0.1]": "drops jobs of a sweep in stacks that record nothing; add -m hydra",
+    "-m lr=0.1,0.2 halving.rungs=[0.1]": "add hydra/launcher=stacked, or say halving.rungs=[]",
+    f"{STACKED} halving.rungs=[0.5,0.1]": "must be increasing fractions of max_steps",
+    f"{STACKED} halving.rungs=[10]": "must be increasing fractions of max_steps",
+    f"{STACKED} halving.rungs=[0.1] halving.keep=0.9": "halving.keep=0.9: must be above 0 and at",
+    f"{STACKED} halving.rungs=[0.1] halving.keep=[0.5,0.5]": "or a list of one for each rung",
+    f"{STACKED} halving.rungs=[0.1] halving.within=width": "must be a list of keys, such as [wid",
+    f"{STACKED} halving.rungs=[0.1] callbacks=coordinates": "leave out callbacks=['coordinates']",
     # models
     "model.activation=swish": "model.activation=swish: must be one of relu, sigmoid, tanh, gelu",
     "model.bias=maybe": "model.bias=maybe: must be true or false",
