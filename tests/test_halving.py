@@ -95,7 +95,6 @@ def test_survivors_train_as_without_halving_and_losers_are_recorded(
         for file in (tmp_path / "whole" / folder).rglob("*.csv"):
             other = tmp_path / "halved" / file.relative_to(tmp_path / "whole")
             pd.testing.assert_frame_equal(pd.read_csv(file), pd.read_csv(other), rtol=1e-10)
-    assert "20 jobs go on" not in done.stdout
     assert "step 4 of 20: 12 of 20 jobs go on" in done.stdout
 
 
@@ -116,7 +115,7 @@ def test_a_process_that_dies_between_results_and_state_drops_the_same(
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def dies(checkpoint: Checkpoint) -> None:
-        raise KeyboardInterrupt
+        raise SystemExit(9)
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "save", dies)

@@ -21,11 +21,9 @@ from mupl.stacked.output import write_members
 from mupl.stacked.rules import NotStackable
 from mupl.stacked.stack import Stack
 from mupl.stacked.state import part_of
-from mupl.stacked.state import part_of
 from mupl.stats.recorder import Recorder
 from mupl.training.config import use_precision
 from mupl.training.threads import set_threads, step_flops
-from mupl.tuning.halving import Halving
 from mupl.tuning.halving import Halving
 
 AGAIN = "the same command goes on from here"
@@ -231,9 +229,7 @@ def _build_stack(jobs: Sequence[Job]) -> Stack:
     )
 
 
-def _fit(
-    training: _Training, recorder: Recorder | None, interrupted: Callable[[], int]
-) -> bool:
+def _fit(training: _Training, recorder: Recorder | None, interrupted: Callable[[], int]) -> bool:
     """Train to the next rung, or to the end, or until every member has diverged, and validate.
 
     A recorded training has no checkpoints, as what is recorded is not saved: it starts anew.

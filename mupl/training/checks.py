@@ -285,7 +285,7 @@ def _refuse_intervals(config: DictConfig, swept: Mapping[str, list[Any] | None])
         if values is None and str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
             raise ConfigError(
                 f"{key}: an interval needs a sweeper that draws values, such as "
-                f"hydra/sweeper=optuna; for a grid say {key}=range(0,3) or values with commas"
+                f"hydra/sweeper=draws; for a grid say {key}=range(0,3) or values with commas"
             )
 
 
