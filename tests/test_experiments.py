@@ -45,7 +45,9 @@ def compose() -> Iterator[Compose]:
             texts = [f"{key}={values}" for key, values in master.hydra.sweeper.params.items()]
             grid = {
                 o.key_or_group: list(o.sweep_string_iterator())
-                if o.is_sweep_override()
+                if o.is_discrete_sweep()
+                else [str(o.value().start), str(o.value().end)]
+                if o.is_interval_sweep()
                 else [o.get_value_string()]
                 for o in OverridesParser.create().parse_overrides(texts)
             }

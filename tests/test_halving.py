@@ -1,4 +1,4 @@
-"""Successive halving: who goes on, that they train as without it, and that a kill changes nothing."""
+"""Successive halving: who goes on, that they train as without it, and that a kill is harmless."""
 
 import json
 import signal

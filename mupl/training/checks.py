@@ -246,7 +246,7 @@ def _check_keys(config: DictConfig, swept: Iterable[str] = ()) -> None:
         if "/" not in key and "@" not in key:  # else a config group of Hydra's, or within one
             keys.append(key.partition(".")[0])
     refuse_unknown((key for key in keys if key != "hydra"), config)
-    optional = ("hydra", "size", "experiment", "local")
+    optional = ("hydra", "size", "experiment", "setting", "local")
     for key in known_keys():
         if key not in keys and key not in optional:
             raise ConfigError(f"{key}: is missing; every run needs it")
