@@ -111,7 +111,7 @@ def tune_problems(key: str, value: Any) -> Iterator[str]:
         yield f"{key}={value}: must be by role or glob, such as {key}.hidden.lr=2"
         return
     for name, entry in value.items():
-        if not isinstance(entry, Mapping) or not set(entry) - {"of"}:
+        if not isinstance(entry, Mapping) or not entry:
             yield f"{key}.{name}={entry}: must have factors, such as {key}.{name}.lr=2"
             continue
         for factor, number in entry.items():
