@@ -149,8 +149,10 @@ def single(overrides: list[str]) -> list[str]:
     parsed = OverridesParser.create().parse_overrides(overrides)
     firsts = []
     for text, override in zip(overrides, parsed, strict=True):
-        if override.is_sweep_override():
-            key = text.partition("=")[0]
+        key = text.partition("=")[0]
+        if override.is_interval_sweep():
+            firsts.append(f"{key}={override.value().start}")
+        elif override.is_sweep_override():
             firsts.append(f"{key}={next(iter(override.sweep_string_iterator()))}")
         else:
             firsts.append(text)

@@ -1,8 +1,9 @@
-"""The search of many hyperparameters, from the command to the setting that another command takes."""
+"""The search of many hyperparameters, from the command to the setting that it finds."""
 
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import yaml
 
 from mupl.analysis.search import preferences, ranking
@@ -35,7 +36,7 @@ def test_the_best_setting_of_a_search_is_taken_to_another_size(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     found, taken = tmp_path / "search", tmp_path / "transfer"
-    command = ["experiment=per_module_search", "hydra/sweeper=draws", "hydra.sweeper.settings=8"]
+    command = ["experiment=per_module_search", "hydra.sweeper.settings=8"]
     done = train_here(capfd, "-m", *command, *TINY, "max_steps=10", f"hydra.sweep.dir={found}")
     assert done.returncode == 0, done.stderr
     assert (found / "search.png").exists()
@@ -45,7 +46,14 @@ def test_the_best_setting_of_a_search_is_taken_to_another_size(
     chosen = results[results["status"] == "completed"].sort_values("val_loss").iloc[0]
     assert best["lr"] == chosen["lr"]
     assert best["tune"]["query"]["lr"] == chosen["tune.query.lr"]
-    given = ["experiment=per_module_transfer", *TINY, "max_steps=4", "seed=0", "lr=0.01,0.02"]
+    given = [
+        "experiment=per_module_transfer",
+        "setting=best,plain",
+        *TINY,
+        "max_steps=4",
+        "seed=0",
+        "lr=0.01,0.02",
+    ]
     place = ["--config-dir", str(found), f"hydra.sweep.dir={taken}"]
     done = train_here(capfd, "-m", *given, "width=8,16", *place)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,7 @@
 """The door to the scaling rules, for names or objects."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from mupl.errors import ConfigError
 from mupl.optim.registry import OptimizerLike, optimizer_rules
@@ -40,10 +41,9 @@ def scale(
         parametrization: a name or an object.
         optimizer: a name ("adamw", ...), a torch optimizer class, a `functools.partial` of one, an
             update kind ("sgd", "adam", "orthogonal"), or `OptimizerRules`.
-        tune: factors on lr, weight_decay, eps, init (the initial std) and mult for each module, by
-            role or glob on names: `{"hidden": {"lr": 2}, "*.mlp.*": {"init": 0.5}}`. A tensor gets
-            what it would get if these had been tuned so. Where entries overlap, factors multiply.
-            An entry with a name of its own says under "of" what it is for.
+        tune: factors on lr, weight_decay, eps, init (the initial std) and mult by role or glob on
+            names: `{"hidden": {"lr": 2}, "*.mlp.*": {"init": 0.5}}`. A tensor gets what it would
+            get if these had been tuned so; see `mupl.parametrization.per_module.factors_of`.
 
     Raises:
         ConfigError: on bad values, or an optimizer that there are no rules for.
@@ -59,16 +59,10 @@ def scale(
     """
     if not _are_infos(infos):
         raise ConfigError("infos: must be what mupl.describe(build, width, base_width) returns")
-    return compute_scales(
-        infos,
-        as_parametrization(parametrization),
-        optimizer_rules(optimizer),
-        lr=lr,
-        eps=eps,
-        weight_decay=weight_decay,
-        weight_decay_mode=weight_decay_mode,
-        tune=tune,
-    )
+    tuned: dict[str, Any] = {"lr": lr, "eps": eps, "weight_decay": weight_decay}
+    tuned |= {"weight_decay_mode": weight_decay_mode, "tune": tune}
+    rules = as_parametrization(parametrization), optimizer_rules(optimizer)
+    return compute_scales(infos, *rules, **tuned)
 
 
 def _are_infos(infos: object) -> bool:

@@ -13,14 +13,13 @@ from mupl.files import write_atomically
 from mupl.report.common import conclude, read_results, save_figure, save_table, show
 
 SHOWN = 10  # settings that are printed
-GLOBAL = "# @package _global_\n"
 
 
 def search(sweep_dir: Path, metric: str = "val_loss") -> int:
     """Write `ranking.csv`, `preferences.csv`, `search.png` and `setting/best.yaml`; print them.
 
-    With `--config-dir SWEEP` another command takes the best one by `setting=best`, and by
-    `setting=plain` its own. Returns 1 if a job or the figure failed.
+    With `--config-dir SWEEP` another command takes the best one by `setting=best`. Returns 1 if a
+    job or the figure failed.
 
     Raises:
         ConfigError: if nothing was searched.
@@ -39,13 +38,14 @@ def search(sweep_dir: Path, metric: str = "val_loss") -> int:
     save_table(liked, sweep_dir / "preferences.csv")
     title = "what the best tenth has in common (shift: in standard deviations of what was tried)"
     show(liked, title, sweep_dir / "preferences.csv")
-    write_settings(sweep_dir, ranked.iloc[0][searched_keys(results)].to_dict())
+    best = ranked.iloc[0]
+    write_setting(sweep_dir, {key: best[key] for key in searched_keys(results)})
     failed = save_figure(sweep_dir / "search.png", plot_search, results, metric)
     return max(code, failed)
 
 
-def write_settings(sweep_dir: Path, best: Mapping[str, Any]) -> None:
-    """Write the best setting, and one that changes nothing, as configs of the group `setting`."""
+def write_setting(sweep_dir: Path, best: Mapping[str, Any]) -> None:
+    """Write the best setting as a config of the group `setting`."""
     nested: dict[str, Any] = {}
     for key, value in best.items():
         *parents, last = key.split(".")
@@ -55,6 +55,6 @@ def write_settings(sweep_dir: Path, best: Mapping[str, Any]) -> None:
         node[last] = value.item() if hasattr(value, "item") else value
     folder = sweep_dir / "setting"
     folder.mkdir(exist_ok=True)
-    write_atomically(folder / "best.yaml", GLOBAL + yaml.safe_dump(nested, sort_keys=False))
-    write_atomically(folder / "plain.yaml", GLOBAL)
+    text = "# @package _global_\n" + yaml.safe_dump(nested, sort_keys=False)
+    write_atomically(folder / "best.yaml", text)
     print(f"the best setting is {folder / 'best.yaml'}: --config-dir {sweep_dir} setting=best")
