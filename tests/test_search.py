@@ -46,16 +46,9 @@ def test_the_best_setting_of_a_search_is_taken_to_another_size(
     chosen = results[results["status"] == "completed"].sort_values("val_loss").iloc[0]
     assert best["lr"] == chosen["lr"]
     assert best["tune"]["query"]["lr"] == chosen["tune.query.lr"]
-    given = [
-        "experiment=per_module_transfer",
-        "setting=best,plain",
-        *TINY,
-        "max_steps=4",
-        "seed=0",
-        "lr=0.01,0.02",
-    ]
-    place = ["--config-dir", str(found), f"hydra.sweep.dir={taken}"]
-    done = train_here(capfd, "-m", *given, "width=8,16", *place)
+    place = ["--config-dir", str(found), f"hydra.sweep.dir={taken}", "setting=best,plain"]
+    given = ["experiment=per_module_transfer", *TINY, "max_steps=4", "seed=0", "lr=0.01,0.02"]
+    done = train_here(capfd, "-m", *place, *given, "width=8,16")
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(taken / "results.csv")
     assert set(table["setting"]) == {"best", "plain"}

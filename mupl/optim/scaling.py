@@ -41,9 +41,8 @@ def scale(
         parametrization: a name or an object.
         optimizer: a name ("adamw", ...), a torch optimizer class, a `functools.partial` of one, an
             update kind ("sgd", "adam", "orthogonal"), or `OptimizerRules`.
-        tune: factors on lr, weight_decay, eps, init (the initial std) and mult by role or glob on
-            names: `{"hidden": {"lr": 2}, "*.mlp.*": {"init": 0.5}}`. A tensor gets what it would
-            get if these had been tuned so; see `mupl.parametrization.per_module.factors_of`.
+        tune: factors by role or glob on names, such as `{"hidden": {"lr": 2, "init": 0.5}}`; see
+            `mupl.parametrization.per_module.factors_of`.
 
     Raises:
         ConfigError: on bad values, or an optimizer that there are no rules for.

@@ -48,6 +48,8 @@ class Factors:
 def factors_of(infos: Mapping[str, Info], tune: Tune, weight_decay: float) -> dict[str, Factors]:
     """Return the factors of each tensor and multiplier: the product of all entries that match it.
 
+    A tensor gets what it would get if its hyperparameters had been tuned so at the base width.
+
     Args:
         tune: a role, a row of the rule tables, or a glob on names -> factors, such as
             `{"hidden": {"lr": 2}, "*.mlp.*": {"init": 0.5}}`. An entry with a name of its own says
