@@ -109,13 +109,30 @@ def describe_model(options: argparse.Namespace) -> None:
 
     build = _resolved(options.build, "a function width -> nn.Module")
     infos = describe(build, width=options.width, base_width=options.base_width)
-    tuned = {"lr": options.lr, "weight_decay": options.weight_decay}
+    tuned: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay}
+    tuned["tune"] = _tune(options.tune)
     scales = scale(infos, options.parametrization, options.optimizer, **tuned)
     title = f"{options.build}, {options.parametrization}, {options.optimizer}"
     title += f", width {options.width}, base width {options.base_width}"
     show(scale_rows(infos, scales), title, options.format)
     for sentence in infos.warnings:
         print(f"warning: {sentence}", file=sys.stderr)
+
+
+def _tune(texts: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Read factors by module as they are written on a command line: hidden.lr=2."""
+    tune: dict[str, dict[str, float]] = {}
+    for text in texts:
+        key, _, number = text.partition("=")
+        name, dot, factor = key.rpartition(".")
+        try:
+            value = float(number)
+        except ValueError:
+            dot = ""
+        if not dot:
+            raise ConfigError(f"--tune {text}: must be a factor by role or glob, as hidden.lr=2")
+        tune.setdefault(name, {})[factor] = value
+    return tune
 
 
 def _resolved(name: str, what: str) -> Any:
@@ -332,6 +349,13 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--optimizer", default="adamw")
     model.add_argument("--lr", type=float, default=1e-3, help="at the base width")
     model.add_argument("--weight-decay", type=float, default=0.0, help="at the base width")
+    model.add_argument(
+        "--tune",
+        action="append",
+        default=[],
+        metavar="NAME.FACTOR=NUMBER",
+        help="factor by role or glob, such as hidden.lr=2; may be given several times",
+    )
     model.set_defaults(run=describe_model)
 
     _add_check(commands)

@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mupl.identity import write_result
 from mupl.parametrization.tables import TABLES
-from mupl.training.cli import register_parametrizations
+from mupl.training.cli import register_configs
 from tests.commands import FOREIGN, ROOT, row_of
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -149,8 +149,10 @@ def single(overrides: list[str]) -> list[str]:
     parsed = OverridesParser.create().parse_overrides(overrides)
     firsts = []
     for text, override in zip(overrides, parsed, strict=True):
-        if override.is_sweep_override():
-            key = text.partition("=")[0]
+        key = text.partition("=")[0]
+        if override.is_interval_sweep():
+            firsts.append(f"{key}={override.value().start}")
+        elif override.is_sweep_override():
             firsts.append(f"{key}={next(iter(override.sweep_string_iterator()))}")
         else:
             firsts.append(text)
@@ -168,7 +170,7 @@ def test_a_command_that_trains_composes(page: str, command: str, my_conf: Path) 
             overrides.append(f"hydra.searchpath=[file://{my_conf}]")
         elif not word.startswith("-"):
             overrides.append(word)
-    register_parametrizations()
+    register_configs()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", single(overrides), return_hydra_config=True)
     if "-m" not in shlex.split(command):

@@ -18,7 +18,7 @@ from mupl.analysis.transfer import HYPERPARAMETERS, SIZES, optima, swept_hyperpa
 from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.stacked.compose import SweepConfigLoader
 from mupl.training.checks import check
-from mupl.training.cli import register_parametrizations
+from mupl.training.cli import register_configs
 from mupl.training.config import build_setup
 from tests.commands import IGNORED, ROOT, Done, train_here
 
@@ -36,7 +36,7 @@ Compose = Callable[..., tuple[dict[str, list[str]], list[DictConfig]]]
 @pytest.fixture
 def compose() -> Iterator[Compose]:
     """What a multirun's command line sweeps, and the configs of its first and last job."""
-    register_parametrizations()
+    register_configs()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         loader = SweepConfigLoader(GlobalHydra.instance().config_loader())
 
@@ -45,7 +45,9 @@ def compose() -> Iterator[Compose]:
             texts = [f"{key}={values}" for key, values in master.hydra.sweeper.params.items()]
             grid = {
                 o.key_or_group: list(o.sweep_string_iterator())
-                if o.is_sweep_override()
+                if o.is_discrete_sweep()
+                else [str(o.value().start), str(o.value().end)]
+                if o.is_interval_sweep()
                 else [o.get_value_string()]
                 for o in OverridesParser.create().parse_overrides(texts)
             }

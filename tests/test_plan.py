@@ -14,13 +14,13 @@ from mupl.stacked.compose import SweepConfigLoader
 from mupl.stacked.optimizer import NotStackable
 from mupl.stacked.options import Options
 from mupl.stacked.plan import member_bytes, shape_key, split
-from mupl.training.cli import register_parametrizations
+from mupl.training.cli import register_configs
 from tests.commands import ROOT
 
 
 @pytest.fixture(autouse=True, scope="module")
 def configs() -> Iterator[None]:
-    register_parametrizations()
+    register_configs()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         yield
 

@@ -19,8 +19,8 @@ from mupl.analysis.transfer import (
     curve_keys,
     curves,
     differing_keys,
+    hyperparameter_name,
     labels,
-    name_of,
 )
 
 PANELS_PER_ROW = 4
@@ -44,7 +44,7 @@ def plot_hyperparameter_transfer(
     Args:
         results: one row a run (see `mupl.analysis.transfer`).
         metric: the column of losses.
-        size, x: columns; x of `HYPERPARAMETERS`.
+        size, x: columns; x a hyperparameter.
 
     Raises:
         ValueError: if no run completed.
@@ -90,7 +90,7 @@ def plot_transfer_pages(
     for first in range(0, len(panels), panels_per_page):
         page = panels[first : first + panels_per_page]
         with plt.style.context("seaborn-v0_8-whitegrid"):
-            figure = _empty_panels(page, name_of(x), metric.replace("_", " "))
+            figure = _empty_panels(page, hyperparameter_name(x), metric.replace("_", " "))
             _add_legend(figure, SIZES.get(size, size), colors)
         _scale_axes(figure.axes, finite[x], limits)
         for panel, axes in zip(page, figure.axes, strict=True):

@@ -42,6 +42,7 @@ IGNORED_KEYS = (
     "logger",
     "rerun",
     "metric",
+    "halving",
     "threads",
     "data.download",
     "data.cache",

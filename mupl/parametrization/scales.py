@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mupl.errors import ConfigError
 from mupl.initializers import Initializer
 from mupl.parametrization.cells import Monomial
 from mupl.parametrization.hyperparameters import check_hyperparameters, decay_exponent
+from mupl.parametrization.per_module import Factors, Tune, factors_of
 from mupl.parametrization.rules import CELLS, ONE, Parametrization, Rule
 from mupl.parametrization.update_kinds import OptimizerRules
 from mupl.roles import (
@@ -39,6 +40,7 @@ class Scale:
             scale that they have at the base width.
         own: those values; None: `w` is drawn from `init`.
         insertion: where a multiplier acts that the model has no module for.
+        factors: on what was tuned, of this module alone; the other numbers contain them.
 
     Example:
         >>> Scale(mult=0.25, init=Initializer("normal", std=0.5), update_kind="adam", lr=0.1).grad
@@ -57,6 +59,7 @@ class Scale:
     init_factor: float = 1.0
     own: OwnValues | None = None
     insertion: Insertion | None = None
+    factors: Factors = field(default_factory=Factors)
 
     @property
     def inserted(self) -> float:
@@ -75,6 +78,7 @@ def compute_scales(
     eps: float,
     weight_decay: float,
     weight_decay_mode: str | float,
+    tune: Tune | None = None,
 ) -> dict[str, Scale]:
     """Return the numbers of each tensor and multiplier, from the values tuned at the base width.
 
@@ -85,36 +89,46 @@ def compute_scales(
             that the parametrization does not support.
     """
     check_hyperparameters(lr, eps, weight_decay, weight_decay_mode)
-    tuned = _Tuned(lr, eps, weight_decay, weight_decay_mode)
+    factors = factors_of(infos, tune or {}, weight_decay)
     overrides = parametrization.overrides_of(infos)
     scales = {}
     for name, info in infos.items():
+        own = factors[name]
+        tuned = _Tuned(
+            lr * own.lr, eps * own.eps, weight_decay * own.weight_decay, weight_decay_mode, own
+        )
         if info.row == MultiplierRole.TIED:
             rule = tied_rule(parametrization, infos, rules)
         else:
             rule = parametrization.rule(rules.kind_of(info), info.row)
         if isinstance(info, MultiplierInfo):
-            scales[name] = _scale_multiplier(info, rule, overrides[name], rules)
+            scales[name] = _scale_multiplier(info, rule, overrides[name], rules, own)
         else:
             scales[name] = _scale_tensor(info, rule, overrides[name], rules, tuned)
     return scales
 
 
 class _Tuned(NamedTuple):
-    """The hyperparameters, as they are right at the base width."""
+    """The hyperparameters of a tensor, as they are right at the base width."""
 
     lr: float
     eps: float
     weight_decay: float
     weight_decay_mode: str | float
+    factors: Factors  # which lr, eps and weight_decay contain
 
 
 def _scale_multiplier(
-    info: MultiplierInfo, rule: Rule, override: Mapping[str, Monomial], rules: OptimizerRules
+    info: MultiplierInfo,
+    rule: Rule,
+    override: Mapping[str, Monomial],
+    rules: OptimizerRules,
+    own: Factors,
 ) -> Scale:
-    mult = override.get("mult", rule.mult)(**_symbols(info, override, rules))
+    mult = override.get("mult", rule.mult)(**_symbols(info, override, rules)) * own.mult
     init = Initializer("constant", info.value)
-    return Scale(info.value * mult, init, rules.kind_of(info), insertion=info.insertion)
+    kind = rules.kind_of(info)
+    return Scale(info.value * mult, init, kind, insertion=info.insertion, factors=own)
 
 
 def _scale_tensor(
@@ -133,6 +147,8 @@ def _scale_tensor(
         wd_factor = override["wd"](**symbols)
     else:
         wd_factor = _weight_decay_factor(rule.wd, symbols, factors["lr"], tuned)
+    factors["mult"] *= tuned.factors.mult
+    factors["init"] *= tuned.factors.init
     init_factor = 1 / factors["mult"] if info.kept else factors["init"]
     return Scale(
         mult=factors["mult"],
@@ -146,6 +162,7 @@ def _scale_tensor(
         shape=info.shape,
         init_factor=init_factor,
         own=info.own,
+        factors=tuned.factors,
     )
 
 
@@ -223,8 +240,12 @@ def _transposed(cell: Monomial) -> Monomial:
 
 
 def scale_rows(infos: Mapping[str, Info], scales: Mapping[str, Scale]) -> list[dict[str, Any]]:
-    """Return one row a tensor to print: what it is, how it is drawn, what its param group holds."""
+    """Return one row a tensor to print: what it is, how it is drawn, what its param group holds.
+
+    Where factors are tuned by module, a column `tune` has them.
+    """
     rows = []
+    any_tuned = any(scale.factors != Factors() for scale in scales.values())
     for name, scale in scales.items():
         init = scale.init
         rows.append(
@@ -243,6 +264,8 @@ def scale_rows(infos: Mapping[str, Info], scales: Mapping[str, Scale]) -> list[d
                 "grad": scale.grad,
             }
         )
+        if any_tuned:
+            rows[-1]["tune"] = str(scale.factors)
     return rows
 
 

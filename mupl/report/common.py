@@ -53,6 +53,9 @@ def conclude(results: pd.DataFrame, sweep_dir: Path) -> int:
     counts = results["status"].value_counts().sort_index()
     ends = [f"{count} {status}" for status, count in counts.items()]
     print(", ".join(ends), "in", sweep_dir)
+    if counts.get("dropped"):
+        share = results["steps"].sum() / results["max_steps"].sum()
+        print(f"halving: {share:.0%} of the steps that all jobs would have made; see results.csv")
     failed = results[results["status"] == "failed"]
     lines = []
     for _, job in failed.iterrows():

@@ -51,7 +51,7 @@ class Losses(NamedTuple):
 
 
 def hyperparameter_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
-    """Report on the swept one of `mupl.analysis.transfer.HYPERPARAMETERS`.
+    """Report on the swept hyperparameter (`mupl.analysis.transfer.swept_hyperparameter`).
 
     Writes `results.csv` and `best.csv`, prints the best values and, over two or more sizes, how
     they transfer (`transfer.json`). Leaves a figure such as `lr_transfer.png`, or pages of it.
@@ -138,7 +138,7 @@ def _show_best(
         several: whether there was anything to choose from.
     """
     _, metric, _, x = losses
-    name = transfer.name_of(x)
+    name = transfer.hyperparameter_name(x)
     if not several:
         show(best.drop(columns="at_edge"), f"{metric} (one {name}: no optimum to speak of)", file)
         return
@@ -171,7 +171,7 @@ def _report_transfer(optima: pd.DataFrame, losses: Losses, folder: Path) -> None
     if table.empty:
         return
     unit = ": drift in octaves per doubling" if "drift" in table else ""
-    title = f"transfer of the {transfer.name_of(x)} along {size}{unit}"
+    title = f"transfer of the {transfer.hyperparameter_name(x)} along {size}{unit}"
     rounded = _rounded(table, optima["loss"].abs().max())
     keys = [key for key in transfer.curve_keys(results, x, metric) if key != size]
     same = set(keys) - set(transfer.differing_keys(table, keys))

@@ -28,6 +28,7 @@ def write_members(
     recorder: Recorder | None,
     table: str,
     seconds: float,
+    ended: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write the parametrization, metrics and result of each member of a stack that is trained.
 
@@ -36,11 +37,12 @@ def write_members(
         recorder: of coordinate statistics, if there are any.
         table: name of the file for them.
         seconds: that each job took.
+        ended: the members that are trained, and what goes over their outcomes; None: all are.
     """
     losses = stack.losses.T.cpu()
     first_bad = stack.diverged()
     for i, job in enumerate(jobs):
-        if job.is_done():
+        if job.is_done() or (ended is not None and i not in ended):
             continue  # done earlier: it was trained again only so that the others train as before
         mine = {}
         for k, row in validation.items():
@@ -53,7 +55,8 @@ def write_members(
             rows += metrics_by_step(recorder.rows_of(i)).items()
         result, logged = _member_output(job, stack, losses[i], mine, first_bad[i])
         _log(job.config, rows + logged)
-        job.write(result | {"seconds": seconds})
+        given = {} if ended is None else ended[i]
+        job.write({**result, **given, "seconds": seconds})
 
 
 def _member_output(

@@ -141,8 +141,9 @@ def _wait_for_others(sweep_dir: Path) -> None:
 
 def _outcome(row: dict[str, Any], metric: str) -> str:
     """Say the loss of a job that completed, or the error of one that failed."""
-    if row["status"] != "completed":
+    if row["status"] not in ("completed", "dropped"):
         return row.get("error", "")
     if not math.isfinite(row.get(metric, math.nan)):
         metric = "train_loss"
-    return f"{metric} {row[metric]:.4g}"
+    at_step = f"at step {row['steps']}, " if row["status"] == "dropped" else ""
+    return f"{at_step}{metric} {row[metric]:.4g}"

@@ -9,7 +9,7 @@ from mupl.analysis.transfer import differing_columns
 from mupl.errors import ConfigError
 from mupl.identity import IDENTITY, OUTCOMES, SETTINGS, differences, read_results, setting
 
-NOT_COLUMNS = ("job", "config", "choices", "provenance")  # entries of a result.json
+NOT_COLUMNS = ("job", "config", "choices", "provenance", "halving")  # entries of a result.json
 
 
 def collect(sweep_dir: Path) -> pd.DataFrame:

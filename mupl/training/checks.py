@@ -16,6 +16,7 @@ from mupl.parametrization.hyperparameters import (
     SIZE_RULES,
     mode_problems,
     number_problems,
+    tune_problems,
     word_problems,
 )
 from mupl.training.clear_errors import clear_errors
@@ -25,6 +26,7 @@ from mupl.training.overrides import (
     refuse_unknown,
     swept_values,
 )
+from mupl.tuning.halving import halving_problems
 
 Values = Mapping[str, Any]  # by dotted key
 
@@ -54,7 +56,7 @@ WORDS = {
 BY_NAME = ("roles", "init")
 CHECKED = (
     *WIDTHS, *WHOLE, *NUMBERS, "weight_decay_mode", *WORDS, *WHOLE_OR_NULL, *BY_NAME,
-    "keep", "seed", "threads", "loss", "trainer.devices", "trainer.num_nodes",
+    "keep", "tune", "halving", "seed", "threads", "loss", "trainer.devices", "trainer.num_nodes",
     "trainer.gradient_clip_val", "trainer.val_check_interval",
 )  # fmt: skip
 SEEDS = 2**32  # what numpy's and Lightning's generators take
@@ -108,6 +110,8 @@ def problems(values: Values) -> Iterator[str]:
         _whole_or_null_problems: WHOLE_OR_NULL,
         _mapping_problems: BY_NAME,
         _globs_problems: ("keep",),
+        tune_problems: ("tune",),
+        halving_problems: ("halving",),
         _seed_problems: ("seed",),
         _threads_problems: ("threads",),
         _loss_problems: ("loss",),
@@ -216,6 +220,8 @@ class CheckInput(Callback):
             for problem in _command_problems(values_of(config), says_depth):
                 raise ConfigError(problem)
             _check_login(config)
+            if config.halving.rungs:
+                raise ConfigError(_no_halving(config, "add -m hydra/launcher=stacked"))
             for key in BASES:
                 if config.batch_scaling == "none" and config[key] is not None:
                     note = f"{key}={config[key]}: changes nothing under batch_scaling=none"
@@ -231,6 +237,7 @@ class CheckInput(Callback):
             _check_folders(config, swept)
             _check_jobs(config, swept)
             _check_login(config)
+            _check_halving(config)
 
 
 def _check_keys(config: DictConfig, swept: Iterable[str] = ()) -> None:
@@ -239,7 +246,7 @@ def _check_keys(config: DictConfig, swept: Iterable[str] = ()) -> None:
         if "/" not in key and "@" not in key:  # else a config group of Hydra's, or within one
             keys.append(key.partition(".")[0])
     refuse_unknown((key for key in keys if key != "hydra"), config)
-    optional = ("hydra", "size", "experiment", "local")
+    optional = ("hydra", "size", "experiment", "setting", "local")
     for key in known_keys():
         if key not in keys and key not in optional:
             raise ConfigError(f"{key}: is missing; every run needs it")
@@ -278,8 +285,25 @@ def _refuse_intervals(config: DictConfig, swept: Mapping[str, list[Any] | None])
         if values is None and str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
             raise ConfigError(
                 f"{key}: an interval needs a sweeper that draws values, such as "
-                f"hydra/sweeper=optuna; for a grid say {key}=range(0,3) or values with commas"
+                f"hydra/sweeper=draws; for a grid say {key}=range(0,3) or values with commas"
             )
+
+
+def _check_halving(config: DictConfig) -> None:
+    """Refuse a halving where jobs run one by one, or record statistics to the end."""
+    if not config.halving.rungs:
+        return
+    if not str(config.hydra.launcher._target_).endswith(".StackedLauncher"):
+        raise ConfigError(_no_halving(config, "add hydra/launcher=stacked"))
+    if config.callbacks:
+        raise ConfigError(_no_halving(config, f"leave out callbacks={[*config.callbacks]}"))
+
+
+def _no_halving(config: DictConfig, remedy: str) -> str:
+    return (
+        f"halving.rungs={config.halving.rungs}: drops jobs of a sweep in stacks that record "
+        f"nothing; {remedy}, or say halving.rungs=[]"
+    )
 
 
 def _check_folders(config: DictConfig, swept: Mapping[str, list[Any] | None]) -> None:
@@ -324,8 +348,8 @@ def _check_jobs(config: DictConfig, swept: Mapping[str, list[Any] | None]) -> No
     for point in points:
         job = {key: value for key, value in values.items() if key not in swept}
         for key, value in point.items():
-            if key in CHECKED and "${" not in str(value):
-                job[key] = value
+            if "${" not in str(value):
+                _set(job, key, value)
         for problem in _command_problems(job, says_depth="depth" in point):
             wrong[problem] += 1
             break
@@ -333,6 +357,15 @@ def _check_jobs(config: DictConfig, swept: Mapping[str, list[Any] | None]) -> No
         raise ConfigError(next(iter(wrong)))
     for problem, count in wrong.items():
         print(f"{count} of {len(points)} jobs will fail: {problem}", file=sys.stderr, flush=True)
+
+
+def _set(job: dict[str, Any], key: str, value: Any) -> None:
+    """Enter a swept value into those that can be checked, if it is one of them."""
+    if key in CHECKED:
+        job[key] = value
+    elif key.startswith("tune.") and isinstance(job.get("tune"), dict):
+        name, _, factor = key.removeprefix("tune.").rpartition(".")
+        job["tune"] = {**job["tune"], name: {**job["tune"].get(name, {}), factor: value}}
 
 
 def _check_login(config: DictConfig) -> None:

@@ -8,13 +8,15 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mupl.identity import RESULT_FILE, register_resolvers
 from mupl.parametrization.tables import TABLES
 from mupl.training.clear_errors import clear_errors
 from mupl.training.overrides import CONF
 
+OPEN_KEYS = ("tune",)
+OPEN = DictConfig({}, flags={"struct": False})
 DIVERGED = 3  # exit code of a single run whose loss was not finite; bad input has 1
 
 
@@ -48,13 +50,18 @@ def _exit_if_diverged() -> None:
 
 
 def register() -> None:
-    """Tell Hydra of what conf/ needs but does not hold: rule tables and names of folders."""
-    register_parametrizations()
+    """Tell Hydra of what conf/ needs but does not hold: configs and names of folders."""
+    register_configs()
     register_resolvers()
 
 
-def register_parametrizations() -> None:
-    """Add a config `parametrization=NAME` for each rule table, which needs no file then."""
+def register_configs() -> None:
+    """Add `parametrization=NAME` for each rule table, which needs no file then, and open keys.
+
+    Below an open key a command line adds keys without a "+".
+    """
+    store = ConfigStore.instance()
+    store.store(name="open_keys", node=OmegaConf.create(dict.fromkeys(OPEN_KEYS, OPEN)))
     for name in TABLES:
         config = {
             "_target_": "mupl.parametrization.rules.get_parametrization",
@@ -64,4 +71,4 @@ def register_parametrizations() -> None:
             # name -> {param_filter: glob or globs, scale: number or cell}
             "lr_adjustment_groups": {},
         }
-        ConfigStore.instance().store(group="parametrization", name=name, node=config)
+        store.store(group="parametrization", name=name, node=config)

@@ -29,7 +29,7 @@ from mupl.training.setup import Setup
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 SIZES = ("width", "depth")  # arguments of a model that a setup gives to it
 
-TUNED_KEYS = ("lr", "eps", "weight_decay", "weight_decay_mode", "seed")
+TUNED_KEYS = ("lr", "eps", "weight_decay", "weight_decay_mode", "tune", "seed")
 
 
 def load_data(cfg: DictConfig) -> Any:
@@ -171,7 +171,8 @@ def _shape(value: Any) -> str:
 def tuned(cfg: DictConfig) -> dict[str, Any]:
     """Return the arguments of a setup that follow from `TUNED_KEYS`; none shapes its model."""
     scaled = batch_scaling(cfg).values(cfg.lr, cfg.eps, cfg.weight_decay)
-    return {**scaled, "weight_decay_mode": cfg.weight_decay_mode, "seed": cfg.seed}
+    others = {"weight_decay_mode": cfg.weight_decay_mode, "seed": cfg.seed}
+    return {**scaled, **others, "tune": OmegaConf.to_container(cfg.tune, resolve=True)}
 
 
 def batch_scaling(cfg: DictConfig) -> BatchScaling:
