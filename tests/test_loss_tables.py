@@ -14,7 +14,8 @@ from mupl.analysis.readings import glossary, readings
 from mupl.analysis.transfer import curve_keys, optima, transfer
 from mupl.cli import main
 from mupl.errors import ConfigError
-from mupl.report.hyperparameter_transfer import hyperparameter_transfer, table_transfer
+from mupl.report.hyperparameter_transfer import hyperparameter_transfer
+from mupl.report.tables import table_transfer
 from tests.commands import FOREIGN
 from tests.test_transfer import sweep, write_jobs
 
