@@ -1,7 +1,6 @@
 """The report of a swept hyperparameter: its best values, and how they transfer."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 

@@ -36,6 +36,7 @@ CONFIG = {
         "labelFontSize": 11,
         "titleFontSize": 12,
         "labelOverlap": True,
+        "labelSeparation": 8,
     },
 }
 
@@ -68,7 +69,7 @@ class Axis:
         ticks = sorted(float(value) for value in values.unique())
         scale = {"type": "log", "base": 2, "domain": [ticks[0] / 1.08, ticks[-1] * 1.08]}
         powers = np.log2(ticks)
-        texts = "format(datum.value, '.3~g')"
+        texts = "format(datum.value, '.4~g')"
         if max(ticks) < 1 and np.allclose(powers, powers.round()):
             texts = "'2^' + round(log(datum.value) / LN2)"
         return cls(label, scale, "Q", ticks, texts)
@@ -211,11 +212,13 @@ def panel(
         choice: the first value of the signal of that name, if the rows depend on it.
         height: in pixels; the width is the reader's.
     """
-    chart = alt.layer(*layers).add_params(alt.param(name="hidden", value=[]))
-    chart = chart.transform_filter(IS_SHOWN)
+    # in each layer, as a filter of the whole would miss layers with rows of their own
+    shown = [layer.transform_filter(IS_SHOWN) for layer in layers]
+    params = [alt.param(name="hidden", value=[])]
     if choice is not None:
-        chart = chart.add_params(alt.param(name="choice", value=choice))
-        chart = chart.transform_filter(IS_CHOSEN)
+        shown = [layer.transform_filter(IS_CHOSEN) for layer in shown]
+        params.append(alt.param(name="choice", value=choice))
+    chart = alt.layer(*shown).add_params(*params)
     chart = chart.properties(
         width="container",
         height=height,

@@ -92,7 +92,9 @@ def _scale_panel(title: str, rows: pd.DataFrame) -> Panel:
         y=at_y,
         color=color(["gradients", "values"]),
         shape=alt.Shape(
-            "passed:N", scale=alt.Scale(domain=[True, False], range=["circle", "cross"]), legend=None
+            "passed:N",
+            scale=alt.Scale(domain=[True, False], range=["circle", "cross"]),
+            legend=None,
         ),
         tooltip=tooltip(series="of", note="name", value="RMS"),
     )

@@ -1,7 +1,6 @@
 """The part of a page on coordinate checks: slopes, what was predicted, and the verdict."""
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
 from mupl.analysis import coordinates
@@ -86,9 +85,7 @@ def _table(verdict: pd.DataFrame) -> Table:
 def _charts(rows: pd.DataFrame, verdict: pd.DataFrame, along: str) -> Charts:
     table = rows[(rows["statistic"] == STATISTIC) & (rows["value"] > 0)].copy()
     is_bias = table["name"].str.endswith("bias")
-    table["panel"] = [
-        PANELS.get(key) for key in zip(table["kind"], is_bias, strict=True)
-    ]
+    table["panel"] = [PANELS.get(key) for key in zip(table["kind"], is_bias, strict=True)]
     table = table.dropna(subset="panel")
     table["series"] = layers(table["name"])
     table["failed"] = _has_failed(table, verdict)
@@ -140,7 +137,11 @@ def _panel(
     at_x = Axis.of_values(along, points["size"]).encode(alt.X, "size")
     at_y = height.encode(alt.Y, "median")
     hover = tooltip(
-        series="layer", size=along, median="median", low="lowest", high="highest",
+        series="layer",
+        size=along,
+        median="median",
+        low="lowest",
+        high="highest",
         predicted="predicted",
     )
     chart = base(points).encode(x=at_x, color=color(series), detail="series:N")

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 
 from mupl.analysis import transfer
-from mupl.figures.style import chosen_lines, with_unit, with_written_names
+from mupl.figures.style import by_rank, chosen_lines, with_unit, with_written_names
 from mupl.report.hyperparameter_transfer import Losses
 from mupl.report.page.charts import Axis, base, color, lines_with_bands, panel, tooltip
 from mupl.report.page.contents import Contents
@@ -20,7 +20,7 @@ CURVES = {"train_loss": "training loss", "val_loss": "validation loss"}
 def final_losses(losses: Losses, unit: str) -> tuple[Section | None, list[Finding]]:
     """Return a chart of the final loss of every setting, and the best; None if all diverged."""
     results, metric, _, x = losses
-    table = transfer.curves(results, metric, x)
+    table = by_rank(transfer.curves(results, metric, x))
     table = table[np.isfinite(table["mean"])]
     if table.empty:
         return None, []
@@ -56,7 +56,7 @@ def final_losses(losses: Losses, unit: str) -> tuple[Section | None, list[Findin
 def loss_curves(contents: Contents, losses: Losses) -> Section | None:
     """Return the losses during training, of the runs at the best value of each curve."""
     results, metric, size, x = losses
-    best = transfer.best(results, metric, x)
+    best = by_rank(transfer.best(results, metric, x))
     if best.empty or "folder" not in results:
         return None
     keys = transfer.curve_keys(results, x, metric)
@@ -77,8 +77,10 @@ def loss_curves(contents: Contents, losses: Losses) -> Section | None:
     series = list(dict.fromkeys(ordered["series"]))
     shown = chosen_lines(series)
     panels = []
-    for (title, kind), rows in curves.groupby(["panel", "kind"], sort=False):
-        panels.append(_panel(f"{title}: {CURVES[str(kind)]}", rows, series, contents.unit))
+    for kind, of_kind in curves.groupby("kind", sort=False):
+        axis = _loss_axis(with_unit(str(kind), contents.unit), of_kind["loss"])
+        for title, rows in of_kind.groupby("panel", sort=False):
+            panels.append(_panel(f"{title}: {CURVES[str(kind)]}", rows, series, axis))
     name = transfer.HYPERPARAMETERS[x]
     caption = f"Loss during training, at the best {name} of each curve." if size else ""
     hidden = [name for name in series if name not in shown]
@@ -99,7 +101,18 @@ def _of_run(contents: Contents, run: dict[str, object]) -> pd.DataFrame | None:
     return long.assign(panel=run["panel"], series=run["series"])
 
 
-def _panel(title: str, rows: pd.DataFrame, series: list[str], unit: str) -> Panel:
+def _loss_axis(label: str, losses: pd.Series) -> Axis:
+    """Return an axis for all but the largest losses: the first steps of a run may be far above."""
+    finite = losses[np.isfinite(losses)]
+    low, high = float(finite.min()), float(finite.quantile(0.99))
+    if low > 0 and high > 4 * low:
+        return Axis.of_size(label, pd.Series([low, high]))
+    span = (high - low) or 1.0
+    scale = {"domain": [low - 0.05 * span, high + 0.05 * span], "nice": False, "zero": False}
+    return Axis(label, scale, labels="format(datum.value, '.3~g')")
+
+
+def _panel(title: str, rows: pd.DataFrame, series: list[str], axis: Axis) -> Panel:
     steps = np.sort(rows["step"].unique())
     thinned = steps[np.unique(np.linspace(0, len(steps) - 1, MOST_POINTS).astype(int))]
     rows = rows[rows["step"].isin(thinned) & np.isfinite(rows["loss"])]
@@ -107,11 +120,6 @@ def _panel(title: str, rows: pd.DataFrame, series: list[str], unit: str) -> Pane
     points = means.reset_index()
     points = points.rename(columns={"mean": "loss", "min": "low", "max": "high"})
     at_x = Axis("step", {"zero": False, "nice": False}).encode(alt.X, "step")
-    low, high = points["low"].min(), points["high"].quantile(0.99)
-    label = with_unit("loss", unit)
-    axis = Axis(label, {"zero": False}, labels="format(datum.value, '.3~g')")
-    if low > 0 and high > 4 * low:
-        axis = Axis.of_size(label, pd.Series([low, high]))
     loss = axis.encode(alt.Y, "loss")
     hover = tooltip(series="series", step="step", loss="loss", low="lowest", high="highest")
     layers = lines_with_bands(base(points), at_x, loss, series, hover, dots=False)

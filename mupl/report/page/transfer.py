@@ -126,9 +126,7 @@ class Curves:
         stars = chart.transform_filter("datum.best").mark_point(
             shape=STAR, size=170, filled=True, opacity=1, stroke="currentColor", strokeWidth=1
         )
-        layers.append(
-            stars.encode(x=at_x, y=loss, color=color(self.series), tooltip=list(hover))
-        )
+        layers.append(stars.encode(x=at_x, y=loss, color=color(self.series), tooltip=list(hover)))
         diverged = _diverged(rows, x, self.size)
         if not diverged.empty:
             crosses = base(diverged).mark_point(shape="cross", angle=45, size=60, filled=True)

@@ -56,9 +56,7 @@ def _losses(contents: Contents) -> Losses:
     return Losses(results, contents.metric, size, transfer.swept_hyperparameter(results))
 
 
-def _sections(
-    contents: Contents, losses: Losses
-) -> tuple[Sequence[Finding], Sequence[Section]]:
+def _sections(contents: Contents, losses: Losses) -> tuple[Sequence[Finding], Sequence[Section]]:
     """Make what applies to these runs; a part for which there is nothing is left out."""
     found = [section(contents) for section in CHECKS]
     is_check = any(section for section, _ in found)
