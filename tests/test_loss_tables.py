@@ -359,7 +359,7 @@ def test_what_the_command_prints(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert f"6 runs; the report is in {tmp_path / 'out'}" in printed
     assert "nan" not in printed
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert files == ["best.csv", "lr_transfer.png", "transfer.json"]
+    assert files == ["best.csv", "lr_transfer.png", "report.html", "transfer.json"]
 
 
 @pytest.mark.parametrize("name", ["figure.xyz", "nowhere/figure.png"])

@@ -132,7 +132,7 @@ def predicted(rows: pd.DataFrame, keys: Sequence[str], along: str) -> pd.Series:
     [1.0, 0.5]
     """
     of_line = [key for key in keys if key != along]
-    points = rows.groupby(keys, sort=False)[["value", "high"]].median()
+    points = rows.groupby([*keys], sort=False)[["value", "high"]].median()
     table = points.reset_index().sort_values(along)
     first = table.groupby(of_line, sort=False)[["value", along]].transform("first")
     growth = (table[along] / first[along]) ** table["high"]

@@ -127,9 +127,9 @@ def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     columns = {}
     for key, column in table.items():
         if column.dtype.kind == "f":
-            columns[key] = [_rounded(value) for value in column]
+            columns[str(key)] = [_rounded(value) for value in column]
         else:
-            columns[key] = column.tolist()
+            columns[str(key)] = column.tolist()
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

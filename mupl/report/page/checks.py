@@ -35,7 +35,7 @@ def norms_section(contents: Contents) -> tuple[Section | None, list[Finding]]:
     name = LABELS[str(best.idxmax())]
     text = f"Over all layers the {name} norm tells the change of activations best: r = "
     findings = [Finding(f"{text}{best.max():.2f}.")]
-    parts = [Charts(caption, panels, series, by), Table.of(title, shown, is_open=True)]
+    parts: list[Charts | Table] = [Charts(caption, panels, series, by), Table.of(title, shown, is_open=True)]
     return Section("Norms of updates", parts), findings
 
 

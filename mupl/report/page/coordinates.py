@@ -1,5 +1,7 @@
 """The part of a page on coordinate checks: slopes, what was predicted, and the verdict."""
 
+from typing import Any
+
 import altair as alt
 import pandas as pd
 
@@ -118,7 +120,7 @@ def _charts(rows: pd.DataFrame, verdict: pd.DataFrame, along: str) -> Charts:
 
 def _has_failed(table: pd.DataFrame, verdict: pd.DataFrame) -> list[bool]:
     failures = verdict[verdict["verdict"] == coordinates.FAIL]
-    failed = set()
+    failed: set[tuple[Any, ...]] = set()
     for names in (failures["name"], failures["name"].map(block_pattern)):
         failed.update(zip(failures["check"], failures["kind"], names, failures["t"], strict=True))
     rows = zip(table["check"], table["kind"], table["name"], table["t"], strict=True)

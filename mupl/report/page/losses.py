@@ -1,5 +1,8 @@
 """The part of a page on losses: of every setting where nothing is tuned, and during training."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -87,7 +90,7 @@ def loss_curves(contents: Contents, losses: Losses) -> Section | None:
     return Section("Loss curves", [Charts(caption, panels, series, along, hidden)])
 
 
-def _of_run(contents: Contents, run: dict[str, object]) -> pd.DataFrame | None:
+def _of_run(contents: Contents, run: Mapping[Any, Any]) -> pd.DataFrame | None:
     """Read the losses that one run logged; None if they are too few for a curve."""
     logged = contents.job_table(str(run["folder"]), METRICS_FILE)
     if logged is None or "step" not in logged:

@@ -92,13 +92,13 @@ class Curves:
         panels = [
             self._panel(str(title), rows) for title, rows in self.table.groupby("panel", sort=False)
         ]
-        _, _, size, x = self.losses
+        x = self.losses.x
         name = transfer.HYPERPARAMETERS[x]
         along = transfer.SIZES.get(self.size, self.size)
         caption = (
-            f"Final loss against the {name}. A line is the mean over seeds, a band their range, and "
-            f"a star the best {name} of its {along}. A cross marks what diverged. All panels have "
-            "the same axes, which end above the losses at the smallest value."
+            f"Final loss against the {name}. A line is the mean over seeds, a band their range, "
+            f"and a star the best {name} of its {along}. A cross marks what diverged. All panels "
+            "have the same axes, which end above the losses at the smallest value."
         )
         return Charts(
             caption,
