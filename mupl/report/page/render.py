@@ -57,7 +57,8 @@ def _file(name: str) -> str:
 @cache
 def _library() -> str:
     """Return the scripts of Vega, Vega-Lite and Vega-Embed as one."""
-    return vl_convert.javascript_bundle(None).replace("</script", r"<\/script")
+    scripts = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub forgets a default
+    return scripts.replace("</script", r"<\/script")
 
 
 def _script_json(spec: Mapping[str, Any]) -> Markup:

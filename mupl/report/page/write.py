@@ -71,4 +71,5 @@ def _sections(contents: Contents, losses: Losses) -> tuple[Sequence[Finding], Se
     sections = [section for section, _ in found if section]
     findings = [finding for _, said in found for finding in said]
     findings += [Finding(note.removeprefix("warning: "), "warn") for note in contents.notes]
+    findings.sort(key=lambda finding: finding.state != "fail")  # what fails comes first
     return findings, sections
