@@ -16,7 +16,7 @@ FORMATS = ("rich", "markdown", "latex", "csv")
 LEGEND = """Cells multiply what was tuned at the base width. m_in = fan_in / base fan_in; so m_out.
 W, update: predicted powers of width of W = mult * w at init, and of an update of it."""
 OF_TABLES = (  # of mupl report
-    *("size", "lr", "hyperparameter", "loss", "seed", "by", "tuned", "log2", "out", "figure"),
+    *("size", "lr", "hyperparameter", "loss", "seed", "by", "tuned", "log2", "figure"),
 )
 Rows = list[dict[str, Any]]
 
@@ -209,10 +209,10 @@ def report(options: argparse.Namespace) -> int:
         if not path.exists():
             raise ConfigError(f"{path}: there is no such folder or file")
     if any(path.is_dir() for path in options.source):
-        return _report_folder(options)
+        return _report_sweeps(options)
     _refuse(options, ("report", "metric"), "a sweep's folder; the loss of a table is --loss")
     from mupl.analysis.loss_tables import Columns
-    from mupl.report.hyperparameter_transfer import table_transfer
+    from mupl.report.tables import table_transfer
 
     columns = Columns(
         size=options.size,
@@ -227,17 +227,56 @@ def report(options: argparse.Namespace) -> int:
     return table_transfer(options.source, columns, options.out, options.figure)
 
 
-def _report_folder(options: argparse.Namespace) -> int:
+def _report_sweeps(options: argparse.Namespace) -> int:
+    """Make the report of a sweep again, or one that compares several."""
     from mupl.identity import METRICS
-    from mupl.sweep.reports import get_report
+    from mupl.sweep.reports import get_report, write_page
 
     _refuse(options, OF_TABLES, "tables of losses; a sweep's folder says itself what is what")
-    if len(options.source) > 1:
-        raise ConfigError("mupl report: takes one sweep's folder, or files that are tables")
     metric = options.metric or "val_loss"
     if metric not in METRICS:
         raise ConfigError(f"--metric={metric}: must be one of {', '.join(METRICS)}")
-    return get_report(options.report or "hyperparameter_transfer")(options.source[0], metric)
+    folder = _report_folder(options)
+    report = get_report(options.report or _report_of(options.source))
+    try:
+        return report(folder, metric)
+    finally:
+        write_page("write_sweep_page", folder, metric)
+
+
+def _report_folder(options: argparse.Namespace) -> Path:
+    """Return the folder of the report: the sweep's own, or a new one that compares sweeps."""
+    from mupl.sweep.results import compare
+
+    sweeps = options.source
+    for path in sweeps:
+        if not path.is_dir():
+            raise ConfigError(f"{path}: is no folder; sweeps are not compared with tables")
+    if len(sweeps) == 1:
+        _refuse(options, ("out",), "tables, or several sweeps; one sweep's report is in its folder")
+        return sweeps[0]
+    folder = options.out or Path("_and_".join(path.resolve().name for path in sweeps))
+    if folder.resolve() in [path.resolve() for path in sweeps]:
+        raise ConfigError(f"--out {folder}: is one of the sweeps; name another folder")
+    compare(sweeps, folder)
+    return folder
+
+
+def _report_of(sweeps: Sequence[Path]) -> str:
+    """Return the report that the sweeps ended with.
+
+    Raises:
+        ConfigError: if they ended with different ones.
+    """
+    from mupl.sweep.plan import read_plan, report_name
+
+    names = {path: report_name(read_plan(path)) for path in sweeps}
+    known = sorted({name for name in names.values() if name is not None})
+    if len(known) > 1:
+        raise ConfigError(
+            f"the sweeps end with different reports: {', '.join(known)}; say which by --report"
+        )
+    return known[0] if known else "hyperparameter_transfer"
 
 
 def _refuse(options: argparse.Namespace, names: Sequence[str], what: str) -> None:
@@ -296,16 +335,21 @@ def _add_check(commands: Any) -> None:
 
 
 def _add_report(commands: Any) -> None:
-    about = "how a hyperparameter transfers: of a sweep's folder, or of any table of losses"
+    about = "the report of a sweep or of several, or of any table of losses, with report.html"
     parser = commands.add_parser("report", help=about, description=about)
     parser.add_argument(
         "source",
         type=Path,
         nargs="+",
-        help="a sweep's folder, or .csv, .tsv, .parquet: a row a run",
+        help="a sweep's folder, several to compare, or .csv, .tsv, .parquet: a row a run",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="the folder for the report of tables (FILE_report) or of several sweeps (A_and_B)",
     )
     folder = parser.add_argument_group("of a sweep's folder")
-    folder.add_argument("--report", help="its short name; hyperparameter_transfer if not given")
+    folder.add_argument("--report", help="its short name; the sweep's own if not given")
     folder.add_argument("--metric", help="what losses are compared by; val_loss if not given")
     table = parser.add_argument_group("of tables: names of columns, guessed if not given")
     table.add_argument("--size", help="width, number of parameters, or whatever grows")
@@ -320,9 +364,6 @@ def _add_report(commands: Any) -> None:
     table.add_argument("--tuned", type=_names, help="tuned too: their best value counts")
     table.add_argument(
         "--log2", action="store_const", const=True, help="the column of --lr holds log2 of it"
-    )
-    table.add_argument(
-        "--out", type=Path, help="the folder for the report; FILE_report if not given"
     )
     table.add_argument("--figure", type=Path, help="a file for the figure as well, such as lr.pdf")
     parser.set_defaults(run=report)

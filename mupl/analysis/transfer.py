@@ -196,12 +196,16 @@ def swept_hyperparameter(results: pd.DataFrame) -> str:
 
 
 def hyperparameter_name(x: str) -> str:
-    """Name a hyperparameter's column in words.
+    """Name a hyperparameter's column in words; one that is not known goes by its own name.
 
     >>> hyperparameter_name("lr"), hyperparameter_name("tune.hidden.lr")
     ('learning rate', 'hidden.lr factor')
+    >>> hyperparameter_name("optimizer.beta2")
+    'beta2'
     """
-    return HYPERPARAMETERS.get(x) or f"{x.removeprefix(BY_MODULE)} factor"
+    if x.startswith(BY_MODULE):
+        return f"{x.removeprefix(BY_MODULE)} factor"
+    return HYPERPARAMETERS.get(x, x.rpartition(".")[2])
 
 
 def swept_size(results: pd.DataFrame) -> str | None:

@@ -1,11 +1,14 @@
 """The figures of coordinate checks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+
+from mupl.analysis.coordinates import over_blocks
+from mupl.figures.style import MOST_LINES
 
 # (kind, whether of biases) -> label of a row of panels, from top to bottom
 PANELS = {
@@ -50,11 +53,11 @@ def plot_coordinates(
     quantities = zip(rows["kind"], is_bias, strict=True)
     labels = pd.Series([PANELS.get(key) for key in quantities], rows.index)
     table = _plottable(rows.assign(panel=labels), statistic)
-    table["layer"] = _layers(table["name"])
+    table["layer"] = layers(table["name"])
     if verdict is not None:
         words = _words(verdict)
         table["layer"] = [f"{x}: {words[x]}" if x in words else x for x in table["layer"]]
-    layers = list(table["layer"].unique())
+    names = list(table["layer"].unique())
     grid = _plot_lines(
         table,
         PANELS.values(),
@@ -62,8 +65,8 @@ def plot_coordinates(
         statistic,
         col="t",
         hue="layer",
-        hue_order=layers,
-        palette=sns.color_palette("viridis", len(layers)),
+        hue_order=names,
+        palette=sns.color_palette("viridis", len(names)),
         height=2.4,
         aspect=1.3,
     )
@@ -113,7 +116,43 @@ def plot_side_by_side(
     return grid.figure
 
 
-def _layers(names: pd.Series) -> pd.Series:
+def predicted(rows: pd.DataFrame, keys: Sequence[str], along: str) -> pd.Series:
+    """Return what the values at each size would be if the slope were the predicted one.
+
+    A prediction starts at the median of the smallest size. Of a range of slopes the upper end
+    counts, beyond which something grows too fast; without one it is NaN.
+
+    Args:
+        rows: of one check and kind, with columns low and high.
+        keys: the columns that tell points apart, `along` among them.
+        along: the size.
+
+    >>> rows = pd.DataFrame({"width": [64, 128], "value": [1.0, 2.0], "low": -1.0, "high": -1.0})
+    >>> predicted(rows.assign(t=0), ["t", "width"], "width").tolist()
+    [1.0, 0.5]
+    """
+    of_line = [key for key in keys if key != along]
+    points = rows.groupby([*keys], sort=False)[["value", "high"]].median()
+    table = points.reset_index().sort_values(along)
+    first = table.groupby(of_line, sort=False)[["value", along]].transform("first")
+    growth = (table[along] / first[along]) ** table["high"]
+    line = first["value"] * growth
+    return line.set_axis(pd.MultiIndex.from_frame(table[list(keys)]))
+
+
+def few_lines(rows: pd.DataFrame) -> pd.DataFrame:
+    """Take means over blocks where there are more layers than a panel can show.
+
+    >>> few_lines(pd.DataFrame({"name": [f"h.{i}.up" for i in range(12)], "value": 1.0}))
+         name  value
+    0  h.*.up    1.0
+    """
+    if layers(rows["name"]).nunique() <= MOST_LINES:
+        return rows
+    return over_blocks(rows)
+
+
+def layers(names: pd.Series) -> pd.Series:
     """Return the module for the name of a weight or a bias."""
     return names.str.replace(r"\.(weight|bias)$", "", regex=True)
 
@@ -121,7 +160,7 @@ def _layers(names: pd.Series) -> pd.Series:
 def _words(verdict: pd.DataFrame) -> dict[str, str]:
     """Return "fail" or "not judged" for layers that have either, by name; the worse counts."""
     others = verdict[verdict["verdict"] != "pass"]
-    worst = others.groupby(_layers(others["name"]))["verdict"].min()  # "fail" < "not judged"
+    worst = others.groupby(layers(others["name"]))["verdict"].min()  # "fail" < "not judged"
     return {str(layer): word for layer, word in worst.items()}
 
 

@@ -82,7 +82,7 @@ def plot_transfer_pages(
     lines = _labelled(finite, panel_keys, size)
     stars = _labelled(best(results, metric, x), panel_keys, size)
     colors = _colors(finite[size])
-    limits = _loss_axis(finite, stars[metric].max(), keys, x)
+    limits = loss_axis(finite, stars[metric].max(), keys, x)
     lines_of = dict(list(lines.groupby("panel")))
     stars_of = dict(list(stars.groupby("panel")))
 
@@ -194,7 +194,7 @@ def _labelled(table: pd.DataFrame, panel_keys: list[str], size: str) -> pd.DataF
     return table.assign(panel=panels, size_label=table[size].astype(str))
 
 
-def _loss_axis(finite: pd.DataFrame, worst_best: float, keys: list[str], x: str) -> dict[str, Any]:
+def loss_axis(finite: pd.DataFrame, worst_best: float, keys: list[str], x: str) -> dict[str, Any]:
     """Scale and limits of the axis of losses, cut above the losses at the smallest x.
 
     Args:

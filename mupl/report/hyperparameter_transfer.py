@@ -1,7 +1,6 @@
 """The report of a swept hyperparameter: its best values, and how they transfer."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,16 +8,13 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from mupl.analysis import transfer
-from mupl.analysis.loss_tables import Columns, read_losses
 from mupl.analysis.readings import glossary, readings
-from mupl.errors import ConfigError
 from mupl.figures import transfer as figures
 from mupl.files import write_atomically
 from mupl.report.common import (
     conclude,
     print_lines,
     read_results,
-    save,
     save_pages,
     save_table,
     show,
@@ -60,59 +56,18 @@ def hyperparameter_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
     results = read_results(sweep_dir)
     x = transfer.swept_hyperparameter(results)
     losses = Losses(results, metric, transfer.swept_size(results), x)
-    trained = _report_tables(losses, sweep_dir)
+    trained = report_tables(losses, sweep_dir)
     code = conclude(results, sweep_dir)
-    return max(code, _plot(losses, sweep_dir)) if trained else code
+    return max(code, plot(losses, sweep_dir)) if trained else code
 
 
-def table_transfer(
-    files: Sequence[Path],
-    columns: Columns | None = None,
-    out: Path | None = None,
-    figure: Path | None = None,
-) -> int:
-    """Report on tables of losses, wherever they come from, as on a sweep.
-
-    Args:
-        files: read by `mupl.analysis.loss_tables.read_losses`.
-        columns: which is what.
-        out: the folder for `best.csv`, `transfer.json` and the figure; by default in the working
-            folder, named after the first file.
-        figure: a file for the figure on one page as well.
-
-    Returns:
-        1 if the figure failed, else 0.
-    """
-    table = read_losses(files, columns)
-    out = out or Path(f"{files[0].stem}_report")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: no such folder can be made ({error.strerror})") from error
-    print_lines(table.notes, files[0])
-    losses = Losses(table.results, table.loss, table.size, table.x)
-    _report_tables(losses, out)
-    print(f"{len(table.results)} runs; the report is in {out}")
-    if figure is not None:
-        _plot_one_page(losses, figure)
-    return _plot(losses, out)
-
-
-def _plot(losses: Losses, folder: Path) -> int:
+def plot(losses: Losses, folder: Path) -> int:
     results, metric, size, x = losses
     file = folder / f"{x.rpartition('.')[2]}_transfer.png"
     return save_pages(file, figures.plot_transfer_pages, results, metric, size or "width", x)
 
 
-def _plot_one_page(losses: Losses, file: Path) -> None:
-    results, metric, size, x = losses
-    try:
-        save(figures.plot_hyperparameter_transfer(results, metric, size or "width", x), file)
-    except (OSError, ValueError) as error:  # no such folder, or format of figures
-        raise ConfigError(f"--figure {file}: {' '.join(str(error).split())}") from error
-
-
-def _report_tables(losses: Losses, folder: Path) -> bool:
+def report_tables(losses: Losses, folder: Path) -> bool:
     """Write and print the tables; return whether any run gave a finite loss."""
     results, metric, size, x = losses
     best = transfer.best(results, metric, x)

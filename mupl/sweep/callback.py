@@ -16,7 +16,7 @@ from mupl.claims import POLL, delete_useless, holder, waiting_for
 from mupl.errors import ConfigError, disk_error, disk_message
 from mupl.files import delete_stale_partials
 from mupl.identity import RESULT_FILE, read_result, swept_keys
-from mupl.sweep.reports import get_report
+from mupl.sweep.reports import get_report, write_page
 
 
 class SweepReport(Callback):
@@ -79,16 +79,7 @@ class SweepReport(Callback):
         if found:
             print(f"{found} of {done} jobs were done before (rerun=all trains them anew)")
         sys.stdout.flush()
-        try:
-            code = get_report(self.report)(sweep_dir, config.metric)
-        except ConfigError as error:
-            sys.exit(f"error: {error}")
-        except Exception as error:
-            full = disk_error(error)
-            if full is not None:
-                sys.exit(f"error: {disk_message(full, str(sweep_dir))}")
-            traceback.print_exc()
-            sys.exit(1)
+        code = self._report(sweep_dir, config.metric)
         lost = [folder for folder in self.left if not (folder / RESULT_FILE).exists()]
         if lost:
             sys.exit(
@@ -97,6 +88,24 @@ class SweepReport(Callback):
             )
         if code:
             sys.exit(code)
+
+    def _report(self, sweep_dir: Path, metric: str) -> int | str:
+        """Report on the sweep; return the exit code, or the error that ends the command.
+
+        The page is written also where the report fails: it says why jobs did.
+        """
+        code: int | str = 1
+        try:
+            code = get_report(self.report)(sweep_dir, metric)
+        except ConfigError as error:
+            code = f"error: {error}"
+        except Exception as error:
+            full = disk_error(error)
+            if full is not None:
+                return f"error: {disk_message(full, str(sweep_dir))}"
+            traceback.print_exc()
+        write_page("write_sweep_page", sweep_dir, metric)
+        return code
 
     def _name(self, overrides: list[str]) -> str:
         """Join the overrides of the keys that are swept, or all where it is not known which are."""

@@ -3,6 +3,7 @@
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mupl.errors import ConfigError
 
@@ -11,7 +12,7 @@ from mupl.errors import ConfigError
 Report = Callable[[Path, str], int]
 
 FOLDER = Path(__file__).parents[1] / "report"  # read, not imported, as it comes after this part
-NO_REPORTS = ("common",)
+NO_REPORTS = ("common", "page", "tables")
 REPORTS = tuple(
     module.name for module in pkgutil.iter_modules([str(FOLDER)]) if module.name not in NO_REPORTS
 )
@@ -35,3 +36,24 @@ def get_report(name: str) -> Report:
         return pkgutil.resolve_name(dotted)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"hydra.callbacks.sweep_report.report={name}: {error}") from error
+
+
+def write_page(write: str, *arguments: Any) -> None:
+    """Write the page of a report; if that fails, say so in a line, as the tables are there.
+
+    Args:
+        write: the function of `mupl.report.page` that writes it and returns its path.
+        arguments: of the function.
+    """
+    try:
+        path = pkgutil.resolve_name(f"mupl.report.page.{write}")(*arguments)
+        print(f"report: {path}", flush=True)
+    except Exception as error:
+        print(f"no report.html (the tables are complete): {_sentence(error)}", flush=True)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("mupl"):
+        return f"it needs the package {error.name}: pip install 'mupl[train]'"
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}"
