@@ -570,7 +570,7 @@ def test_the_callback_logs_and_writes_what_a_plain_loop_records(tmp_path: Path) 
     pd.testing.assert_frame_equal(table, recorder.frame(), rtol=1e-5)
 
     metrics = pd.read_csv(tmp_path / "metrics.csv")
-    logged = metrics.set_index("step")["output/layers.0/l1"].dropna()
+    logged = metrics.set_index("step")["output_l1/layers.0"].dropna()
     expected = table.query(
         "kind == 'output' and name == 'layers.0' and statistic == 'l1'"
     ).set_index("t")["value"]

@@ -142,14 +142,16 @@ def _expected(prediction: Prediction, kind: str, name: str) -> Expected:
 
 
 def metrics_by_step(rows: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
-    """A recorder's rows as metrics for loggers, by step, under names KIND/NAME/STATISTIC.
+    """A recorder's rows as metrics for loggers, by step, under names KIND_STATISTIC/NAME.
+
+    Dashboards make a section of what is before the slash: all tensors of one statistic.
 
     >>> row = {"t": 3, "kind": "output", "name": "layers.0", "statistic": "l1", "value": 0.8}
     >>> metrics_by_step([row])
-    {3: {'output/layers.0/l1': 0.8}}
+    {3: {'output_l1/layers.0': 0.8}}
     """
     metrics: dict[int, dict[str, float]] = {}
     for row in rows:
-        name = f"{row['kind']}/{row['name']}/{row['statistic']}"
+        name = f"{row['kind']}_{row['statistic']}/{row['name']}"
         metrics.setdefault(row["t"], {})[name] = row["value"]
     return metrics

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from mupl.claims import POLL, delete_useless, holder, waiting_for
 from mupl.errors import ConfigError, disk_error, disk_message
 from mupl.files import delete_stale_partials
-from mupl.identity import RESULT_FILE, read_result, swept_keys
+from mupl.identity import RESULT_FILE, earlier_folder, read_result, swept_keys
 from mupl.sweep.reports import get_report, write_page
 
 
@@ -47,6 +47,10 @@ class SweepReport(Callback):
             sys.exit(f"error: {error}")
         self.started = time.time()
         self.process = os.getpid()
+        earlier = earlier_folder(config)
+        if earlier is not None:
+            text = f"note: this sweep is in {earlier} under the name that it had before; "
+            print(f"{text}hydra.sweep.dir={earlier} goes on there", file=sys.stderr, flush=True)
         self.swept = swept_keys(config)
         if str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
             self.total = math.prod(self.swept.values())

@@ -11,7 +11,15 @@ import pandas as pd
 from mupl.analysis.transfer import differing_columns
 from mupl.errors import ConfigError
 from mupl.files import write_atomically
-from mupl.identity import IDENTITY, OUTCOMES, SETTINGS, differences, read_results, setting
+from mupl.identity import (
+    IDENTITY,
+    OUTCOMES,
+    SETTINGS,
+    differences,
+    is_folder_of,
+    read_results,
+    setting,
+)
 
 COMPARED_FILE = "sweeps.json"  # of a folder that compares sweeps: name -> path from there
 NOT_COLUMNS = ("job", "config", "choices", "provenance", "halving")  # entries of a result.json
@@ -115,16 +123,16 @@ def _without_strays(
 ) -> list[dict[str, Any]]:
     """Leave out results whose folders are not the ones that their jobs wrote to.
 
-    A job's folder is named by its id, unless `hydra.sweep.subdir` says otherwise. If no folder is
-    named so, each job counts once, by its first folder.
+    The name of a job's folder ends with digits of its id, unless `hydra.sweep.subdir` says
+    otherwise. If no folder is named so, each job counts once, by its first folder.
     """
-    named_by_id = any(result["folder"] == result.get("job") for result in results)
+    named_by_id = any(_is_own(result) for result in results)
     kept = []
     strays = []
     seen = set()
     for result in results:
         job = result.get("job", result["folder"])
-        is_stray = job != result["folder"] if named_by_id else job in seen
+        is_stray = job in seen or (named_by_id and not _is_own(result))
         seen.add(job)
         if is_stray:
             strays.append(f"{result['folder']} (of job {job})")
@@ -133,6 +141,10 @@ def _without_strays(
     if strays:
         say(f"left out, as copies or jobs of another sweep: {', '.join(strays)}")
     return kept
+
+
+def _is_own(result: dict[str, Any]) -> bool:
+    return is_folder_of(result["folder"], result.get("job", ""))
 
 
 def _keys(results: list[dict[str, Any]]) -> list[str]:

@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 
 from mupl.errors import ConfigError
-from mupl.identity import METRICS, RERUN, RESULT_FILE, task_overrides
+from mupl.identity import METRICS, RERUN, RESULT_FILE, remember_sweep, task_overrides
 from mupl.parametrization.hyperparameters import (
     SIZE_RULES,
     mode_problems,
@@ -20,6 +21,7 @@ from mupl.parametrization.hyperparameters import (
     word_problems,
 )
 from mupl.training.clear_errors import clear_errors
+from mupl.training.keys import wandb_key_is_set
 from mupl.training.overrides import (
     jobs,
     known_keys,
@@ -62,8 +64,10 @@ CHECKED = (
 SEEDS = 2**32  # what numpy's and Lightning's generators take
 
 # What tells the folders of a sweep's jobs apart, whatever is swept
-UNIQUE = ("job_id:", "job.num", "job.id", "override_dirname")
+UNIQUE = ("job_folder:", "job_id:", "job.num", "job.id", "override_dirname")
 COORDINATE_CHECKS = ("coordinate_check", "ablation")  # reports
+# Class of a logger -> the package that it needs, which is also its extra
+LOGGERS = {"WandbLogger": "wandb", "TensorBoardLogger": "tensorboard", "MLFlowLogger": "mlflow"}
 MAX_JOBS = 20_000  # of a sweep that are checked before the first is trained
 
 
@@ -219,7 +223,7 @@ class CheckInput(Callback):
             says_depth = any(text.startswith("depth=") for text in task_overrides(config))
             for problem in _command_problems(values_of(config), says_depth):
                 raise ConfigError(problem)
-            _check_login(config)
+            _check_loggers(config)
             if config.halving.rungs:
                 raise ConfigError(_no_halving(config, "add -m hydra/launcher=stacked"))
             for key in BASES:
@@ -229,6 +233,7 @@ class CheckInput(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with clear_errors():
+            remember_sweep(config)
             swept = swept_values(config)
             _refuse_intervals(config, swept)
             _check_keys(config, swept)
@@ -236,7 +241,7 @@ class CheckInput(Callback):
             _check_entries(config)
             _check_folders(config, swept)
             _check_jobs(config, swept)
-            _check_login(config)
+            _check_loggers(config)
             _check_halving(config)
 
 
@@ -368,15 +373,33 @@ def _set(job: dict[str, Any], key: str, value: Any) -> None:
         job["tune"] = {**job["tune"], name: {**job["tune"].get(name, {}), factor: value}}
 
 
-def _check_login(config: DictConfig) -> None:
-    """Have W&B's key ready, if runs are to be sent there: asked for now, or refused now."""
-    for name, logger in (config.get("logger") or {}).items():
-        if str(logger.get("_target_")).endswith("WandbLogger") and logger.get("offline") is False:
-            import wandb
+def _check_loggers(config: DictConfig) -> None:
+    """Refuse loggers that are not installed, and see to the key of W&B.
 
-            try:
-                wandb.login()
-            except wandb.errors.UsageError as error:
-                raise ConfigError(
-                    f"logger.{name}.offline=false: {error} (or logger.{name}.offline=true)"
-                ) from error
+    The key is asked for now, or refused now, if runs are to be sent there.
+    """
+    for name, logger in (config.get("logger") or {}).items():
+        package = LOGGERS.get(str(logger.get("_target_")).rpartition(".")[2])
+        if package and find_spec(package) is None:
+            raise ConfigError(
+                f"logger={name}: needs the package {package}, which is not installed: "
+                f"pip install 'mupl[{package}]'"
+            )
+        if package == "wandb" and logger.get("offline"):
+            if not wandb_key_is_set():
+                text = "no key is set, so that runs stay on this machine; wandb sync sends them"
+                print(f"note: logger={name}: {text}", file=sys.stderr, flush=True)
+        elif package == "wandb" and logger.get("offline") is False:
+            _log_in(str(name))
+
+
+def _log_in(name: str) -> None:
+    import wandb
+
+    try:
+        wandb.login()
+    except wandb.Error as error:  # no key, one that W&B refuses, or no network
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"logger.{name}.offline=false: {reason} (or logger.{name}.offline=true)"
+        ) from error

@@ -1,6 +1,7 @@
 """The command line around a run: what Hydra must know beforehand, and the exit code."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from mupl.identity import RESULT_FILE, register_resolvers
 from mupl.parametrization.tables import TABLES
 from mupl.training.clear_errors import clear_errors
+from mupl.training.keys import wandb_key_is_set
 from mupl.training.overrides import CONF
 
 OPEN_KEYS = ("tune",)
@@ -53,6 +55,17 @@ def register() -> None:
     """Tell Hydra of what conf/ needs but does not hold: configs and names of folders."""
     register_configs()
     register_resolvers()
+    OmegaConf.register_new_resolver("wandb_offline", _wandb_offline, replace=True)
+    OmegaConf.register_new_resolver("wandb_mode", _wandb_mode, replace=True)
+
+
+def _wandb_offline() -> bool:
+    return not wandb_key_is_set()
+
+
+def _wandb_mode(offline: bool) -> str:
+    """Return the mode that W&B is to be begun in: what Lightning says comes too late for it."""
+    return "offline" if offline else os.environ.get("WANDB_MODE", "online")
 
 
 def register_configs() -> None:

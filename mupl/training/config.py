@@ -197,14 +197,15 @@ def use_precision(word: str) -> str:
     return "32-true" if word == "tf32" else word
 
 
-def show_parametrization(setup: Setup, folder: Path, quiet: bool) -> None:
-    """Write the parametrization table into the run's folder; print it unless `quiet`."""
+def show_parametrization(setup: Setup, folder: Path, quiet: bool) -> list[dict[str, Any]]:
+    """Write the parametrization table into the run's folder, print it unless `quiet`, return it."""
     rows = scale_rows(setup.infos, setup.scales)
     write_csv(folder / "parametrization.csv", rows, columns=list(rows[0]))
     if not quiet:
         print_table(rows, "parametrization")
         for note in notes(setup):
             print(f"note: {note}", file=sys.stderr, flush=True)
+    return rows
 
 
 def notes(setup: Setup) -> list[str]:
