@@ -134,7 +134,7 @@ def _log(
     for step, values in rows:
         for logger in log.loggers:
             logger.log_metrics(values, step)
-    log.end(job.row | outcome)
+    log.end({**job.row, **outcome})
 
 
 def _csv_file(logger: DictConfig) -> Path | None:

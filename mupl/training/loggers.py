@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import singledispatch
 from typing import Any
 
+import pandas as pd
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import (
     CSVLogger,
@@ -97,9 +98,7 @@ def _(logger: WandbLogger, config: Row, parametrization: Sequence[Row]) -> None:
             f"logger=wandb: {reason}; logger.wandb.offline=true needs none"
         ) from error
     if parametrization:
-        columns = list(parametrization[0])
-        data = [list(row.values()) for row in parametrization]
-        table = wandb.Table(columns=columns, data=data, allow_mixed_types=True)
+        table = wandb.Table(dataframe=pd.DataFrame(parametrization), allow_mixed_types=True)
         logger.experiment.log({"parametrization": table}, commit=False)  # with the first metrics
 
 
