@@ -163,6 +163,7 @@ class Normalized(HasRules):
             of_inner.idle_steps,
             partial(_inner_kind_of, tuple(roles), of_inner),
             {**of_inner.own_decay, UpdateKind.RELATIVE: 0.0},
+            of_inner.settled,
         )
 
     def __init__(

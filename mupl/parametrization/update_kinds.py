@@ -80,6 +80,9 @@ class OptimizerRules:
             it is not.
         own_decay: update kind -> the decoupled weight decay that belongs to such an update, in
             place of the user's.
+        settled: number of updates after which their size is the one that the update kinds tell.
+        rotations: tensor -> what an update of few directions may be smaller by than one whose
+            entries are lr; by default that of its kind (`ROTATIONS`).
     """
 
     kind_of: Callable[[Info], str]
@@ -87,10 +90,30 @@ class OptimizerRules:
     idle_steps: int = 0
     inner_kind_of: Callable[[Info], str | None] | None = None
     own_decay: Mapping[str, float] = field(default_factory=dict)
+    settled: int = 0
+    rotations: Callable[[Info], Monomial] | None = None
 
     def inner_kind(self, info: Info) -> str | None:
         """Return the kind of an update before it is divided by its norm; None if it is not."""
         return None if self.inner_kind_of is None else self.inner_kind_of(info)
+
+    def rotation(self, info: Info) -> Monomial:
+        """Return what an update of few directions may be smaller by; 1 if nothing is rotated."""
+        if self.rotations is not None:
+            return self.rotations(info)
+        return ROTATIONS.get(self.kind_of(info), Monomial())
+
+    @property
+    def check_steps(self) -> list[int]:
+        """Return the steps at which a coordinate check looks at this optimizer.
+
+        >>> OptimizerRules(str).check_steps, OptimizerRules(str, settled=6).check_steps
+        ([0, 1, 2], [0, 1, 2, 4, 8, 16])
+        """
+        steps = [0, 1, 2]
+        while self.settled and steps[-1] < 2 * self.settled:
+            steps.append(2 * steps[-1])
+        return steps
 
     def shape_cells(self, info: Info) -> Sequence[Monomial]:
         """Return the cells of which the largest is `shape_factor`."""
