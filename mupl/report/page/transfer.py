@@ -203,11 +203,12 @@ def _best_values(losses: Losses, unit: str) -> Iterator[str]:
     results, metric, _, x, _ = losses
     best = transfer.best(results, metric, x)
     keys = transfer.curve_keys(results, x, metric)
+    name = transfer.hyperparameter_name(x)
     names = transfer.labels(with_written_names(best[transfer.differing_keys(best, keys)]))
-    for name, row in zip(names, best.to_dict("records"), strict=True):
+    for series, row in zip(names, best.to_dict("records"), strict=True):
         edge = ", at the edge of the grid: try values beyond" if row["at_edge"] else ""
         loss = f"{cell(row[metric])} {unit}".rstrip()
-        yield f"{name}: best {transfer.hyperparameter_name(x)} {cell(row[x])}{edge}; {metric} {loss}"
+        yield f"{series}: best {name} {cell(row[x])}{edge}; {metric} {loss}"
 
 
 def _along_size(optima: pd.DataFrame, losses: Losses, unit: str) -> list[Charts | Table]:
