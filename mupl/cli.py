@@ -189,10 +189,12 @@ def check(options: argparse.Namespace) -> int:
     print(f"coordinate check of {options.build}, {options.parametrization}: {count(table)}")
     if options.figure is not None:
         from mupl.figures.coordinates import plot_coordinates
+        from mupl.figures.look import styled
         from mupl.report.common import save
 
         title = f"{options.build}, {options.parametrization}"
-        save(plot_coordinates(rows, title, verdict=table), options.figure)
+        with styled():
+            save(plot_coordinates(rows, title, verdict=table), [options.figure])
     return int(has_failed(table))
 
 
@@ -232,6 +234,7 @@ def report(options: argparse.Namespace) -> int:
         return _report_sweeps(options)
     _refuse(options, ("report", "metric"), "a sweep's folder; the loss of a table is --loss")
     from mupl.analysis.loss_tables import Columns
+    from mupl.figures.look import looking
     from mupl.report.tables import table_transfer
 
     columns = Columns(
@@ -244,11 +247,13 @@ def report(options: argparse.Namespace) -> int:
         log2=bool(options.log2),
         hyperparameter=options.hyperparameter,
     )
-    return table_transfer(options.source, columns, options.out, options.figure)
+    with looking(_look(options)):
+        return table_transfer(options.source, columns, options.out, options.figure)
 
 
 def _report_sweeps(options: argparse.Namespace) -> int:
     """Make the report of a sweep again, or one that compares several."""
+    from mupl.figures.look import looking
     from mupl.identity import METRICS
     from mupl.sweep.reports import get_report, write_page
 
@@ -258,10 +263,25 @@ def _report_sweeps(options: argparse.Namespace) -> int:
         raise ConfigError(f"--metric={metric}: must be one of {', '.join(METRICS)}")
     folder = _report_folder(options)
     report = get_report(options.report or _report_of(options.source))
+    look = _look(options)
     try:
-        return report(folder, metric)
+        with looking(look):
+            return report(folder, metric)
     finally:
         write_page("write_sweep_page", folder, metric)
+
+
+def _look(options: argparse.Namespace) -> Any:
+    """Return how figures are asked for: by the command line, or else by a sweep's config."""
+    from mupl.figures.look import Look
+    from mupl.sweep.plan import figure_options, read_plan
+
+    given = figure_options(read_plan(options.source[0]))
+    for key in ("format", "size", "font"):
+        value = getattr(options, f"figure_{key}")
+        if value is not None:
+            given[key] = value
+    return Look.of(given, "--figure-")
 
 
 def _report_folder(options: argparse.Namespace) -> Path:
@@ -377,6 +397,10 @@ def _add_report(commands: Any) -> None:
         type=Path,
         help="the folder for the report of tables (FILE_report) or of several sweeps (A_and_B)",
     )
+    looks = parser.add_argument_group("of figures: as the sweep's config says if not given")
+    looks.add_argument("--figure-format", help="png, pdf, svg or several: png,pdf")
+    looks.add_argument("--figure-size", help="width in inches, or width,height")
+    looks.add_argument("--figure-font", help='such as serif, 9 or "serif 9"')
     folder = parser.add_argument_group("of a sweep's folder")
     folder.add_argument("--report", help="its short name; the sweep's own if not given")
     folder.add_argument("--metric", help="what losses are compared by; val_loss if not given")

@@ -25,6 +25,26 @@ PARAMETRIZATIONS = {
     "umup": "u-muP",
     "umup_output_scale": "u-muP, output scale",
 }
+# Other words of configs
+OTHERS = {
+    "sgd": "SGD",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "adam_atan2": "Adam-atan2",
+    "lion": "Lion",
+    "sign_sgd": "sign-SGD",
+    "muon": "Muon",
+    "shampoo": "Shampoo",
+    "shampoo_svd": "Shampoo, simplified",
+    "soap": "SOAP",
+    "adamh": "AdamH",
+    "muonh": "MuonH",
+    "lr": "learning rate",
+    "val_loss": "validation loss",
+    "train_loss": "training loss",
+    "val_accuracy": "validation accuracy",
+}
+AS_WRITTEN = PARAMETRIZATIONS | OTHERS
 MODELS = ("transformers", "timm", "torchvision")  # what the extra mupl[models] installs
 
 
@@ -94,14 +114,14 @@ def some_of(names: Sequence[str], most: int = 3) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
-def parametrization_label(name: str) -> str:
-    """Write the name of a parametrization as people do, also of a variant in a folder of configs.
+def as_written(name: str) -> str:
+    """Return the word of a config as people write it, also of a variant in a folder of configs.
 
-    >>> parametrization_label("umup"), parametrization_label("mup/embedding_sqrt")
-    ('u-muP', 'muP embedding_sqrt')
+    >>> as_written("sp"), as_written("adamw/mine"), as_written("my_table")
+    ('SP', 'AdamW mine', 'my_table')
     """
     table, _, variant = str(name).partition("/")
-    return " ".join(filter(None, [PARAMETRIZATIONS.get(table, table), variant]))
+    return " ".join(filter(None, [AS_WRITTEN.get(table, table), variant]))
 
 
 def find_object(key: str, name: str, what: str) -> Any:
@@ -132,50 +152,3 @@ def find_object(key: str, name: str, what: str) -> Any:
     if not callable(found):
         raise ConfigError(f"{key}={name}: must be the dotted name of {what}")
     return found
-
-
-# How people write what configs call by a name that is easy to type
-AS_WRITTEN = {
-    "sp": "SP",
-    "ntk": "NTK",
-    "mean_field": "mean field",
-    "mup": "muP",
-    "mup_table3": "muP, Table 3",
-    "mup_table9": "muP, Table 9",
-    "unit_init": "muP, unit init",
-    "depth_mup": "depth-muP",
-    "cerebras": "muP, Cerebras",
-    "mulinear": "MuLinear",
-    "completep": "CompleteP",
-    "umup": "u-muP",
-    "umup_output_scale": "u-muP, output scale",
-    "sp_full_align": "SP, full alignment",
-    "sgd": "SGD",
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "adam_atan2": "Adam-atan2",
-    "lion": "Lion",
-    "sign_sgd": "sign-SGD",
-    "muon": "Muon",
-    "shampoo": "Shampoo",
-    "shampoo_svd": "Shampoo, simplified",
-    "soap": "SOAP",
-    "lr": "learning rate",
-    "val_loss": "validation loss",
-    "train_loss": "training loss",
-    "val_accuracy": "validation accuracy",
-}
-
-
-def as_written(name: str) -> str:
-    """Return a name as people write it; of a config in a folder, the folder comes in brackets.
-
-    >>> as_written("mup"), as_written("shampoo_svd/all"), as_written("my_table")
-    ('muP', 'Shampoo, simplified (all)', 'my_table')
-    """
-    if name in AS_WRITTEN:
-        return AS_WRITTEN[name]
-    head, slash, rest = name.partition("/")
-    if slash and head in AS_WRITTEN:
-        return f"{AS_WRITTEN[head]} ({rest})"
-    return name

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from mupl.analysis.transfer import HYPERPARAMETERS, SIZES, optima, swept_hyperparameter, swept_size
 from mupl.figures.transfer import plot_hyperparameter_transfer
+from mupl.names import AS_WRITTEN
 from mupl.stacked.compose import SweepConfigLoader
 from mupl.training.checks import check
 from mupl.training.cli import register_configs
@@ -101,11 +102,14 @@ def test_the_figure_has_a_panel_a_parametrization_and_a_curve_a_size(
     x, size = HYPERPARAMETER[name], ALONG[along]
     grid, _ = compose(f"experiment={name}_transfer_text", f"size={along}")
     figure = plot_hyperparameter_transfer(planted(grid, x), size=size, x=x)
-    assert [axis.get_title() for axis in figure.axes] == grid["parametrization"]
+    named = [text for name, text in AS_WRITTEN.items() if name in grid["parametrization"]]
+    assert [axis.get_title() for axis in figure.axes] == named
+    assert len(named) == len(grid["parametrization"])
     assert {axis.get_xlabel() for axis in figure.axes} == {HYPERPARAMETERS[x]}
     (legend,) = figure.legends
     assert legend.get_title().get_text() == SIZES[size]
-    assert [text.get_text() for text in legend.get_texts()] == grid[size]
+    named = [text.get_text() for text in legend.get_texts()]
+    assert named == [*grid[size], f"best {HYPERPARAMETERS[x]}"]
     plt.close(figure)
 
 

@@ -46,7 +46,7 @@ def transfer_sweep(sweep: Path) -> Path:
                     octaves = np.log2(rate) - drift * np.log2(width / 64)
                     loss = 1 + 0.1 * octaves**2 + 0.01 * seed + 1 / width
                     run = {"parametrization": table, "width": width, "lr": rate, "seed": seed}
-                    name = f"{table}-{width}-{rate}-{seed}"
+                    name = f"{table}{width}_{rate}_{seed}"
                     folder = write_job(sweep, name, val_loss=loss, **run)
                     curve = pd.DataFrame({"step": range(10)})
                     curve["train_loss"] = loss + np.exp(-curve["step"])
@@ -80,7 +80,7 @@ def coordinate_sweep(sweep: Path) -> Path:
         for width in (64, 128, 256):
             for seed in (0, 1, 2):
                 run = {"parametrization": table, "width": width, "seed": seed}
-                folder = write_job(sweep, f"{table}-{width}-{seed}", **run)
+                folder = write_job(sweep, f"{table}{width}_{seed}", **run)
                 rows = coordinate_rows(table, width, seed)
                 rows.to_csv(folder / "coordinates.csv", index=False)
     return sweep

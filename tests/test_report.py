@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from mupl.analysis.transfer import best, curve_keys
 from mupl.errors import ConfigError
+from mupl.figures.look import Look, looking
 from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.identity import write_result
-from mupl.report.common import conclude
+from mupl.report.common import conclude, save_figure
 from mupl.sweep.callback import SweepReport
 from mupl.sweep.reports import REPORTS, get_report
 from mupl.sweep.results import collect
@@ -100,6 +102,40 @@ def test_a_wrong_report_is_one_clear_line_before_any_training(
         callback.on_multirun_start(multirun(tmp_path))
     assert str(end.value.code).startswith(f"error: {KEY}={name}: ")
     assert words in str(end.value.code)
+
+
+@pytest.mark.parametrize(
+    ("figure", "words"),
+    [
+        ({"format": "gif"}, "figure.format=gif: must be of png, pdf, svg"),
+        ({"size": "wide"}, "figure.size=wide: must be inches"),
+        ({"size": [1, 2, 3]}, "figure.size=[1, 2, 3]: must be inches"),
+        ({"size": -3}, "figure.size=-3: must be inches"),
+        ({"font": ""}, "figure.font=: must be a font and points"),
+    ],
+)
+def test_a_wrong_look_of_figures_is_one_clear_line_before_any_training(
+    figure: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    config = multirun(tmp_path)
+    config.figure = figure
+    with pytest.raises(SystemExit) as end:
+        SweepReport("tests.test_report.says").on_multirun_start(config)
+    assert str(end.value.code).startswith(f"error: {words}")
+
+
+def test_figures_are_written_as_the_config_asks(tmp_path: Path) -> None:
+    figures = {}
+    for size in (3.0, 6.0):
+        look = Look.of({"format": ["pdf", "svg"], "size": [size, 2.0], "font": "serif 7"})
+        with looking(look):
+            save_figure(tmp_path / "lr.png", plot_hyperparameter_transfer, results())
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["lr.pdf", "lr.svg"]
+        figures[size] = (tmp_path / "lr.svg").read_text()
+    assert "7px" in figures[3.0]
+    assert "serif" in figures[3.0]
+    widths = [float(re.search(r'width="([\d.]+)pt"', text)[1]) for text in figures.values()]  # type: ignore[index]
+    assert widths[1] - widths[0] == pytest.approx(3 * 72, rel=0.3)  # legends keep their size
 
 
 def test_a_wrong_report_ends_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -45,6 +45,7 @@ IGNORED_KEYS = (
     "metric",
     "halving",
     "expect",
+    "figure",
     "threads",
     "data.download",
     "data.cache",

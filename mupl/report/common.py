@@ -1,6 +1,6 @@
 """What all reports do: gather the tables of jobs, say how the jobs ended, show and save."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from mupl.analysis.transfer import differing_columns
 from mupl.errors import ConfigError
+from mupl.figures.look import DPI, FORMATS, Look, current_look, styled
 from mupl.files import write_atomically
 from mupl.identity import IDENTITY
 from mupl.sweep.results import collect
@@ -95,9 +96,14 @@ def save_table(table: pd.DataFrame, file: Path) -> None:
     write_atomically(file, table.to_csv(index=False))
 
 
-def save(figure: Figure, file: Path) -> None:
-    """Write a figure as PNG, and close it."""
-    figure.savefig(file, dpi=120, bbox_inches="tight")
+def save(figure: Figure, files: Iterable[Path]) -> None:
+    """Write a figure, as the endings of the files say, in the size that is asked for; close it."""
+    size = current_look().size
+    if size:
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(size[0], size[1] if len(size) > 1 else height * size[0] / width)
+    for file in files:
+        figure.savefig(file, dpi=DPI, bbox_inches="tight")
     plt.close(figure)
 
 
@@ -116,21 +122,32 @@ def save_figure(file: Path, plot: Callable[..., Figure], *arguments: Any, **opti
 def save_pages(
     file: Path, plot: Callable[..., Iterator[Figure]], *arguments: Any, **options: Any
 ) -> int:
-    """Write figures as `save_figure` does; several are numbered, such as lr_transfer_1.png."""
-    for old in (file, *file.parent.glob(f"{file.stem}_[0-9]*{file.suffix}")):
-        old.unlink(missing_ok=True)  # a page of an earlier report is none of this one
-    pages: list[Path] = []
+    """Write figures as `save_figure` does; several are numbered, such as lr_transfer_1.png.
+
+    Args:
+        file: its ending is replaced by the formats that are asked for.
+        plot: yields the figures.
+        arguments, options: of `plot`.
+    """
+    for old in Look(FORMATS).files(file):
+        for page in (old, *old.parent.glob(f"{old.stem}_[0-9]*{old.suffix}")):
+            page.unlink(missing_ok=True)  # a page of an earlier report is none of this one
+    look = current_look()
+    pages: list[list[Path]] = []
     try:
-        for figure in plot(*arguments, **options):
-            page = file.with_stem(f"{file.stem}_{len(pages) + 1}")
-            save(figure, page)
-            pages.append(page)
+        with styled():
+            for figure in plot(*arguments, **options):
+                page_files = look.files(file.with_stem(f"{file.stem}_{len(pages) + 1}"))
+                save(figure, page_files)
+                pages.append(page_files)
     except Exception as error:
         message = " ".join(str(error).split())
         print(f"no {file.name} (the tables are complete): {type(error).__name__}: {message}")
         return 1
     if len(pages) == 1:
-        pages[0].replace(file)
+        for page, whole in zip(pages[0], look.files(file), strict=True):
+            page.replace(whole)
     else:
-        print(f"the figure has {len(pages)} pages: {pages[0]} to {pages[-1].name}")
+        first, last = pages[0][0], pages[-1][0]
+        print(f"the figure has {len(pages)} pages: {first} to {last.name}")
     return 0

@@ -11,9 +11,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mupl.analysis import coordinates
+from mupl.analysis.transfer import differing_keys, labels
 from mupl.figures import coordinates as figures
+from mupl.figures.style import by_rank, with_written_names
 from mupl.files import write_atomically
 from mupl.identity import IDENTITY
+from mupl.names import as_written
 from mupl.report.common import (
     COORDINATES_FILE,
     conclude,
@@ -131,26 +134,43 @@ def _of_series(verdict: pd.DataFrame, keys: Sequence[str], values: Sequence[Any]
 
 def _labels(keys: Sequence[str], values: Sequence[Any]) -> list[str]:
     """Name a series of jobs by what tells it from others, such as "mup" and "depth=4"."""
-    labels = []
+    parts = []
     for key, value in zip(keys, values, strict=True):
-        labels.append(str(value) if key in IDENTITY else f"{key}={value}")
-    return labels
+        parts.append(str(value) if key in IDENTITY else f"{key}={value}")
+    return parts
 
 
 def _plot_series(check: Check, sweep_dir: Path) -> int:
-    """Save a figure for each series of jobs, named after it if there are several."""
+    """Save a figure for each series of jobs, named after it, and one with all side by side.
+
+    Of a single series there is one figure.
+    """
     keys = coordinates.check_keys(check.rows, check.along)
     several = check.rows[keys].drop_duplicates().shape[0] > 1
     failed = 0
     for values, rows in check.rows.groupby(keys, sort=False, dropna=False):
-        labels = _labels(keys, values)
-        title = ", ".join(labels)
+        parts = _labels(keys, values)
+        title = ", ".join(map(as_written, parts))
         if "sp" in values:
             title += ": the standard parametrization, not muP"
         name = "coord_check.png"
         if several:
-            name = f"coord_check_{'_'.join(labels).replace('/', '-')}.png"
+            name = f"coord_check_{'_'.join(parts).replace('/', '-')}.png"
         plot = figures.plot_coordinates
         options = {"along": check.along, "verdict": _of_series(check.verdict, keys, values)}
         failed |= save_figure(sweep_dir / name, plot, rows, title, **options)
+    if several:
+        rows, verdict = with_check_labels(check.rows, check.verdict, check.along)
+        file = sweep_dir / "coord_check.png"
+        failed |= save_figure(file, figures.plot_checks, rows, verdict, along=check.along)
     return failed
+
+
+def with_check_labels(
+    rows: pd.DataFrame, verdict: pd.DataFrame, along: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return rows and verdict with a column `check`, which names the series, SP before muP."""
+    rows, verdict = by_rank(rows), by_rank(verdict)
+    names = differing_keys(rows, coordinates.check_keys(rows, along))
+    rows = rows.assign(check=labels(with_written_names(rows[names])))
+    return rows, verdict.assign(check=labels(with_written_names(verdict[names])))

@@ -20,6 +20,7 @@ from mupl.report.common import (
     show,
     without_unknown,
 )
+from mupl.sweep.results import loss_unit, read_jobs
 
 OCTAVES = [
     *("drift", "drift_low", "drift_high", "scatter_low", "scatter_high"),
@@ -44,6 +45,7 @@ class Losses(NamedTuple):
     metric: str  # the loss
     size: str | None  # None if there is one size
     x: str  # the hyperparameter
+    unit: str = ""  # of the loss, such as "nats"
 
 
 def hyperparameter_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
@@ -55,21 +57,22 @@ def hyperparameter_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
     """
     results = read_results(sweep_dir)
     x = transfer.swept_hyperparameter(results)
-    losses = Losses(results, metric, transfer.swept_size(results), x)
+    unit = loss_unit(read_jobs(sweep_dir, say=lambda line: None))
+    losses = Losses(results, metric, transfer.swept_size(results), x, unit)
     trained = report_tables(losses, sweep_dir)
     code = conclude(results, sweep_dir)
     return max(code, plot(losses, sweep_dir)) if trained else code
 
 
 def plot(losses: Losses, folder: Path) -> int:
-    results, metric, size, x = losses
+    results, metric, size, x, unit = losses
     file = folder / f"{x.rpartition('.')[2]}_transfer.png"
-    return save_pages(file, figures.plot_transfer_pages, results, metric, size or "width", x)
+    return save_pages(file, figures.plot_transfer_pages, results, metric, size or "width", x, unit)
 
 
 def report_tables(losses: Losses, folder: Path) -> bool:
     """Write and print the tables; return whether any run gave a finite loss."""
-    results, metric, size, x = losses
+    results, metric, size, x, _ = losses
     best = transfer.best(results, metric, x)
     if best.empty:
         return False
@@ -92,7 +95,7 @@ def _show_best(
     Args:
         several: whether there was anything to choose from.
     """
-    _, metric, _, x = losses
+    _, metric, _, x, _ = losses
     name = transfer.hyperparameter_name(x)
     if not several:
         show(best.drop(columns="at_edge"), f"{metric} (one {name}: no optimum to speak of)", file)
@@ -117,7 +120,7 @@ def _between_grid_points(optima: pd.DataFrame, x: str) -> pd.DataFrame:
 
 def _report_transfer(optima: pd.DataFrame, losses: Losses, folder: Path) -> None:
     """Write `transfer.json`; print it and what it says."""
-    results, metric, size, x = losses
+    results, metric, size, x, _ = losses
     assert size is not None
     table = transfer.transfer(results, metric, size, x, optima)
     plain = transfer.transfer_json(optima, table, metric, size, x)

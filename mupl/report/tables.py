@@ -6,6 +6,7 @@ from pathlib import Path
 from mupl.analysis.loss_tables import Columns, read_losses
 from mupl.errors import ConfigError
 from mupl.figures import transfer as figures
+from mupl.figures.look import styled
 from mupl.report.common import print_lines, save
 from mupl.report.hyperparameter_transfer import Losses, plot, report_tables
 from mupl.report.page.contents import Contents
@@ -50,8 +51,10 @@ def table_transfer(
 
 
 def _plot_one_page(losses: Losses, file: Path) -> None:
-    results, metric, size, x = losses
+    results, metric, size, x, _ = losses
     try:
-        save(figures.plot_hyperparameter_transfer(results, metric, size or "width", x), file)
+        with styled():
+            plotted = figures.plot_hyperparameter_transfer(results, metric, size or "width", x)
+            save(plotted, [file])
     except (OSError, ValueError) as error:  # no such folder, or format of figures
         raise ConfigError(f"--figure {file}: {' '.join(str(error).split())}") from error

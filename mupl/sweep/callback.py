@@ -14,8 +14,10 @@ from omegaconf import DictConfig
 
 from mupl.claims import POLL, delete_useless, holder, waiting_for
 from mupl.errors import ConfigError, disk_error, disk_message
+from mupl.figures.look import Look, looking
 from mupl.files import delete_stale_partials
 from mupl.identity import RESULT_FILE, earlier_folder, read_result, swept_keys
+from mupl.sweep.plan import figure_options
 from mupl.sweep.reports import get_report, write_page
 
 
@@ -43,6 +45,7 @@ class SweepReport(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
             get_report(self.report)
+            _look(config)
         except ConfigError as error:
             sys.exit(f"error: {error}")
         self.started = time.time()
@@ -83,7 +86,7 @@ class SweepReport(Callback):
         if found:
             print(f"{found} of {done} jobs were done before (rerun=all trains them anew)")
         sys.stdout.flush()
-        code = self._report(sweep_dir, config.metric)
+        code = self._report(sweep_dir, config.metric, _look(config))
         lost = [folder for folder in self.left if not (folder / RESULT_FILE).exists()]
         if lost:
             sys.exit(
@@ -93,14 +96,15 @@ class SweepReport(Callback):
         if code:
             sys.exit(code)
 
-    def _report(self, sweep_dir: Path, metric: str) -> int | str:
+    def _report(self, sweep_dir: Path, metric: str, look: Look) -> int | str:
         """Report on the sweep; return the exit code, or the error that ends the command.
 
         The page is written also where the report fails: it says why jobs did.
         """
         code: int | str = 1
         try:
-            code = get_report(self.report)(sweep_dir, metric)
+            with looking(look):
+                code = get_report(self.report)(sweep_dir, metric)
         except ConfigError as error:
             code = f"error: {error}"
         except Exception as error:
@@ -140,6 +144,11 @@ class SweepReport(Callback):
         for file in sweep_dir.glob(f"*/{RESULT_FILE}"):
             trained += file.stat().st_mtime >= self.started
         return self.total, self.total - trained
+
+
+def _look(config: DictConfig) -> Look:
+    """Return how the config asks for figures."""
+    return Look.of(figure_options(config))
 
 
 def _wait_for_others(sweep_dir: Path) -> None:

@@ -3,6 +3,7 @@
 import math
 import shlex
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -38,3 +39,10 @@ def job_count(plan: DictConfig) -> int:
 def report_name(plan: DictConfig | None) -> str | None:
     """Return the name of the report that the sweep ends with; None if that is not known."""
     return OmegaConf.select(plan, "hydra.callbacks.sweep_report.report") if plan else None
+
+
+def figure_options(config: DictConfig | None) -> dict[str, Any]:
+    """Return how the config asks for figures; {} if that is not known."""
+    options = OmegaConf.select(config, "figure") if config else None
+    plain = OmegaConf.to_container(options) if OmegaConf.is_config(options) else {}
+    return {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}

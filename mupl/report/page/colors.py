@@ -17,7 +17,7 @@ def series_colors(count: int) -> list[str]:
     The map is viridis, whose order survives every common colour blindness and a grey print.
 
     >>> series_colors(2)
-    ['light-dark(#440154, #35b779)', 'light-dark(#7ad151, #fde725)']
+    ['light-dark(#440154, #287d8e)', 'light-dark(#7ad151, #fde725)']
     """
     return [
         f"light-dark({light}, {dark})"

@@ -1,15 +1,12 @@
 """The part of a page on coordinate checks: slopes, what was predicted, and the verdict."""
 
-from typing import Any
-
 import altair as alt
 import pandas as pd
 
 from mupl.analysis import coordinates
-from mupl.analysis.transfer import differing_keys, labels
-from mupl.figures.coordinates import PANELS, STATISTICS, few_lines, layers, predicted
-from mupl.figures.style import by_rank, chosen_lines, with_written_names
-from mupl.names import block_pattern
+from mupl.figures.coordinates import PANELS, STATISTICS, few_lines, has_failed, layers, predicted
+from mupl.figures.style import chosen_lines
+from mupl.report.coordinate_check import with_check_labels
 from mupl.report.page.charts import Axis, band_edge, base, color, panel, tooltip
 from mupl.report.page.contents import Contents
 from mupl.report.page.elements import Charts, Finding, Panel, Section, Table
@@ -39,11 +36,7 @@ def coordinate_section(contents: Contents) -> tuple[Section | None, list[Finding
         return None, []
     verdict = pd.DataFrame(plain["rows"])
     along = coordinates.swept_axis(rows)
-    rows = few_lines(by_rank(rows))
-    keys = coordinates.check_keys(rows, along)
-    names = differing_keys(rows, keys)
-    rows["check"] = labels(with_written_names(rows[names]))
-    verdict["check"] = labels(with_written_names(by_rank(verdict)[names]))
+    rows, verdict = with_check_labels(few_lines(rows), verdict, along)
     findings = []
     parts: list[Finding | str | Charts | Table] = [_charts(rows, verdict, along)]
     for check, of_check in verdict.groupby("check", sort=False):
@@ -90,7 +83,7 @@ def _charts(rows: pd.DataFrame, verdict: pd.DataFrame, along: str) -> Charts:
     table["panel"] = [PANELS.get(key) for key in zip(table["kind"], is_bias, strict=True)]
     table = table.dropna(subset="panel")
     table["series"] = layers(table["name"])
-    table["failed"] = _has_failed(table, verdict)
+    table["failed"] = has_failed(table, verdict)
     series = list(dict.fromkeys(table["series"]))
     shown = chosen_lines(series, list(table.loc[table["failed"], "series"].unique()))
     steps = sorted(int(step) for step in table["t"].unique())
@@ -116,15 +109,6 @@ def _charts(rows: pd.DataFrame, verdict: pd.DataFrame, along: str) -> Charts:
         choice="after update",
         columns=table["check"].nunique(),
     )
-
-
-def _has_failed(table: pd.DataFrame, verdict: pd.DataFrame) -> list[bool]:
-    failures = verdict[verdict["verdict"] == coordinates.FAIL]
-    failed: set[tuple[Any, ...]] = set()
-    for names in (failures["name"], failures["name"].map(block_pattern)):
-        failed.update(zip(failures["check"], failures["kind"], names, failures["t"], strict=True))
-    rows = zip(table["check"], table["kind"], table["name"], table["t"], strict=True)
-    return [key in failed for key in rows]
 
 
 def _panel(

@@ -22,7 +22,7 @@ CURVES = {"train_loss": "training loss", "val_loss": "validation loss"}
 
 def final_losses(losses: Losses, unit: str) -> tuple[Section | None, list[Finding]]:
     """Return a chart of the final loss of every setting, and the best; None if all diverged."""
-    results, metric, _, x = losses
+    results, metric, _, x, _ = losses
     table = by_rank(transfer.curves(results, metric, x))
     table = table[np.isfinite(table["mean"])]
     if table.empty:
@@ -58,7 +58,7 @@ def final_losses(losses: Losses, unit: str) -> tuple[Section | None, list[Findin
 
 def loss_curves(contents: Contents, losses: Losses) -> Section | None:
     """Return the losses during training, of the runs at the best value of each curve."""
-    results, metric, size, x = losses
+    results, metric, size, x, _ = losses
     best = by_rank(transfer.best(results, metric, x))
     if best.empty or "folder" not in results:
         return None
@@ -84,7 +84,7 @@ def loss_curves(contents: Contents, losses: Losses) -> Section | None:
         axis = _loss_axis(with_unit(str(kind), contents.unit), of_kind["loss"])
         for title, rows in of_kind.groupby("panel", sort=False):
             panels.append(_panel(f"{title}: {CURVES[str(kind)]}", rows, series, axis))
-    name = transfer.HYPERPARAMETERS[x]
+    name = transfer.hyperparameter_name(x)
     caption = f"Loss during training, at the best {name} of each curve." if size else ""
     hidden = [name for name in series if name not in shown]
     return Section("Loss curves", [Charts(caption, panels, series, along, hidden)])

@@ -47,7 +47,7 @@ def transfer_section(losses: Losses, unit: str) -> tuple[Section | None, list[Fi
         losses: of all runs.
         unit: of the losses, such as "nats"; "" if it is not known.
     """
-    results, metric, size, x = losses
+    results, metric, size, x, _ = losses
     table = transfer.curves(results, metric, x)
     if results[x].nunique() < 2 or not np.isfinite(table["mean"]).any():
         return None, []
@@ -61,7 +61,7 @@ def transfer_section(losses: Losses, unit: str) -> tuple[Section | None, list[Fi
     else:
         findings = list(map(Finding, _best_values(losses, unit)))
     parts.append(_best_table(losses))
-    name = transfer.HYPERPARAMETERS[x]
+    name = transfer.hyperparameter_name(x)
     return Section(f"Transfer of the {name}" if size else f"Best {name}", parts), findings
 
 
@@ -69,7 +69,7 @@ class Curves:
     """Loss against the hyperparameter: a curve a size, a panel for all else that was swept."""
 
     def __init__(self, losses: Losses, unit: str) -> None:
-        results, metric, size, x = losses
+        results, metric, size, x, _ = losses
         self.losses = losses
         self.size = size or "width"
         table = by_rank(transfer.curves(results, metric, x))
@@ -84,7 +84,7 @@ class Curves:
         finite = table[np.isfinite(table["mean"])]
         worst_best = finite.loc[finite["best"], "mean"].max()
         limits = loss_axis(finite, worst_best, keys, x)
-        self.x = Axis.of_values(transfer.HYPERPARAMETERS[x], table[x])
+        self.x = Axis.of_values(transfer.hyperparameter_name(x), table[x])
         self.y = _loss_axis(with_unit(metric, unit), limits)
 
     def charts(self) -> Charts:
@@ -93,7 +93,7 @@ class Curves:
             self._panel(str(title), rows) for title, rows in self.table.groupby("panel", sort=False)
         ]
         x = self.losses.x
-        name = transfer.HYPERPARAMETERS[x]
+        name = transfer.hyperparameter_name(x)
         along = transfer.SIZES.get(self.size, self.size)
         caption = (
             f"Final loss against the {name}. A line is the mean over seeds, a band their range, "
@@ -109,7 +109,7 @@ class Curves:
         )
 
     def _points(self) -> pd.DataFrame:
-        _, metric, _, x = self.losses
+        _, metric, _, x, _ = self.losses
         columns = ["panel", self.size, x, "mean", "min", "max", "seeds"]
         return self.table[columns].rename(columns={"panel": "", "mean": f"mean {metric}"})
 
@@ -135,7 +135,7 @@ class Curves:
                     x=at_x,
                     y=alt.value(4),
                     color=alt.value("currentColor"),
-                    tooltip=tooltip(x=transfer.HYPERPARAMETERS[x], note="diverged at"),
+                    tooltip=tooltip(x=transfer.hyperparameter_name(x), note="diverged at"),
                 )
             )
         return panel(title, layers, self._description(title, finite))
@@ -170,7 +170,7 @@ def _loss_axis(label: str, limits: Mapping[str, Any]) -> Axis:
 
 def _hover(size: str, x: str) -> list[alt.Tooltip]:
     along = transfer.SIZES.get(size, size)
-    name = transfer.HYPERPARAMETERS[x]
+    name = transfer.hyperparameter_name(x)
     return tooltip(series=along, x=name, loss="loss", low="lowest", high="highest", seeds="seeds")
 
 
@@ -184,7 +184,7 @@ def _diverged(rows: pd.DataFrame, x: str, size: str) -> pd.DataFrame:
 
 
 def _findings(optima: pd.DataFrame, losses: Losses) -> list[Finding]:
-    results, metric, size, x = losses
+    results, metric, size, x, _ = losses
     assert size is not None
     table = transfer.transfer(results, metric, size, x, optima)
     if table.empty:
@@ -200,26 +200,27 @@ def _findings(optima: pd.DataFrame, losses: Losses) -> list[Finding]:
 
 def _best_values(losses: Losses, unit: str) -> Iterator[str]:
     """Say the best value of each curve, where there is one size."""
-    results, metric, _, x = losses
+    results, metric, _, x, _ = losses
     best = transfer.best(results, metric, x)
     keys = transfer.curve_keys(results, x, metric)
+    name = transfer.hyperparameter_name(x)
     names = transfer.labels(with_written_names(best[transfer.differing_keys(best, keys)]))
-    for name, row in zip(names, best.to_dict("records"), strict=True):
+    for series, row in zip(names, best.to_dict("records"), strict=True):
         edge = ", at the edge of the grid: try values beyond" if row["at_edge"] else ""
         loss = f"{cell(row[metric])} {unit}".rstrip()
-        yield f"{name}: best {transfer.HYPERPARAMETERS[x]} {cell(row[x])}{edge}; {metric} {loss}"
+        yield f"{series}: best {name} {cell(row[x])}{edge}; {metric} {loss}"
 
 
 def _along_size(optima: pd.DataFrame, losses: Losses, unit: str) -> list[Charts | Table]:
     """Chart the optimum and its loss against size, and tabulate how it transfers."""
-    results, metric, size, x = losses
+    results, metric, size, x, _ = losses
     assert size is not None
     keys = [key for key in transfer.curve_keys(results, x, metric) if key != size]
     names = transfer.differing_keys(optima, keys)
     optima = optima.assign(series=transfer.labels(with_written_names(optima[names])))
     series = list(dict.fromkeys(optima["series"]))
     along = transfer.SIZES.get(size, size)
-    name = transfer.HYPERPARAMETERS[x]
+    name = transfer.hyperparameter_name(x)
     panels = []
     if is_numeric_dtype(optima[x]):
         title = f"Best {name} against {along}"
@@ -270,8 +271,8 @@ def _against_size(
 
 
 def _best_table(losses: Losses) -> Table:
-    results, metric, _, x = losses
+    results, metric, _, x, _ = losses
     best = with_written_names(transfer.best(results, metric, x))
     if not is_numeric_dtype(best[x]):
         best = best.drop(columns="at_edge")
-    return Table.of(f"Best {transfer.HYPERPARAMETERS[x]} of each curve", best)
+    return Table.of(f"Best {transfer.hyperparameter_name(x)} of each curve", best)
