@@ -91,13 +91,13 @@ def job_folder(config: DictConfig, job: str) -> str:
 
 
 def is_folder_of(folder: str, job: str) -> bool:
-    """Say whether a folder's name ends with an id, or with digits of it or more.
+    """Say whether a folder's name is an id, or ends with four digits of it or more.
 
     >>> is_folder_of("mup_width=8-0caa", "0caa85e4b1fd"), is_folder_of("copy", "0caa85e4b1fd")
     (True, False)
     """
     digits = folder.rpartition("-")[2]
-    return len(digits) >= DIGITS and job.startswith(digits)
+    return folder == job or (len(digits) >= DIGITS and job.startswith(digits))
 
 
 def run_label(config: DictConfig, separator: str = " ") -> str:
