@@ -8,23 +8,6 @@ from typing import Any
 
 from mupl.errors import ConfigError
 
-# Parametrizations as people write them; one that is not here is written as in the config
-PARAMETRIZATIONS = {
-    "sp": "SP",
-    "ntk": "NTK",
-    "sp_full_align": "SP, full alignment",
-    "mean_field": "mean field",
-    "mup": "muP",
-    "mup_table3": "muP Table 3",
-    "mup_table9": "muP Table 9",
-    "unit_init": "muP, unit init",
-    "mulinear": "MuLinear",
-    "cerebras": "Cerebras",
-    "depth_mup": "Depth-muP",
-    "completep": "CompleteP",
-    "umup": "u-muP",
-    "umup_output_scale": "u-muP, output scale",
-}
 MODELS = ("transformers", "timm", "torchvision")  # what the extra mupl[models] installs
 
 
@@ -92,16 +75,6 @@ def some_of(names: Sequence[str], most: int = 3) -> str:
     """
     shown = ", ".join(map(repr, names[:most]))
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def parametrization_label(name: str) -> str:
-    """Write the name of a parametrization as people do, also of a variant in a folder of configs.
-
-    >>> parametrization_label("umup"), parametrization_label("mup/embedding_sqrt")
-    ('u-muP', 'muP embedding_sqrt')
-    """
-    table, _, variant = str(name).partition("/")
-    return " ".join(filter(None, [PARAMETRIZATIONS.get(table, table), variant]))
 
 
 def find_object(key: str, name: str, what: str) -> Any:

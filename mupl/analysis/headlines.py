@@ -5,7 +5,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from mupl.analysis.transfer import SIZES, curve_keys, curves, labels
-from mupl.names import parametrization_label
+from mupl.names import as_written
 
 NEAR = 0.03  # of a loss, above the best one, that still counts as good
 
@@ -31,7 +31,7 @@ def transfer_headlines(results: pd.DataFrame, metric: str, size: str | None, x: 
     keys = [key for key in curve_keys(results, x, metric) if key != size]
     named = table[keys].copy()
     if "parametrization" in keys:
-        named["parametrization"] = named["parametrization"].map(parametrization_label)
+        named["parametrization"] = named["parametrization"].map(as_written)
     always = [key for key in keys if key in ("parametrization", "table")]
     differing = [key for key in keys if key not in always and named[key].nunique() > 1]
     shown = [*always, *differing] or keys[:1]

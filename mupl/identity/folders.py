@@ -27,7 +27,7 @@ from mupl.identity.jobs import (
     swept_keys,
 )
 from mupl.identity.results import RESULT_FILE
-from mupl.names import parametrization_label
+from mupl.names import as_written
 
 DIGITS = 4  # of an id in the name of a folder
 OLD_DIGITS = 8  # in the names of sweeps before
@@ -119,7 +119,7 @@ def run_label(config: DictConfig, separator: str = " ") -> str:
     for key in keys or ALWAYS:
         values[key] = choices.get(key) or OmegaConf.select(config, key.replace("/", "."))
     if separator != "_" and "parametrization" in values:
-        values["parametrization"] = parametrization_label(values["parametrization"])
+        values["parametrization"] = as_written(str(values["parametrization"]))
     return separator.join(label_parts(values))
 
 

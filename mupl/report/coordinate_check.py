@@ -15,7 +15,7 @@ from mupl.errors import ConfigError
 from mupl.figures import coordinates as figures
 from mupl.files import write_atomically
 from mupl.identity import IDENTITY
-from mupl.names import parametrization_label
+from mupl.names import as_written
 from mupl.report.common import (
     COORDINATES_FILE,
     conclude,
@@ -84,7 +84,7 @@ def _say_outcome(verdict: pd.DataFrame, expect: Mapping[str, str]) -> bool:
     for name in names:
         of_one = verdict[verdict["parametrization"] == name]
         failures = int((of_one["verdict"] == coordinates.FAIL).sum())
-        label = parametrization_label(name)
+        label = as_written(name)
         if failures:
             said.append(f"{label} fails at {failures} of {len(of_one)}")
         else:

@@ -11,7 +11,7 @@ from mupl.analysis.transfer import differing_columns
 from mupl.errors import ConfigError
 from mupl.identity import RESULT_FILE, read_results, value_text
 from mupl.identity.folders import label_parts
-from mupl.names import parametrization_label
+from mupl.names import as_written
 from mupl.sweep.results import tabulate
 
 STATUSES = ("completed", "diverged", "failed", "dropped")
@@ -79,5 +79,5 @@ def best_text(table: pd.DataFrame, metric: str) -> str:
     best = completed.sort_values(metric).iloc[0]
     values = {key: best[key] for key in differing_columns(table)}
     if "parametrization" in values:
-        values["parametrization"] = parametrization_label(values["parametrization"])
+        values["parametrization"] = as_written(values["parametrization"])
     return f"{metric} {best[metric]:.4g}: {' '.join(label_parts(values))}"
