@@ -17,6 +17,7 @@ W, update: predicted powers of width of W = mult * w at init, and of an update o
 OF_TABLES = (  # of mupl report
     *("size", "lr", "hyperparameter", "loss", "seed", "by", "tuned", "log2", "figure"),
 )
+OF_FOLDERS = ("report", "metric", "where", "expect")
 Rows = list[dict[str, Any]]
 
 
@@ -232,7 +233,7 @@ def report(options: argparse.Namespace) -> int:
             raise ConfigError(f"{path}: there is no such folder or file")
     if any(path.is_dir() for path in options.source):
         return _report_sweeps(options)
-    _refuse(options, ("report", "metric"), "a sweep's folder; the loss of a table is --loss")
+    _refuse(options, OF_FOLDERS, "a sweep's folder; the loss of a table is --loss")
     from mupl.analysis.loss_tables import Columns
     from mupl.figures.look import looking
     from mupl.report.tables import table_transfer
@@ -255,18 +256,25 @@ def _report_sweeps(options: argparse.Namespace) -> int:
     """Make the report of a sweep again, or one that compares several."""
     from mupl.figures.look import looking
     from mupl.identity import METRICS
-    from mupl.sweep.reports import get_report, write_page
+    from mupl.sweep.reports import run_report, write_page
 
     _refuse(options, OF_TABLES, "tables of losses; a sweep's folder says itself what is what")
     metric = options.metric or "val_loss"
     if metric not in METRICS:
         raise ConfigError(f"--metric={metric}: must be one of {', '.join(METRICS)}")
     folder = _report_folder(options)
+<<<<<<< HEAD
     report = get_report(options.report or _report_of(options.source))
     look = _look(options)
     try:
         with looking(look):
             return report(folder, metric)
+=======
+    name = options.report or _report_of(options.source)
+    expect = dict(_setting("--expect", text) for text in options.expect or ())
+    try:
+        return run_report(name, folder, metric, where=options.where, expect=expect)
+>>>>>>> names
     finally:
         write_page("write_sweep_page", folder, metric)
 
@@ -319,6 +327,15 @@ def _report_of(sweeps: Sequence[Path]) -> str:
     return known[0] if known else "hyperparameter_transfer"
 
 
+def _setting(option: str, text: str) -> tuple[str, str]:
+    name, equals, word = text.partition("=")
+    if not equals:
+        raise ConfigError(
+            f"{option} {text}: must be PARAMETRIZATION=pass or =fail, such as sp=fail"
+        )
+    return name, word
+
+
 def _refuse(options: argparse.Namespace, names: Sequence[str], what: str) -> None:
     for name in names:
         if getattr(options, name) is not None:
@@ -334,6 +351,34 @@ def sweep_status(options: argparse.Namespace) -> None:
     from mupl.sweep.status import status
 
     print(status(options.sweep))
+
+
+def list_sweeps(options: argparse.Namespace) -> None:
+    """Print what the sweeps in a folder swept, how their jobs ended, and which was best."""
+    from mupl.sweep.listing import list_sweeps
+
+    if not options.folder.is_dir():
+        raise ConfigError(f"{options.folder}: there is no such folder")
+    show(list_sweeps(options.folder), f"sweeps in {options.folder}", options.format)
+
+
+def pull(options: argparse.Namespace) -> None:
+    """Write the table of results of a project on W&B."""
+    from mupl.report.common import save_table
+    from mupl.sweep.wandb_project import pull
+
+    table = pull(options.project, options.group)
+    file = options.out or Path(f"{options.project.rpartition('/')[2]}.csv")
+    save_table(table, file)
+    print(f"{len(table)} runs in {file}; mupl report {file} reports on them")
+
+
+def workspace(options: argparse.Namespace) -> None:
+    """Save views of transfer and coordinates on W&B, or write them as JSON."""
+    from mupl.sweep.wandb_project import write_views
+
+    for address in write_views(options.project, options.out):
+        print(address)
 
 
 def show(rows: Rows, title: str, form: str) -> None:
@@ -404,6 +449,10 @@ def _add_report(commands: Any) -> None:
     folder = parser.add_argument_group("of a sweep's folder")
     folder.add_argument("--report", help="its short name; the sweep's own if not given")
     folder.add_argument("--metric", help="what losses are compared by; val_loss if not given")
+    folder.add_argument("--where", help="which jobs, by columns of results.csv, such as 'lr < 2'")
+    folder.add_argument(
+        "--expect", action="append", help="of a coordinate check, such as sp=fail; pass if not said"
+    )
     table = parser.add_argument_group("of tables: names of columns, guessed if not given")
     table.add_argument("--size", help="width, number of parameters, or whatever grows")
     tuned = table.add_mutually_exclusive_group()
@@ -420,6 +469,21 @@ def _add_report(commands: Any) -> None:
     )
     table.add_argument("--figure", type=Path, help="a file for the figure as well, such as lr.pdf")
     parser.set_defaults(run=report)
+
+
+def _add_wandb(commands: Any) -> None:
+    about = "the results of a project on W&B, as the table of a sweep"
+    parser = commands.add_parser("pull", help=about, description=about)
+    parser.add_argument("project", help="ENTITY/PROJECT")
+    parser.add_argument("--group", help="the name of a sweep's folder; all runs if not given")
+    parser.add_argument("--out", type=Path, help="the file; PROJECT.csv if not given")
+    parser.set_defaults(run=pull)
+
+    about = "views of a project on W&B: transfer, and coordinates"
+    parser = commands.add_parser("workspace", help=about, description=about)
+    parser.add_argument("project", help="ENTITY/PROJECT")
+    parser.add_argument("--out", type=Path, help="write JSON there, and send nothing")
+    parser.set_defaults(run=workspace)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -459,6 +523,11 @@ def _parser() -> argparse.ArgumentParser:
     state.add_argument("sweep", type=Path, help="the sweep's folder")
     state.set_defaults(run=sweep_status)
 
-    for command in (rules, model):
+    listing = commands.add_parser("ls", help="list sweeps: what each swept, how it ended, the best")
+    listing.add_argument("folder", type=Path, nargs="?", default=Path("multirun"))
+    listing.set_defaults(run=list_sweeps)
+    _add_wandb(commands)
+
+    for command in (rules, model, listing):
         command.add_argument("--format", choices=FORMATS, default="rich")
     return parser

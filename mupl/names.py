@@ -8,6 +8,7 @@ from typing import Any
 
 from mupl.errors import ConfigError
 
+<<<<<<< HEAD
 # Parametrizations as people write them; one that is not here is written as in the config
 PARAMETRIZATIONS = {
     "sp": "SP",
@@ -45,6 +46,8 @@ OTHERS = {
     "val_accuracy": "validation accuracy",
 }
 AS_WRITTEN = PARAMETRIZATIONS | OTHERS
+=======
+>>>>>>> names
 MODELS = ("transformers", "timm", "torchvision")  # what the extra mupl[models] installs
 
 
@@ -114,6 +117,7 @@ def some_of(names: Sequence[str], most: int = 3) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
+<<<<<<< HEAD
 def as_written(name: str) -> str:
     """Return the word of a config as people write it, also of a variant in a folder of configs.
 
@@ -124,6 +128,8 @@ def as_written(name: str) -> str:
     return " ".join(filter(None, [AS_WRITTEN.get(table, table), variant]))
 
 
+=======
+>>>>>>> names
 def find_object(key: str, name: str, what: str) -> Any:
     """Return what has a dotted name, which can be called.
 

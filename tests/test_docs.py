@@ -207,9 +207,9 @@ def test_a_command_of_mupl_runs(
     (tmp_path / "my_net.py").write_text("\n\n".join([code.partition("\n\n\ninfos")[0], *of_page]))
     monkeypatch.chdir(tmp_path)  # where a user's module is found
     words = [with_folder(word) for word in shlex.split(command, comments=True)]
-    if words[1] == "status":  # of a sweep's folder, which is here
-        write_result(tmp_path / "sweep" / "a", row_of("a"))
-        words[2] = "sweep"
+    if words[1] in ("status", "ls"):  # of a sweep's folder, which is here
+        write_result(tmp_path / "sweep" / "a", row_of("a", parametrization="mup"))
+        words[2:] = ["sweep"]
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setattr(sys, "path", [*sys.path])
     try:

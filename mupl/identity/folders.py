@@ -91,13 +91,13 @@ def job_folder(config: DictConfig, job: str) -> str:
 
 
 def is_folder_of(folder: str, job: str) -> bool:
-    """Say whether a folder's name ends with an id, or with digits of it or more.
+    """Say whether a folder's name is an id, or ends with four digits of it or more.
 
     >>> is_folder_of("mup_width=8-0caa", "0caa85e4b1fd"), is_folder_of("copy", "0caa85e4b1fd")
     (True, False)
     """
     digits = folder.rpartition("-")[2]
-    return len(digits) >= DIGITS and job.startswith(digits)
+    return folder == job or (len(digits) >= DIGITS and job.startswith(digits))
 
 
 def run_label(config: DictConfig, separator: str = " ") -> str:
@@ -119,7 +119,11 @@ def run_label(config: DictConfig, separator: str = " ") -> str:
     for key in keys or ALWAYS:
         values[key] = choices.get(key) or OmegaConf.select(config, key.replace("/", "."))
     if separator != "_" and "parametrization" in values:
+<<<<<<< HEAD
         values["parametrization"] = as_written(values["parametrization"])
+=======
+        values["parametrization"] = as_written(str(values["parametrization"]))
+>>>>>>> names
     return separator.join(label_parts(values))
 
 

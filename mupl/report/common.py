@@ -20,11 +20,41 @@ COORDINATES_FILE = "coordinates.csv"  # of each job, by mupl.stats.callback.Coor
 MAX_ROWS = 40  # of a printed table, or lines about jobs: more are not read on a terminal
 
 
-def read_results(sweep_dir: Path) -> pd.DataFrame:
-    """Collect the results of a sweep's jobs, and write them to `results.csv`."""
+def read_results(sweep_dir: Path, where: str | None = None) -> pd.DataFrame:
+    """Collect the results of a sweep's jobs, and write them all to `results.csv`.
+
+    Args:
+        where: of which rows to report, such as "lr < 2", as `DataFrame.query` takes it.
+
+    Raises:
+        ConfigError: if `where` cannot be understood, or leaves no row.
+    """
     results = collect(sweep_dir)
     save_table(results, sweep_dir / "results.csv")
-    return results
+    return results if where is None else select(results, where)
+
+
+def select(results: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Keep the rows for which an expression in the names of columns is true.
+
+    >>> select(pd.DataFrame({"lr": [0.1, 4.0]}), "lr < 2")["lr"].tolist()
+    1 of 2 jobs left out, for which not lr < 2
+    [0.1]
+    """
+    try:
+        kept = results.query(where)
+    except Exception as error:  # of many kinds, by what is wrong
+        columns = ", ".join(map(str, results))
+        raise ConfigError(
+            f"--where {where!r}: {' '.join(str(error).split())}; say a comparison of columns, such "
+            f"as 'lr < 2', with `backticks` around names with dots; there are {columns}"
+        ) from error
+    if not isinstance(kept, pd.DataFrame) or kept.empty:
+        raise ConfigError(f"--where {where!r}: is true of none of {len(results)} jobs")
+    if len(kept) < len(results):
+        left = len(results) - len(kept)
+        print(f"{left} of {len(results)} jobs left out, for which not {where}")
+    return kept.reset_index(drop=True)
 
 
 def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:

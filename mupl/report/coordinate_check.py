@@ -4,14 +4,18 @@ Slopes are judged, not losses, so that the metric of this report is not used.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from mupl.analysis import coordinates
+<<<<<<< HEAD
 from mupl.analysis.transfer import differing_keys, labels
+=======
+from mupl.errors import ConfigError
+>>>>>>> names
 from mupl.figures import coordinates as figures
 from mupl.figures.style import by_rank, with_written_names
 from mupl.files import write_atomically
@@ -30,6 +34,7 @@ from mupl.report.common import (
 )
 
 ALIGNMENT = "alignment exponents: 1 if updates and inputs point the same way, 1/2 if at random"
+EXPECTED = ("pass", "fail")
 
 
 class Check(NamedTuple):
@@ -42,23 +47,62 @@ class Check(NamedTuple):
     along: str  # the size that slopes are against: width or depth
 
 
-def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
+def coordinate_check(
+    sweep_dir: Path,
+    metric: str = "val_loss",
+    where: str | None = None,
+    expect: Mapping[str, str] | None = None,
+) -> int:
     """Write a verdict on each tensor, and a figure for each series of jobs; print what fails.
 
-    The files are `coord_check.csv`, `verdict.json` and `coord_check*.png`. Returns 1 if a tensor
-    fails, the training of a job failed or diverged, or a figure failed; not for tensors that are
-    not judged, which are counted.
+    The files are `coord_check.csv`, `verdict.json` and `coord_check*.png`.
+
+    Args:
+        expect: parametrization -> "pass" or "fail"; those that are not named are to pass.
+
+    Returns:
+        1 if a parametrization does not as expected, the training of a job failed or diverged, or a
+        figure failed; not for tensors that are not judged, which are counted.
+
+    Raises:
+        ConfigError: if `expect` names a parametrization that is not in the check.
     """
-    check = judge(sweep_dir)
+    check = judge(sweep_dir, where)
     file = sweep_dir / "verdict.json"
+    as_expected = _say_outcome(check.verdict, expect or {})
     show_verdict(check.verdict, check.along, file)
     show_alignment(check.alignment, file)
     _print_series(check)
     print(f"coordinate check: {coordinates.count(check.verdict)}; {file}")
     no_figure = _plot_series(check, sweep_dir)
     completed = check.results["status"] == "completed"
-    failed = coordinates.has_failed(check.verdict)
-    return int(failed or not completed.all() or no_figure)
+    return int(not as_expected or not completed.all() or no_figure)
+
+
+def _say_outcome(verdict: pd.DataFrame, expect: Mapping[str, str]) -> bool:
+    """Say in a sentence how each parametrization does; return whether all do as expected."""
+    names = verdict["parametrization"].unique().tolist()
+    for name, word in expect.items():
+        if name not in names or word not in EXPECTED:
+            raise ConfigError(
+                f"expect.{name}={word}: must be pass or fail, for one of {', '.join(names)}"
+            )
+    said = []
+    unexpected = []
+    for name in names:
+        of_one = verdict[verdict["parametrization"] == name]
+        failures = int((of_one["verdict"] == coordinates.FAIL).sum())
+        label = as_written(name)
+        if failures:
+            said.append(f"{label} fails at {failures} of {len(of_one)}")
+        else:
+            passed = int((of_one["verdict"] == coordinates.PASS).sum())
+            said.append(f"{label} passes {passed} of {len(of_one)}")
+        wanted = expect.get(name, "pass")
+        if wanted != ("fail" if failures else "pass"):
+            unexpected.append(f"{label} was to {wanted} (expect.{name})")
+    print("; ".join([f"{', '.join(said)} tensors, kinds and steps", *unexpected]))
+    return not unexpected
 
 
 def show_verdict(verdict: pd.DataFrame, along: str, file: Path | None = None) -> None:
@@ -93,9 +137,9 @@ def show_alignment(exponents: pd.DataFrame, file: Path | None = None) -> None:
     show(table.rename(columns=columns).round(2), ALIGNMENT, file)
 
 
-def judge(sweep_dir: Path) -> Check:
+def judge(sweep_dir: Path, where: str | None = None) -> Check:
     """Write `results.csv`, all recorded rows (`coord_check.csv`) and `verdict.json`."""
-    results = read_results(sweep_dir)
+    results = read_results(sweep_dir, where)
     conclude(results, sweep_dir)
     rows = gather(results, sweep_dir, COORDINATES_FILE)
     save_table(rows, sweep_dir / "coord_check.csv")

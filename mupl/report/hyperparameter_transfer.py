@@ -8,6 +8,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from mupl.analysis import transfer
+from mupl.analysis.headlines import transfer_headlines
 from mupl.analysis.readings import glossary, readings
 from mupl.figures import transfer as figures
 from mupl.files import write_atomically
@@ -48,14 +49,16 @@ class Losses(NamedTuple):
     unit: str = ""  # of the loss, such as "nats"
 
 
-def hyperparameter_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
+def hyperparameter_transfer(
+    sweep_dir: Path, metric: str = "val_loss", where: str | None = None
+) -> int:
     """Report on the swept hyperparameter (`mupl.analysis.transfer.swept_hyperparameter`).
 
     Writes `results.csv` and `best.csv`, prints the best values and, over two or more sizes, how
     they transfer (`transfer.json`). Leaves a figure such as `lr_transfer.png`, or pages of it.
     Returns 1 if a job or the figure failed.
     """
-    results = read_results(sweep_dir)
+    results = read_results(sweep_dir, where)
     x = transfer.swept_hyperparameter(results)
     unit = loss_unit(read_jobs(sweep_dir, say=lambda line: None))
     losses = Losses(results, metric, transfer.swept_size(results), x, unit)
@@ -76,6 +79,7 @@ def report_tables(losses: Losses, folder: Path) -> bool:
     best = transfer.best(results, metric, x)
     if best.empty:
         return False
+    print_lines(transfer_headlines(results, metric, size, x), None)
     save_table(best, folder / "best.csv")
     optima = pd.DataFrame()
     if size and (results.groupby(size)[x].nunique() > 1).any():

@@ -15,7 +15,7 @@ from mupl.report.common import conclude, read_results, save_figure, save_table, 
 SHOWN = 10  # settings that are printed
 
 
-def search(sweep_dir: Path, metric: str = "val_loss") -> int:
+def search(sweep_dir: Path, metric: str = "val_loss", where: str | None = None) -> int:
     """Write `ranking.csv`, `preferences.csv`, `search.png` and `setting/best.yaml`; print them.
 
     With `--config-dir SWEEP` another command takes the best one by `setting=best`. Returns 1 if a
@@ -24,7 +24,7 @@ def search(sweep_dir: Path, metric: str = "val_loss") -> int:
     Raises:
         ConfigError: if nothing was searched.
     """
-    results = read_results(sweep_dir)
+    results = read_results(sweep_dir, where)
     if not searched_keys(results):
         raise ConfigError(f"{sweep_dir}: all jobs have one setting; a search needs several")
     ranked = ranking(results, metric)

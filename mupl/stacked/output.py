@@ -114,7 +114,7 @@ def _log(
     job: Job,
     parametrization: Sequence[Mapping[str, Any]],
     rows: Sequence[Row],
-    outcome: Mapping[str, Any],
+    outcome: dict[str, Any],
 ) -> None:
     """Log the rows with each of the job's loggers, as one run of each."""
     rows = sorted(rows, key=lambda row: row[0])

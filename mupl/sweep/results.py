@@ -26,15 +26,13 @@ NOT_COLUMNS = ("job", "config", "choices", "provenance", "halving")  # entries o
 
 
 def collect(sweep_dir: Path, say: Callable[[str], object] = print) -> pd.DataFrame:
-    """Return a row for each job with a result in a folder of `sweep_dir`, sorted by what differs.
+    """Return a row for each job with a result in a folder of `sweep_dir` (`tabulate`).
 
     A folder that compares sweeps (`compare`) has the jobs of all, with the column `table` to tell
     the sweeps apart.
 
-    Columns: `IDENTITY`, `SETTINGS`, every other key that the command of any of the jobs set, and
-    `OUTCOMES`. Where one job set a key and another did not, the other's value is the one in its
-    config. Copies of jobs' folders and jobs of other sweeps are left out, with a line that names
-    them. Another line says if rows come from different versions of code, data or packages.
+    Copies of jobs' folders and jobs of other sweeps are left out, with a line that names them.
+    Another line says if rows come from different versions of code, data or packages.
 
     Args:
         sweep_dir: the folder.
@@ -47,6 +45,16 @@ def collect(sweep_dir: Path, say: Callable[[str], object] = print) -> pd.DataFra
     different = differences([result.get("provenance") for result in results])
     if different:
         say(f"warning: rows come from different versions: {', '.join(different)}")
+    return tabulate(results)
+
+
+def tabulate(results: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return a row for each result of a job, sorted by what differs.
+
+    Columns: `IDENTITY`, `SETTINGS`, every other key that the command of any of the jobs set, and
+    `OUTCOMES`. Where one job set a key and another did not, the other's value is the one in its
+    config.
+    """
     keys = _keys(results)
     rows = [_row(result, keys) for result in results]
     table = pd.DataFrame(rows, columns=[*keys, *OUTCOMES])

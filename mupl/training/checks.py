@@ -12,7 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 
 from mupl.errors import ConfigError
-from mupl.identity import METRICS, RERUN, RESULT_FILE, remember_sweep, task_overrides
+from mupl.identity import (
+    METRICS,
+    RERUN,
+    RESULT_FILE,
+    earlier_folder,
+    remember_sweep,
+    task_overrides,
+)
 from mupl.parametrization.hyperparameters import (
     SIZE_RULES,
     mode_problems,
@@ -255,8 +262,13 @@ class CheckInput(Callback):
             _check_entries(config)
             _check_folders(config, swept)
             _check_jobs(config, swept)
+            _check_expectations(config)
             _check_loggers(config)
             _check_halving(config)
+            earlier = earlier_folder(config)
+            if earlier is not None:
+                text = f"note: {earlier} has this sweep under the name that it had before; say "
+                print(f"{text}hydra.sweep.dir={earlier} to go on there", file=sys.stderr)
 
 
 def _check_keys(config: DictConfig, swept: Iterable[str] = ()) -> None:
@@ -385,6 +397,18 @@ def _set(job: dict[str, Any], key: str, value: Any) -> None:
     elif key.startswith("tune.") and isinstance(job.get("tune"), dict):
         name, _, factor = key.removeprefix("tune.").rpartition(".")
         job["tune"] = {**job["tune"], name: {**job["tune"].get(name, {}), factor: value}}
+
+
+def _check_expectations(config: DictConfig) -> None:
+    expect = config.get("expect") or {}
+    report = OmegaConf.select(config, "hydra.callbacks.sweep_report.report")
+    if not OmegaConf.is_dict(expect):
+        raise ConfigError(f"expect={expect}: must be by parametrization, such as +expect.sp=fail")
+    if expect and report != "coordinate_check":
+        raise ConfigError("expect: is for coordinate checks, such as experiment=coord_check")
+    for name, word in expect.items():
+        for problem in word_problems(f"expect.{name}", word, ("pass", "fail")):
+            raise ConfigError(problem)
 
 
 def _check_loggers(config: DictConfig) -> None:
