@@ -263,18 +263,12 @@ def _report_sweeps(options: argparse.Namespace) -> int:
     if metric not in METRICS:
         raise ConfigError(f"--metric={metric}: must be one of {', '.join(METRICS)}")
     folder = _report_folder(options)
-<<<<<<< HEAD
-    report = get_report(options.report or _report_of(options.source))
+    name = options.report or _report_of(options.source)
+    expect = dict(_setting("--expect", text) for text in options.expect or ())
     look = _look(options)
     try:
         with looking(look):
-            return report(folder, metric)
-=======
-    name = options.report or _report_of(options.source)
-    expect = dict(_setting("--expect", text) for text in options.expect or ())
-    try:
-        return run_report(name, folder, metric, where=options.where, expect=expect)
->>>>>>> names
+            return run_report(name, folder, metric, where=options.where, expect=expect)
     finally:
         write_page("write_sweep_page", folder, metric)
 

@@ -8,46 +8,6 @@ from typing import Any
 
 from mupl.errors import ConfigError
 
-<<<<<<< HEAD
-# Parametrizations as people write them; one that is not here is written as in the config
-PARAMETRIZATIONS = {
-    "sp": "SP",
-    "ntk": "NTK",
-    "sp_full_align": "SP, full alignment",
-    "mean_field": "mean field",
-    "mup": "muP",
-    "mup_table3": "muP Table 3",
-    "mup_table9": "muP Table 9",
-    "unit_init": "muP, unit init",
-    "mulinear": "MuLinear",
-    "cerebras": "Cerebras",
-    "depth_mup": "Depth-muP",
-    "completep": "CompleteP",
-    "umup": "u-muP",
-    "umup_output_scale": "u-muP, output scale",
-}
-# Other words of configs
-OTHERS = {
-    "sgd": "SGD",
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "adam_atan2": "Adam-atan2",
-    "lion": "Lion",
-    "sign_sgd": "sign-SGD",
-    "muon": "Muon",
-    "shampoo": "Shampoo",
-    "shampoo_svd": "Shampoo, simplified",
-    "soap": "SOAP",
-    "adamh": "AdamH",
-    "muonh": "MuonH",
-    "lr": "learning rate",
-    "val_loss": "validation loss",
-    "train_loss": "training loss",
-    "val_accuracy": "validation accuracy",
-}
-AS_WRITTEN = PARAMETRIZATIONS | OTHERS
-=======
->>>>>>> names
 MODELS = ("transformers", "timm", "torchvision")  # what the extra mupl[models] installs
 
 
@@ -117,19 +77,6 @@ def some_of(names: Sequence[str], most: int = 3) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
-<<<<<<< HEAD
-def as_written(name: str) -> str:
-    """Return the word of a config as people write it, also of a variant in a folder of configs.
-
-    >>> as_written("sp"), as_written("adamw/mine"), as_written("my_table")
-    ('SP', 'AdamW mine', 'my_table')
-    """
-    table, _, variant = str(name).partition("/")
-    return " ".join(filter(None, [AS_WRITTEN.get(table, table), variant]))
-
-
-=======
->>>>>>> names
 def find_object(key: str, name: str, what: str) -> Any:
     """Return what has a dotted name, which can be called.
 

@@ -119,11 +119,7 @@ def run_label(config: DictConfig, separator: str = " ") -> str:
     for key in keys or ALWAYS:
         values[key] = choices.get(key) or OmegaConf.select(config, key.replace("/", "."))
     if separator != "_" and "parametrization" in values:
-<<<<<<< HEAD
-        values["parametrization"] = as_written(values["parametrization"])
-=======
         values["parametrization"] = as_written(str(values["parametrization"]))
->>>>>>> names
     return separator.join(label_parts(values))
 
 

@@ -11,11 +11,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mupl.analysis import coordinates
-<<<<<<< HEAD
 from mupl.analysis.transfer import differing_keys, labels
-=======
 from mupl.errors import ConfigError
->>>>>>> names
 from mupl.figures import coordinates as figures
 from mupl.figures.style import by_rank, with_written_names
 from mupl.files import write_atomically

@@ -16,14 +16,9 @@ from mupl.claims import POLL, delete_useless, holder, waiting_for
 from mupl.errors import ConfigError, disk_error, disk_message
 from mupl.figures.look import Look, looking
 from mupl.files import delete_stale_partials
-<<<<<<< HEAD
-from mupl.identity import RESULT_FILE, earlier_folder, read_result, swept_keys
-from mupl.sweep.plan import figure_options
-from mupl.sweep.reports import get_report, write_page
-=======
 from mupl.identity import RESULT_FILE, read_result, swept_keys
+from mupl.sweep.plan import figure_options
 from mupl.sweep.reports import get_report, run_report, write_page
->>>>>>> names
 
 
 class SweepReport(Callback):
@@ -90,11 +85,7 @@ class SweepReport(Callback):
         if found:
             print(f"{found} of {done} jobs were done before (rerun=all trains them anew)")
         sys.stdout.flush()
-<<<<<<< HEAD
-        code = self._report(sweep_dir, config.metric, _look(config))
-=======
-        code = self._report(sweep_dir, config)
->>>>>>> names
+        code = self._report(sweep_dir, config, _look(config))
         lost = [folder for folder in self.left if not (folder / RESULT_FILE).exists()]
         if lost:
             sys.exit(
@@ -104,24 +95,16 @@ class SweepReport(Callback):
         if code:
             sys.exit(code)
 
-<<<<<<< HEAD
-    def _report(self, sweep_dir: Path, metric: str, look: Look) -> int | str:
-=======
-    def _report(self, sweep_dir: Path, config: DictConfig) -> int | str:
->>>>>>> names
+    def _report(self, sweep_dir: Path, config: DictConfig, look: Look) -> int | str:
         """Report on the sweep; return the exit code, or the error that ends the command.
 
         The page is written also where the report fails: it says why jobs did.
         """
         code: int | str = 1
         try:
-<<<<<<< HEAD
-            with looking(look):
-                code = get_report(self.report)(sweep_dir, metric)
-=======
             expect = config.get("expect")
-            code = run_report(self.report, sweep_dir, config.metric, expect=expect)
->>>>>>> names
+            with looking(look):
+                code = run_report(self.report, sweep_dir, config.metric, expect=expect)
         except ConfigError as error:
             code = f"error: {error}"
         except Exception as error:
