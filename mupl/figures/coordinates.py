@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from mupl.analysis.coordinates import FAIL, over_blocks
 from mupl.figures.look import styled
-from mupl.figures.style import MOST_LINES, chosen_lines
+from mupl.figures.style import MOST_LINES, chosen_lines, with_written_names
 from mupl.names import block_pattern
 
 # (kind, whether of biases) -> label of a row of panels, from top to bottom
@@ -206,13 +206,13 @@ def plot_side_by_side(
     quantities = zip(rows["kind"], rows["name"], strict=True)
     labels = pd.Series([panels.get(key) for key in quantities], rows.index)
     grid = _plot_lines(
-        _plottable(rows.assign(panel=labels), statistic),
+        with_written_names(_plottable(rows.assign(panel=labels), statistic)),
         panels.values(),
         along,
         statistic,
         col="parametrization",
         hue="t",
-        palette="viridis",
+        palette=sns.color_palette("viridis", rows["t"].nunique()),  # without the pale end
         legend="full",
         height=2.2,
         aspect=1.1,

@@ -25,13 +25,15 @@ def with_written_names(table: pd.DataFrame) -> pd.DataFrame:
 def by_rank(table: pd.DataFrame) -> pd.DataFrame:
     """Sort rows by parametrization, in the order of `mupl.names.AS_WRITTEN`: SP before muP.
 
+    Those that have no name there, such as the stages of an ablation, come first in their own order.
+
     >>> by_rank(pd.DataFrame({"parametrization": ["mup", "sp"]}))["parametrization"].tolist()
     ['sp', 'mup']
     """
     if "parametrization" not in table:
         return table
     ranks = {name: rank for rank, name in enumerate(AS_WRITTEN)}
-    of_rows = table["parametrization"].map(lambda name: ranks.get(name, len(ranks)))
+    of_rows = table["parametrization"].map(lambda name: ranks.get(name, -1))
     return table.loc[of_rows.sort_values(kind="stable").index]
 
 

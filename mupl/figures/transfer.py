@@ -114,7 +114,7 @@ def plot_transfer_pages(
 
 def _empty_panels(panels: Sequence[str], x_label: str, y_label: str) -> Figure:
     """Lay out panels that share their axes, with titles, and labels at the left and the bottom."""
-    columns = min(PANELS_PER_ROW, len(panels))
+    columns = _panels_in_a_row(len(panels))
     rows = -(-len(panels) // columns)
     width, height = PANEL_SIZE
     figure, grid = plt.subplots(
@@ -124,7 +124,7 @@ def _empty_panels(panels: Sequence[str], x_label: str, y_label: str) -> Figure:
         sharey=True,
         squeeze=False,
         figsize=(width * columns, height * rows),
-        gridspec_kw={"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": 0.04, "hspace": 0.16},
+        gridspec_kw={"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": 0.08, "hspace": 0.16},
     )
     for axes in grid.flat[len(panels) :]:
         axes.remove()
@@ -140,6 +140,14 @@ def _empty_panels(panels: Sequence[str], x_label: str, y_label: str) -> Figure:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _panels_in_a_row(count: int) -> int:
+    """Return how many panels stand beside one another, if possible without a gap at the end."""
+    if count <= PANELS_PER_ROW:
+        return count
+    without_gap = [columns for columns in (4, 5, 3) if count % columns == 0]
+    return [*without_gap, PANELS_PER_ROW][0]
 
 
 def _scale_axes(panels: Sequence[Axes], x: pd.Series, limits: Mapping[str, Any]) -> None:
