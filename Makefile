@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types tests test-slow format measure mutants
+.PHONY: help demo test lint types tests test-slow format measure figures mutants
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ format: .venv/ready  ## put imports and lines in order
 
 measure: .venv/ready  ## measure how plain the code of mupl/ is; REV=... compares a git revision
 	$(BIN)/python scripts/measure_code.py $(if $(REV),--compare $(REV)) mupl
+
+figures: .venv/ready  ## draw the figures of docs that have tables, and say which differ; WRITE=1 replaces them
+	$(BIN)/python scripts/figures.py $(if $(WRITE),--write)
 
 mutants: .venv/ready  ## spoil one line at a time and see that the tests notice
 	$(BIN)/python scripts/mutants.py

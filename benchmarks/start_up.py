@@ -17,11 +17,11 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 BASELINE = "import torch, lightning\n"
 IMPORTS = """
 import mupl.data, mupl.training.module, mupl.training.run
-from mupl.training.cli import register_parametrizations
+from mupl.training.cli import register_configs
 """
 COMPOSE = f"""
 from hydra import compose, initialize_config_dir
-register_parametrizations()
+register_configs()
 with initialize_config_dir({str(CONF)!r}, version_base="1.3"):
     compose("train", ["width=256"])
 """

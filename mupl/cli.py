@@ -1,7 +1,6 @@
 """The command `mupl`: train, and look at rules, models and sweeps without training."""
 
 import argparse
-import itertools
 import os
 import pkgutil
 import sys
@@ -16,8 +15,9 @@ FORMATS = ("rich", "markdown", "latex", "csv")
 LEGEND = """Cells multiply what was tuned at the base width. m_in = fan_in / base fan_in; so m_out.
 W, update: predicted powers of width of W = mult * w at init, and of an update of it."""
 OF_TABLES = (  # of mupl report
-    *("size", "lr", "hyperparameter", "loss", "seed", "by", "tuned", "log2", "out", "figure"),
+    *("size", "lr", "hyperparameter", "loss", "seed", "by", "tuned", "log2", "figure"),
 )
+OF_FOLDERS = ("report", "metric", "where", "expect")
 Rows = list[dict[str, Any]]
 
 
@@ -109,13 +109,30 @@ def describe_model(options: argparse.Namespace) -> None:
 
     build = _resolved(options.build, "a function width -> nn.Module")
     infos = describe(build, width=options.width, base_width=options.base_width)
-    tuned = {"lr": options.lr, "weight_decay": options.weight_decay}
+    tuned: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay}
+    tuned["tune"] = _tune(options.tune)
     scales = scale(infos, options.parametrization, options.optimizer, **tuned)
     title = f"{options.build}, {options.parametrization}, {options.optimizer}"
     title += f", width {options.width}, base width {options.base_width}"
     show(scale_rows(infos, scales), title, options.format)
     for sentence in infos.warnings:
         print(f"warning: {sentence}", file=sys.stderr)
+
+
+def _tune(texts: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Read factors by module as they are written on a command line: hidden.lr=2."""
+    tune: dict[str, dict[str, float]] = {}
+    for text in texts:
+        key, _, number = text.partition("=")
+        name, dot, factor = key.rpartition(".")
+        try:
+            value = float(number)
+        except ValueError:
+            dot = ""
+        if not dot:
+            raise ConfigError(f"--tune {text}: must be a factor by role or glob, as hidden.lr=2")
+        tune.setdefault(name, {})[factor] = value
+    return tune
 
 
 def _resolved(name: str, what: str) -> Any:
@@ -130,8 +147,9 @@ def _resolved(name: str, what: str) -> Any:
 
 def check(options: argparse.Namespace) -> int:
     """Make a coordinate check of `build(width)`, and print the verdict; 1 if something fails."""
-    from mupl.analysis.coordinates import count, has_failed, verdict
-    from mupl.report.coordinate_check import show_verdict
+    from mupl.analysis.coordinates import alignment_exponents, count, has_failed, verdict
+    from mupl.optim.registry import optimizer_rules
+    from mupl.report.coordinate_check import show_alignment, show_verdict
     from mupl.training.coord_check import coord_check
     from mupl.training.random_data import random_batches
 
@@ -141,14 +159,15 @@ def check(options: argparse.Namespace) -> int:
     widths = _widths(options.widths)
     if len(set(widths)) < 2:
         raise ConfigError("--widths: needs at least two, such as --widths 64,128,256,512")
-    arguments: dict[str, Any] = {}
+    steps = _steps(options.steps) or optimizer_rules(options.optimizer).check_steps
+    arguments: dict[str, Any] = {"statistics": _names(options.statistics)}
     if options.step is not None:
         arguments["step"] = _resolved(options.step, "a function (model, batch) -> loss")
     if options.data is None:
-        batches, arguments["loss"] = random_batches(build, widths[0], options.steps)
+        batches, arguments["loss"] = random_batches(build, widths[0], steps[-1] + 1)
     else:
         data = _resolved(options.data, "batches, or a function that returns them")
-        batches = list(itertools.islice(data() if callable(data) else data, options.steps))
+        batches = data() if callable(data) else data
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         rows = coord_check(
@@ -157,6 +176,7 @@ def check(options: argparse.Namespace) -> int:
             batches,
             base_width=options.base_width or widths[0],
             seeds=range(options.seeds),
+            steps=steps,
             parametrization=options.parametrization,
             optimizer=options.optimizer,
             lr=options.lr,
@@ -166,13 +186,16 @@ def check(options: argparse.Namespace) -> int:
         print(f"warning: {sentence}", file=sys.stderr)
     table = verdict(rows)
     show_verdict(table, "width")
+    show_alignment(alignment_exponents(rows))
     print(f"coordinate check of {options.build}, {options.parametrization}: {count(table)}")
     if options.figure is not None:
         from mupl.figures.coordinates import plot_coordinates
+        from mupl.figures.look import styled
         from mupl.report.common import save
 
         title = f"{options.build}, {options.parametrization}"
-        save(plot_coordinates(rows, title, verdict=table), options.figure)
+        with styled():
+            save(plot_coordinates(rows, title, verdict=table), [options.figure])
     return int(has_failed(table))
 
 
@@ -186,16 +209,34 @@ def _widths(text: str) -> list[int]:
         ) from error
 
 
+def _steps(text: str | None) -> list[int]:
+    """Read steps as a number of them, 3, or as a list, 0,1,2,4,16; none if nothing is given."""
+    if text is None:
+        return []
+    try:
+        numbers = [int(step) for step in text.split(",")]
+    except ValueError:
+        numbers = [-1]
+    steps = numbers if "," in text else list(range(numbers[0]))
+    if not steps or min(steps) < 0:
+        raise ConfigError(
+            f"--steps={text}: must be a number >= 1, such as 3, or the steps to look at, such as "
+            "0,1,2,4,16,64,256"
+        )
+    return sorted(steps)
+
+
 def report(options: argparse.Namespace) -> int:
     """Make the report of a sweep again from its folder, or of tables of losses from files."""
     for path in options.source:
         if not path.exists():
             raise ConfigError(f"{path}: there is no such folder or file")
     if any(path.is_dir() for path in options.source):
-        return _report_folder(options)
-    _refuse(options, ("report", "metric"), "a sweep's folder; the loss of a table is --loss")
+        return _report_sweeps(options)
+    _refuse(options, OF_FOLDERS, "a sweep's folder; the loss of a table is --loss")
     from mupl.analysis.loss_tables import Columns
-    from mupl.report.hyperparameter_transfer import table_transfer
+    from mupl.figures.look import looking
+    from mupl.report.tables import table_transfer
 
     columns = Columns(
         size=options.size,
@@ -207,20 +248,86 @@ def report(options: argparse.Namespace) -> int:
         log2=bool(options.log2),
         hyperparameter=options.hyperparameter,
     )
-    return table_transfer(options.source, columns, options.out, options.figure)
+    with looking(_look(options)):
+        return table_transfer(options.source, columns, options.out, options.figure)
 
 
-def _report_folder(options: argparse.Namespace) -> int:
+def _report_sweeps(options: argparse.Namespace) -> int:
+    """Make the report of a sweep again, or one that compares several."""
+    from mupl.figures.look import looking
     from mupl.identity import METRICS
-    from mupl.sweep.reports import get_report
+    from mupl.sweep.reports import run_report, write_page
 
     _refuse(options, OF_TABLES, "tables of losses; a sweep's folder says itself what is what")
-    if len(options.source) > 1:
-        raise ConfigError("mupl report: takes one sweep's folder, or files that are tables")
     metric = options.metric or "val_loss"
     if metric not in METRICS:
         raise ConfigError(f"--metric={metric}: must be one of {', '.join(METRICS)}")
-    return get_report(options.report or "hyperparameter_transfer")(options.source[0], metric)
+    folder = _report_folder(options)
+    name = options.report or _report_of(options.source)
+    expect = dict(_setting("--expect", text) for text in options.expect or ())
+    look = _look(options)
+    try:
+        with looking(look):
+            return run_report(name, folder, metric, where=options.where, expect=expect)
+    finally:
+        write_page("write_sweep_page", folder, metric)
+
+
+def _look(options: argparse.Namespace) -> Any:
+    """Return how figures are asked for: by the command line, or else by a sweep's config."""
+    from mupl.figures.look import Look
+    from mupl.sweep.plan import figure_options, read_plan
+
+    given = figure_options(read_plan(options.source[0]))
+    for key in ("format", "size", "font"):
+        value = getattr(options, f"figure_{key}")
+        if value is not None:
+            given[key] = value
+    return Look.of(given, "--figure-")
+
+
+def _report_folder(options: argparse.Namespace) -> Path:
+    """Return the folder of the report: the sweep's own, or a new one that compares sweeps."""
+    from mupl.sweep.results import compare
+
+    sweeps = options.source
+    for path in sweeps:
+        if not path.is_dir():
+            raise ConfigError(f"{path}: is no folder; sweeps are not compared with tables")
+    if len(sweeps) == 1:
+        _refuse(options, ("out",), "tables, or several sweeps; one sweep's report is in its folder")
+        return sweeps[0]
+    folder = options.out or Path("_and_".join(path.resolve().name for path in sweeps))
+    if folder.resolve() in [path.resolve() for path in sweeps]:
+        raise ConfigError(f"--out {folder}: is one of the sweeps; name another folder")
+    compare(sweeps, folder)
+    return folder
+
+
+def _report_of(sweeps: Sequence[Path]) -> str:
+    """Return the report that the sweeps ended with.
+
+    Raises:
+        ConfigError: if they ended with different ones.
+    """
+    from mupl.sweep.plan import read_plan, report_name
+
+    names = {path: report_name(read_plan(path)) for path in sweeps}
+    known = sorted({name for name in names.values() if name is not None})
+    if len(known) > 1:
+        raise ConfigError(
+            f"the sweeps end with different reports: {', '.join(known)}; say which by --report"
+        )
+    return known[0] if known else "hyperparameter_transfer"
+
+
+def _setting(option: str, text: str) -> tuple[str, str]:
+    name, equals, word = text.partition("=")
+    if not equals:
+        raise ConfigError(
+            f"{option} {text}: must be PARAMETRIZATION=pass or =fail, such as sp=fail"
+        )
+    return name, word
 
 
 def _refuse(options: argparse.Namespace, names: Sequence[str], what: str) -> None:
@@ -238,6 +345,34 @@ def sweep_status(options: argparse.Namespace) -> None:
     from mupl.sweep.status import status
 
     print(status(options.sweep))
+
+
+def list_sweeps(options: argparse.Namespace) -> None:
+    """Print what the sweeps in a folder swept, how their jobs ended, and which was best."""
+    from mupl.sweep.listing import list_sweeps
+
+    if not options.folder.is_dir():
+        raise ConfigError(f"{options.folder}: there is no such folder")
+    show(list_sweeps(options.folder), f"sweeps in {options.folder}", options.format)
+
+
+def pull(options: argparse.Namespace) -> None:
+    """Write the table of results of a project on W&B."""
+    from mupl.report.common import save_table
+    from mupl.sweep.wandb_project import pull
+
+    table = pull(options.project, options.group)
+    file = options.out or Path(f"{options.project.rpartition('/')[2]}.csv")
+    save_table(table, file)
+    print(f"{len(table)} runs in {file}; mupl report {file} reports on them")
+
+
+def workspace(options: argparse.Namespace) -> None:
+    """Save views of transfer and coordinates on W&B, or write them as JSON."""
+    from mupl.sweep.wandb_project import write_views
+
+    for address in write_views(options.project, options.out):
+        print(address)
 
 
 def show(rows: Rows, title: str, form: str) -> None:
@@ -269,7 +404,16 @@ def _add_check(commands: Any) -> None:
         "--data", help="package.module:name, batches or a function that returns them; else random"
     )
     parser.add_argument("--step", help="package.module:function, (model, batch) -> loss")
-    parser.add_argument("--steps", type=int, default=3, help="batches that are taken of --data")
+    parser.add_argument(
+        "--steps",
+        help="how many, or which are looked at, such as 0,1,2,4,16,64,256; 3 if not given, and "
+        "more for an optimizer whose updates settle late",
+    )
+    parser.add_argument(
+        "--statistics",
+        default="l1",
+        help="l1 (mean |x|), rms; of matrices frobenius, spectral, rms_to_rms: with commas",
+    )
     parser.add_argument("--seeds", type=int, default=5, help="how many")
     parser.add_argument("--parametrization", default="mup")
     parser.add_argument("--optimizer", default="adamw")
@@ -279,17 +423,30 @@ def _add_check(commands: Any) -> None:
 
 
 def _add_report(commands: Any) -> None:
-    about = "how a hyperparameter transfers: of a sweep's folder, or of any table of losses"
+    about = "the report of a sweep or of several, or of any table of losses, with report.html"
     parser = commands.add_parser("report", help=about, description=about)
     parser.add_argument(
         "source",
         type=Path,
         nargs="+",
-        help="a sweep's folder, or .csv, .tsv, .parquet: a row a run",
+        help="a sweep's folder, several to compare, or .csv, .tsv, .parquet: a row a run",
     )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="the folder for the report of tables (FILE_report) or of several sweeps (A_and_B)",
+    )
+    looks = parser.add_argument_group("of figures: as the sweep's config says if not given")
+    looks.add_argument("--figure-format", help="png, pdf, svg or several: png,pdf")
+    looks.add_argument("--figure-size", help="width in inches, or width,height")
+    looks.add_argument("--figure-font", help='such as serif, 9 or "serif 9"')
     folder = parser.add_argument_group("of a sweep's folder")
-    folder.add_argument("--report", help="its short name; hyperparameter_transfer if not given")
+    folder.add_argument("--report", help="its short name; the sweep's own if not given")
     folder.add_argument("--metric", help="what losses are compared by; val_loss if not given")
+    folder.add_argument("--where", help="which jobs, by columns of results.csv, such as 'lr < 2'")
+    folder.add_argument(
+        "--expect", action="append", help="of a coordinate check, such as sp=fail; pass if not said"
+    )
     table = parser.add_argument_group("of tables: names of columns, guessed if not given")
     table.add_argument("--size", help="width, number of parameters, or whatever grows")
     tuned = table.add_mutually_exclusive_group()
@@ -304,11 +461,23 @@ def _add_report(commands: Any) -> None:
     table.add_argument(
         "--log2", action="store_const", const=True, help="the column of --lr holds log2 of it"
     )
-    table.add_argument(
-        "--out", type=Path, help="the folder for the report; FILE_report if not given"
-    )
     table.add_argument("--figure", type=Path, help="a file for the figure as well, such as lr.pdf")
     parser.set_defaults(run=report)
+
+
+def _add_wandb(commands: Any) -> None:
+    about = "the results of a project on W&B, as the table of a sweep"
+    parser = commands.add_parser("pull", help=about, description=about)
+    parser.add_argument("project", help="ENTITY/PROJECT")
+    parser.add_argument("--group", help="the name of a sweep's folder; all runs if not given")
+    parser.add_argument("--out", type=Path, help="the file; PROJECT.csv if not given")
+    parser.set_defaults(run=pull)
+
+    about = "views of a project on W&B: transfer, and coordinates"
+    parser = commands.add_parser("workspace", help=about, description=about)
+    parser.add_argument("project", help="ENTITY/PROJECT")
+    parser.add_argument("--out", type=Path, help="write JSON there, and send nothing")
+    parser.set_defaults(run=workspace)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -332,6 +501,13 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--optimizer", default="adamw")
     model.add_argument("--lr", type=float, default=1e-3, help="at the base width")
     model.add_argument("--weight-decay", type=float, default=0.0, help="at the base width")
+    model.add_argument(
+        "--tune",
+        action="append",
+        default=[],
+        metavar="NAME.FACTOR=NUMBER",
+        help="factor by role or glob, such as hidden.lr=2; may be given several times",
+    )
     model.set_defaults(run=describe_model)
 
     _add_check(commands)
@@ -341,6 +517,11 @@ def _parser() -> argparse.ArgumentParser:
     state.add_argument("sweep", type=Path, help="the sweep's folder")
     state.set_defaults(run=sweep_status)
 
-    for command in (rules, model):
+    listing = commands.add_parser("ls", help="list sweeps: what each swept, how it ended, the best")
+    listing.add_argument("folder", type=Path, nargs="?", default=Path("multirun"))
+    listing.set_defaults(run=list_sweeps)
+    _add_wandb(commands)
+
+    for command in (rules, model, listing):
         command.add_argument("--format", choices=FORMATS, default="rich")
     return parser

@@ -105,3 +105,50 @@ def find_object(key: str, name: str, what: str) -> Any:
     if not callable(found):
         raise ConfigError(f"{key}={name}: must be the dotted name of {what}")
     return found
+
+
+# How people write what configs call by a name that is easy to type
+AS_WRITTEN = {
+    "sp": "SP",
+    "ntk": "NTK",
+    "mean_field": "mean field",
+    "mup": "muP",
+    "mup_table3": "muP, Table 3",
+    "mup_table9": "muP, Table 9",
+    "unit_init": "muP, unit init",
+    "depth_mup": "depth-muP",
+    "cerebras": "muP, Cerebras",
+    "mulinear": "MuLinear",
+    "completep": "CompleteP",
+    "umup": "u-muP",
+    "umup_output_scale": "u-muP, output scale",
+    "sp_full_align": "SP, full alignment",
+    "sgd": "SGD",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "adam_atan2": "Adam-atan2",
+    "lion": "Lion",
+    "sign_sgd": "sign-SGD",
+    "muon": "Muon",
+    "shampoo": "Shampoo",
+    "shampoo_svd": "Shampoo, simplified",
+    "soap": "SOAP",
+    "lr": "learning rate",
+    "val_loss": "validation loss",
+    "train_loss": "training loss",
+    "val_accuracy": "validation accuracy",
+}
+
+
+def as_written(name: str) -> str:
+    """Return a name as people write it; of a config in a folder, the folder comes in brackets.
+
+    >>> as_written("mup"), as_written("shampoo_svd/all"), as_written("my_table")
+    ('muP', 'Shampoo, simplified (all)', 'my_table')
+    """
+    if name in AS_WRITTEN:
+        return AS_WRITTEN[name]
+    head, slash, rest = name.partition("/")
+    if slash and head in AS_WRITTEN:
+        return f"{AS_WRITTEN[head]} ({rest})"
+    return name

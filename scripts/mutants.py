@@ -140,7 +140,10 @@ THEORY = [
             ),
             ('ROTATED_IN: Monomial.parse("m_in^1/2")', 'ROTATED_IN: Monomial.parse("m_out^1/2")'),
             ('ROTATED_OUT: Monomial.parse("m_out^1/2")', 'ROTATED_OUT: Monomial.parse("m_in^1/2")'),
-            ("if kind in ROTATIONS and len(info.shape) < 2 else kind", "if False else kind"),
+            ("if kind in DERIVED and len(info.shape) < 2 else kind", "if False else kind"),
+            ('Monomial.parse("1/shape_factor")', 'Monomial.parse("shape_factor")'),
+            ("NORMALIZED: Derived(UpdateKind.ORTHOGONAL)", "NORMALIZED: Derived(UpdateKind.ADAM)"),
+            ("RELATIVE: Derived(None)", "RELATIVE: Derived(UpdateKind.ADAM)"),
             ("round(shape[1] / growth)", "shape[1]"),
         ],
     ),
@@ -148,10 +151,10 @@ THEORY = [
         "mupl/parametrization/rules.py",
         "tests/test_tables.py",
         [
-            ("lr=rule.lr * rotation, eps=rule.eps * rotation", "lr=rule.lr * rotation"),
-            ("lr=rule.lr * rotation, eps=rule.eps", "eps=rule.eps"),
-            ("else rule.wd / rotation", "else rule.wd"),
-            ("        rotation = rotation.without(symbol)\n", "        pass\n"),
+            ("lr=lr, eps=adam.eps * eps_factor", "lr=lr, eps=adam.eps"),
+            ("    lr *= lr_factor\n", ""),
+            ("else adam.wd * adam.lr / lr", "else adam.wd"),
+            ("lr_factor.without(symbol), eps_factor.without(symbol)", "lr_factor, eps_factor"),
         ],
     ),
     *in_file(
@@ -187,7 +190,7 @@ THEORY = [
     *in_file(
         "mupl/parametrization/exponents.py",
         "tests/test_rules.py",
-        [("power -= HALF * growing_dimensions", "power += HALF * growing_dimensions")],
+        [("power -= HALF * sum(_growth(info))", "power += HALF * sum(_growth(info))")],
     ),
     *in_file(
         "mupl/parametrization/exponents.py",
@@ -490,7 +493,7 @@ NUMBERS = [
             ("x.frobenius / math.sqrt(x.numel)", "x.frobenius / x.numel"),
             ("_norm(block - mean)", "_norm(block)"),
             ("block.abs().sum(-1)", "block.sum(-1)"),
-            ("_positive(x.spectral)) ** 2", "_positive(x.spectral))"),
+            ("positive(x.spectral)) ** 2", "positive(x.spectral))"),
             ("scale=lambda c: c)", "scale=abs)"),
         ],
     ),
@@ -634,6 +637,43 @@ AFTERWARDS = [
         [
             ("[leaf] = (1.0, scale.init_factor)", "[leaf] = (1.0, 1.0)"),
             ("own.rms > 0 and not 1 /", "own.rms < 0 and not 1 /"),
+        ],
+    ),
+    *in_file(
+        "mupl/optim/normalized.py",
+        "tests/test_normalized.py",
+        [
+            (
+                "there = radius * unit(w - lr * radius * unit(u))",
+                "there = w - lr * radius * unit(u)",
+            ),
+            ("w - lr * radius * unit(u)", "w - lr * unit(u)"),
+            ("torch.where(rests, w, there)", "there"),
+            ("w * (1 - decay) - lr * shape_factor *", "w * (1 - decay) - lr *"),
+            ('"spectral": partial(unit, norm=spectral_norm)', '"spectral": unit'),
+            ("UpdateKind.RELATIVE: 0.0", "UpdateKind.ROTATED: 0.0"),
+            ("lr=1.0, weight_decay=0.0", "lr=1.0"),
+        ],
+    ),
+    *in_file(
+        "mupl/optim/scion.py",
+        "tests/test_scion.py",
+        [
+            ('Monomial.parse("1/fan_in")', 'Monomial.parse("fan_in^-1/2")'),
+            ("if constrained else {}", "if not constrained else {}"),
+            ("* x.shape[-1] ** 0.5", ""),
+        ],
+    ),
+    *in_file(
+        "mupl/optim/orthogonal.py",
+        "tests/test_parts.py",
+        [
+            ('x.mT if group.get("transposed")', 'x if group.get("transposed")'),
+            (
+                'matrix.split(group["parts"]) if group.get("parts")',
+                '(matrix,) if group.get("parts")',
+            ),
+            ("return (size,) * (sum(info.parts) // size)", "return (size,)"),
         ],
     ),
     *in_file(

@@ -97,7 +97,7 @@ def main() -> None:
     ]
     rows = pd.concat(runs, ignore_index=True)
     rows.to_csv(arguments.folder / "teaching.csv", index=False)
-    save(plot_side_by_side(rows, PANELS), arguments.folder / "teaching.png")
+    save(plot_side_by_side(rows, PANELS), [arguments.folder / "teaching.png"])
     print_table(slopes(rows), "exponents of width")
     print(arguments.folder / "teaching.png")
 

@@ -18,7 +18,9 @@ from mupl.data import Splits, digits, image_folder
 from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
 from mupl.models import MLP
+from mupl.optim.normalized import Normalized
 from mupl.optim.orthogonal import Orthogonal
+from mupl.optim.scion import Scion
 from mupl.parametrization.rules import get_parametrization
 from mupl.report import coordinate_check as report
 from mupl.training.coord_check import coord_check
@@ -47,9 +49,17 @@ OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "shampoo_svd": ("shampoo_svd", ADAM_TYPE | {"lr": 0.1}),
     "muon": ("muon", ADAM_TYPE | {"lr": 0.1}),
+    # steps of a fiftieth: Adam's first directions have a low rank, so that much larger ones with
+    # one Frobenius norm at all widths move wide layers further
+    "adamh": ("adamh", ADAM_TYPE | {"lr": 0.02}),
+    "muonh": ("muonh", ADAM_TYPE | {"lr": 0.02}),
+    "scion": (partial(Scion, matrix_radius=2.0, readout_radius=2.0), ADAM_TYPE | {"lr": 0.05}),
+    "adam_spectral": (partial(Normalized, normalise="spectral"), ADAM_TYPE | {"lr": 0.05}),
+    "adam_frobenius": (partial(Normalized, normalise="frobenius"), ADAM_TYPE | {"lr": 0.05}),
     "muon_keller": (partial(Orthogonal, scale="keller"), ADAM_TYPE | {"lr": 0.1}),
     "muon_match_rms_adamw": (partial(Orthogonal, scale="match_rms_adamw"), ADAM_TYPE | {"lr": 0.1}),
 }
+NORMALISED = ("adamh", "muonh", "adam_spectral", "adam_frobenius")
 READOUT = {("output", "readout"), ("update", "readout.weight")}
 HIDDEN = ("update", "layers.1.weight")
 WIDTHS, TO_2048 = (128, 256, 512), tuple(2**k for k in range(7, 12))
@@ -57,8 +67,9 @@ WIDTHS, TO_2048 = (128, 256, 512), tuple(2**k for k in range(7, 12))
 # width
 SP_FAILS = (
     {name: READOUT | {HIDDEN} for name in OTHERS}
-    | dict.fromkeys(("shampoo_svd", "muon", "muon_keller"), READOUT)
+    | dict.fromkeys(("shampoo_svd", "muon", "muon_keller", *NORMALISED), READOUT)
     | {"shampoo": {("update", "readout.weight")}}
+    | {"scion": set()}  # which makes of shapes what muP asks for
 )  # its logits grow as width^1/2 only: too little for these widths
 
 
@@ -133,7 +144,10 @@ def test_mup_passes(batches: Batches, optimizer: str, parametrization: str, bias
     of_tensors = 3 * (4 if optimizer == "adamw" else 3) + 3 * bias * (
         3 if optimizer == "adamw" else 2
     )
-    assert len(table) == 3 * of_tensors + 2  # the model's logits, from the first update on
+    # The model's logits, from the first update on; at t = 1 the readout alone has moved, unless
+    # weight decay has moved all
+    of_parts = 8 if optimizer == "adamw" else 5
+    assert len(table) == 3 * of_tensors + 2 + of_parts
 
 
 @pytest.mark.parametrize("optimizer", COMMON)
@@ -170,7 +184,7 @@ def test_a_module_of_torch_with_torch_s_own_biases_passes_under_mup_and_fails_un
     check = partial(coord_check, build, WIDTHS, batches[:3], base_width=128, lr=0.01)
     table = verdict(check(parametrization="mup"))
     assert_passes(table)
-    assert len(table) == 48
+    assert len(table) == 48 + 2 * 5  # parts at t = 1 and 2: 3 effective, 2 propagating
     named = {("output", "5"), ("update", "3.weight"), ("update", "5.weight")}
     assert named <= failures(verdict(check(parametrization="sp")))
 

@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mupl.identity import write_result
 from mupl.parametrization.tables import TABLES
-from mupl.training.cli import register_parametrizations
+from mupl.training.cli import register_configs
 from tests.commands import FOREIGN, ROOT, row_of
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -149,8 +149,10 @@ def single(overrides: list[str]) -> list[str]:
     parsed = OverridesParser.create().parse_overrides(overrides)
     firsts = []
     for text, override in zip(overrides, parsed, strict=True):
-        if override.is_sweep_override():
-            key = text.partition("=")[0]
+        key = text.partition("=")[0]
+        if override.is_interval_sweep():
+            firsts.append(f"{key}={override.value().start}")
+        elif override.is_sweep_override():
             firsts.append(f"{key}={next(iter(override.sweep_string_iterator()))}")
         else:
             firsts.append(text)
@@ -168,7 +170,7 @@ def test_a_command_that_trains_composes(page: str, command: str, my_conf: Path) 
             overrides.append(f"hydra.searchpath=[file://{my_conf}]")
         elif not word.startswith("-"):
             overrides.append(word)
-    register_parametrizations()
+    register_configs()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", single(overrides), return_hydra_config=True)
     if "-m" not in shlex.split(command):
@@ -205,9 +207,9 @@ def test_a_command_of_mupl_runs(
     (tmp_path / "my_net.py").write_text("\n\n".join([code.partition("\n\n\ninfos")[0], *of_page]))
     monkeypatch.chdir(tmp_path)  # where a user's module is found
     words = [with_folder(word) for word in shlex.split(command, comments=True)]
-    if words[1] == "status":  # of a sweep's folder, which is here
-        write_result(tmp_path / "sweep" / "a", row_of("a"))
-        words[2] = "sweep"
+    if words[1] in ("status", "ls"):  # of a sweep's folder, which is here
+        write_result(tmp_path / "sweep" / "a", row_of("a", parametrization="mup"))
+        words[2:] = ["sweep"]
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setattr(sys, "path", [*sys.path])
     try:

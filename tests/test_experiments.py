@@ -16,9 +16,10 @@ from omegaconf import DictConfig
 
 from mupl.analysis.transfer import HYPERPARAMETERS, SIZES, optima, swept_hyperparameter, swept_size
 from mupl.figures.transfer import plot_hyperparameter_transfer
+from mupl.names import AS_WRITTEN
 from mupl.stacked.compose import SweepConfigLoader
 from mupl.training.checks import check
-from mupl.training.cli import register_parametrizations
+from mupl.training.cli import register_configs
 from mupl.training.config import build_setup
 from tests.commands import IGNORED, ROOT, Done, train_here
 
@@ -36,7 +37,7 @@ Compose = Callable[..., tuple[dict[str, list[str]], list[DictConfig]]]
 @pytest.fixture
 def compose() -> Iterator[Compose]:
     """What a multirun's command line sweeps, and the configs of its first and last job."""
-    register_parametrizations()
+    register_configs()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         loader = SweepConfigLoader(GlobalHydra.instance().config_loader())
 
@@ -45,7 +46,9 @@ def compose() -> Iterator[Compose]:
             texts = [f"{key}={values}" for key, values in master.hydra.sweeper.params.items()]
             grid = {
                 o.key_or_group: list(o.sweep_string_iterator())
-                if o.is_sweep_override()
+                if o.is_discrete_sweep()
+                else [str(o.value().start), str(o.value().end)]
+                if o.is_interval_sweep()
                 else [o.get_value_string()]
                 for o in OverridesParser.create().parse_overrides(texts)
             }
@@ -99,11 +102,14 @@ def test_the_figure_has_a_panel_a_parametrization_and_a_curve_a_size(
     x, size = HYPERPARAMETER[name], ALONG[along]
     grid, _ = compose(f"experiment={name}_transfer_text", f"size={along}")
     figure = plot_hyperparameter_transfer(planted(grid, x), size=size, x=x)
-    assert [axis.get_title() for axis in figure.axes] == grid["parametrization"]
+    named = [text for name, text in AS_WRITTEN.items() if name in grid["parametrization"]]
+    assert [axis.get_title() for axis in figure.axes] == named
+    assert len(named) == len(grid["parametrization"])
     assert {axis.get_xlabel() for axis in figure.axes} == {HYPERPARAMETERS[x]}
     (legend,) = figure.legends
     assert legend.get_title().get_text() == SIZES[size]
-    assert [text.get_text() for text in legend.get_texts()] == grid[size]
+    named = [text.get_text() for text in legend.get_texts()]
+    assert named == [*grid[size], f"best {HYPERPARAMETERS[x]}"]
     plt.close(figure)
 
 

@@ -51,7 +51,8 @@ def test_a_wheel_holds_code_configs_and_the_launcher_where_hydra_finds_it(wheel:
     }
     configs = {f"mupl/{p.relative_to(ROOT)}" for p in (ROOT / "conf").rglob("*.yaml")}
     assert set(files) >= package | configs | {"mupl/py.typed"}
-    assert [f for f in files if "hydra_plugins" in f] == ["hydra_plugins/mupl_stacked/__init__.py"]
+    plugins = {file for file in files if "hydra_plugins" in file}
+    assert plugins == {f"hydra_plugins/mupl_{name}/__init__.py" for name in ("draws", "stacked")}
     assert len(files) == len(set(files))
 
 

@@ -15,7 +15,8 @@ from mupl.analysis.readings import glossary, readings
 from mupl.analysis.transfer import curve_keys, optima, transfer
 from mupl.cli import main
 from mupl.errors import ConfigError
-from mupl.report.hyperparameter_transfer import hyperparameter_transfer, table_transfer
+from mupl.report.hyperparameter_transfer import hyperparameter_transfer
+from mupl.report.tables import table_transfer
 from tests.commands import FOREIGN
 from tests.test_transfer import sweep, write_jobs
 
@@ -382,7 +383,7 @@ def test_what_the_command_prints(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert f"6 runs; the report is in {tmp_path / 'out'}" in printed
     assert "nan" not in printed
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert files == ["best.csv", "lr_transfer.png", "transfer.json"]
+    assert files == ["best.csv", "lr_transfer.png", "report.html", "transfer.json"]
 
 
 @pytest.mark.parametrize("name", ["figure.xyz", "nowhere/figure.png"])

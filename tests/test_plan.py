@@ -9,18 +9,19 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mupl.identity import hydra_of, job_id, sweep_id, without_hydra
+from mupl.identity import hydra_of, job_id, without_hydra
+from mupl.identity.folders import sweep_folder
 from mupl.stacked.compose import SweepConfigLoader
-from mupl.stacked.optimizer import NotStackable
 from mupl.stacked.options import Options
 from mupl.stacked.plan import member_bytes, shape_key, split
-from mupl.training.cli import register_parametrizations
+from mupl.stacked.rules import NotStackable
+from mupl.training.cli import register_configs
 from tests.commands import ROOT
 
 
 @pytest.fixture(autouse=True, scope="module")
 def configs() -> Iterator[None]:
-    register_parametrizations()
+    register_configs()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         yield
 
@@ -109,7 +110,7 @@ def test_a_job_is_known_by_what_it_trains() -> None:
 def test_a_sweep_is_known_by_what_it_does_not_sweep() -> None:
     def name(*overrides: str) -> str:
         loader = GlobalHydra.instance().config_loader()
-        return sweep_id(
+        return sweep_folder(
             loader.load_configuration("train", list(overrides), run_mode=RunMode.MULTIRUN)
         )
 
@@ -128,7 +129,7 @@ def test_a_sweep_is_known_by_what_it_does_not_sweep() -> None:
     ]
     assert len({first, *others}) == 5
     assert first.startswith("digits-")
-    assert name("lr=1,2", "experiment=lr_transfer").startswith("lr_transfer-")
+    assert name("lr=1,2", "experiment=lr_transfer").startswith("lr_transfer_digits-")
     assert name("experiment=lr_transfer_text", "size=depth").startswith("lr_transfer_text_depth-")
 
 

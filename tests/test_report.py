@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from mupl.analysis.transfer import best, curve_keys
 from mupl.errors import ConfigError
+from mupl.figures.look import Look, looking
 from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.identity import write_result
-from mupl.report.common import conclude
+from mupl.report.common import conclude, save_figure
 from mupl.sweep.callback import SweepReport
 from mupl.sweep.reports import REPORTS, get_report
 from mupl.sweep.results import collect
@@ -102,6 +104,40 @@ def test_a_wrong_report_is_one_clear_line_before_any_training(
     assert words in str(end.value.code)
 
 
+@pytest.mark.parametrize(
+    ("figure", "words"),
+    [
+        ({"format": "gif"}, "figure.format=gif: must be of png, pdf, svg"),
+        ({"size": "wide"}, "figure.size=wide: must be inches"),
+        ({"size": [1, 2, 3]}, "figure.size=[1, 2, 3]: must be inches"),
+        ({"size": -3}, "figure.size=-3: must be inches"),
+        ({"font": ""}, "figure.font=: must be a font and points"),
+    ],
+)
+def test_a_wrong_look_of_figures_is_one_clear_line_before_any_training(
+    figure: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    config = multirun(tmp_path)
+    config.figure = figure
+    with pytest.raises(SystemExit) as end:
+        SweepReport("tests.test_report.says").on_multirun_start(config)
+    assert str(end.value.code).startswith(f"error: {words}")
+
+
+def test_figures_are_written_as_the_config_asks(tmp_path: Path) -> None:
+    figures = {}
+    for size in (3.0, 6.0):
+        look = Look.of({"format": ["pdf", "svg"], "size": [size, 2.0], "font": "serif 7"})
+        with looking(look):
+            save_figure(tmp_path / "lr.png", plot_hyperparameter_transfer, results())
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["lr.pdf", "lr.svg"]
+        figures[size] = (tmp_path / "lr.svg").read_text()
+    assert "7px" in figures[3.0]
+    assert "serif" in figures[3.0]
+    widths = [float(re.search(r'width="([\d.]+)pt"', text)[1]) for text in figures.values()]  # type: ignore[index]
+    assert widths[1] - widths[0] == pytest.approx(3 * 72, rel=0.3)  # legends keep their size
+
+
 def test_a_wrong_report_ends_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     sweep = ["-m", *SMALL, "width=8,16", f"{KEY}=transfers", f"hydra.sweep.dir={tmp_path}"]
     done = train_here(capfd, *sweep)
@@ -115,7 +151,9 @@ def test_every_module_of_reports_has_the_report_of_its_name() -> None:
     assert "hyperparameter_transfer" in REPORTS
     assert "common" not in REPORTS
     for name in REPORTS:
-        assert list(inspect.signature(get_report(name)).parameters) == ["sweep_dir", "metric"]
+        taken = list(inspect.signature(get_report(name)).parameters)
+        assert taken[:3] == ["sweep_dir", "metric", "where"]
+        assert set(taken[3:]) <= {"expect"}
 
 
 def test_the_names_of_reports_are_known_without_importing_one() -> None:
@@ -128,7 +166,7 @@ def test_the_names_of_reports_are_known_without_importing_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("launcher", "left"), [("BasicLauncher", ["30", "20", "10"]), ("StackedLauncher", [])]
+    ("launcher", "left"), [("BasicLauncher", ["20", "10"]), ("StackedLauncher", [])]
 )
 def test_the_time_left_is_that_of_jobs_that_run_one_by_one(
     launcher: str,
@@ -148,12 +186,13 @@ def test_the_time_left_is_that_of_jobs_that_run_one_by_one(
         write_result(file.parent, row_of(str(i), val_loss=0.5))
         os.utime(file, (start + 5, start + 5))
         callback.on_job_end(multirun(tmp_path, launcher, i), job_return=None)  # type: ignore[arg-type]
-    lines = capsys.readouterr().out.splitlines()
+    begun, *lines = capsys.readouterr().out.splitlines()
+    assert begun == f"4 jobs in {tmp_path}"
     assert [line.partition(" (")[0] for line in lines] == [
         f"[{i}/4] lr={i}: completed val_loss 0.5" for i in (1, 2, 3, 4)
     ]
     assert [line.partition(" (")[2] for line in lines if "(" in line] == [
-        f"{seconds} s left)" for seconds in left
+        f"about {seconds} s left)" for seconds in left
     ]
 
 

@@ -21,13 +21,14 @@ from mupl.data import digits
 from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
 from mupl.models import MLP
+from mupl.nn.spectral_norm import spectral_norm
 from mupl.nn.tensors import parameters
 from mupl.parametrization.exponents import MODEL_OUTPUT
 from mupl.parametrization.rules import Parametrization, get_parametrization
 from mupl.parametrization.scales import Scale
 from mupl.stats.callback import CoordinateStats
 from mupl.stats.recorder import KINDS, Recorder
-from mupl.stats.reductions import STATISTICS, TensorReductions, measure, spectral_norm
+from mupl.stats.reductions import STATISTICS, TensorReductions, measure
 from mupl.training.coord_check import default_dtype
 from mupl.training.module import TrainingModule
 from mupl.training.setup import Setup
@@ -332,9 +333,13 @@ def test_a_foreign_module_gives_the_same_rows(name: str, mup_table: pd.DataFrame
     assert largest_difference(mup_table, table) < 1e-9
 
 
+def rms(x: Tensor) -> Tensor:
+    return x.square().mean().sqrt()
+
+
 @pytest.mark.parametrize("name", ["mulinear", "unit_init"])
 def test_values_are_those_of_a_plain_network_with_the_effective_weights(name: str) -> None:
-    """Outputs, weights and, by autograd, gradients; updates and changes by subtraction."""
+    """Outputs, weights and, by autograd, gradients; updates, changes and parts by subtraction."""
     model, numbers, optimizer = built(name)
     plain, probe = foreign_mlp(32).double(), batches(3)[2][0]
     inner = dict(zip(numbers, plain.parameters(), strict=True))
@@ -349,8 +354,16 @@ def test_values_are_those_of_a_plain_network_with_the_effective_weights(name: st
         second = plain[2](first.relu())
         return {"layers.0": first, "layers.1": second, "readout": plain[4](second.relu())}
 
+    def inputs(t: int) -> dict[str, Tensor]:
+        first, second, _ = (x.relu() for x in probes[t].values())
+        return {"layers.0": probe, "layers.1": first, "readout": second}
+
+    def products(change: dict[str, Tensor], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {n: x @ change[f"{n}.weight"].T for n, x in inputs.items()}
+
     recorder = Recorder(model, numbers, kinds=KINDS, statistics=STATISTICS, probe=probe)
     expected: dict[tuple[int, str], dict[str, Tensor]] = {}
+    alignments: dict[tuple[int, str, str, str], float] = {}
     weights, probes = [effective()], [outputs(probe)]
     for t, (x, y) in enumerate(batches(3)):
         expected[t, "param"], expected[t, "output"] = weights[t], outputs(x)
@@ -367,8 +380,18 @@ def test_values_are_those_of_a_plain_network_with_the_effective_weights(name: st
             expected[t, f"{prefix}update"] = {n: values[t + 1][n] - values[t][n] for n in values[0]}
             if t > 0:
                 expected[t, f"{prefix}change"] = {n: values[t][n] - values[0][n] for n in values[0]}
+        x, x_0 = inputs(t), inputs(0)
+        expected[t, "action"] = products(expected[t, "update"], x)
+        if t > 0:
+            change = expected[t, "change"]
+            of_input = {n: x[n] - x_0[n] for n in x}
+            parts = expected[t, "effective"] = products(change, x)
+            expected[t, "propagating"] = products(weights[0], of_input)
+            for n, part in parts.items():
+                sizes = rms(change[f"{n}.weight"]) * rms(x[n])
+                alignments[t, "alignment", n, "l1"] = (rms(part) / sizes).item()
     found = {(r["t"], r["kind"], r["name"], r["statistic"]): r["value"] for r in recorder.rows}
-    wanted = {
+    wanted = alignments | {
         (t, kind, n, s): float(v)
         for (t, kind), tensors in expected.items()
         for n, x in tensors.items()
@@ -468,7 +491,7 @@ def test_a_recorded_step_has_one_transfer(monkeypatch: pytest.MonkeyPatch) -> No
     transfers: list[torch.Size] = []
     tolist = Tensor.tolist
     monkeypatch.setattr(Tensor, "tolist", lambda self: transfers.append(self.shape) or tolist(self))
-    monkeypatch.setattr("mupl.stats.reductions.BLOCK", 2)
+    monkeypatch.setattr("mupl.nn.spectral_norm.BLOCK", 2)
     model, numbers, optimizer = built("mup", torch.optim.SGD)
     recorder = Recorder(model, numbers, kinds=KINDS, statistics=STATISTICS, probe=batches(3)[2][0])
     with Calls() as calls:
@@ -569,7 +592,7 @@ def test_the_callback_logs_and_writes_what_a_plain_loop_records(tmp_path: Path) 
     pd.testing.assert_frame_equal(table, recorder.frame(), rtol=1e-5)
 
     metrics = pd.read_csv(tmp_path / "metrics.csv")
-    logged = metrics.set_index("step")["output/layers.0/l1"].dropna()
+    logged = metrics.set_index("step")["output_l1/layers.0"].dropna()
     expected = table.query(
         "kind == 'output' and name == 'layers.0' and statistic == 'l1'"
     ).set_index("t")["value"]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mupl.analysis.transfer import name_of
+from mupl.analysis.transfer import hyperparameter_name
 from mupl.errors import ConfigError, enumerated
 from mupl.identity import OUTCOMES
 
@@ -128,7 +128,7 @@ def read_losses(files: Sequence[Path], columns: Columns | None = None) -> LossTa
     for key in (*by, *columns.tuned):
         results[key] = _labels(texts[key])
     results[size] = _numbers(texts[size], "size")
-    results[x] = _alike_as_one(_values(texts, columns), name_of(x), notes)
+    results[x] = _alike_as_one(_values(texts, columns), hyperparameter_name(x), notes)
     results["seed"] = _labels(texts[columns.seed]) if columns.seed else 0
     results[loss] = _losses(texts[loss])
     results["status"] = np.where(np.isfinite(results[loss]), "completed", "diverged")
@@ -352,7 +352,7 @@ def _wrong_number(texts: pd.Series, key: str, row: str) -> str:
     if key != "size":
         must = "must be a number above 0, such as 0.003 or 2^-8"
         if np.isfinite(_number(texts[row])):
-            must += f"; if the column holds log2 of the {name_of(key)}, say --log2"
+            must += f"; if the column holds log2 of the {hyperparameter_name(key)}, say --log2"
     return _wrong(texts, key, row, must)
 
 
@@ -380,7 +380,7 @@ def _values(texts: pd.DataFrame, columns: Columns) -> pd.Series:
 
 def _powers_of_two(texts: pd.Series, option: str) -> pd.Series:
     octaves = pd.to_numeric(texts, errors="coerce")
-    must = f"with --log2 it must be log2 of a {name_of(option)}, such as -8"
+    must = f"with --log2 it must be log2 of a {hyperparameter_name(option)}, such as -8"
     is_wrong = ~octaves.between(-100, 100)
     if is_wrong.any():
         raise ConfigError(_wrong(texts, option, str(is_wrong.idxmax()), must))
@@ -405,7 +405,8 @@ def _losses(texts: pd.Series) -> pd.Series:
     """Read losses; those of runs that diverged are infinite."""
     said = texts.str.lower()
     diverged = said.isin(NOT_FINITE)
-    losses = pd.to_numeric(said.mask(diverged), errors="coerce").astype(float)
+    is_number = pd.to_numeric(said.mask(diverged), errors="coerce").notna()
+    losses = said.where(is_number).astype(float)  # to_numeric of text may miss the last digit
     losses = losses.mask(diverged, np.inf)
     is_wrong = losses.isna()
     if is_wrong.any():

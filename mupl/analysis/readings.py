@@ -11,8 +11,8 @@ from mupl.analysis.transfer import (
     SIZES,
     LossLaw,
     differing_keys,
+    hyperparameter_name,
     labels,
-    name_of,
 )
 
 ERRORS = {"drift": "over seeds", "scatter": "by the scatter over sizes"}
@@ -24,7 +24,7 @@ def glossary(size: str, x: str) -> list[str]:
     >>> glossary("width", "lr")[0]
     'drift: octaves (factors of 2) by which the best learning rate rises when width doubles'
     """
-    name = name_of(x)
+    name = hyperparameter_name(x)
     along = SIZES.get(size, size)
     return [
         f"drift: octaves (factors of 2) by which the best {name} rises when {along} doubles",
@@ -75,7 +75,7 @@ def _drift(row: Mapping[Any, Any], size: str, x: str) -> str:
     for kind, free in (("drift", row["drift_seeds"] - 1), ("scatter", row["sizes"] - 2)):
         if free > 0:
             intervals.append((-free, kind, row[f"{kind}_low"], row[f"{kind}_high"]))
-    name = f"the best {name_of(x)}"
+    name = f"the best {hyperparameter_name(x)}"
     direction = "rises" if drift > 0 else "falls"
     if not intervals:
         return f"{name} {direction} by {amount} ({factor}), with an error that is not known."

@@ -52,6 +52,7 @@ HYPERPARAMETERS = {
     "weight_decay": "weight decay",
     "scheduler": "schedule",
 }
+BY_MODULE = "tune."  # how columns of factors by module begin
 # and along which
 SIZES = {
     "width": "width",
@@ -66,15 +67,6 @@ POWERS = np.linspace(0.125, 4, 311)  # of size, that a law of losses may have
 SELF_EXPLAINING = ("table", "parametrization", "optimizer")  # labels need not name these
 NAN = float("nan")
 INF = float("inf")
-
-
-def name_of(x: str) -> str:
-    """Return what people call a hyperparameter; another column goes by its own name.
-
-    >>> name_of("lr"), name_of("optimizer.beta2")
-    ('learning rate', 'beta2')
-    """
-    return HYPERPARAMETERS.get(x, x.rpartition(".")[2])
 
 
 def curve_keys(results: pd.DataFrame, x: str = "lr", metric: str = "val_loss") -> list[str]:
@@ -189,15 +181,31 @@ def best(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.D
 
 
 def swept_hyperparameter(results: pd.DataFrame) -> str:
-    """Return the first of `HYPERPARAMETERS` that has two or more values; lr if there is none.
+    """Return the first hyperparameter that has two or more values; lr if there is none.
+
+    Those of `HYPERPARAMETERS` come first, and then factors by module.
 
     >>> swept_hyperparameter(pd.DataFrame({"lr": [0.1, 0.1], "model.init_std": [1, 2]}))
     'model.init_std'
     """
-    for x in HYPERPARAMETERS:
+    factors = [str(column) for column in results if str(column).startswith(BY_MODULE)]
+    for x in (*HYPERPARAMETERS, *factors):
         if _is_swept(results, x):
             return x
     return "lr"
+
+
+def hyperparameter_name(x: str) -> str:
+    """Name a hyperparameter's column in words; one that is not known goes by its own name.
+
+    >>> hyperparameter_name("lr"), hyperparameter_name("tune.hidden.lr")
+    ('learning rate', 'hidden.lr factor')
+    >>> hyperparameter_name("optimizer.beta2")
+    'beta2'
+    """
+    if x.startswith(BY_MODULE):
+        return f"{x.removeprefix(BY_MODULE)} factor"
+    return HYPERPARAMETERS.get(x, x.rpartition(".")[2])
 
 
 def swept_size(results: pd.DataFrame) -> str | None:

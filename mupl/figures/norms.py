@@ -4,6 +4,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from mupl.figures.look import styled
+from mupl.figures.style import by_rank, with_written_names
+
 LABELS = {
     "activation_change": "RMS change of activations",
     "frobenius": "Frobenius",
@@ -29,8 +32,9 @@ def plot_update_norms(table: pd.DataFrame, by: str) -> Figure:
     >>> [axes.get_ylabel() for axes in figure.axes]
     ['RMS change of activations', 'Frobenius', 'spectral', 'RMS→RMS']
     """
+    table = with_written_names(by_rank(table))
     bars = table.melt([by, "shape"], list(LABELS), var_name="quantity", value_name="value")
-    with sns.axes_style("whitegrid"):
+    with styled():
         grid = sns.catplot(
             bars,
             x="shape",

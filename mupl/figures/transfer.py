@@ -11,6 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from pandas.api.types import is_numeric_dtype
 
 from mupl.analysis.transfer import (
@@ -19,21 +20,29 @@ from mupl.analysis.transfer import (
     curve_keys,
     curves,
     differing_keys,
+    hyperparameter_name,
     labels,
-    name_of,
 )
+from mupl.figures.look import styled
+from mupl.figures.style import by_rank, with_unit, with_written_names
 
 PANELS_PER_ROW = 4
 PANELS_PER_PAGE = 6 * PANELS_PER_ROW
 PANEL_SIZE = (4, 3.1)  # inches, without the labels at the left and the bottom
 TITLE_WIDTH = 44  # characters; longer titles would reach into the next panel
+MOST_TICKS = 6  # of values that are no powers of two
 LEGEND_ENTRIES = 20  # more sizes are a range of colours, of which some are named
+STAR: dict[str, Any] = {"marker": "*", "markersize": 11}
 POINTS: dict[str, Any] = {"marker": "o", "markersize": 4}
 Colors = Mapping[str, tuple[float, float, float]]
 
 
 def plot_hyperparameter_transfer(
-    results: pd.DataFrame, metric: str = "val_loss", size: str = "width", x: str = "lr"
+    results: pd.DataFrame,
+    metric: str = "val_loss",
+    size: str = "width",
+    x: str = "lr",
+    unit: str = "",
 ) -> Figure:
     """Plot final loss against the hyperparameter x: a curve a size, a panel a parametrization.
 
@@ -45,6 +54,7 @@ def plot_hyperparameter_transfer(
         results: one row a run (see `mupl.analysis.transfer`).
         metric: the column of losses.
         size, x: columns of the size and the hyperparameter.
+        unit: of the losses, such as "nats".
 
     Raises:
         ValueError: if no run completed.
@@ -55,9 +65,9 @@ def plot_hyperparameter_transfer(
     >>> results = results.assign(status="completed", val_loss=2 + results["lr"])
     >>> figure = plot_hyperparameter_transfer(results)
     >>> [axes.get_title() for axes in figure.axes]
-    ['mup']
+    ['muP']
     """
-    (figure,) = plot_transfer_pages(results, metric, size, x, panels_per_page=len(results))
+    (figure,) = plot_transfer_pages(results, metric, size, x, unit, panels_per_page=len(results))
     return figure
 
 
@@ -66,6 +76,7 @@ def plot_transfer_pages(
     metric: str = "val_loss",
     size: str = "width",
     x: str = "lr",
+    unit: str = "",
     panels_per_page: int = PANELS_PER_PAGE,
 ) -> Iterator[Figure]:
     """Yield the pages of `plot_hyperparameter_transfer`, whose axes have the same limits.
@@ -73,6 +84,7 @@ def plot_transfer_pages(
     Raises:
         ValueError: if no run completed.
     """
+    results = with_written_names(by_rank(results))
     table = curves(results, metric, x)
     finite = table[table["mean"] < float("inf")]
     if finite.empty:
@@ -82,16 +94,16 @@ def plot_transfer_pages(
     lines = _labelled(finite, panel_keys, size)
     stars = _labelled(best(results, metric, x), panel_keys, size)
     colors = _colors(finite[size])
-    limits = _loss_axis(finite, stars[metric].max(), keys, x)
+    limits = loss_axis(finite, stars[metric].max(), keys, x)
     lines_of = dict(list(lines.groupby("panel")))
     stars_of = dict(list(stars.groupby("panel")))
 
     panels = labels(results[panel_keys].drop_duplicates()).unique().tolist()
     for first in range(0, len(panels), panels_per_page):
         page = panels[first : first + panels_per_page]
-        with plt.style.context("seaborn-v0_8-whitegrid"):
-            figure = _empty_panels(page, name_of(x), metric.replace("_", " "))
-            _add_legend(figure, SIZES.get(size, size), colors)
+        with styled():
+            figure = _empty_panels(page, hyperparameter_name(x), with_unit(metric, unit))
+            _add_legend(figure, SIZES.get(size, size), colors, f"best {hyperparameter_name(x)}")
         _scale_axes(figure.axes, finite[x], limits)
         for panel, axes in zip(page, figure.axes, strict=True):
             if panel in lines_of:
@@ -102,7 +114,7 @@ def plot_transfer_pages(
 
 def _empty_panels(panels: Sequence[str], x_label: str, y_label: str) -> Figure:
     """Lay out panels that share their axes, with titles, and labels at the left and the bottom."""
-    columns = min(PANELS_PER_ROW, len(panels))
+    columns = _panels_in_a_row(len(panels))
     rows = -(-len(panels) // columns)
     width, height = PANEL_SIZE
     figure, grid = plt.subplots(
@@ -112,7 +124,7 @@ def _empty_panels(panels: Sequence[str], x_label: str, y_label: str) -> Figure:
         sharey=True,
         squeeze=False,
         figsize=(width * columns, height * rows),
-        gridspec_kw={"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": 0.04, "hspace": 0.16},
+        gridspec_kw={"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": 0.08, "hspace": 0.16},
     )
     for axes in grid.flat[len(panels) :]:
         axes.remove()
@@ -130,15 +142,39 @@ def _empty_panels(panels: Sequence[str], x_label: str, y_label: str) -> Figure:
     return figure
 
 
+def _panels_in_a_row(count: int) -> int:
+    """Return how many panels stand beside one another, if possible without a gap at the end."""
+    if count <= PANELS_PER_ROW:
+        return count
+    without_gap = [columns for columns in (4, 5, 3) if count % columns == 0]
+    return [*without_gap, PANELS_PER_ROW][0]
+
+
 def _scale_axes(panels: Sequence[Axes], x: pd.Series, limits: Mapping[str, Any]) -> None:
     first = panels[0]  # all share its scales, units and limits
     first.set(**limits)
+    if limits.get("yscale") == "log":
+        first.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        first.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+        first.yaxis.set_minor_locator(NullLocator())
     if is_numeric_dtype(x):
         first.set_xscale("log", base=2)
+        _label_values(first, x)
         return
     first.xaxis.update_units(sorted(x.unique()))  # choices in the order of curves
     for axes in panels:
         axes.tick_params(axis="x", rotation=30)
+
+
+def _label_values(axes: Axes, x: pd.Series) -> None:
+    """Label the values that were tried, or every so many; powers of two are written as such."""
+    values = np.sort(x.unique().astype(float))
+    powers = np.log2(values)
+    if np.allclose(powers, powers.round()):
+        return
+    step = -(-len(values) // MOST_TICKS)
+    axes.xaxis.set_major_locator(FixedLocator(list(values[::step])))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
 
 
 def _plot_curves(axes: Axes, lines: pd.DataFrame, x: str, colors: Colors) -> None:
@@ -170,13 +206,14 @@ def _colors(sizes: pd.Series) -> Colors:
     return dict(zip(labels, palette, strict=True))
 
 
-def _add_legend(figure: Figure, title: str, colors: Colors) -> None:
-    """Name the sizes at the right of the panels, or every so many of them."""
+def _add_legend(figure: Figure, title: str, colors: Colors, star: str) -> None:
+    """Name the sizes at the right of the panels, or every so many of them, and the star."""
     step = -(-len(colors) // LEGEND_ENTRIES)
     named = list(colors)[::step]
     handles = []
     for label in named:
         handles.append(Line2D([], [], color=colors[label], label=label, **POINTS))
+    handles.append(Line2D([], [], linestyle="", label=star, color="white", mec="black", **STAR))
     if step > 1:
         title = f"{title} ({len(named)} of {len(colors)})"
     figure.legend(
@@ -194,7 +231,7 @@ def _labelled(table: pd.DataFrame, panel_keys: list[str], size: str) -> pd.DataF
     return table.assign(panel=panels, size_label=table[size].astype(str))
 
 
-def _loss_axis(finite: pd.DataFrame, worst_best: float, keys: list[str], x: str) -> dict[str, Any]:
+def loss_axis(finite: pd.DataFrame, worst_best: float, keys: list[str], x: str) -> dict[str, Any]:
     """Scale and limits of the axis of losses, cut above the losses at the smallest x.
 
     Args:

@@ -5,6 +5,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from mupl.analysis.unit_scale import BAND
+from mupl.figures.look import styled
 from mupl.names import block_pattern
 
 
@@ -29,7 +30,7 @@ def plot_unit_scale(table: pd.DataFrame) -> Figure:
         owner=of_modules.map({True: "modules", False: "parameters"}),
         quantity=of_values.map({True: "values", False: "gradients"}),
     )
-    with sns.axes_style("whitegrid"):
+    with styled():
         grid = sns.relplot(
             dots,
             x="ratio",

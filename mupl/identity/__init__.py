@@ -1,5 +1,11 @@
 """Which job is which, what it left when it ended, and by which code and data that was made."""
 
+from mupl.identity.folders import earlier_folder as earlier_folder
+from mupl.identity.folders import is_folder_of as is_folder_of
+from mupl.identity.folders import register_resolvers as register_resolvers
+from mupl.identity.folders import remember_id as remember_id
+from mupl.identity.folders import remember_sweep as remember_sweep
+from mupl.identity.folders import value_text as value_text
 from mupl.identity.jobs import IDENTITY as IDENTITY
 from mupl.identity.jobs import IGNORED_KEYS as IGNORED_KEYS
 from mupl.identity.jobs import METRICS as METRICS
@@ -9,8 +15,6 @@ from mupl.identity.jobs import hydra_of as hydra_of
 from mupl.identity.jobs import job_id as job_id
 from mupl.identity.jobs import job_row as job_row
 from mupl.identity.jobs import parsed_overrides as parsed_overrides
-from mupl.identity.jobs import register_resolvers as register_resolvers
-from mupl.identity.jobs import remember_id as remember_id
 from mupl.identity.jobs import setting as setting
 from mupl.identity.jobs import sweep_id as sweep_id
 from mupl.identity.jobs import swept_keys as swept_keys

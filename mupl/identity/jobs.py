@@ -40,8 +40,12 @@ METRICS = ("val_loss", "train_loss")  # what runs may be compared by
 # update a run whose loss became infinite is stopped.
 IGNORED_KEYS = (
     "logger",
+    "name",
     "rerun",
     "metric",
+    "halving",
+    "expect",
+    "figure",
     "threads",
     "data.download",
     "data.cache",
@@ -87,19 +91,14 @@ def job_id(config: DictConfig) -> str:
 
 
 def sweep_id(config: DictConfig) -> str:
-    """Return the name of a multirun's folder, which follows from what it does not sweep.
+    """Return 12 hexadecimal digits, equal for two multiruns that do the same but for what is swept.
 
-    The name is the experiment or data, the size, and a hash of all else. Width and seed count as
-    swept even where they are not. So a sweep to which a width or a seed is added finds what it did
-    before, and sweeps of different things keep apart.
+    Width and seed count as swept even where they are not.
     """
-    choices = config.hydra.runtime.choices
-    names = [choices.get("experiment") or choices.get("data"), choices.get("size")]
-    name = "_".join(str(choice) for choice in names if choice)
     # Not resolved: what jobs only have, such as a swept key, may be interpolated
     plain = _plain(config, resolve=False)
     _delete(plain, [*ignored_keys(plain), *swept_keys(config), "width", "seed"])
-    return f"{name.replace('/', '_')}-{_hash(plain)[:8]}"
+    return _hash(plain)
 
 
 def trained(config: DictConfig) -> dict[str, Any]:
@@ -167,7 +166,7 @@ def job_row(config: DictConfig, hydra: Any, rooms: Iterable[str] = ()) -> dict[s
     overridden = overridden_keys(task)
     row = {"job": _hash(plain)}
     for key in (*IDENTITY, *SETTINGS, *overridden):
-        if not _is_ignored(key, ignored):
+        if not is_ignored(key, ignored):
             row[key] = setting(key, plain, choices)
     made_by = provenance(plain, rooms)
     made_by["accelerator"] = _meant(plain)["trainer"].get("accelerator")
@@ -196,38 +195,11 @@ def setting(key: str, config: dict[str, Any], choices: dict[str, Any]) -> Any:
     return value
 
 
-def register_resolvers() -> None:
-    """Make `${job_id:}` and `${sweep_id:}` known to OmegaConf.
-
-    The command line calls this. Hydra's launchers carry resolvers over to the processes that they
-    start.
-    """
-    OmegaConf.register_new_resolver("job_id", _resolve_job_id, replace=True)
-    OmegaConf.register_new_resolver("sweep_id", _resolve_sweep_id, replace=True)
-
-
-def remember_id(config: DictConfig, job: str) -> None:
-    """Let `${job_id:}` in this config be what was found already, which takes a hash of it all."""
-    OmegaConf.get_cache(config)["job_id"] = job
-
-
-def _resolve_job_id(*, _root_: DictConfig) -> str:
-    return OmegaConf.get_cache(_root_).get("job_id") or job_id(_root_)
-
-
-def _resolve_sweep_id(*, _root_: DictConfig) -> str:
-    """Resolve the multirun's name once, as that of a job's config would differ.
-
-    Hydra copies the cache of the multirun's config to those of jobs."""
-    cache = OmegaConf.get_cache(_root_).setdefault("sweep_id", {})
-    if "" not in cache:
-        cache[""] = sweep_id(_root_)
-    return cache[""]
-
-
 def without_hydra(config: DictConfig) -> DictConfig:
     """Return a copy of a config without Hydra's part, to which keys can be added."""
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    copy = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    OmegaConf.copy_cache(from_config=config, to_config=copy)
+    return copy
 
 
 def _plain(config: DictConfig, resolve: bool) -> dict[str, Any]:
@@ -237,7 +209,7 @@ def _plain(config: DictConfig, resolve: bool) -> dict[str, Any]:
     which would take several times as long as the rest.
     """
     plain = {}
-    keys = [key for key in config if key != "hydra"]
+    keys = [key for key in config if key not in ("hydra", *IGNORED_KEYS)]
     with hydra_of(config):
         for key, value in config.items_ex(resolve=False, keys=keys):
             if OmegaConf.is_config(value):
@@ -294,7 +266,8 @@ def _delete(plain: dict[str, Any], keys: Iterable[str]) -> None:
             node.pop(last, None)
 
 
-def _is_ignored(key: str, ignored: Iterable[str]) -> bool:
+def is_ignored(key: str, ignored: Iterable[str]) -> bool:
+    """Say whether a key is one of the ignored ones, or lies below one."""
     return any(key == path or key.startswith(f"{path}.") for path in ignored)
 
 

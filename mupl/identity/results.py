@@ -16,7 +16,7 @@ from mupl.identity.provenance import changes
 RESULT_FILE = "result.json"
 RERUN = ("missing", "failed", "changed", "keep", "all")
 
-STATUSES = ("completed", "diverged", "failed")
+STATUSES = ("completed", "diverged", "dropped", "failed")
 LOSSES = ("train_loss", "val_loss", "val_accuracy")  # null stands for NaN
 # JSON has no words for these: a result holds null and texts, which any program can read
 NOT_FINITE = {"NaN": None, "Infinity": "Infinity", "-Infinity": "-Infinity"}
@@ -70,7 +70,9 @@ def finished(folder: Path, job: str, rerun: str | None = None) -> dict[str, Any]
     return finished_jobs([(folder, job, rerun)])[0]
 
 
-def finished_jobs(jobs: Iterable[tuple[Path, str, str | None]]) -> list[dict[str, Any] | None]:
+def finished_jobs(
+    jobs: Iterable[tuple[Path, str, str | None]], halving: Mapping[str, Any] | None = None
+) -> list[dict[str, Any] | None]:
     """Return the row that each job left earlier, or None if the job is to run.
 
     Args:
@@ -79,6 +81,8 @@ def finished_jobs(jobs: Iterable[tuple[Path, str, str | None]]) -> list[dict[str
             now), keep (as missing, whatever changed) or all. None takes results as they are. A
             result of another job, which the folder may hold if its name does not follow from the
             id, does not count.
+        halving: of the sweep (`mupl.tuning.halving.Halving.plain`). A job that was dropped by
+            another one, or where there is none, is to run, unless results are taken as they are.
 
     Raises:
         ConfigError: on another word, or, where missing jobs are to run, if what results were made
@@ -92,6 +96,8 @@ def finished_jobs(jobs: Iterable[tuple[Path, str, str | None]]) -> list[dict[str
         row = read_result(folder / RESULT_FILE)
         if row is not None and row["job"] != job:
             row = None
+        if row is not None and rerun is not None and row["status"] == "dropped":
+            row = row if row.get("halving") == halving else None
         changed = []
         if row is not None and rerun is not None:
             changed = changes(row.get("provenance"))

@@ -14,6 +14,7 @@ from mupl.nn.insertions import inserted
 from mupl.nn.tensors import plain_name
 from mupl.optim.registry import unwrapped
 from mupl.parametrization.scales import Scale
+from mupl.parametrization.update_kinds import UpdateKind
 from mupl.roles import InsertionKind
 
 Parameters = nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
@@ -24,9 +25,10 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Make one param group for each distinct (lr, weight_decay, update kind, eps).
 
-    Groups come in the order of their first tensor. Frozen tensors are left out. The key
-    `update_kind` tells `mupl.optim.Orthogonal` how to move a group's tensors; other optimizers do
-    not look at it.
+    Groups come in the order of their first tensor. Frozen tensors are left out. Some keys are for
+    mupl's own optimizers: `update_kind` says how to move a group's tensors, `parts` and
+    `transposed` how they hold matrices that get orthogonal updates, `inner_kind` and `shape_factor`
+    how updates are made that are divided by their norm. Others do not look at these.
 
     Args:
         parameters: the model that `mupl.initialize_` returned, its `named_parameters()`, or a dict
@@ -56,17 +58,28 @@ def param_groups(
                 f"param_groups: the parameter {name!r} has no scale, so nothing would train it; "
                 f"describe the model that you train (there are scales for {', '.join(scales)})"
             )
-        scale = scales[name]
-        options: dict[str, Any] = {"lr": scale.lr, "weight_decay": scale.weight_decay}
-        options["update_kind"] = scale.update_kind
-        if eps:
-            options["eps"] = scale.eps
+        options = _options(scales[name], eps)
         group = groups.setdefault(tuple(options.values()), {"params": [], **options})
         group["params"].append((name, parameter))
     if isinstance(parameters, nn.Module):
         _check_tensors(parameters, scales)
         _check_multipliers(parameters, scales)
     return list(groups.values())
+
+
+def _options(scale: Scale, eps: bool) -> dict[str, Any]:
+    """Return what the param group of a tensor holds beside the tensor."""
+    options: dict[str, Any] = {"lr": scale.lr, "weight_decay": scale.weight_decay}
+    options["update_kind"] = scale.update_kind
+    if scale.inner_kind is not None:
+        options["inner_kind"] = scale.inner_kind
+        options["shape_factor"] = scale.shape_factor
+    if scale.update_kind == UpdateKind.ORTHOGONAL:
+        options["parts"] = scale.parts
+        options["transposed"] = scale.transposed
+    if eps:
+        options["eps"] = scale.eps
+    return options
 
 
 def _check_tensors(model: nn.Module, scales: Mapping[str, Scale]) -> None:

@@ -1,9 +1,11 @@
 """The door to the scaling rules, for names or objects."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from mupl.errors import ConfigError
 from mupl.optim.registry import OptimizerLike, optimizer_rules
+from mupl.parametrization.per_module import Tune
 from mupl.parametrization.rules import Parametrization, as_parametrization
 from mupl.parametrization.scales import Scale, compute_scales
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind
@@ -19,6 +21,7 @@ def scale(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     weight_decay_mode: str | float = "decoupled",
+    tune: Tune | None = None,
 ) -> dict[str, Scale]:
     """Return the numbers of each tensor and multiplier, from the values tuned at the base width.
 
@@ -38,6 +41,8 @@ def scale(
         parametrization: a name or an object.
         optimizer: a name ("adamw", ...), a torch optimizer class, a `functools.partial` of one, an
             update kind ("sgd", "adam", "orthogonal"), or `OptimizerRules`.
+        tune: factors by role or glob on names, such as `{"hidden": {"lr": 2, "init": 0.5}}`; see
+            `mupl.parametrization.per_module.factors_of`.
 
     Raises:
         ConfigError: on bad values, or an optimizer that there are no rules for.
@@ -48,18 +53,15 @@ def scale(
         >>> infos = describe(lambda width: nn.Linear(width, width), width=32, base_width=8)
         >>> scale(infos, "mup", optim.AdamW, lr=0.1)["weight"].lr
         0.025
+        >>> scale(infos, "mup", optim.AdamW, lr=0.1, tune={"hidden": {"lr": 2}})["weight"].lr
+        0.05
     """
     if not _are_infos(infos):
         raise ConfigError("infos: must be what mupl.describe(build, width, base_width) returns")
-    return compute_scales(
-        infos,
-        as_parametrization(parametrization),
-        optimizer_rules(optimizer),
-        lr=lr,
-        eps=eps,
-        weight_decay=weight_decay,
-        weight_decay_mode=weight_decay_mode,
-    )
+    tuned: dict[str, Any] = {"lr": lr, "eps": eps, "weight_decay": weight_decay}
+    tuned |= {"weight_decay_mode": weight_decay_mode, "tune": tune}
+    rules = as_parametrization(parametrization), optimizer_rules(optimizer)
+    return compute_scales(infos, *rules, **tuned)
 
 
 def _are_infos(infos: object) -> bool:

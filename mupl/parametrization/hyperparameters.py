@@ -4,7 +4,7 @@ Nothing here needs torch, so that wrong values of a command line are refused bef
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, NamedTuple
@@ -13,6 +13,8 @@ from mupl.errors import ConfigError
 
 # Beside these a mode may be a number p: lr * weight_decay ~ m_in^-p. "decoupled" is p = 0.
 WEIGHT_DECAY_MODES = ("coupled", "decoupled", "independent")
+# What may be multiplied for each module; see `mupl.parametrization.per_module`
+FACTORS = ("lr", "weight_decay", "eps", "init", "mult")
 
 
 class Powers(NamedTuple):
@@ -101,6 +103,31 @@ def mode_problems(key: str, value: Any) -> Iterator[str]:
     if value not in WEIGHT_DECAY_MODES and not _is_number(value):
         words = ", ".join(WEIGHT_DECAY_MODES)
         yield f"{key}={value}: must be one of {words}, or a number p >= 0 (lr * wd ~ m_in^-p)"
+
+
+def tune_problems(key: str, value: Any) -> Iterator[str]:
+    """Say what is wrong with factors by module: `{name: {factor: number, of: globs}}`."""
+    if not isinstance(value, Mapping):
+        yield f"{key}={value}: must be by role or glob, such as {key}.hidden.lr=2"
+        return
+    for name, entry in value.items():
+        if not isinstance(entry, Mapping) or not entry:
+            yield f"{key}.{name}={entry}: must have factors, such as {key}.{name}.lr=2"
+            continue
+        for factor, number in entry.items():
+            yield from _factor_problems(f"{key}.{name}", str(factor), number)
+
+
+def _factor_problems(key: str, factor: str, value: Any) -> Iterator[str]:
+    if factor == "of":
+        globs = [value] if isinstance(value, str) else value
+        if not isinstance(globs, Sequence) or not all(isinstance(glob, str) for glob in globs):
+            yield f"{key}.of={value}: must be a role or a glob, or a list of them"
+    elif factor not in FACTORS:
+        yield f"{key}.{factor}: there is no such factor; there are {', '.join(FACTORS)}, and of"
+    elif not _is_number(value) or (factor == "lr" and value == 0):
+        bound = "> 0" if factor == "lr" else ">= 0"
+        yield f"{key}.{factor}={value}: must be a finite number {bound}, a factor"
 
 
 def _is_number(value: Any) -> bool:

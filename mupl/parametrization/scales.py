@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mupl.errors import ConfigError
 from mupl.initializers import Initializer
 from mupl.parametrization.cells import Monomial
 from mupl.parametrization.hyperparameters import check_hyperparameters, decay_exponent
+from mupl.parametrization.per_module import Factors, Tune, factors_of
 from mupl.parametrization.rules import CELLS, ONE, Parametrization, Rule
-from mupl.parametrization.update_kinds import OptimizerRules
+from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind
 from mupl.roles import (
     Info,
     Insertion,
@@ -31,6 +32,10 @@ class Scale:
             trained, so the rest is without meaning for it.
         init: what `w` is drawn from.
         update_kind: how the optimizer's updates of the tensor scale.
+        inner_kind: the kind of an update before it is divided by its norm; None: it is not.
+        parts: numbers of outputs of the matrices into which the optimizer cuts the tensor.
+        part_factors: their shape factors.
+        transposed: whether the tensor is a matrix that is stored as (fan_in, fan_out).
         lr, eps, weight_decay: for the tensor's param group.
         grad: factor on the gradient of `w` before the optimizer sees it.
         shape_factor: what the optimizer multiplies an update of this shape by, beside lr.
@@ -39,6 +44,7 @@ class Scale:
             scale that they have at the base width.
         own: those values; None: `w` is drawn from `init`.
         insertion: where a multiplier acts that the model has no module for.
+        factors: on what was tuned, of this module alone; the other numbers contain them.
 
     Example:
         >>> Scale(mult=0.25, init=Initializer("normal", std=0.5), update_kind="adam", lr=0.1).grad
@@ -53,10 +59,15 @@ class Scale:
     weight_decay: float = 0.0
     grad: float = 1.0
     shape_factor: float = 1.0
+    inner_kind: str | None = None
+    parts: tuple[int, ...] = ()
+    part_factors: tuple[float, ...] = ()
+    transposed: bool = False
     shape: tuple[int, ...] | None = None
     init_factor: float = 1.0
     own: OwnValues | None = None
     insertion: Insertion | None = None
+    factors: Factors = field(default_factory=Factors)
 
     @property
     def inserted(self) -> float:
@@ -75,6 +86,7 @@ def compute_scales(
     eps: float,
     weight_decay: float,
     weight_decay_mode: str | float,
+    tune: Tune | None = None,
 ) -> dict[str, Scale]:
     """Return the numbers of each tensor and multiplier, from the values tuned at the base width.
 
@@ -85,36 +97,78 @@ def compute_scales(
             that the parametrization does not support.
     """
     check_hyperparameters(lr, eps, weight_decay, weight_decay_mode)
-    tuned = _Tuned(lr, eps, weight_decay, weight_decay_mode)
+    factors = factors_of(infos, tune or {}, weight_decay)
     overrides = parametrization.overrides_of(infos)
     scales = {}
     for name, info in infos.items():
+        own = factors[name]
+        tuned = _Tuned(
+            lr * own.lr, eps * own.eps, weight_decay * own.weight_decay, weight_decay_mode, own
+        )
         if info.row == MultiplierRole.TIED:
             rule = tied_rule(parametrization, infos, rules)
         else:
             rule = parametrization.rule(rules.kind_of(info), info.row)
         if isinstance(info, MultiplierInfo):
-            scales[name] = _scale_multiplier(info, rule, overrides[name], rules)
+            scales[name] = _scale_multiplier(info, rule, overrides[name], rules, own)
         else:
-            scales[name] = _scale_tensor(info, rule, overrides[name], rules, tuned)
+            tuned_here = _with_own_decay(name, info, overrides[name], rules, tuned)
+            scales[name] = _scale_tensor(info, rule, overrides[name], rules, tuned_here)
     return scales
 
 
 class _Tuned(NamedTuple):
-    """The hyperparameters, as they are right at the base width."""
+    """The hyperparameters of a tensor, as they are right at the base width."""
 
     lr: float
     eps: float
     weight_decay: float
     weight_decay_mode: str | float
+    factors: Factors  # which lr, eps and weight_decay contain
+
+
+def _with_own_decay(
+    name: str,
+    info: ParamInfo,
+    override: Mapping[str, Monomial],
+    rules: OptimizerRules,
+    tuned: _Tuned,
+) -> _Tuned:
+    """Return the hyperparameters of a tensor, whose update may have a weight decay of its own.
+
+    Raises:
+        ConfigError: if the user says another one, or the tensor has no norm that could be kept.
+    """
+    kind = rules.kind_of(info)
+    if kind == UpdateKind.RELATIVE and info.init.std == info.init.mean == 0:
+        raise ConfigError(
+            f"optimizer.roles: {name!r} starts at 0, and a norm of 0 that is kept lets it never "
+            f"move; leave {info.role} out of the roles, or give it other initial values"
+        )
+    if kind not in rules.own_decay:
+        return tuned
+    own = rules.own_decay[kind]
+    is_off = "wd" in override and override["wd"].coefficient == 0
+    if tuned.weight_decay and not is_off:
+        raise ConfigError(
+            f"weight_decay={tuned.weight_decay}: the optimizer itself sets the weight decay of "
+            f"{name!r}, to {own:g}; say weight_decay=0, or for the other tensors alone "
+            f"parametrization.overrides={{{name}: {{wd: 0}}}} of all such tensors"
+        )
+    return tuned._replace(weight_decay=own, weight_decay_mode="decoupled")
 
 
 def _scale_multiplier(
-    info: MultiplierInfo, rule: Rule, override: Mapping[str, Monomial], rules: OptimizerRules
+    info: MultiplierInfo,
+    rule: Rule,
+    override: Mapping[str, Monomial],
+    rules: OptimizerRules,
+    own: Factors,
 ) -> Scale:
-    mult = override.get("mult", rule.mult)(**_symbols(info, override, rules))
+    mult = override.get("mult", rule.mult)(**_symbols(info, override, rules)) * own.mult
     init = Initializer("constant", info.value)
-    return Scale(info.value * mult, init, rules.kind_of(info), insertion=info.insertion)
+    kind = rules.kind_of(info)
+    return Scale(info.value * mult, init, kind, insertion=info.insertion, factors=own)
 
 
 def _scale_tensor(
@@ -133,19 +187,26 @@ def _scale_tensor(
         wd_factor = override["wd"](**symbols)
     else:
         wd_factor = _weight_decay_factor(rule.wd, symbols, factors["lr"], tuned)
+    factors["mult"] *= tuned.factors.mult
+    factors["init"] *= tuned.factors.init
     init_factor = 1 / factors["mult"] if info.kept else factors["init"]
     return Scale(
         mult=factors["mult"],
         init=info.init.scaled(init_factor),
-        update_kind=rules.kind_of(info),
+        update_kind=str(rules.kind_of(info)),
         lr=tuned.lr * factors["lr"],
         eps=tuned.eps * factors["eps"],
         weight_decay=tuned.weight_decay * wd_factor,
         grad=factors["grad"],
         shape_factor=rules.shape_factor(info),
+        inner_kind=rules.inner_kind(info),
+        parts=rules.parts(info),
+        part_factors=rules.part_factors(info),
+        transposed=len(info.shape) == 2 and not info.out_first,
         shape=info.shape,
         init_factor=init_factor,
         own=info.own,
+        factors=tuned.factors,
     )
 
 
@@ -223,8 +284,12 @@ def _transposed(cell: Monomial) -> Monomial:
 
 
 def scale_rows(infos: Mapping[str, Info], scales: Mapping[str, Scale]) -> list[dict[str, Any]]:
-    """Return one row a tensor to print: what it is, how it is drawn, what its param group holds."""
+    """Return one row a tensor to print: what it is, how it is drawn, what its param group holds.
+
+    Where factors are tuned by module, a column `tune` has them.
+    """
     rows = []
+    any_tuned = any(scale.factors != Factors() for scale in scales.values())
     for name, scale in scales.items():
         init = scale.init
         rows.append(
@@ -238,12 +303,22 @@ def scale_rows(infos: Mapping[str, Info], scales: Mapping[str, Scale]) -> list[d
                 "init_std": init.std,
                 "lr": scale.lr,
                 "shape_factor": scale.shape_factor,
+                "parts": _parts(scale.parts),
                 "eps": scale.eps,
                 "wd": scale.weight_decay,
                 "grad": scale.grad,
             }
         )
+        if any_tuned:
+            rows[-1]["tune"] = str(scale.factors)
     return rows
+
+
+def _parts(sizes: tuple[int, ...]) -> str:
+    """Say into which matrices a tensor is cut: "3 x 64", or the sizes "64 + 16 + 16"."""
+    if len(set(sizes)) > 1:
+        return " + ".join(map(str, sizes))
+    return f"{len(sizes)} x {sizes[0]}" if sizes else ""
 
 
 def _init_name(info: Info, init: Initializer) -> str:

@@ -19,13 +19,13 @@ OUTPUTS = {
 }
 
 
-def ablation(sweep_dir: Path, metric: str = "val_loss") -> int:
+def ablation(sweep_dir: Path, metric: str = "val_loss", where: str | None = None) -> int:
     """Compare coordinate checks of parametrizations of which each has one more rule.
 
     Writes what `coordinate_check` does, with `ablation.png` for its figures. Returns 1 if the last
     parametrization (by name), which has all rules, fails, or the figure does.
     """
-    check = judge(sweep_dir)
+    check = judge(sweep_dir, where)
     for table in (check.results, check.rows, check.verdict):
         without_folder = table["parametrization"].str.rpartition("/")[2]
         table["parametrization"] = without_folder

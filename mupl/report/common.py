@@ -1,6 +1,6 @@
 """What all reports do: gather the tables of jobs, say how the jobs ended, show and save."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from mupl.analysis.transfer import differing_columns
 from mupl.errors import ConfigError
+from mupl.figures.look import DPI, FORMATS, Look, current_look, styled
 from mupl.files import write_atomically
 from mupl.identity import IDENTITY
 from mupl.sweep.results import collect
@@ -19,11 +20,41 @@ COORDINATES_FILE = "coordinates.csv"  # of each job, by mupl.stats.callback.Coor
 MAX_ROWS = 40  # of a printed table, or lines about jobs: more are not read on a terminal
 
 
-def read_results(sweep_dir: Path) -> pd.DataFrame:
-    """Collect the results of a sweep's jobs, and write them to `results.csv`."""
+def read_results(sweep_dir: Path, where: str | None = None) -> pd.DataFrame:
+    """Collect the results of a sweep's jobs, and write them all to `results.csv`.
+
+    Args:
+        where: of which rows to report, such as "lr < 2", as `DataFrame.query` takes it.
+
+    Raises:
+        ConfigError: if `where` cannot be understood, or leaves no row.
+    """
     results = collect(sweep_dir)
     save_table(results, sweep_dir / "results.csv")
-    return results
+    return results if where is None else select(results, where)
+
+
+def select(results: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Keep the rows for which an expression in the names of columns is true.
+
+    >>> select(pd.DataFrame({"lr": [0.1, 4.0]}), "lr < 2")["lr"].tolist()
+    1 of 2 jobs left out, for which not lr < 2
+    [0.1]
+    """
+    try:
+        kept = results.query(where)
+    except Exception as error:  # of many kinds, by what is wrong
+        columns = ", ".join(map(str, results))
+        raise ConfigError(
+            f"--where {where!r}: {' '.join(str(error).split())}; say a comparison of columns, such "
+            f"as 'lr < 2', with `backticks` around names with dots; there are {columns}"
+        ) from error
+    if not isinstance(kept, pd.DataFrame) or kept.empty:
+        raise ConfigError(f"--where {where!r}: is true of none of {len(results)} jobs")
+    if len(kept) < len(results):
+        left = len(results) - len(kept)
+        print(f"{left} of {len(results)} jobs left out, for which not {where}")
+    return kept.reset_index(drop=True)
 
 
 def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:
@@ -53,6 +84,9 @@ def conclude(results: pd.DataFrame, sweep_dir: Path) -> int:
     counts = results["status"].value_counts().sort_index()
     ends = [f"{count} {status}" for status, count in counts.items()]
     print(", ".join(ends), "in", sweep_dir)
+    if counts.get("dropped"):
+        share = results["steps"].sum() / results["max_steps"].sum()
+        print(f"halving: {share:.0%} of the steps that all jobs would have made; see results.csv")
     failed = results[results["status"] == "failed"]
     lines = []
     for _, job in failed.iterrows():
@@ -92,9 +126,14 @@ def save_table(table: pd.DataFrame, file: Path) -> None:
     write_atomically(file, table.to_csv(index=False))
 
 
-def save(figure: Figure, file: Path) -> None:
-    """Write a figure as PNG, and close it."""
-    figure.savefig(file, dpi=120, bbox_inches="tight")
+def save(figure: Figure, files: Iterable[Path]) -> None:
+    """Write a figure, as the endings of the files say, in the size that is asked for; close it."""
+    size = current_look().size
+    if size:
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(size[0], size[1] if len(size) > 1 else height * size[0] / width)
+    for file in files:
+        figure.savefig(file, dpi=DPI, bbox_inches="tight")
     plt.close(figure)
 
 
@@ -113,21 +152,32 @@ def save_figure(file: Path, plot: Callable[..., Figure], *arguments: Any, **opti
 def save_pages(
     file: Path, plot: Callable[..., Iterator[Figure]], *arguments: Any, **options: Any
 ) -> int:
-    """Write figures as `save_figure` does; several are numbered, such as lr_transfer_1.png."""
-    for old in (file, *file.parent.glob(f"{file.stem}_[0-9]*{file.suffix}")):
-        old.unlink(missing_ok=True)  # a page of an earlier report is none of this one
-    pages: list[Path] = []
+    """Write figures as `save_figure` does; several are numbered, such as lr_transfer_1.png.
+
+    Args:
+        file: its ending is replaced by the formats that are asked for.
+        plot: yields the figures.
+        arguments, options: of `plot`.
+    """
+    for old in Look(FORMATS).files(file):
+        for page in (old, *old.parent.glob(f"{old.stem}_[0-9]*{old.suffix}")):
+            page.unlink(missing_ok=True)  # a page of an earlier report is none of this one
+    look = current_look()
+    pages: list[list[Path]] = []
     try:
-        for figure in plot(*arguments, **options):
-            page = file.with_stem(f"{file.stem}_{len(pages) + 1}")
-            save(figure, page)
-            pages.append(page)
+        with styled():
+            for figure in plot(*arguments, **options):
+                page_files = look.files(file.with_stem(f"{file.stem}_{len(pages) + 1}"))
+                save(figure, page_files)
+                pages.append(page_files)
     except Exception as error:
         message = " ".join(str(error).split())
         print(f"no {file.name} (the tables are complete): {type(error).__name__}: {message}")
         return 1
     if len(pages) == 1:
-        pages[0].replace(file)
+        for page, whole in zip(pages[0], look.files(file), strict=True):
+            page.replace(whole)
     else:
-        print(f"the figure has {len(pages)} pages: {pages[0]} to {pages[-1].name}")
+        first, last = pages[0][0], pages[-1][0]
+        print(f"the figure has {len(pages)} pages: {first} to {last.name}")
     return 0

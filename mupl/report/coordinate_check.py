@@ -4,16 +4,20 @@ Slopes are judged, not losses, so that the metric of this report is not used.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from mupl.analysis import coordinates
+from mupl.analysis.transfer import differing_keys, labels
+from mupl.errors import ConfigError
 from mupl.figures import coordinates as figures
+from mupl.figures.style import by_rank, with_written_names
 from mupl.files import write_atomically
 from mupl.identity import IDENTITY
+from mupl.names import as_written
 from mupl.report.common import (
     COORDINATES_FILE,
     conclude,
@@ -26,6 +30,9 @@ from mupl.report.common import (
     without_unknown,
 )
 
+ALIGNMENT = "alignment exponents: 1 if updates and inputs point the same way, 1/2 if at random"
+EXPECTED = ("pass", "fail")
+
 
 class Check(NamedTuple):
     """What a sweep of coordinate checks found."""
@@ -33,25 +40,66 @@ class Check(NamedTuple):
     results: pd.DataFrame  # a row a job
     rows: pd.DataFrame  # of all recorders; means over blocks in a check along depth
     verdict: pd.DataFrame
+    alignment: pd.DataFrame  # of `mupl.analysis.coordinates.alignment_exponents`
     along: str  # the size that slopes are against: width or depth
 
 
-def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
+def coordinate_check(
+    sweep_dir: Path,
+    metric: str = "val_loss",
+    where: str | None = None,
+    expect: Mapping[str, str] | None = None,
+) -> int:
     """Write a verdict on each tensor, and a figure for each series of jobs; print what fails.
 
-    The files are `coord_check.csv`, `verdict.json` and `coord_check*.png`. Returns 1 if a tensor
-    fails, the training of a job failed or diverged, or a figure failed; not for tensors that are
-    not judged, which are counted.
+    The files are `coord_check.csv`, `verdict.json` and `coord_check*.png`.
+
+    Args:
+        expect: parametrization -> "pass" or "fail"; those that are not named are to pass.
+
+    Returns:
+        1 if a parametrization does not as expected, the training of a job failed or diverged, or a
+        figure failed; not for tensors that are not judged, which are counted.
+
+    Raises:
+        ConfigError: if `expect` names a parametrization that is not in the check.
     """
-    check = judge(sweep_dir)
+    check = judge(sweep_dir, where)
     file = sweep_dir / "verdict.json"
+    as_expected = _say_outcome(check.verdict, expect or {})
     show_verdict(check.verdict, check.along, file)
+    show_alignment(check.alignment, file)
     _print_series(check)
     print(f"coordinate check: {coordinates.count(check.verdict)}; {file}")
     no_figure = _plot_series(check, sweep_dir)
     completed = check.results["status"] == "completed"
-    failed = coordinates.has_failed(check.verdict)
-    return int(failed or not completed.all() or no_figure)
+    return int(not as_expected or not completed.all() or no_figure)
+
+
+def _say_outcome(verdict: pd.DataFrame, expect: Mapping[str, str]) -> bool:
+    """Say in a sentence how each parametrization does; return whether all do as expected."""
+    names = verdict["parametrization"].unique().tolist()
+    for name, word in expect.items():
+        if name not in names or word not in EXPECTED:
+            raise ConfigError(
+                f"expect.{name}={word}: must be pass or fail, for one of {', '.join(names)}"
+            )
+    said = []
+    unexpected = []
+    for name in names:
+        of_one = verdict[verdict["parametrization"] == name]
+        failures = int((of_one["verdict"] == coordinates.FAIL).sum())
+        label = as_written(name)
+        if failures:
+            said.append(f"{label} fails at {failures} of {len(of_one)}")
+        else:
+            passed = int((of_one["verdict"] == coordinates.PASS).sum())
+            said.append(f"{label} passes {passed} of {len(of_one)}")
+        wanted = expect.get(name, "pass")
+        if wanted != ("fail" if failures else "pass"):
+            unexpected.append(f"{label} was to {wanted} (expect.{name})")
+    print("; ".join([f"{', '.join(said)} tensors, kinds and steps", *unexpected]))
+    return not unexpected
 
 
 def show_verdict(verdict: pd.DataFrame, along: str, file: Path | None = None) -> None:
@@ -63,18 +111,32 @@ def show_verdict(verdict: pd.DataFrame, along: str, file: Path | None = None) ->
         file: which has the whole verdict.
     """
     title = f"slopes of log2(mean |x|) against log2({along})"
+    if (verdict["statistic"] != "l1").any():
+        title = f"slopes of log2(statistic) against log2({along})"
     for word in (coordinates.FAIL, coordinates.NOT_JUDGED):
         found = verdict[verdict["verdict"] == word]
         if found.empty:
             continue
         numbers = without_unknown(found.drop(columns=["verdict", "reason"]), keep=["slope"])
+        if (numbers["statistic"] == "l1").all():
+            numbers = numbers.drop(columns="statistic")
         show(numbers, f"{word}: {title}", file)
         print_lines(coordinates.sentences(found), file)
 
 
-def judge(sweep_dir: Path) -> Check:
+def show_alignment(exponents: pd.DataFrame, file: Path | None = None) -> None:
+    """Print the alignment exponents of layers: a row a layer, a column a step."""
+    if exponents.empty:
+        return
+    keys = [key for key in exponents if key not in ("t", "slope", "ci_low", "ci_high")]
+    table = exponents.pivot_table("slope", keys, "t", sort=False, dropna=False).reset_index()
+    columns = {t: f"t = {t}" for t in exponents["t"].unique()}
+    show(table.rename(columns=columns).round(2), ALIGNMENT, file)
+
+
+def judge(sweep_dir: Path, where: str | None = None) -> Check:
     """Write `results.csv`, all recorded rows (`coord_check.csv`) and `verdict.json`."""
-    results = read_results(sweep_dir)
+    results = read_results(sweep_dir, where)
     conclude(results, sweep_dir)
     rows = gather(results, sweep_dir, COORDINATES_FILE)
     save_table(rows, sweep_dir / "coord_check.csv")
@@ -84,9 +146,13 @@ def judge(sweep_dir: Path) -> Check:
     if along == "depth":
         rows = coordinates.over_blocks(rows)
     verdict = coordinates.verdict(rows, along=along)
+    alignment = pd.DataFrame()
+    if along == "width":
+        alignment = coordinates.alignment_exponents(rows)
     plain = coordinates.verdict_json(verdict)
+    plain["alignment"] = coordinates.records(alignment)
     write_atomically(sweep_dir / "verdict.json", json.dumps(plain, indent=1))
-    return Check(results, rows, verdict, along)
+    return Check(results, rows, verdict, alignment, along)
 
 
 def _print_series(check: Check) -> None:
@@ -109,26 +175,43 @@ def _of_series(verdict: pd.DataFrame, keys: Sequence[str], values: Sequence[Any]
 
 def _labels(keys: Sequence[str], values: Sequence[Any]) -> list[str]:
     """Name a series of jobs by what tells it from others, such as "mup" and "depth=4"."""
-    labels = []
+    parts = []
     for key, value in zip(keys, values, strict=True):
-        labels.append(str(value) if key in IDENTITY else f"{key}={value}")
-    return labels
+        parts.append(str(value) if key in IDENTITY else f"{key}={value}")
+    return parts
 
 
 def _plot_series(check: Check, sweep_dir: Path) -> int:
-    """Save a figure for each series of jobs, named after it if there are several."""
+    """Save a figure for each series of jobs, named after it, and one with all side by side.
+
+    Of a single series there is one figure.
+    """
     keys = coordinates.check_keys(check.rows, check.along)
     several = check.rows[keys].drop_duplicates().shape[0] > 1
     failed = 0
     for values, rows in check.rows.groupby(keys, sort=False, dropna=False):
-        labels = _labels(keys, values)
-        title = ", ".join(labels)
+        parts = _labels(keys, values)
+        title = ", ".join(map(as_written, parts))
         if "sp" in values:
             title += ": the standard parametrization, not muP"
         name = "coord_check.png"
         if several:
-            name = f"coord_check_{'_'.join(labels).replace('/', '-')}.png"
+            name = f"coord_check_{'_'.join(parts).replace('/', '-')}.png"
         plot = figures.plot_coordinates
         options = {"along": check.along, "verdict": _of_series(check.verdict, keys, values)}
         failed |= save_figure(sweep_dir / name, plot, rows, title, **options)
+    if several:
+        rows, verdict = with_check_labels(check.rows, check.verdict, check.along)
+        file = sweep_dir / "coord_check.png"
+        failed |= save_figure(file, figures.plot_checks, rows, verdict, along=check.along)
     return failed
+
+
+def with_check_labels(
+    rows: pd.DataFrame, verdict: pd.DataFrame, along: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return rows and verdict with a column `check`, which names the series, SP before muP."""
+    rows, verdict = by_rank(rows), by_rank(verdict)
+    names = differing_keys(rows, coordinates.check_keys(rows, along))
+    rows = rows.assign(check=labels(with_written_names(rows[names])))
+    return rows, verdict.assign(check=labels(with_written_names(verdict[names])))

@@ -1,7 +1,6 @@
 """The report of a swept hyperparameter: its best values, and how they transfer."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,21 +8,20 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from mupl.analysis import transfer
-from mupl.analysis.loss_tables import Columns, read_losses
+from mupl.analysis.headlines import transfer_headlines
 from mupl.analysis.readings import glossary, readings
-from mupl.errors import ConfigError
 from mupl.figures import transfer as figures
 from mupl.files import write_atomically
 from mupl.report.common import (
     conclude,
     print_lines,
     read_results,
-    save,
     save_pages,
     save_table,
     show,
     without_unknown,
 )
+from mupl.sweep.results import loss_unit, read_jobs
 
 OCTAVES = [
     *("drift", "drift_low", "drift_high", "scatter_low", "scatter_high"),
@@ -48,76 +46,40 @@ class Losses(NamedTuple):
     metric: str  # the loss
     size: str | None  # None if there is one size
     x: str  # the hyperparameter
+    unit: str = ""  # of the loss, such as "nats"
 
 
-def hyperparameter_transfer(sweep_dir: Path, metric: str = "val_loss") -> int:
-    """Report on the swept one of `mupl.analysis.transfer.HYPERPARAMETERS`.
+def hyperparameter_transfer(
+    sweep_dir: Path, metric: str = "val_loss", where: str | None = None
+) -> int:
+    """Report on the swept hyperparameter (`mupl.analysis.transfer.swept_hyperparameter`).
 
     Writes `results.csv` and `best.csv`, prints the best values and, over two or more sizes, how
     they transfer (`transfer.json`). Leaves a figure such as `lr_transfer.png`, or pages of it.
     Returns 1 if a job or the figure failed.
     """
-    results = read_results(sweep_dir)
+    results = read_results(sweep_dir, where)
     x = transfer.swept_hyperparameter(results)
-    losses = Losses(results, metric, transfer.swept_size(results), x)
-    trained = _report_tables(losses, sweep_dir)
+    unit = loss_unit(read_jobs(sweep_dir, say=lambda line: None))
+    losses = Losses(results, metric, transfer.swept_size(results), x, unit)
+    trained = report_tables(losses, sweep_dir)
     code = conclude(results, sweep_dir)
-    return max(code, _plot(losses, sweep_dir)) if trained else code
+    return max(code, plot(losses, sweep_dir)) if trained else code
 
 
-def table_transfer(
-    files: Sequence[Path],
-    columns: Columns | None = None,
-    out: Path | None = None,
-    figure: Path | None = None,
-) -> int:
-    """Report on tables of losses, wherever they come from, as on a sweep.
-
-    Args:
-        files: read by `mupl.analysis.loss_tables.read_losses`.
-        columns: which is what.
-        out: the folder for `best.csv`, `transfer.json` and the figure; by default in the working
-            folder, named after the first file.
-        figure: a file for the figure on one page as well.
-
-    Returns:
-        1 if the figure failed, else 0.
-    """
-    table = read_losses(files, columns)
-    out = out or Path(f"{files[0].stem}_report")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: no such folder can be made ({error.strerror})") from error
-    print_lines(table.notes, files[0])
-    losses = Losses(table.results, table.loss, table.size, table.x)
-    _report_tables(losses, out)
-    print(f"{len(table.results)} runs; the report is in {out}")
-    if figure is not None:
-        _plot_one_page(losses, figure)
-    return _plot(losses, out)
-
-
-def _plot(losses: Losses, folder: Path) -> int:
-    results, metric, size, x = losses
+def plot(losses: Losses, folder: Path) -> int:
+    results, metric, size, x, unit = losses
     file = folder / f"{x.rpartition('.')[2]}_transfer.png"
-    return save_pages(file, figures.plot_transfer_pages, results, metric, size or "width", x)
+    return save_pages(file, figures.plot_transfer_pages, results, metric, size or "width", x, unit)
 
 
-def _plot_one_page(losses: Losses, file: Path) -> None:
-    results, metric, size, x = losses
-    try:
-        save(figures.plot_hyperparameter_transfer(results, metric, size or "width", x), file)
-    except (OSError, ValueError) as error:  # no such folder, or format of figures
-        raise ConfigError(f"--figure {file}: {' '.join(str(error).split())}") from error
-
-
-def _report_tables(losses: Losses, folder: Path) -> bool:
+def report_tables(losses: Losses, folder: Path) -> bool:
     """Write and print the tables; return whether any run gave a finite loss."""
-    results, metric, size, x = losses
+    results, metric, size, x, _ = losses
     best = transfer.best(results, metric, x)
     if best.empty:
         return False
+    print_lines(transfer_headlines(results, metric, size, x), None)
     save_table(best, folder / "best.csv")
     optima = pd.DataFrame()
     if size and (results.groupby(size)[x].nunique() > 1).any():
@@ -137,8 +99,8 @@ def _show_best(
     Args:
         several: whether there was anything to choose from.
     """
-    _, metric, _, x = losses
-    name = transfer.name_of(x)
+    _, metric, _, x, _ = losses
+    name = transfer.hyperparameter_name(x)
     if not several:
         show(best.drop(columns="at_edge"), f"{metric} (one {name}: no optimum to speak of)", file)
         return
@@ -162,7 +124,7 @@ def _between_grid_points(optima: pd.DataFrame, x: str) -> pd.DataFrame:
 
 def _report_transfer(optima: pd.DataFrame, losses: Losses, folder: Path) -> None:
     """Write `transfer.json`; print it and what it says."""
-    results, metric, size, x = losses
+    results, metric, size, x, _ = losses
     assert size is not None
     table = transfer.transfer(results, metric, size, x, optima)
     plain = transfer.transfer_json(optima, table, metric, size, x)
@@ -171,7 +133,7 @@ def _report_transfer(optima: pd.DataFrame, losses: Losses, folder: Path) -> None
     if table.empty:
         return
     unit = ": drift in octaves per doubling" if "drift" in table else ""
-    title = f"transfer of the {transfer.name_of(x)} along {size}{unit}"
+    title = f"transfer of the {transfer.hyperparameter_name(x)} along {size}{unit}"
     rounded = _rounded(table, optima["loss"].abs().max())
     keys = [key for key in transfer.curve_keys(results, x, metric) if key != size]
     same = set(keys) - set(transfer.differing_keys(table, keys))

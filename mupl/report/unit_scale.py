@@ -15,12 +15,12 @@ from mupl.report.common import (
 )
 
 
-def unit_scale(sweep_dir: Path, metric: str = "val_loss") -> int:
+def unit_scale(sweep_dir: Path, metric: str = "val_loss", where: str | None = None) -> int:
     """Write `unit_scale.csv` and `unit_scale.png`; print the tensors whose RMS is outside the band.
 
     Returns 1 if there are any, or a job or the figure failed. The metric is not used.
     """
-    results = read_results(sweep_dir)
+    results = read_results(sweep_dir, where)
     code = conclude(results, sweep_dir)
     table = analysis.unit_scale_verdict(gather(results, sweep_dir, COORDINATES_FILE))
     file = sweep_dir / "unit_scale.csv"

@@ -17,12 +17,12 @@ from mupl.report.common import (
 )
 
 
-def update_norms(sweep_dir: Path, metric: str = "val_loss") -> int:
+def update_norms(sweep_dir: Path, metric: str = "val_loss", where: str | None = None) -> int:
     """Write `update_norms.csv`, `update_norms.png` and `correlations.csv`.
 
     Returns 1 if a job or the figure failed. The metric is not used.
     """
-    results = read_results(sweep_dir)
+    results = read_results(sweep_dir, where)
     code = conclude(results, sweep_dir)
     rows = gather(results, sweep_dir, COORDINATES_FILE)
     shapes = gather(results, sweep_dir, "parametrization.csv")

@@ -22,6 +22,8 @@ ANEW = "its jobs start anew"
 HOST = socket.gethostname()
 SAVING = 0.05  # share of the time that may be spent on saving
 
+Validation = dict[int, dict[str, list[float]]]  # by updates done and name: one value a member
+
 
 class Checkpoint:
     """The file from which a stack goes on.
@@ -35,6 +37,7 @@ class Checkpoint:
     Attributes:
         file: the last one that was saved, or None. Its name ends with the checksum of its content.
         validation: what `Stack.evaluate` gave, by updates done.
+        rungs: how many of a halving's have dropped jobs.
     """
 
     def __init__(
@@ -54,7 +57,8 @@ class Checkpoint:
         self._saved_at = time.perf_counter()
         self._seconds_to_save = stack.nbytes() / DISK
         self.file: Path | None = None
-        self.validation: dict[int, dict[str, list[float]]] = {}
+        self.validation: Validation = {}
+        self.rungs = 0
 
     def load(self) -> None:
         """Go on from the smallest checkpoint that holds all members, if there is one.
@@ -73,10 +77,8 @@ class Checkpoint:
     def _load(self, file: Path, members: Sequence[int]) -> None:
         saved = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
         self._stack.load_state_dict(saved["stack"], members)
-        for k, row in saved["validation"].items():
-            self.validation[k] = {}
-            for name, values in row.items():
-                self.validation[k][name] = [values[i] for i in members]
+        self.validation = validation_of(saved["validation"], members)
+        self.rungs = saved["rungs"]
         if len(members) == len(saved["ids"]):
             self.file = file
 
@@ -95,6 +97,7 @@ class Checkpoint:
             "provenance": self._provenance,
             "stack": self._stack.state_dict(),
             "validation": self.validation,
+            "rungs": self.rungs,
         }
         partial = self._folder / f".{self._name}.{HOST}.{os.getpid()}"
         try:
@@ -112,11 +115,23 @@ class Checkpoint:
         self._saved_at = time.perf_counter()
         self._seconds_to_save = self._saved_at - started
 
+    def release(self) -> None:
+        """Let go of the stack, so that its memory is free; nothing can be saved any more."""
+        del self._stack
+
     def delete(self) -> None:
         """Delete the last one that was saved."""
         if self.file is not None:
             self.file.unlink(missing_ok=True)
             self.file = None
+
+
+def validation_of(validation: Validation, members: Sequence[int]) -> Validation:
+    """Return the part of a `Checkpoint.validation` that belongs to some members."""
+    part: Validation = {}
+    for k, row in validation.items():
+        part[k] = {name: [values[i] for i in members] for name, values in row.items()}
+    return part
 
 
 class Saved(NamedTuple):

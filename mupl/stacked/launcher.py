@@ -20,10 +20,12 @@ from mupl.identity import (
     remember_id,
     without_hydra,
 )
+from mupl.stacked.cohorts import unfinished_cohorts
 from mupl.stacked.compose import SweepConfigLoader
 from mupl.stacked.finish import finish, is_finished
 from mupl.stacked.member import Job
 from mupl.stacked.options import Options
+from mupl.tuning.halving import Halving
 
 
 class Sweep:
@@ -108,7 +110,11 @@ class Sweep:
     def _find_done(self) -> None:
         """Look for jobs that were done before; delete what the others left, if they start anew."""
         rerun, metric = self._master.rerun, self._master.metric
-        rows = finished_jobs((job.folder, job.id, rerun) for job in self._jobs)
+        halving = Halving.of(self._master)
+        rows = finished_jobs(
+            ((job.folder, job.id, rerun) for job in self._jobs),
+            halving.plain() if halving.rungs else None,
+        )
         anew = set()
         for job, row in zip(self._jobs, rows, strict=True):
             # one whose process was killed between its result and the rest is finished in `run`
@@ -147,7 +153,10 @@ class Sweep:
 
         known = {job.id: job for job in self._jobs}
         earlier = []
-        for ids in begun(self.states, missing, self._master.rerun):
+        stacks = begun(self.states, missing, self._master.rerun)
+        if self._master.halving.rungs:
+            stacks += unfinished_cohorts(self.states, missing, stacks)
+        for ids in stacks:
             # members that are done go along, so that the others train as before
             earlier.append([known[id] for id in ids if id in known])
         train_stacks(earlier, missing, self.states, self._options, ended=self._finish)

@@ -84,6 +84,8 @@ def member_numbers(members: Sequence[Setup]) -> dict[str, Any]:
             if not hasattr(module, name):
                 continue  # an argument of the constructor, which another module holds
             values = [getattr(modules[path], name) for modules in by_path]
+            if name == "value" and path in members[0].scales:  # members may share a model
+                values = [member.scales[path].mult for member in members]
             differ = any(value != values[0] for value in values)
             key = f"{path}.{name}" if path else name
             numbers[key] = torch.tensor(values, dtype=torch.float64) if differ else values[0]

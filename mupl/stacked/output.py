@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -15,7 +14,8 @@ from mupl.stacked.stack import Stack
 from mupl.stats.recorder import Recorder
 from mupl.stats.rows import metrics_by_step
 from mupl.training.config import show_parametrization
-from mupl.training.outcome import VALIDATION, outcome
+from mupl.training.outcome import VALIDATION
+from mupl.training.outcome import outcome as outcome_of
 
 Row = tuple[int, dict[str, float]]  # of metrics.csv: step and values
 Validation = dict[int, dict[str, float]]  # a member's, by updates done
@@ -28,6 +28,7 @@ def write_members(
     recorder: Recorder | None,
     table: str,
     seconds: float,
+    ended: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write the parametrization, metrics and result of each member of a stack that is trained.
 
@@ -36,24 +37,27 @@ def write_members(
         recorder: of coordinate statistics, if there are any.
         table: name of the file for them.
         seconds: that each job took.
+        ended: the members that are trained, and what goes over their outcomes; None: all are.
     """
     losses = stack.losses.T.cpu()
     first_bad = stack.diverged()
     for i, job in enumerate(jobs):
-        if job.is_done():
+        if job.is_done() or (ended is not None and i not in ended):
             continue  # done earlier: it was trained again only so that the others train as before
         mine = {}
         for k, row in validation.items():
             mine[k] = {name: values[i] for name, values in row.items()}
         job.folder.mkdir(parents=True, exist_ok=True)
-        show_parametrization(job.setup, job.folder, quiet=True)
+        parametrization = show_parametrization(job.setup, job.folder, quiet=True)
         rows: list[Row] = []
         if recorder is not None:
             recorder.write(job.folder / table, member=i)
             rows += metrics_by_step(recorder.rows_of(i)).items()
         result, logged = _member_output(job, stack, losses[i], mine, first_bad[i])
-        _log(job.config, rows + logged)
-        job.write(result | {"seconds": seconds})
+        given = {} if ended is None else ended[i]
+        outcome = {**result, **given, "seconds": seconds}
+        _log(job, parametrization, rows + logged, outcome)
+        job.write(outcome)
 
 
 def _member_output(
@@ -85,7 +89,7 @@ def _member_output(
         for k in stale:
             validation[k] = dict.fromkeys(VALIDATION, math.nan)
     last = validation[max(validation)] if validation else {}
-    result = outcome(losses[:steps], first_bad is not None, last)
+    result = outcome_of(losses[:steps], first_bad is not None, last)
     return result, _metrics(losses, validation, end, every, stack.per_epoch)
 
 
@@ -106,19 +110,31 @@ def _metrics(
     return rows
 
 
-def _log(config: DictConfig, rows: Sequence[Row]) -> None:
-    """Log the rows with each of the job's loggers."""
+def _log(
+    job: Job,
+    parametrization: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
+    outcome: dict[str, Any],
+) -> None:
+    """Log the rows with each of the job's loggers, as one run of each."""
     rows = sorted(rows, key=lambda row: row[0])
-    for entry in config.logger.values():
+    others = {}
+    for name, entry in job.config.logger.items():
         file = _csv_file(entry)
-        if file is not None:
+        if file is None:
+            others[name] = entry
+        else:
             _write_csv(file, rows)
-            continue
-        logger = instantiate(entry)
-        for step, values in rows:
+    if not others:
+        return
+    from mupl.training.loggers import RunLog  # imports Lightning
+
+    log = RunLog(others, job.row)
+    log.begin(parametrization)
+    for step, values in rows:
+        for logger in log.loggers:
             logger.log_metrics(values, step)
-        logger.save()
-        logger.finalize("success")
+    log.end({**job.row, **outcome})
 
 
 def _csv_file(logger: DictConfig) -> Path | None:

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mupl.optim.elementwise import Elementwise
+from mupl.optim.elementwise import Elementwise, sign_momentum
+from mupl.optim.normalized import Normalized, moved
 from mupl.optim.orthogonal import METHODS, accumulate
-from mupl.optim.registry import qualified, unwrapped
+from mupl.optim.registry import qualified, resolve, unwrapped
+from mupl.optim.scion import unit_rows_momentum
 from mupl.parametrization.scales import Scale
 from mupl.parametrization.update_kinds import ROTATIONS
 from mupl.stacked.preconditioned import (
@@ -110,11 +112,38 @@ class Stackable:
         rules: by update kind.
         options: those of its constructor in which members may differ.
         shared_options: those in which they must agree.
+        normalise: how updates with an inner kind are normalised (`mupl.optim.normalized`).
     """
 
     rules: Mapping[str, StackedRule]
     options: tuple[str, ...]
     shared_options: tuple[str, ...] = ()
+    normalise: str = ""
+
+    def rule(self, name: str, scales: Sequence[Scale]) -> StackedRule:
+        """Return the rule for a tensor with these scales in the members.
+
+        Raises:
+            NotStackable: if members need different ones, or there is none.
+        """
+        kinds = sorted({scale.inner_kind or scale.update_kind for scale in scales})
+        if len(kinds) > 1 or len({scale.update_kind for scale in scales}) > 1:
+            raise NotStackable(
+                f"{name}: members differ in the kind of its updates: {', '.join(kinds)}"
+            )
+        if kinds[0] not in self.rules:
+            raise NotStackable(
+                f"{name}: a stack knows no updates of the kind {kinds[0]} by this optimizer"
+            )
+        rule = self.rules[kinds[0]]
+        first = scales[0]
+        if first.inner_kind is not None:
+            return _normalised(rule, self.normalise)
+        if len({scale.parts for scale in scales}) > 1:
+            raise NotStackable(f"{name}: members cut it into different matrices")
+        if rule.layout == "matrix" and (first.parts or first.transposed):
+            return _cut(rule, first.parts, first.transposed)
+        return rule
 
 
 def _decay(
@@ -303,6 +332,10 @@ def _is_svd(options: Options, k: int) -> bool:
     return options["method"] == "svd"
 
 
+def _scion_arguments(options: Options, k: int) -> dict[str, Any]:
+    return {"method": options["method"], "nesterov": False}
+
+
 _ORTHOGONAL = StackedRule(
     _along(_orthogonal, ("momentum_buffer",)),
     _direction_scalars,
@@ -312,6 +345,103 @@ _ORTHOGONAL = StackedRule(
     layout="matrix",
     needs_host=_is_svd,
 )
+
+
+_ORTHOGONAL_SCION = replace(_ORTHOGONAL, host_arguments=_scion_arguments)
+_SIGN_SCION = StackedRule(
+    _along(sign_momentum, ("momentum_buffer",)),
+    _direction_scalars,
+    _momentum,
+    buffers=("momentum_buffer",),
+)
+_ROWS_SCION = replace(
+    _SIGN_SCION, update=_along(unit_rows_momentum, ("momentum_buffer",)), layout="tensor"
+)
+
+
+@cache  # one rule for each: its table of steps is computed once
+def _cut(rule: StackedRule, parts: tuple[int, ...], transposed: bool) -> StackedRule:
+    """Make a rule that applies another one to each matrix (S, out, in) that a tensor holds.
+
+    Args:
+        parts: their numbers of outputs; () for one matrix.
+        transposed: whether the tensor is (S, in, out).
+    """
+
+    def update(
+        w: Tensor,
+        g: Tensor,
+        state: Tensors,
+        scalars: Tensors,
+        step: Tensors,
+        **host_arguments: Any,
+    ) -> None:
+        start = 0
+        shared = {name: x for name, x in scalars.items() if not name.startswith("part")}
+        sizes = parts or (w.shape[-1] if transposed else w.shape[1],)
+        for i, size in enumerate(sizes):
+            views = [_rows(x, start, size, transposed) for x in (w, g)]
+            own = {name: _rows(x, start, size, transposed) for name, x in state.items()}
+            lr = scalars["lr"] * scalars[f"part{i}"] if parts else scalars["lr"]
+            rule.update(*views, own, {**shared, "lr": lr}, step, **host_arguments)
+            start += size
+
+    def scalars(scale: Scale) -> Scalars:
+        numbers = rule.scalars(scale)
+        for i, factor in enumerate(scale.part_factors):
+            numbers[f"part{i}"] = factor / scale.shape_factor
+        return numbers
+
+    return replace(rule, update=update, scalars=scalars)
+
+
+def _rows(x: Tensor, start: int, size: int, transposed: bool) -> Tensor:
+    """The rows of one of the matrices that a tensor (S, out, in) holds, as a view."""
+    return (x.mT if transposed else x).narrow(1, start, size)
+
+
+# Any rule, with the update divided by its norm
+
+
+@cache  # one rule for each: its table of steps is computed once
+def _normalised(rule: StackedRule, normalise: str) -> StackedRule:
+    """Make a rule that divides the updates of another one by their norm.
+
+    The other rule makes its step of W with lr = 1 and without weight decay; what it has subtracted
+    is normalised, as a run alone does.
+    """
+
+    def update(
+        w: Tensor,
+        g: Tensor,
+        state: Tensors,
+        scalars: Tensors,
+        step: Tensors,
+        **host_arguments: Any,
+    ) -> None:
+        lr = scalars["lr"] * step["schedule"]
+        one = torch.ones_like(lr)
+        before = w.clone()
+        inner_scalars = {name: x for name, x in scalars.items() if name not in ("decay", "factor")}
+        inner_scalars["lr"] = one
+        rule.update(w, g, state, inner_scalars, {**step, "schedule": one}, **host_arguments)
+        old = before.flatten(2)
+        u = old - w.flatten(2)
+        shape = (-1, 1, 1)
+        decay = scalars["decay"] * step["schedule"] if "decay" in scalars else torch.zeros_like(lr)
+        numbers = [x.view(shape) for x in (lr, scalars["factor"], decay)]
+        w.copy_(moved(normalise, old, u, *numbers).view_as(w))
+
+    def scalars(scale: Scale) -> Scalars:
+        inner = rule.scalars(replace(scale, lr=1.0, weight_decay=0.0))
+        return inner | {
+            "lr": scale.lr,
+            "factor": scale.mult * scale.shape_factor,
+            "decay": scale.lr * scale.weight_decay,
+        }
+
+    layout: Layout = "matrix" if rule.layout == "entries" else rule.layout
+    return replace(rule, update=update, scalars=scalars, layout=layout)
 
 
 # SOAP and Shampoo see the gradient c G too: so rounding decides as in a run alone
@@ -392,7 +522,12 @@ _KNOWN: dict[str, Stackable] = {
     "mupl.Orthogonal": Stackable(
         {"orthogonal": _ORTHOGONAL, "adam": _ADAMW},
         options=("momentum", "betas", "scale"),
-        shared_options=("method", "nesterov", "roles"),
+        shared_options=("method", "nesterov", "roles", "per"),
+    ),
+    "mupl.Scion": Stackable(
+        {"orthogonal": _ORTHOGONAL_SCION, "sign": _SIGN_SCION, "adam": _ROWS_SCION},
+        options=("momentum", "matrix_radius", "readout_radius", "other_radius", "constrained"),
+        shared_options=("method", "per"),
     ),
     "pytorch_optimizer.SOAP": Stackable(
         dict.fromkeys(("adam", *ROTATIONS), _SOAP),
@@ -419,6 +554,11 @@ def stackable(optimizer: Callable[..., Optimizer]) -> tuple[Stackable, dict[str,
         NotStackable: if it does not know the optimizer, or an option that is set.
     """
     constructor, chosen = unwrapped(optimizer)
+    if constructor is Normalized:
+        defaults = _defaults(constructor)
+        found, options = stackable(resolve(chosen.get("inner", defaults["inner"])))
+        normalise = chosen.get("normalise", defaults["normalise"])
+        return replace(found, normalise=normalise), options
     found = _look_up(constructor)
     defaults = _defaults(constructor)
     known = (*found.options, *found.shared_options)

@@ -220,6 +220,10 @@ class Stack:
             sums["val_accuracy"] = sums["val_accuracy"].where(finite, torch.nan)
         return {name: (total / examples).tolist() for name, total in sums.items()}
 
+    def mean_losses(self) -> list[float]:
+        """Each member's mean training loss over the last tenth of the steps made so far."""
+        return self.losses[self.k - max(1, round(0.1 * self.k)) : self.k].mean(0).tolist()
+
     def diverged(self) -> list[int | None]:
         """For each member the first step whose loss is not finite, or None.
 

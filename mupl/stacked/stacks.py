@@ -9,6 +9,7 @@ import torch
 
 from mupl.errors import ConfigError, bad_input, disk_error
 from mupl.stacked import plan
+from mupl.stacked.cohorts import remember_cohorts
 from mupl.stacked.describe import nbytes
 from mupl.stacked.executors import EXECUTORS, Submission
 from mupl.stacked.member import Job
@@ -40,7 +41,10 @@ def train_stacks(
     """
     in_begun = {job.id for stack in begun for job in stack}
     rest = [job for job in missing.values() if job.id not in in_begun]
-    stacks = [*begun, *_new_stacks(rest, options)]
+    new = _new_stacks(rest, options)
+    if new and new[0][0].config.halving.rungs:
+        remember_cohorts(states, [[job.id for job in stack] for stack in new])
+    stacks = [*begun, *new]
     if options.executor is None:
         _train_here(stacks, states, options, ended)
     elif stacks:
@@ -59,7 +63,8 @@ def _new_stacks(jobs: Sequence[Job], options: Options) -> list[list[Job]]:
             if isinstance(error, NotStackable) or not isinstance(bad_input(error), ConfigError):
                 reasons[str(error)] += 1
     for reason, count in reasons.items():
-        print(f"{count} of {len(jobs)} jobs run one by one: {reason}", flush=True)
+        to_the_end = ", to the end" if jobs[0].config.halving.rungs else ""
+        print(f"{count} of {len(jobs)} jobs run one by one{to_the_end}: {reason}", flush=True)
     stacks = []
     for group in groups.values():
         limit = _limit(group[0], options)

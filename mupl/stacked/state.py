@@ -31,6 +31,19 @@ def tensors_by_member(state: Mapping[str, Any]) -> dict[str, Any]:
     return entries
 
 
+def part_of(state: Mapping[str, Any], members: Sequence[int]) -> dict[str, Any]:
+    """Copy the part of a stack's state that belongs to some members."""
+    part: dict[str, Any] = {}
+    for key, value in state.items():
+        if isinstance(value, Mapping):
+            part[key] = part_of(value, members)
+        elif isinstance(value, Tensor):
+            part[key] = value[:, members] if key == "losses" else value[members]
+        else:
+            part[key] = value
+    return part
+
+
 def check_fits(
     mine: Mapping[str, Any],
     state: Mapping[str, Any],

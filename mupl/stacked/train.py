@@ -3,7 +3,7 @@
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mupl.claims import claimed, holder
 from mupl.signals import leave, noted
-from mupl.stacked.checkpoint import Checkpoint
+from mupl.stacked.checkpoint import Checkpoint, validation_of
 from mupl.stacked.member import Job
 from mupl.stacked.output import write_members
 from mupl.stacked.rules import NotStackable
 from mupl.stacked.stack import Stack
+from mupl.stacked.state import part_of
 from mupl.stats.recorder import Recorder
 from mupl.training.config import use_precision
 from mupl.training.threads import set_threads, step_flops
+from mupl.tuning.halving import Halving
 
 AGAIN = "the same command goes on from here"
 
@@ -98,20 +100,109 @@ def _train(
     title: str,
     interrupted: Callable[[], int],
 ) -> None:
-    started = time.perf_counter()
-    config = jobs[0].config
-    stack = _build_stack(jobs)
-    recorder, table = _recorder(jobs, stack)
-    ids, provenance = [job.id for job in jobs], jobs[0].row["provenance"]
-    checkpoint = Checkpoint(states, ids, provenance, stack, save_every)
+    """Train to the end, in a smaller stack after each rung of a halving."""
+    training = _Training(jobs, states, save_every, title)
+    recorder, table = _recorder(jobs, training.stack)
+    if recorder is None:
+        training.checkpoint.load()
     # closed at the end: its hooks and copies of weights would keep the stack in memory
     with recorder or nullcontext():
-        _fit(stack, config.trainer, recorder, checkpoint, title, interrupted)
-    seconds = round((time.perf_counter() - started) / len(jobs), 3)
-    write_members(jobs, stack, checkpoint.validation, recorder, table, seconds)
-    checkpoint.delete()
+        while _fit(training, recorder, interrupted):
+            training.pass_rung()
+    if training.jobs:
+        training.write(recorder, table)
+    training.checkpoint.delete()
     if interrupted():
         leave(interrupted(), f"{title}, at its end: its results are written; {AGAIN}")
+
+
+class _Training:
+    """A stack in training, which loses members at the rungs of a halving.
+
+    Attributes:
+        jobs: the members.
+        config: of the first of them; what the loop reads of it is the same for all.
+    """
+
+    def __init__(self, jobs: Sequence[Job], states: Path, save_every: float, title: str) -> None:
+        self.jobs = list(jobs)
+        self.config = jobs[0].config
+        self.title = title
+        self.halving = Halving.of(self.config)
+        self._states = states
+        self._save_every = save_every
+        self._since = time.perf_counter()
+        self._seconds = 0.0  # that each member took
+        self.stack = _build_stack(self.jobs)
+        self.checkpoint = self._new_checkpoint()
+
+    def _new_checkpoint(self) -> Checkpoint:
+        ids, provenance = [job.id for job in self.jobs], self.jobs[0].row["provenance"]
+        return Checkpoint(self._states, ids, provenance, self.stack, self._save_every)
+
+    @property
+    def next_rung(self) -> int:
+        """The number of updates after which the next rung comes; max_steps if there is none."""
+        steps = [*self.halving.steps(self.stack.max_steps), self.stack.max_steps]
+        return steps[self.checkpoint.rungs]
+
+    def write(
+        self,
+        recorder: Recorder | None = None,
+        table: str = "",
+        ended: Mapping[int, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Write the results of members that have ended; see `write_members`."""
+        now = time.perf_counter()
+        self._seconds += (now - self._since) / len(self.jobs)
+        self._since = now
+        validation, seconds = self.checkpoint.validation, round(self._seconds, 3)
+        write_members(self.jobs, self.stack, validation, recorder, table, seconds, ended)
+
+    def pass_rung(self) -> None:
+        """Write the results of the members that lose, and go on without them."""
+        ended = self._ended()
+        self.checkpoint.rungs += 1
+        if not ended:
+            return
+        self.write(ended=ended)
+        left = [i for i in range(len(self.jobs)) if i not in ended]
+        step = f"step {self.stack.k} of {self.stack.max_steps}"
+        print(f"{self.title}, {step}: {len(left)} of {len(self.jobs)} jobs go on", flush=True)
+        self.jobs = [self.jobs[i] for i in left]
+        if self.jobs:
+            self._shrink(left)
+
+    def _ended(self) -> dict[int, dict[str, Any]]:
+        """The members that do not go on, and what goes over the outcome of each."""
+        validation: dict[str, list[float]] = {}
+        losses = self.stack.mean_losses()
+        if self.halving.metric == "val_loss" and self.config.trainer.get("limit_val_batches") != 0:
+            validation = self.stack.evaluate()
+            losses = validation["val_loss"]
+        diverged = self.stack.diverged()
+        configs = [job.row["config"] for job in self.jobs]
+        ended: dict[int, dict[str, Any]] = {}
+        for i in self.halving.losers(self.checkpoint.rungs, configs, losses):
+            ended[i] = {}
+            if diverged[i] is None:
+                ended[i] = {name: values[i] for name, values in validation.items()}
+                ended[i] |= {"status": "dropped", "halving": self.halving.plain()}
+        return ended
+
+    def _shrink(self, left: Sequence[int]) -> None:
+        """Put these members into a stack of their own, with a checkpoint in place of the last."""
+        state = part_of(self.stack.state_dict(), left)
+        before = self.checkpoint
+        before.release()
+        del self.stack  # two of them may not fit into the memory
+        self.stack = _build_stack(self.jobs)
+        self.stack.load_state_dict(state)
+        self.checkpoint = self._new_checkpoint()
+        self.checkpoint.validation = validation_of(before.validation, left)
+        self.checkpoint.rungs = before.rungs
+        self.checkpoint.save()
+        before.delete()
 
 
 def _build_stack(jobs: Sequence[Job]) -> Stack:
@@ -138,29 +229,25 @@ def _build_stack(jobs: Sequence[Job]) -> Stack:
     )
 
 
-def _fit(
-    stack: Stack,
-    trainer: DictConfig,
-    recorder: Recorder | None,
-    checkpoint: Checkpoint,
-    title: str,
-    interrupted: Callable[[], int],
-) -> None:
-    """Train to the end, or until every member has diverged, and validate.
+def _fit(training: _Training, recorder: Recorder | None, interrupted: Callable[[], int]) -> bool:
+    """Train to the next rung, or to the end, or until every member has diverged, and validate.
 
     A recorded training has no checkpoints, as what is recorded is not saved: it starts anew.
+
+    Returns:
+        Whether a rung is reached.
     """
-    if recorder is None:
-        checkpoint.load()
+    stack, checkpoint, trainer = training.stack, training.checkpoint, training.config.trainer
+    rung = training.next_rung
     validate_every = trainer.val_check_interval
     if trainer.get("limit_val_batches") == 0:
         validate_every = 0
-    with _progress(title, stack) as show:
-        while stack.k < stack.max_steps:
-            until = _next_multiple(stack.k, trainer.log_every_n_steps)
+    with _progress(training.title, stack) as show:
+        while stack.k < rung and training.jobs:
+            until = min(rung, _next_multiple(stack.k, trainer.log_every_n_steps))
             if validate_every:
                 until = min(until, _next_multiple(stack.k, validate_every))
-            stack.train(min(stack.max_steps, until), interrupted, recorder)
+            stack.train(until, interrupted, recorder)
             diverged = stack.diverged()
             if validate_every and stack.k % validate_every == 0:
                 checkpoint.validation[stack.k] = stack.evaluate()
@@ -170,12 +257,13 @@ def _fit(
                 if recorder is None:
                     checkpoint.save()
                     kept = f"its state is in {checkpoint.file}"
-                when = f"{title}, step {stack.k} of {stack.max_steps}"
+                when = f"{training.title}, step {stack.k} of {stack.max_steps}"
                 leave(interrupted(), f"{when}: {kept}; {AGAIN}")
             if all(step is not None for step in diverged):
-                break
+                return False
             if recorder is None:
                 checkpoint.save_sometimes()
+    return bool(training.jobs) and rung < stack.max_steps
 
 
 def _next_multiple(k: int, n: int) -> int:

@@ -14,9 +14,11 @@ from omegaconf import DictConfig
 
 from mupl.claims import POLL, delete_useless, holder, waiting_for
 from mupl.errors import ConfigError, disk_error, disk_message
+from mupl.figures.look import Look, looking
 from mupl.files import delete_stale_partials
 from mupl.identity import RESULT_FILE, read_result, swept_keys
-from mupl.sweep.reports import get_report
+from mupl.sweep.plan import figure_options
+from mupl.sweep.reports import get_report, run_report, write_page
 
 
 class SweepReport(Callback):
@@ -32,6 +34,7 @@ class SweepReport(Callback):
     def __init__(self, report: str) -> None:
         self.report = report
         self.started: float | None = None  # time; None: not a multirun
+        self.first_end: float | None = None  # time when the first job ended here
         self.swept: dict[str, int] = {}  # key -> number of values
         self.total: int | None = None  # jobs; None: the sweeper decides as it goes
         self.trained = 0  # jobs that ended in this process
@@ -43,6 +46,7 @@ class SweepReport(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
             get_report(self.report)
+            _look(config)
         except ConfigError as error:
             sys.exit(f"error: {error}")
         self.started = time.time()
@@ -50,6 +54,8 @@ class SweepReport(Callback):
         self.swept = swept_keys(config)
         if str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
             self.total = math.prod(self.swept.values())
+        jobs = "jobs" if self.total is None else f"{self.total} job{'s' * (self.total != 1)}"
+        print(f"{jobs} in {config.hydra.sweep.dir}", flush=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if self.started is None:
@@ -79,16 +85,7 @@ class SweepReport(Callback):
         if found:
             print(f"{found} of {done} jobs were done before (rerun=all trains them anew)")
         sys.stdout.flush()
-        try:
-            code = get_report(self.report)(sweep_dir, config.metric)
-        except ConfigError as error:
-            sys.exit(f"error: {error}")
-        except Exception as error:
-            full = disk_error(error)
-            if full is not None:
-                sys.exit(f"error: {disk_message(full, str(sweep_dir))}")
-            traceback.print_exc()
-            sys.exit(1)
+        code = self._report(sweep_dir, config, _look(config))
         lost = [folder for folder in self.left if not (folder / RESULT_FILE).exists()]
         if lost:
             sys.exit(
@@ -97,6 +94,26 @@ class SweepReport(Callback):
             )
         if code:
             sys.exit(code)
+
+    def _report(self, sweep_dir: Path, config: DictConfig, look: Look) -> int | str:
+        """Report on the sweep; return the exit code, or the error that ends the command.
+
+        The page is written also where the report fails: it says why jobs did.
+        """
+        code: int | str = 1
+        try:
+            expect = config.get("expect")
+            with looking(look):
+                code = run_report(self.report, sweep_dir, config.metric, expect=expect)
+        except ConfigError as error:
+            code = f"error: {error}"
+        except Exception as error:
+            full = disk_error(error)
+            if full is not None:
+                return f"error: {disk_message(full, str(sweep_dir))}"
+            traceback.print_exc()
+        write_page("write_sweep_page", sweep_dir, config.metric)
+        return code
 
     def _name(self, overrides: list[str]) -> str:
         """Join the overrides of the keys that are swept, or all where it is not known which are."""
@@ -112,11 +129,14 @@ class SweepReport(Callback):
         one_by_one = str(config.hydra.launcher._target_).endswith(".BasicLauncher")
         if self.started is None or self.total is None or not one_by_one:
             return ""
-        left = self.total - self.trained - self.found - len(self.left)
-        if self.process != os.getpid() or not left:
+        if self.process != os.getpid():
             return ""
-        per_job = (time.time() - self.started) / self.trained
-        return f" ({per_job * left:.0f} s left)"
+        if self.first_end is None:  # a job that also imported all packages tells little
+            self.first_end = time.time()
+            return ""
+        left = self.total - self.trained - self.found - len(self.left)
+        per_job = (time.time() - self.first_end) / (self.trained - 1)
+        return f" (about {duration(per_job * left)} left)" if left else ""
 
     def _count(self, sweep_dir: Path) -> tuple[int, int]:
         """Return how many jobs there were, and how many of them had been done before the sweep."""
@@ -129,6 +149,11 @@ class SweepReport(Callback):
         return self.total, self.total - trained
 
 
+def _look(config: DictConfig) -> Look:
+    """Return how the config asks for figures."""
+    return Look.of(figure_options(config))
+
+
 def _wait_for_others(sweep_dir: Path) -> None:
     """Wait for the jobs that other processes run, so that the report has their results."""
     said = False
@@ -139,10 +164,24 @@ def _wait_for_others(sweep_dir: Path) -> None:
         time.sleep(POLL)
 
 
+def duration(seconds: float) -> str:
+    """Write a time as a person says it.
+
+    >>> duration(42.3), duration(600), duration(9000)
+    ('42 s', '10 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def _outcome(row: dict[str, Any], metric: str) -> str:
-    """Say the loss of a job that completed, or the error of one that failed."""
-    if row["status"] != "completed":
+    """Say the loss of a job that completed, when one diverged, or the error of one that failed."""
+    if row["status"] == "diverged":
+        return f"at step {row['steps']}"
+    if row["status"] not in ("completed", "dropped"):
         return row.get("error", "")
     if not math.isfinite(row.get(metric, math.nan)):
         metric = "train_loss"
-    return f"{metric} {row[metric]:.4g}"
+    at_step = f"at step {row['steps']}, " if row["status"] == "dropped" else ""
+    return f"{at_step}{metric} {row[metric]:.4g}"

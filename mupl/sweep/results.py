@@ -1,5 +1,8 @@
 """The results of a sweep as one table, rebuilt at any time from the `result.json` of each run."""
 
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,28 +10,51 @@ import pandas as pd
 
 from mupl.analysis.transfer import differing_columns
 from mupl.errors import ConfigError
-from mupl.identity import IDENTITY, OUTCOMES, SETTINGS, differences, read_results, setting
+from mupl.files import write_atomically
+from mupl.identity import (
+    IDENTITY,
+    OUTCOMES,
+    SETTINGS,
+    differences,
+    is_folder_of,
+    read_results,
+    setting,
+)
 
-NOT_COLUMNS = ("job", "config", "choices", "provenance")  # entries of a result.json
+COMPARED_FILE = "sweeps.json"  # of a folder that compares sweeps: name -> path from there
+NOT_COLUMNS = ("job", "config", "choices", "provenance", "halving")  # entries of a result.json
 
 
-def collect(sweep_dir: Path) -> pd.DataFrame:
-    """Return a row for each job with a result in a folder of `sweep_dir`, sorted by what differs.
+def collect(sweep_dir: Path, say: Callable[[str], object] = print) -> pd.DataFrame:
+    """Return a row for each job with a result in a folder of `sweep_dir` (`tabulate`).
 
-    Columns: `IDENTITY`, `SETTINGS`, every other key that the command of any of the jobs set, and
-    `OUTCOMES`. Where one job set a key and another did not, the other's value is the one in its
-    config. Copies of jobs' folders and jobs of other sweeps are left out, with a line that names
-    them. Another line says if rows come from different versions of code, data or packages.
+    A folder that compares sweeps (`compare`) has the jobs of all, with the column `table` to tell
+    the sweeps apart.
+
+    Copies of jobs' folders and jobs of other sweeps are left out, with a line that names them.
+    Another line says if rows come from different versions of code, data or packages.
+
+    Args:
+        sweep_dir: the folder.
+        say: what to do with these lines.
 
     Raises:
         ConfigError: if there is no result.
     """
-    results = _without_strays(read_results(sweep_dir))
-    if not results:
-        raise ConfigError(f"{sweep_dir}: no job left a result")
+    results = read_jobs(sweep_dir, say)
     different = differences([result.get("provenance") for result in results])
     if different:
-        print(f"warning: rows come from different versions: {', '.join(different)}", flush=True)
+        say(f"warning: rows come from different versions: {', '.join(different)}")
+    return tabulate(results)
+
+
+def tabulate(results: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return a row for each result of a job, sorted by what differs.
+
+    Columns: `IDENTITY`, `SETTINGS`, every other key that the command of any of the jobs set, and
+    `OUTCOMES`. Where one job set a key and another did not, the other's value is the one in its
+    config.
+    """
     keys = _keys(results)
     rows = [_row(result, keys) for result in results]
     table = pd.DataFrame(rows, columns=[*keys, *OUTCOMES])
@@ -38,27 +64,95 @@ def collect(sweep_dir: Path) -> pd.DataFrame:
     return _sorted(table)
 
 
-def _without_strays(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def read_jobs(sweep_dir: Path, say: Callable[[str], object] = print) -> list[dict[str, Any]]:
+    """Return what each job of a sweep, or of the sweeps that a folder compares, left.
+
+    The entry "folder" leads to the job from `sweep_dir`.
+
+    Raises:
+        ConfigError: if there is no result.
+    """
+    sweeps = compared(sweep_dir)
+    if not sweeps:
+        results = _without_strays(read_results(sweep_dir), say)
+        if not results:
+            raise ConfigError(f"{sweep_dir}: no job left a result")
+        return results
+    found = []
+    for name, sweep in sweeps.items():
+        for job in read_jobs(sweep, say):
+            folder = os.path.relpath(sweep / job["folder"], sweep_dir)
+            found.append({"table": name, **job, "folder": folder})
+    return found
+
+
+def compare(sweeps: Sequence[Path], folder: Path) -> None:
+    """Make a folder in which reports find the jobs of several sweeps.
+
+    Each sweep is named by the part of its path that others do not share.
+
+    Raises:
+        ConfigError: if a sweep is given twice.
+    """
+    paths = [sweep.resolve() for sweep in sweeps]
+    if len(set(paths)) < len(paths):
+        raise ConfigError(f"{sweeps[0]}: a sweep cannot be compared with itself")
+    shared = Path(os.path.commonpath(paths))
+    names = {}
+    for path in paths:
+        # of a sweep that has another inside, its own name
+        name = path.name if path == shared else str(path.relative_to(shared))
+        names[name] = os.path.relpath(path, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / COMPARED_FILE, json.dumps(names, indent=1))
+
+
+def compared(folder: Path) -> dict[str, Path]:
+    """Return the sweeps that a folder compares, by name; none if it is a sweep's own."""
+    file = folder / COMPARED_FILE
+    if not file.exists():
+        return {}
+    names = json.loads(file.read_text())
+    return {name: folder / path for name, path in names.items()}
+
+
+def loss_unit(jobs: Iterable[Mapping[str, Any]]) -> str:
+    """Return the unit of the losses of some jobs: "nats" of a cross-entropy, "" of another loss.
+
+    >>> loss_unit([{"config": {"loss": "mupl.training.setup.cross_entropy"}}])
+    'nats'
+    """
+    names = {str(job.get("config", {}).get("loss")).rpartition(".")[2] for job in jobs}
+    return "nats" if names == {"cross_entropy"} else ""
+
+
+def _without_strays(
+    results: list[dict[str, Any]], say: Callable[[str], object]
+) -> list[dict[str, Any]]:
     """Leave out results whose folders are not the ones that their jobs wrote to.
 
-    A job's folder is named by its id, unless `hydra.sweep.subdir` says otherwise. If no folder is
-    named so, each job counts once, by its first folder.
+    The name of a job's folder ends with digits of its id, unless `hydra.sweep.subdir` says
+    otherwise. If no folder is named so, each job counts once, by its first folder.
     """
-    named_by_id = any(result["folder"] == result.get("job") for result in results)
+    named_by_id = any(_is_own(result) for result in results)
     kept = []
     strays = []
     seen = set()
     for result in results:
         job = result.get("job", result["folder"])
-        is_stray = job != result["folder"] if named_by_id else job in seen
+        is_stray = job in seen or (named_by_id and not _is_own(result))
         seen.add(job)
         if is_stray:
             strays.append(f"{result['folder']} (of job {job})")
         else:
             kept.append(result)
     if strays:
-        print(f"left out, as copies or jobs of another sweep: {', '.join(strays)}")
+        say(f"left out, as copies or jobs of another sweep: {', '.join(strays)}")
     return kept
+
+
+def _is_own(result: dict[str, Any]) -> bool:
+    return is_folder_of(result["folder"], result.get("job", ""))
 
 
 def _keys(results: list[dict[str, Any]]) -> list[str]:

@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,30 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 
 from mupl.errors import ConfigError
-from mupl.identity import METRICS, RERUN, RESULT_FILE, task_overrides
+from mupl.identity import (
+    METRICS,
+    RERUN,
+    RESULT_FILE,
+    earlier_folder,
+    remember_sweep,
+    task_overrides,
+)
 from mupl.parametrization.hyperparameters import (
     SIZE_RULES,
     mode_problems,
     number_problems,
+    tune_problems,
     word_problems,
 )
 from mupl.training.clear_errors import clear_errors
+from mupl.training.keys import wandb_key_is_set
 from mupl.training.overrides import (
     jobs,
     known_keys,
     refuse_unknown,
     swept_values,
 )
+from mupl.tuning.halving import halving_problems
 
 Values = Mapping[str, Any]  # by dotted key
 
@@ -39,6 +50,7 @@ WHOLE = {
 }
 BASES = ("base_batch_size", "base_steps")  # of batch_scaling
 WHOLE_OR_NULL = ("base_depth", *BASES)
+RECORDED = "callbacks.coordinates.steps"
 WIDTHS = ("width", "base_width")
 NUMBERS = ("lr", "eps", "weight_decay")
 WORDS = {
@@ -54,14 +66,16 @@ WORDS = {
 BY_NAME = ("roles", "init")
 CHECKED = (
     *WIDTHS, *WHOLE, *NUMBERS, "weight_decay_mode", *WORDS, *WHOLE_OR_NULL, *BY_NAME,
-    "keep", "seed", "threads", "loss", "trainer.devices", "trainer.num_nodes",
-    "trainer.gradient_clip_val", "trainer.val_check_interval",
+    "keep", "tune", "halving", "seed", "threads", "loss", "trainer.devices", "trainer.num_nodes",
+    "trainer.gradient_clip_val", "trainer.val_check_interval", RECORDED,
 )  # fmt: skip
 SEEDS = 2**32  # what numpy's and Lightning's generators take
 
 # What tells the folders of a sweep's jobs apart, whatever is swept
-UNIQUE = ("job_id:", "job.num", "job.id", "override_dirname")
+UNIQUE = ("job_folder:", "job_id:", "job.num", "job.id", "override_dirname")
 COORDINATE_CHECKS = ("coordinate_check", "ablation")  # reports
+# Class of a logger -> the package that it needs, which is also its extra
+LOGGERS = {"WandbLogger": "wandb", "TensorBoardLogger": "tensorboard", "MLFlowLogger": "mlflow"}
 MAX_JOBS = 20_000  # of a sweep that are checked before the first is trained
 
 
@@ -83,7 +97,7 @@ def values_of(cfg: DictConfig, swept: Iterable[str] = ()) -> dict[str, Any]:
     values = {}
     for key in CHECKED:
         group, _, name = key.rpartition(".")
-        node = cfg.get(group) if group else cfg
+        node = OmegaConf.select(cfg, group) if group else cfg
         if node is None or name not in node.keys():  # noqa: SIM118 (`in` overlooks what is broken)
             continue
         try:
@@ -108,6 +122,8 @@ def problems(values: Values) -> Iterator[str]:
         _whole_or_null_problems: WHOLE_OR_NULL,
         _mapping_problems: BY_NAME,
         _globs_problems: ("keep",),
+        tune_problems: ("tune",),
+        halving_problems: ("halving",),
         _seed_problems: ("seed",),
         _threads_problems: ("threads",),
         _loss_problems: ("loss",),
@@ -123,6 +139,7 @@ def problems(values: Values) -> Iterator[str]:
         if key in values:
             yield from word_problems(key, values[key], known)
     yield from _batch_scaling_problems(values)
+    yield from _recorded_problems(values)
 
 
 def _is_whole(value: Any, least: int) -> bool:
@@ -192,6 +209,18 @@ def _interval_problems(key: str, value: Any) -> Iterator[str]:
         yield f"{key}={value}: must be a number of steps >= 1, or a share of an epoch"
 
 
+def _recorded_problems(values: Values) -> Iterator[str]:
+    """Refuse a list of steps of which training does not reach the last."""
+    steps, updates = values.get(RECORDED), values.get("max_steps")
+    if not isinstance(steps, list) or not all(_is_whole(step, 0) for step in steps):
+        return  # what else it may be, the recorder says
+    if steps and _is_whole(updates, 1) and max(steps) >= updates:
+        yield (
+            f"{RECORDED}={steps}: training ends before step {max(steps)}; say "
+            f"max_steps={max(steps) + 1} or more"
+        )
+
+
 def _batch_scaling_problems(values: Values) -> Iterator[str]:
     rule = values.get("batch_scaling", "none")
     if rule != "none" and all(key in values and values[key] is None for key in BASES):
@@ -215,7 +244,9 @@ class CheckInput(Callback):
             says_depth = any(text.startswith("depth=") for text in task_overrides(config))
             for problem in _command_problems(values_of(config), says_depth):
                 raise ConfigError(problem)
-            _check_login(config)
+            _check_loggers(config)
+            if config.halving.rungs:
+                raise ConfigError(_no_halving(config, "add -m hydra/launcher=stacked"))
             for key in BASES:
                 if config.batch_scaling == "none" and config[key] is not None:
                     note = f"{key}={config[key]}: changes nothing under batch_scaling=none"
@@ -223,6 +254,7 @@ class CheckInput(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with clear_errors():
+            remember_sweep(config)
             swept = swept_values(config)
             _refuse_intervals(config, swept)
             _check_keys(config, swept)
@@ -230,7 +262,13 @@ class CheckInput(Callback):
             _check_entries(config)
             _check_folders(config, swept)
             _check_jobs(config, swept)
-            _check_login(config)
+            _check_expectations(config)
+            _check_loggers(config)
+            _check_halving(config)
+            earlier = earlier_folder(config)
+            if earlier is not None:
+                text = f"note: {earlier} has this sweep under the name that it had before; say "
+                print(f"{text}hydra.sweep.dir={earlier} to go on there", file=sys.stderr)
 
 
 def _check_keys(config: DictConfig, swept: Iterable[str] = ()) -> None:
@@ -239,7 +277,7 @@ def _check_keys(config: DictConfig, swept: Iterable[str] = ()) -> None:
         if "/" not in key and "@" not in key:  # else a config group of Hydra's, or within one
             keys.append(key.partition(".")[0])
     refuse_unknown((key for key in keys if key != "hydra"), config)
-    optional = ("hydra", "size", "experiment", "local")
+    optional = ("hydra", "size", "experiment", "setting", "local")
     for key in known_keys():
         if key not in keys and key not in optional:
             raise ConfigError(f"{key}: is missing; every run needs it")
@@ -278,8 +316,25 @@ def _refuse_intervals(config: DictConfig, swept: Mapping[str, list[Any] | None])
         if values is None and str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
             raise ConfigError(
                 f"{key}: an interval needs a sweeper that draws values, such as "
-                f"hydra/sweeper=optuna; for a grid say {key}=range(0,3) or values with commas"
+                f"hydra/sweeper=draws; for a grid say {key}=range(0,3) or values with commas"
             )
+
+
+def _check_halving(config: DictConfig) -> None:
+    """Refuse a halving where jobs run one by one, or record statistics to the end."""
+    if not config.halving.rungs:
+        return
+    if not str(config.hydra.launcher._target_).endswith(".StackedLauncher"):
+        raise ConfigError(_no_halving(config, "add hydra/launcher=stacked"))
+    if config.callbacks:
+        raise ConfigError(_no_halving(config, f"leave out callbacks={[*config.callbacks]}"))
+
+
+def _no_halving(config: DictConfig, remedy: str) -> str:
+    return (
+        f"halving.rungs={config.halving.rungs}: drops jobs of a sweep in stacks that record "
+        f"nothing; {remedy}, or say halving.rungs=[]"
+    )
 
 
 def _check_folders(config: DictConfig, swept: Mapping[str, list[Any] | None]) -> None:
@@ -324,8 +379,8 @@ def _check_jobs(config: DictConfig, swept: Mapping[str, list[Any] | None]) -> No
     for point in points:
         job = {key: value for key, value in values.items() if key not in swept}
         for key, value in point.items():
-            if key in CHECKED and "${" not in str(value):
-                job[key] = value
+            if "${" not in str(value):
+                _set(job, key, value)
         for problem in _command_problems(job, says_depth="depth" in point):
             wrong[problem] += 1
             break
@@ -335,15 +390,54 @@ def _check_jobs(config: DictConfig, swept: Mapping[str, list[Any] | None]) -> No
         print(f"{count} of {len(points)} jobs will fail: {problem}", file=sys.stderr, flush=True)
 
 
-def _check_login(config: DictConfig) -> None:
-    """Have W&B's key ready, if runs are to be sent there: asked for now, or refused now."""
-    for name, logger in (config.get("logger") or {}).items():
-        if str(logger.get("_target_")).endswith("WandbLogger") and logger.get("offline") is False:
-            import wandb
+def _set(job: dict[str, Any], key: str, value: Any) -> None:
+    """Enter a swept value into those that can be checked, if it is one of them."""
+    if key in CHECKED:
+        job[key] = value
+    elif key.startswith("tune.") and isinstance(job.get("tune"), dict):
+        name, _, factor = key.removeprefix("tune.").rpartition(".")
+        job["tune"] = {**job["tune"], name: {**job["tune"].get(name, {}), factor: value}}
 
-            try:
-                wandb.login()
-            except wandb.errors.UsageError as error:
-                raise ConfigError(
-                    f"logger.{name}.offline=false: {error} (or logger.{name}.offline=true)"
-                ) from error
+
+def _check_expectations(config: DictConfig) -> None:
+    expect = config.get("expect") or {}
+    report = OmegaConf.select(config, "hydra.callbacks.sweep_report.report")
+    if not OmegaConf.is_dict(expect):
+        raise ConfigError(f"expect={expect}: must be by parametrization, such as +expect.sp=fail")
+    if expect and report != "coordinate_check":
+        raise ConfigError("expect: is for coordinate checks, such as experiment=coord_check")
+    for name, word in expect.items():
+        for problem in word_problems(f"expect.{name}", word, ("pass", "fail")):
+            raise ConfigError(problem)
+
+
+def _check_loggers(config: DictConfig) -> None:
+    """Refuse loggers that are not installed, and see to the key of W&B.
+
+    The key is asked for now, or refused now, if runs are to be sent there.
+    """
+    for name, logger in (config.get("logger") or {}).items():
+        package = LOGGERS.get(str(logger.get("_target_")).rpartition(".")[2])
+        if package and find_spec(package) is None:
+            raise ConfigError(
+                f"logger={name}: needs the package {package}, which is not installed: "
+                f"pip install 'mupl[{package}]'"
+            )
+        if package == "wandb" and logger.get("offline"):
+            if not wandb_key_is_set():
+                text = "no key is set, so that runs stay on this machine; wandb sync sends them"
+                print(f"note: logger={name}: {text}", file=sys.stderr, flush=True)
+        elif package == "wandb" and logger.get("offline") is False:
+            _log_in(str(name))
+
+
+def _log_in(name: str) -> None:
+    import wandb
+
+    try:
+        wandb.login()
+    except wandb.Error as error:  # no key, one that W&B refuses, or no network
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"logger.{name}.offline=false: {reason} (or logger.{name}.offline=true)"
+        ) from error

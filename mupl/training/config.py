@@ -29,7 +29,7 @@ from mupl.training.setup import Setup
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 SIZES = ("width", "depth")  # arguments of a model that a setup gives to it
 
-TUNED_KEYS = ("lr", "eps", "weight_decay", "weight_decay_mode", "seed")
+TUNED_KEYS = ("lr", "eps", "weight_decay", "weight_decay_mode", "tune", "seed")
 
 
 def load_data(cfg: DictConfig) -> Any:
@@ -171,7 +171,8 @@ def _shape(value: Any) -> str:
 def tuned(cfg: DictConfig) -> dict[str, Any]:
     """Return the arguments of a setup that follow from `TUNED_KEYS`; none shapes its model."""
     scaled = batch_scaling(cfg).values(cfg.lr, cfg.eps, cfg.weight_decay)
-    return {**scaled, "weight_decay_mode": cfg.weight_decay_mode, "seed": cfg.seed}
+    others = {"weight_decay_mode": cfg.weight_decay_mode, "seed": cfg.seed}
+    return {**scaled, **others, "tune": OmegaConf.to_container(cfg.tune, resolve=True)}
 
 
 def batch_scaling(cfg: DictConfig) -> BatchScaling:
@@ -196,14 +197,15 @@ def use_precision(word: str) -> str:
     return "32-true" if word == "tf32" else word
 
 
-def show_parametrization(setup: Setup, folder: Path, quiet: bool) -> None:
-    """Write the parametrization table into the run's folder; print it unless `quiet`."""
+def show_parametrization(setup: Setup, folder: Path, quiet: bool) -> list[dict[str, Any]]:
+    """Write the parametrization table into the run's folder, print it unless `quiet`, return it."""
     rows = scale_rows(setup.infos, setup.scales)
     write_csv(folder / "parametrization.csv", rows, columns=list(rows[0]))
     if not quiet:
         print_table(rows, "parametrization")
         for note in notes(setup):
             print(f"note: {note}", file=sys.stderr, flush=True)
+    return rows
 
 
 def notes(setup: Setup) -> list[str]:

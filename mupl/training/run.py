@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch import seed_everything
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from mupl.claims import POLL, claimed, holder
@@ -27,11 +28,10 @@ from mupl.training.config import (
     show_parametrization,
     use_precision,
 )
+from mupl.training.loggers import RunLog
 from mupl.training.module import TrainingModule
 from mupl.training.outcome import summary
 from mupl.training.threads import set_threads, step_flops
-
-log = logging.getLogger(__name__)
 
 # Said by Lightning in every run, of things that are as they should be
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -84,8 +84,9 @@ def _run_job(cfg: DictConfig, folder: Path, row: dict[str, Any], sweeper: str) -
 def _run(cfg: DictConfig, folder: Path, row: dict[str, Any], alone: bool) -> dict[str, Any]:
     """Train, and write and return the row, which is a failed one if the training raises."""
     started = time.perf_counter()
+    log = RunLog(cfg.logger, row)
     try:
-        row |= train(cfg, folder, quiet=not alone)
+        row |= train(cfg, folder, log, quiet=not alone)
     except Exception as error:
         if disk_error(error):
             raise  # no fault of the job: it runs again once there is room
@@ -95,14 +96,16 @@ def _run(cfg: DictConfig, folder: Path, row: dict[str, Any], alone: bool) -> dic
         if alone:
             raise
         if not isinstance(cause, ConfigError):
-            log.exception("run failed")
+            logging.getLogger(__name__).exception("run failed")
+        log.end(row)
         return row
     row["seconds"] = round(time.perf_counter() - started, 3)
+    log.end(row)
     write_result(folder, row)
     return row
 
 
-def train(cfg: DictConfig, folder: Path, quiet: bool = False) -> dict[str, Any]:
+def train(cfg: DictConfig, folder: Path, log: RunLog, quiet: bool = False) -> dict[str, Any]:
     """config -> data, module, trainer -> fit -> outcome: status, steps, losses and accuracy."""
     check(cfg)
     seed_everything(cfg.seed, verbose=False)
@@ -110,21 +113,20 @@ def train(cfg: DictConfig, folder: Path, quiet: bool = False) -> dict[str, Any]:
     data = data_module(splits, batch_size=cfg.batch_size, seed=cfg.seed)
     setup = build_setup(cfg, splits.model_args)
     setup.loss = CheckedLoss(setup.loss)
-    show_parametrization(setup, folder, quiet)
-    trainer = build_trainer(cfg, quiet)
+    log.begin(show_parametrization(setup, folder, quiet))
+    trainer = build_trainer(cfg, log.loggers, quiet)
     flops = step_flops(setup.infos, splits, cfg.batch_size)
     set_threads(cfg.threads, flops, trainer.strategy.root_device)
     return fit(trainer, TrainingModule(setup), data)
 
 
-def build_trainer(cfg: DictConfig, quiet: bool) -> Trainer:
+def build_trainer(cfg: DictConfig, loggers: list[Logger], quiet: bool) -> Trainer:
     """Build the stock trainer of a config; a job of a multirun leaves the display to the sweep."""
     precision = use_precision(cfg.trainer.get("precision", "32-true"))
     callbacks = [instantiate(entry) for entry in cfg.callbacks.values()]
     callbacks.append(LossRecord())
     if not quiet:
         callbacks.append(StepProgress())
-    loggers = [instantiate(entry) for entry in cfg.logger.values()]
     return instantiate(cfg.trainer, precision=precision, callbacks=callbacks, logger=loggers)
 
 

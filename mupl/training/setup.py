@@ -24,6 +24,7 @@ from mupl.optim.scaling import scale
 from mupl.optim.schedules import Schedule
 from mupl.parametrization.exponents import Expected, expected_exponents
 from mupl.parametrization.hyperparameters import decay_exponent
+from mupl.parametrization.per_module import Tune
 from mupl.parametrization.rules import Parametrization, as_parametrization
 from mupl.parametrization.scales import scale_rows
 from mupl.parametrization.tables import UNIT_SCALED
@@ -66,6 +67,7 @@ class Setup:
         weight_decay_mode: "decoupled" keeps lr * weight_decay constant in width, "independent"
             also in lr; "coupled" leaves weight_decay alone. A number p has lr * weight_decay fall
             as m_in^-p.
+        tune: factors by module, such as `{"hidden": {"lr": 2}}`; see `mupl.scale`.
         depth, base_depth: number of blocks, for `build(width, depth=depth)`, and the number where
             `lr` was tuned. A parametrization with rules in depth needs them;
             `get_parametrization(name).width_only()` has none.
@@ -121,6 +123,7 @@ class Setup:
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         weight_decay_mode: str | float = "decoupled",
+        tune: Tune | None = None,
         depth: int | None = None,
         base_depth: int | None = None,
         schedule: Schedule | None = None,
@@ -147,7 +150,7 @@ class Setup:
         self.infos = describe(build, width, base_width, depth=depth, base_depth=base_depth, **given)
         self._check_seed(seed)
         self._dtype = torch.get_default_dtype()
-        self._scale(lr, weight_decay_mode, eps=eps, weight_decay=weight_decay)
+        self._scale(lr, weight_decay_mode, eps=eps, weight_decay=weight_decay, tune=tune)
         self._check_depth(base_depth)
         self.warnings = self._warnings()
         self.model = self.initial_model()
@@ -262,7 +265,7 @@ class Setup:
         self.scales = scale(self.infos, self.parametrization, self.optimizer_rules, **others)
 
     def with_tuned(self, *, seed: int, lr: float, **others: Any) -> Self:
-        """Copy this setup with another seed, lr, eps, weight_decay and weight_decay_mode.
+        """Copy this setup with another seed, lr, eps, weight_decay, its mode, and tune.
 
         The copy shares the model, which must hold no weights (`torch.device("meta")`).
         """
@@ -292,7 +295,7 @@ class Setup:
 
     def expected_exponents(
         self, t: int, decay: bool = False, along: str = "width"
-    ) -> dict[tuple[str, str], Expected]:
+    ) -> dict[tuple[str, ...], Expected]:
         """Say what a coordinate check must see after t updates (`mupl.parametrization.exponents`).
 
         Nothing is said of updates that contain coupled weight decay (SGD's, Adam's).
@@ -315,7 +318,8 @@ class Setup:
             decay_exponent(self.weight_decay_mode),
         )
         if not decay and any(scale.weight_decay for scale in self.scales.values()):
-            expected = {key: value for key, value in expected.items() if key[0] != "update"}
+            of_updates = ("update", "effective", "propagating")
+            expected = {key: value for key, value in expected.items() if key[0] not in of_updates}
         return expected
 
     def __repr__(self) -> str:

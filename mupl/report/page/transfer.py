@@ -1,0 +1,278 @@
+"""The part of a page on hyperparameter transfer: curves, optima and what they say."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+from mupl.analysis import transfer
+from mupl.analysis.readings import glossary, readings
+from mupl.figures.style import by_rank, with_unit, with_written_names
+from mupl.figures.transfer import loss_axis
+from mupl.report.hyperparameter_transfer import Losses
+from mupl.report.page.charts import (
+    Axis,
+    band_edge,
+    base,
+    color,
+    lines_with_bands,
+    log_ticks,
+    panel,
+    tooltip,
+)
+from mupl.report.page.elements import Charts, Finding, Panel, Section, Table, cell
+
+TRANSFER_COLUMNS = {
+    "drift": "drift (octaves a doubling)",
+    "drift_low": "95 % low, over seeds",
+    "drift_high": "95 % high, over seeds",
+    "scatter_low": "95 % low, over sizes",
+    "scatter_high": "95 % high, over sizes",
+    "worst_regret": "worst regret",
+    "grid_regret": "of tried values",
+    "fit_error": "fit error (octaves)",
+    "robustness": "robustness",
+    "asymptotic_loss": "asymptotic loss",
+    "edges": "optimum at the edge at",
+}
+
+
+def transfer_section(losses: Losses, unit: str) -> tuple[Section | None, list[Finding]]:
+    """Return the section, and what is to be said at the top; None if nothing was swept.
+
+    Args:
+        losses: of all runs.
+        unit: of the losses, such as "nats"; "" if it is not known.
+    """
+    results, metric, size, x, _ = losses
+    table = transfer.curves(results, metric, x)
+    if results[x].nunique() < 2 or not np.isfinite(table["mean"]).any():
+        return None, []
+    found = Curves(losses, unit)
+    parts: list[Finding | str | Charts | Table] = [found.charts()]
+    findings: list[Finding] = []
+    if size is not None:
+        optima = by_rank(transfer.optima(results, metric, size, x))
+        findings = _findings(optima, losses)
+        parts += [*_along_size(optima, losses, unit), *glossary(size, x)]
+    else:
+        findings = list(map(Finding, _best_values(losses, unit)))
+    parts.append(_best_table(losses))
+    name = transfer.hyperparameter_name(x)
+    return Section(f"Transfer of the {name}" if size else f"Best {name}", parts), findings
+
+
+class Curves:
+    """Loss against the hyperparameter: a curve a size, a panel for all else that was swept."""
+
+    def __init__(self, losses: Losses, unit: str) -> None:
+        results, metric, size, x, _ = losses
+        self.losses = losses
+        self.size = size or "width"
+        table = by_rank(transfer.curves(results, metric, x))
+        keys = transfer.curve_keys(results, x, metric)
+        panel_keys = transfer.differing_keys(results, [key for key in keys if key != self.size])
+        table["panel"] = transfer.labels(with_written_names(table[panel_keys]))
+        table["series"] = table[self.size].astype(str)
+        best = table.groupby(["panel", "series"])["mean"].transform("min")
+        table["best"] = (table["mean"] == best) & np.isfinite(table["mean"])
+        self.table = table
+        self.series = list(dict.fromkeys(table.sort_values(self.size)["series"]))
+        finite = table[np.isfinite(table["mean"])]
+        worst_best = finite.loc[finite["best"], "mean"].max()
+        limits = loss_axis(finite, worst_best, keys, x)
+        self.x = Axis.of_values(transfer.hyperparameter_name(x), table[x])
+        self.y = _loss_axis(with_unit(metric, unit), limits)
+
+    def charts(self) -> Charts:
+        """Return the charts of all panels, with the legend of sizes."""
+        panels = [
+            self._panel(str(title), rows) for title, rows in self.table.groupby("panel", sort=False)
+        ]
+        x = self.losses.x
+        name = transfer.hyperparameter_name(x)
+        along = transfer.SIZES.get(self.size, self.size)
+        caption = (
+            f"Final loss against the {name}. A line is the mean over seeds, a band their range, "
+            f"and a star the best {name} of its {along}. A cross marks what diverged. All panels "
+            "have the same axes, which end above the losses at the smallest value."
+        )
+        return Charts(
+            caption,
+            panels,
+            series=self.series,
+            legend=along,
+            table=Table.of("All points of the curves", self._points()),
+        )
+
+    def _points(self) -> pd.DataFrame:
+        _, metric, _, x, _ = self.losses
+        columns = ["panel", self.size, x, "mean", "min", "max", "seeds"]
+        return self.table[columns].rename(columns={"panel": "", "mean": f"mean {metric}"})
+
+    def _panel(self, title: str, rows: pd.DataFrame) -> Panel:
+        x = self.losses.x
+        finite = rows[np.isfinite(rows["mean"])]
+        points = finite.rename(columns={"mean": "loss", "min": "low", "max": "high", x: "x"})
+        points = points[["series", "x", "loss", "low", "high", "seeds", "best"]]
+        at_x = self.x.encode(alt.X, "x")
+        loss = self.y.encode(alt.Y, "loss")
+        hover = _hover(self.size, x)
+        chart = base(points)
+        layers = lines_with_bands(chart, at_x, loss, self.series, hover)
+        stars = chart.transform_filter("datum.best").mark_point(
+            shape=STAR, size=170, filled=True, opacity=1, stroke="currentColor", strokeWidth=1
+        )
+        layers.append(stars.encode(x=at_x, y=loss, color=color(self.series), tooltip=list(hover)))
+        diverged = _diverged(rows, x, self.size)
+        if not diverged.empty:
+            crosses = base(diverged).mark_point(shape="cross", angle=45, size=60, filled=True)
+            layers.append(
+                crosses.encode(
+                    x=at_x,
+                    y=alt.value(4),
+                    color=alt.value("currentColor"),
+                    tooltip=tooltip(x=transfer.hyperparameter_name(x), note="diverged at"),
+                )
+            )
+        return panel(title, layers, self._description(title, finite))
+
+    def _description(self, title: str, finite: pd.DataFrame) -> str:
+        x = self.losses.x
+        said = []
+        for row in finite[finite["best"]].to_dict("records"):
+            said.append(f"{self.size} {row['series']}: best {row[x]}, loss {row['mean']:.4g}")
+        return f"{title}. {'; '.join(said)}."
+
+
+# A star of five points, as a path in a square of side 2 around 0
+STAR = (
+    "M0,-1L0.235,-0.324L0.951,-0.309L0.380,0.124L0.588,0.809L0,0.4L-0.588,0.809"
+    "L-0.380,0.124L-0.951,-0.309L-0.235,-0.324Z"
+)
+
+
+def _loss_axis(label: str, limits: Mapping[str, Any]) -> Axis:
+    """Return the axis that matplotlib's `limits` describe."""
+    number = "format(datum.value, '.3~g')"
+    if "ylim" not in limits:
+        return Axis(label, {"zero": False}, labels=number)
+    low, high = map(float, limits["ylim"])
+    scale: dict[str, Any] = {"domain": [low, high], "nice": False}
+    if limits.get("yscale") == "log":
+        scale["type"] = "log"
+        return Axis(label, scale, "Q", log_ticks(low, high), number)
+    return Axis(label, scale | {"zero": False}, labels=number)
+
+
+def _hover(size: str, x: str) -> list[alt.Tooltip]:
+    along = transfer.SIZES.get(size, size)
+    name = transfer.hyperparameter_name(x)
+    return tooltip(series=along, x=name, loss="loss", low="lowest", high="highest", seeds="seeds")
+
+
+def _diverged(rows: pd.DataFrame, x: str, size: str) -> pd.DataFrame:
+    """Return the values of x at which runs diverged, each with the sizes of which they are."""
+    lost = rows[~np.isfinite(rows["mean"])]
+    along = transfer.SIZES.get(size, size)
+    found = lost.groupby(x, sort=False)["series"].agg(", ".join)
+    notes = [f"{along} {sizes}" for sizes in found]
+    return pd.DataFrame({"x": found.index, "note": notes, "series": ""})
+
+
+def _findings(optima: pd.DataFrame, losses: Losses) -> list[Finding]:
+    results, metric, size, x, _ = losses
+    assert size is not None
+    table = transfer.transfer(results, metric, size, x, optima)
+    if table.empty:
+        return []
+    keys = [key for key in transfer.curve_keys(results, x, metric) if key != size]
+    said = readings(with_written_names(optima), with_written_names(table), keys, size, x)
+    findings = []
+    for text in said:
+        warning = text.removeprefix("warning: ")
+        findings.append(Finding(warning, "warn" if warning != text else ""))
+    return findings
+
+
+def _best_values(losses: Losses, unit: str) -> Iterator[str]:
+    """Say the best value of each curve, where there is one size."""
+    results, metric, _, x, _ = losses
+    best = transfer.best(results, metric, x)
+    keys = transfer.curve_keys(results, x, metric)
+    name = transfer.hyperparameter_name(x)
+    names = transfer.labels(with_written_names(best[transfer.differing_keys(best, keys)]))
+    for series, row in zip(names, best.to_dict("records"), strict=True):
+        edge = ", at the edge of the grid: try values beyond" if row["at_edge"] else ""
+        loss = f"{cell(row[metric])} {unit}".rstrip()
+        yield f"{series}: best {name} {cell(row[x])}{edge}; {metric} {loss}"
+
+
+def _along_size(optima: pd.DataFrame, losses: Losses, unit: str) -> list[Charts | Table]:
+    """Chart the optimum and its loss against size, and tabulate how it transfers."""
+    results, metric, size, x, _ = losses
+    assert size is not None
+    keys = [key for key in transfer.curve_keys(results, x, metric) if key != size]
+    names = transfer.differing_keys(optima, keys)
+    optima = optima.assign(series=transfer.labels(with_written_names(optima[names])))
+    series = list(dict.fromkeys(optima["series"]))
+    along = transfer.SIZES.get(size, size)
+    name = transfer.hyperparameter_name(x)
+    panels = []
+    if is_numeric_dtype(optima[x]):
+        title = f"Best {name} against {along}"
+        panels.append(_against_size(title, name, optima, size, x, series))
+    title = f"Best loss against {along}"
+    panels.append(_against_size(title, with_unit(metric, unit), optima, size, "loss", series))
+    caption = (
+        f"Left: the {name} at the lowest point of each curve, between grid points by a parabola; "
+        "bars are 95 % intervals over seeds. A flat line transfers."
+        if len(panels) > 1
+        else ""
+    )
+    parts: list[Charts | Table] = [Charts(caption, panels, series=series, legend="series")]
+    table = transfer.transfer(results, metric, size, x, optima.drop(columns="series"))
+    if not table.empty:
+        shown = with_written_names(table)[[*names, *(c for c in TRANSFER_COLUMNS if c in table)]]
+        shown = shown.dropna(axis="columns", how="all").rename(columns=TRANSFER_COLUMNS)
+        parts.append(Table.of(f"How the {name} transfers along {along}", shown, is_open=True))
+    return parts
+
+
+def _against_size(
+    title: str, label: str, optima: pd.DataFrame, size: str, y: str, series: Sequence[str]
+) -> Panel:
+    table = optima.rename(columns={size: "size", y: "value"})
+    table["low"] = optima.get(f"{y}_low", np.nan)
+    table["high"] = optima.get(f"{y}_high", np.nan)
+    along = transfer.SIZES.get(size, size)
+    ends = pd.concat([table["value"], table["low"], table["high"]]).dropna()
+    if y == "loss":
+        vertical = Axis(label, {"zero": False}, labels="format(datum.value, '.3~g')")
+    else:
+        vertical = Axis.of_size(label, ends)
+    chart = base(table[["series", "size", "value", "low", "high"]])
+    at_x = Axis.of_values(along, table["size"]).encode(alt.X, "size")
+    at_y = vertical.encode(alt.Y, "value")
+    hover = tooltip(series="series", size=along, value=label, low="95 % low", high="95 % high")
+    lines = chart.encode(x=at_x, color=color(series), detail="series:N")
+    layers = [
+        lines.mark_line(strokeWidth=2).encode(y=at_y),
+        lines.mark_point(filled=True, size=50, opacity=1).encode(y=at_y, tooltip=hover),
+    ]
+    if table["low"].notna().any():
+        bars = lines.transform_filter("datum.low !== null").mark_rule(strokeWidth=1.5)
+        layers.append(bars.encode(y=band_edge(at_y), y2="high:Q"))
+    said = [f"{row.series}, {along} {row.size}: {row.value:.4g}" for row in table.itertuples()]
+    return panel(title, layers, f"{title}. {'; '.join(said)}.")
+
+
+def _best_table(losses: Losses) -> Table:
+    results, metric, _, x, _ = losses
+    best = with_written_names(transfer.best(results, metric, x))
+    if not is_numeric_dtype(best[x]):
+        best = best.drop(columns="at_edge")
+    return Table.of(f"Best {transfer.hyperparameter_name(x)} of each curve", best)

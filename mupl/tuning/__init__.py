@@ -1,0 +1,1 @@
+"""Finding hyperparameters: which settings are tried, and which of them go on."""
