@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mupl.models import MLP
 from mupl.nn.initialize import initialize_
+from mupl.optim.normalized import Normalized
 from mupl.optim.orthogonal import Orthogonal
 from mupl.parametrization.rules import Parametrization, as_parametrization
 from mupl.parametrization.scales import Scale
@@ -27,14 +28,21 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
     "adam_atan2": {"lr": 0.01, "weight_decay": 0.1},
     "shampoo_svd": {"lr": 0.05, "eps": 1e-3, "weight_decay": 0.1},
     "soap": {"lr": 0.01, "eps": 1e-3, "weight_decay": 0.1},
+    "adamh": {"lr": 0.03, "eps": 1e-3},
+    "muonh": {"lr": 0.03, "eps": 1e-3},
+    "adam_spectral": {"lr": 0.05, "eps": 1e-3, "weight_decay": 0.1},
 }
 # every matrix, and left as it is by the optimizer, so that every rule counts
 MATRICES = partial(Orthogonal, method="svd", scale="none", roles=("input", "hidden", "output"))
+NORMALISED = partial(Normalized, roles=("input", "hidden", "output"))
 OPTIMIZERS = {
     "sgd": SGD,
     "adamw": torch.optim.AdamW,
     "shampoo_svd": MATRICES,
     "soap": pytorch_optimizer.SOAP,
+    "adamh": NORMALISED,
+    "muonh": partial(Normalized, inner=MATRICES),
+    "adam_spectral": partial(NORMALISED, normalise="spectral"),
 }
 
 

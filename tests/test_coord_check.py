@@ -18,6 +18,7 @@ from mupl.data import Splits, digits, image_folder
 from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
 from mupl.models import MLP
+from mupl.optim.normalized import Normalized
 from mupl.optim.orthogonal import Orthogonal
 from mupl.parametrization.rules import get_parametrization
 from mupl.report import coordinate_check as report
@@ -47,9 +48,16 @@ OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "shampoo_svd": ("shampoo_svd", ADAM_TYPE | {"lr": 0.1}),
     "muon": ("muon", ADAM_TYPE | {"lr": 0.1}),
+    # steps of a fiftieth: Adam's first directions have a low rank, so that much larger ones with
+    # one Frobenius norm at all widths move wide layers further
+    "adamh": ("adamh", ADAM_TYPE | {"lr": 0.02}),
+    "muonh": ("muonh", ADAM_TYPE | {"lr": 0.02}),
+    "adam_spectral": (partial(Normalized, normalise="spectral"), ADAM_TYPE | {"lr": 0.05}),
+    "adam_frobenius": (partial(Normalized, normalise="frobenius"), ADAM_TYPE | {"lr": 0.05}),
     "muon_keller": (partial(Orthogonal, scale="keller"), ADAM_TYPE | {"lr": 0.1}),
     "muon_match_rms_adamw": (partial(Orthogonal, scale="match_rms_adamw"), ADAM_TYPE | {"lr": 0.1}),
 }
+NORMALISED = ("adamh", "muonh", "adam_spectral", "adam_frobenius")
 READOUT = {("output", "readout"), ("update", "readout.weight")}
 HIDDEN = ("update", "layers.1.weight")
 WIDTHS, TO_2048 = (128, 256, 512), tuple(2**k for k in range(7, 12))
@@ -57,7 +65,7 @@ WIDTHS, TO_2048 = (128, 256, 512), tuple(2**k for k in range(7, 12))
 # width
 SP_FAILS = (
     {name: READOUT | {HIDDEN} for name in OTHERS}
-    | dict.fromkeys(("shampoo_svd", "muon", "muon_keller"), READOUT)
+    | dict.fromkeys(("shampoo_svd", "muon", "muon_keller", *NORMALISED), READOUT)
     | {"shampoo": {("update", "readout.weight")}}
 )  # its logits grow as width^1/2 only: too little for these widths
 

@@ -21,12 +21,14 @@ from mupl.models import MLP
 from mupl.nn.tensors import parameters
 from mupl.optim.elementwise import AdamAtan2, Elementwise, Lion, SignSGD
 from mupl.optim.groups import build_optimizer
+from mupl.optim.normalized import Normalized
 from mupl.optim.orthogonal import Orthogonal
 from mupl.optim.registry import optimizer_rules
 from mupl.optim.schedules import Schedule
 from mupl.parametrization.rules import get_parametrization
 from mupl.parametrization.scales import Scale
 from mupl.parametrization.tables import TABLES, UNIT_SCALED
+from mupl.roles import describe
 from mupl.stacked.compiled import compiled
 from mupl.stacked.optimizer import StackedOptimizer
 from mupl.stacked.plan import shape_key
@@ -88,6 +90,20 @@ OPTIMIZERS: dict[str, Any] = {
         pytorch_optimizer.Shampoo, matrix_eps=1e-2, preconditioning_compute_steps=3
     ),
     "soap": pytorch_optimizer.SOAP,
+    "adamh": partial(Normalized, inner=partial(torch.optim.AdamW, betas=(0.8, 0.95))),
+    "muonh": partial(Normalized, inner=partial(Orthogonal, method="svd", scale="keller")),
+    "lion_spectral": partial(Normalized, inner=Lion, normalise="spectral"),
+    "sgd_frobenius": partial(
+        Normalized,
+        inner=partial(torch.optim.SGD, momentum=0.9),
+        normalise="frobenius",
+        roles=("hidden", "output"),
+    ),
+    "shampoo_frobenius": partial(
+        Normalized,
+        inner=partial(pytorch_optimizer.Shampoo, matrix_eps=1e-2, weight_decouple=True),
+        normalise="frobenius",
+    ),
 }
 IN_LIGHTNING = ("sgd", "adamw")  # a third of their members train alone as a run does, by Lightning
 LR = dict.fromkeys(OPTIMIZERS, 0.01)
@@ -134,19 +150,21 @@ def largest_pixel() -> Splits:
 
 def members(optimizer: str, seeds: tuple[int, ...] = (0, 1)) -> list[dict[str, Any]]:
     """Every parametrization with rules for the optimizer, each seed with other numbers."""
-    update_kinds = {"sgd": "sgd", "nesterov": "sgd", "muon": "orthogonal"}
-    update_kind = "orthogonal" if "shampoo" in optimizer else update_kinds.get(optimizer, "adam")
+    infos = describe(build, 32, 8)
+    rules = optimizer_rules(OPTIMIZERS[optimizer])
+    kinds = {str(rules.kind_of(info)) for info in infos.values()}
     tables = [get_parametrization(name).width_only() for name in TABLES]
-    tables = [table for table in tables if {update_kind, "*"} & set(table.rules)]
-    if update_kind != "adam":  # under SGD, and Muon's for vectors, u-muP needs its own operations
+    tables = [table for table in tables if kinds <= set(table.update_kinds)]
+    if "adam" not in kinds or len(kinds) > 1:  # under SGD u-muP needs its own operations
         tables = [table for table in tables if table.name not in UNIT_SCALED]
+    decays = 0.0 if "relative" in kinds else 0.1
     return [
         {
             "parametrization": table,
             "seed": seed,
             "lr": LR[optimizer] * (1 + seed) / (1 + i % 3),
             "eps": 1e-4 * (1 + seed),
-            "weight_decay": 0.1 * (i % 2),
+            "weight_decay": decays * (i % 2),
             "weight_decay_mode": ("coupled", 0.5, "independent", "decoupled")[(i + seed) % 4],
             "schedule": Schedule(("constant", "cosine", "linear")[i % 3], warmup=0.1 * (i % 4)),
         }

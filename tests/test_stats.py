@@ -21,13 +21,14 @@ from mupl.data import digits
 from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
 from mupl.models import MLP
+from mupl.nn.spectral_norm import spectral_norm
 from mupl.nn.tensors import parameters
 from mupl.parametrization.exponents import MODEL_OUTPUT
 from mupl.parametrization.rules import Parametrization, get_parametrization
 from mupl.parametrization.scales import Scale
 from mupl.stats.callback import CoordinateStats
 from mupl.stats.recorder import KINDS, Recorder
-from mupl.stats.reductions import STATISTICS, TensorReductions, measure, spectral_norm
+from mupl.stats.reductions import STATISTICS, TensorReductions, measure
 from mupl.training.coord_check import default_dtype
 from mupl.training.module import TrainingModule
 from mupl.training.setup import Setup
@@ -468,7 +469,7 @@ def test_a_recorded_step_has_one_transfer(monkeypatch: pytest.MonkeyPatch) -> No
     transfers: list[torch.Size] = []
     tolist = Tensor.tolist
     monkeypatch.setattr(Tensor, "tolist", lambda self: transfers.append(self.shape) or tolist(self))
-    monkeypatch.setattr("mupl.stats.reductions.BLOCK", 2)
+    monkeypatch.setattr("mupl.nn.spectral_norm.BLOCK", 2)
     model, numbers, optimizer = built("mup", torch.optim.SGD)
     recorder = Recorder(model, numbers, kinds=KINDS, statistics=STATISTICS, probe=batches(3)[2][0])
     with Calls() as calls:

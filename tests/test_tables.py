@@ -84,6 +84,7 @@ COMPLETEP = {row: e._replace(sgd=e.sgd * S.m_L, eps=e.eps / S.m_L) for row, e in
 
 # By the roots of these Adam's update is smaller, and a gradient's entries larger, in an eigenbasis
 OF_SIDES = {"rotated": ("m_in", "m_out"), "rotated_in": ("m_in",), "rotated_out": ("m_out",)}
+OF_ADAM = ("sign", "normalized", "relative")  # all cells but lr are those of Adam
 GROWING = {"input": ("m_out",), "hidden": ("m_in", "m_out"), "output": ("m_in",), "scalar": ()}
 ROLE_ROWS = (*Role, *SPECIAL_ROWS)
 ONE_LR = ("sp", "ntk")  # whatever the optimizer does
@@ -165,6 +166,14 @@ def expected(name: str, kind: str, row: str) -> dict[str, float]:
         sides = [side for side in OF_SIDES[kind] if side in growing and name not in ONE_LR]
         size = math.prod(SYMBOLS[side] ** 0.5 for side in sides)
         return {cell: x * size if cell in ("lr", "eps") else x for cell, x in cells.items()}
+    if kind in OF_ADAM and row in ROLE_ROWS:
+        cells = expected(name, "adam", row)
+        if kind == "relative":  # a step in relation to the tensor is the same at every width
+            return cells | {"lr": 1.0}
+        if kind == "sign":  # as Adam's, whatever the optimizer makes of shapes
+            size = 1.0 if name in ONE_LR else S.shape_factor
+            return cells | {"lr": cells["lr"] / size}
+        return cells | {"lr": expected(name, "orthogonal", row)["lr"]}
     if row == "attention":
         return {"mult": ATTENTION[name]}
     if row == "residual":
@@ -211,13 +220,14 @@ def test_a_row_is_what_the_papers_say(name: str, row: str) -> None:
 
 
 def test_which_tables_have_rules_for_which_updates() -> None:
-    rotated = list(OF_SIDES)
-    only = {"cerebras": ["adam", *rotated], "umup_output_scale": ["sgd"]}
+    of_adam = ["adam", *OF_SIDES, "sign", "relative"]
+    only = {"cerebras": of_adam, "umup_output_scale": ["sgd"]}
     for name in ("sp_full_align", "mulinear", "depth_mup", "completep", "umup"):
-        only[name] = ["sgd", "adam", *rotated]
+        only[name] = ["sgd", *of_adam]
     for name in TABLES:
         kinds = get_parametrization(name).update_kinds
-        assert kinds == only.get(name, ["sgd", "adam", "orthogonal", *rotated]), name
+        every = ["sgd", "adam", "orthogonal", *OF_SIDES, *OF_ADAM]
+        assert kinds == only.get(name, every), name
 
 
 @pytest.mark.parametrize("name", ["mup", "mup_table3", "cerebras", "completep"])
@@ -285,11 +295,11 @@ def moved(parametrization: Any, kind: str, row: str) -> dict[str, float]:
     """How the effective weight starts and moves under a row."""
     cells = found(parametrization, kind, row)
     mult = cells["mult"]
-    speed = (mult**2 * cells["grad"] if kind == "sgd" else mult) * cells["lr"]
+    speed = {"sgd": mult**2 * cells["grad"], "relative": 1.0}.get(kind, mult) * cells["lr"]
     rule = parametrization.rule(kind, row)
     decay = 1.0 if rule.wd is None else (rule.lr * rule.wd)(**SYMBOLS)
     moves = {"init": mult * cells["init"], "speed": speed, "decay": decay}
-    if kind == "adam" or kind in OF_SIDES:
+    if kind not in ("sgd", "orthogonal"):
         moves["eps"] = cells["eps"] / (mult * cells["grad"])
     return moves
 

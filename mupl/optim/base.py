@@ -26,7 +26,16 @@ def _check_averages(options: Mapping[str, Any]) -> None:
             raise ConfigError(f"optimizer.{key}={options[key]}: must be in [0, 1)")
 
 
-class DirectionOptimizer(Optimizer, ABC):
+class HasRules(Optimizer, ABC):
+    """An optimizer that says itself how its updates scale."""
+
+    @classmethod
+    @abstractmethod
+    def rules(cls, **options: Any) -> OptimizerRules:
+        """The scaling rules of an optimizer that is constructed with these options."""
+
+
+class DirectionOptimizer(HasRules):
     """`w <- w - lr (weight_decay w + u)`, with a direction u of gradient and state.
 
     A subclass makes the direction. Gradients are only read. State is kept by tensor and
@@ -41,7 +50,6 @@ class DirectionOptimizer(Optimizer, ABC):
 
     @classmethod
     def rules(cls, **options: Any) -> OptimizerRules:
-        """The scaling rules of an optimizer that is constructed with these options."""
         return as_optimizer_rules(cls.update_kind)
 
     def __init__(

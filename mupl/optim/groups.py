@@ -25,8 +25,9 @@ def param_groups(
     """Make one param group for each distinct (lr, weight_decay, update kind, eps).
 
     Groups come in the order of their first tensor. Frozen tensors are left out. The key
-    `update_kind` tells `mupl.optim.Orthogonal` how to move a group's tensors; other optimizers do
-    not look at it.
+    `update_kind` tells optimizers that treat tensors differently, such as `mupl.optim.Orthogonal`,
+    how to move a group's. Tensors whose updates are divided by their norm also have `inner_kind`
+    and `shape_factor`, for `mupl.optim.Normalized`. Other optimizers do not look at these.
 
     Args:
         parameters: the model that `mupl.initialize_` returned, its `named_parameters()`, or a dict
@@ -59,6 +60,9 @@ def param_groups(
         scale = scales[name]
         options: dict[str, Any] = {"lr": scale.lr, "weight_decay": scale.weight_decay}
         options["update_kind"] = scale.update_kind
+        if scale.inner_kind is not None:
+            options["inner_kind"] = scale.inner_kind
+            options["shape_factor"] = scale.shape_factor
         if eps:
             options["eps"] = scale.eps
         group = groups.setdefault(tuple(options.values()), {"params": [], **options})

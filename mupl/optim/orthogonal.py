@@ -11,9 +11,10 @@ from torch.optim.adamw import adamw
 from mupl.errors import ConfigError
 from mupl.optim.base import DirectionOptimizer
 from mupl.optim.registry import register
+from mupl.optim.roles import check_roles
 from mupl.parametrization.cells import Monomial
 from mupl.parametrization.update_kinds import OptimizerRules, largest
-from mupl.roles import Info, ParamInfo, Role
+from mupl.roles import Info, ParamInfo
 
 # Coefficients (a, b, c) of one step s -> a s + b s^3 + c s^5 on singular values.
 # Five steps of MUON map all from 0.002 to 1 into [0.68, 1.21], without converging (Jordan 2024;
@@ -122,12 +123,7 @@ def routing(
     for key, value, known in (("method", method, METHODS), ("scale", scale, SHAPE_FACTORS)):
         if value not in known:
             raise ConfigError(f"optimizer.{key}={value}: must be one of {', '.join(known)}")
-    if isinstance(roles, str):
-        raise ConfigError(f"optimizer.roles={roles}: must be a list, such as [{roles}]")
-    if unknown := set(roles) - {Role.INPUT, Role.HIDDEN, Role.OUTPUT}:
-        raise ConfigError(
-            f"optimizer.roles={', '.join(sorted(unknown))}: must be of input, hidden, output"
-        )
+    check_roles(roles)
     kind_of = partial(_route, tuple(roles))
     return OptimizerRules(kind_of, {"orthogonal": SHAPE_FACTORS[scale]})
 

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from mupl import optim
 from mupl.errors import ConfigError
-from mupl.optim.base import DirectionOptimizer
+from mupl.optim.base import HasRules
 from mupl.optim.soap import soap_rules
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
 
@@ -114,6 +114,8 @@ def check_options(optimizer: Constructor, **scaled: float) -> None:
         ConfigError: on an option of these names and another value.
     """
     _, options = unwrapped(optimizer)
+    if callable(options.get("inner")):
+        check_options(options["inner"], **scaled)
     for key, value in scaled.items():
         if options.get(key, value) != value:
             raise ConfigError(
@@ -164,7 +166,7 @@ def _known_rules(
 ) -> OptimizerRules | None:
     if not inspect.isclass(constructor):
         return None
-    if issubclass(constructor, DirectionOptimizer):
+    if issubclass(constructor, HasRules):
         return constructor.rules(**options)
     for base in inspect.getmro(constructor):
         if qualified(base) in _FOREIGN_RULES:

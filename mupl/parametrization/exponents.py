@@ -10,6 +10,9 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 | update of W, kind `sgd`         | 2 e(mult) + e(lr) + e(grad) + g                          |
 | update of W, kind `orthogonal`  | e(mult) + e(lr) + e(shape factor) - d/2                  |
 | update of W, kind `rotated...`  | e(mult) + e(lr), or between that and that - e(rotation)  |
+| update of W, kind `sign`        | e(mult) + e(lr) + e(shape factor)                        |
+| update of W, kind `normalized`  | that of `orthogonal`, or up to 1/2 above if hidden       |
+| update of W, kind `relative`    | that of W at init, + e(lr)                               |
 | W after updates                 | the larger of init and update, or between that and init  |
 | decoupled weight decay of W     | that of W, less p where fan_in grows (lr * wd ~ m_in^-p) |
 | output of input, hidden layers  | 0                                                        |
@@ -28,6 +31,10 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
   all are filled, by noise, so they are in W's own basis; if the gradient has few directions, the
   Frobenius norm is smaller by the rotation (`update_kinds.ROTATIONS`). What fills the rest adds up
   without coherence, so that it may have half the exponent of `STABLE`.
+- `normalized`: the same for an update of spectral norm 1. Its other singular values may be as
+  large, and there are n of them where both dimensions grow.
+- `relative`: the norm of an update is lr times the one of W. This is right for hidden matrices if
+  n of its singular values are alike, so that they too may have half the exponent of `STABLE`.
 - Logits at init are a sum of n independent terms, and of the readout's bias where that does not
   start at 0. After updates they may keep such parts.
 - A readout before an input layer is a bottleneck (LoRA, an adapter): what the input layer returns
@@ -69,6 +76,9 @@ from mupl.roles import SPECIAL_ROWS, Info, MultiplierInfo, MultiplierRole, Param
 HALF = 0.5
 MODEL_OUTPUT = "model output"  # the name of what a model returns, its logits
 _M_IN = Monomial.parse("m_in")
+
+_OF_SPECTRAL_NORM = (UpdateKind.ORTHOGONAL, UpdateKind.NORMALIZED)  # what they set
+_OF_SHAPES = (*_OF_SPECTRAL_NORM, UpdateKind.SIGN)
 
 # The largest exponent of an update at which outputs stay bounded. An update sums over fan_in
 # coherently (Yang, Simon & Bernstein 2023, spectral condition).
@@ -222,6 +232,8 @@ class _Network:
         if self._in_depth:
             most = -1 - self._residual if info.in_block else 0.0
         filled = most / 2 if update.low < update.high else most
+        if self.rules.kind_of(info) == UpdateKind.RELATIVE and info.role is Role.HIDDEN:
+            most = filled = most / 2
         return Expected(min(update.low, most), min(update.high, filled))
 
     def output(self, name: str, t: int) -> Expected:
@@ -316,15 +328,19 @@ class _Network:
         mult = self._cell(info, "mult")
         power = mult + self._cell(info, "lr")
         kind = self.rules.kind_of(info)
-        if kind == UpdateKind.ORTHOGONAL and not self._in_depth:
-            growing_dimensions = sum(_growth(info))
+        if kind == UpdateKind.RELATIVE:
+            power += self._cell(info, "init")
+        if kind in _OF_SHAPES and not self._in_depth:
             power += shape_factor_exponent(info, self.rules)
-            power -= HALF * growing_dimensions
+        if kind in _OF_SPECTRAL_NORM and not self._in_depth:
+            power -= HALF * sum(_growth(info))
         if kind == UpdateKind.SGD:
             power += mult + self._cell(info, "grad")
             power += self._gradient(info, t)
         if kind in ROTATIONS:
             return Expected(power - self._power(ROTATIONS[kind], info), power)
+        if kind == UpdateKind.NORMALIZED and info.role is Role.HIDDEN and not self._in_depth:
+            return Expected(power, power + HALF)
         return Expected(power, power)
 
     def _gradient(self, info: ParamInfo, t: int) -> float:

@@ -9,7 +9,7 @@ from mupl.errors import ConfigError
 from mupl.names import match_globs
 from mupl.parametrization.cells import Monomial
 from mupl.parametrization.tables import TABLES
-from mupl.parametrization.update_kinds import ROTATIONS, UpdateKind
+from mupl.parametrization.update_kinds import DERIVED, Derived, UpdateKind
 from mupl.roles import SPECIAL_ROWS, MultiplierRole, Role
 
 Overrides = Mapping[str, Mapping[str, str | float]]
@@ -40,12 +40,19 @@ class Rule:
     wd: Monomial | None = None
 
 
-def _rotated(row: str, rule: Rule, rotation: Monomial) -> Rule:
-    """Return the rule of a row for Adam in a rotated basis, from that for Adam; see `ROTATIONS`."""
+def _derived(row: str, adam: Rule, lr: Monomial, derived: Derived) -> Rule:
+    """Return the rule of a row for a kind that is derived from others; see `DERIVED`.
+
+    Args:
+        adam: the rule for Adam.
+        lr: of the kind whose lr it has.
+    """
+    lr_factor, eps_factor = derived.lr_factor, derived.eps_factor
     for symbol in _ONES.get(SPECIAL_ROWS.get(row, row), ()):
-        rotation = rotation.without(symbol)
-    wd = None if rule.wd is None else rule.wd / rotation
-    return replace(rule, lr=rule.lr * rotation, eps=rule.eps * rotation, wd=wd)
+        lr_factor, eps_factor = lr_factor.without(symbol), eps_factor.without(symbol)
+    lr *= lr_factor
+    wd = None if adam.wd is None else adam.wd * adam.lr / lr
+    return replace(adam, lr=lr, eps=adam.eps * eps_factor, wd=wd)
 
 
 def _width_only(rule: Rule) -> Rule:
@@ -91,12 +98,9 @@ class Parametrization:
 
         Example:
             >>> get_parametrization("cerebras").update_kinds
-            ['adam', 'rotated', 'rotated_in', 'rotated_out']
+            ['adam', 'rotated', 'rotated_in', 'rotated_out', 'sign', 'relative']
         """
-        known = [*self.rules]
-        if UpdateKind.ADAM in known:
-            known += ROTATIONS
-        return [str(kind) for kind in UpdateKind if kind in known or "*" in known]
+        return [str(kind) for kind in UpdateKind if self._columns(kind) is not None]
 
     def rules_of(self, update_kind: str) -> Mapping[str, Rule]:
         """Return the rules for one update kind, by row.
@@ -104,16 +108,29 @@ class Parametrization:
         Raises:
             ConfigError: if the parametrization has none.
         """
-        by_row = self.rules.get(update_kind, self.rules.get("*"))
-        if by_row is None and update_kind in ROTATIONS and UpdateKind.ADAM in self.rules:
-            adam = self.rules[UpdateKind.ADAM]
-            return {row: _rotated(row, rule, ROTATIONS[update_kind]) for row, rule in adam.items()}
+        by_row = self._columns(update_kind)
         if by_row is None:
             raise ConfigError(
                 f"parametrization={self.name} has no rules for the update kind '{update_kind}'; "
                 f"it supports {', '.join(self.update_kinds)}"
             )
         return by_row
+
+    def _columns(self, update_kind: str) -> Mapping[str, Rule] | None:
+        """Return the rules for one update kind, its own or derived ones; None if there are none."""
+        by_row = self.rules.get(update_kind, self.rules.get("*"))
+        derived = DERIVED.get(update_kind)
+        adam = self.rules.get(UpdateKind.ADAM)
+        if by_row is not None or derived is None or adam is None:
+            return by_row
+        others = adam if derived.lr_of is None else self.rules.get(derived.lr_of)
+        if others is None:
+            return None
+        found = {}
+        for row in (*Role, *adam):
+            lr = ONE if derived.lr_of is None else others.get(row, Rule()).lr
+            found[row] = _derived(row, adam.get(row, Rule()), lr, derived)
+        return found
 
     def rule(self, update_kind: str, row: str) -> Rule:
         """Return the rule of one row; raises ConfigError if there are none for the update kind."""

@@ -10,7 +10,7 @@ from mupl.initializers import Initializer
 from mupl.parametrization.cells import Monomial
 from mupl.parametrization.hyperparameters import check_hyperparameters, decay_exponent
 from mupl.parametrization.rules import CELLS, ONE, Parametrization, Rule
-from mupl.parametrization.update_kinds import OptimizerRules
+from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind
 from mupl.roles import (
     Info,
     Insertion,
@@ -31,6 +31,7 @@ class Scale:
             trained, so the rest is without meaning for it.
         init: what `w` is drawn from.
         update_kind: how the optimizer's updates of the tensor scale.
+        inner_kind: the kind of an update before it is divided by its norm; None: it is not.
         lr, eps, weight_decay: for the tensor's param group.
         grad: factor on the gradient of `w` before the optimizer sees it.
         shape_factor: what the optimizer multiplies an update of this shape by, beside lr.
@@ -53,6 +54,7 @@ class Scale:
     weight_decay: float = 0.0
     grad: float = 1.0
     shape_factor: float = 1.0
+    inner_kind: str | None = None
     shape: tuple[int, ...] | None = None
     init_factor: float = 1.0
     own: OwnValues | None = None
@@ -96,7 +98,8 @@ def compute_scales(
         if isinstance(info, MultiplierInfo):
             scales[name] = _scale_multiplier(info, rule, overrides[name], rules)
         else:
-            scales[name] = _scale_tensor(info, rule, overrides[name], rules, tuned)
+            tuned_here = _with_own_decay(name, info, overrides[name], rules, tuned)
+            scales[name] = _scale_tensor(info, rule, overrides[name], rules, tuned_here)
     return scales
 
 
@@ -107,6 +110,37 @@ class _Tuned(NamedTuple):
     eps: float
     weight_decay: float
     weight_decay_mode: str | float
+
+
+def _with_own_decay(
+    name: str,
+    info: ParamInfo,
+    override: Mapping[str, Monomial],
+    rules: OptimizerRules,
+    tuned: _Tuned,
+) -> _Tuned:
+    """Return the hyperparameters of a tensor, whose update may have a weight decay of its own.
+
+    Raises:
+        ConfigError: if the user says another one, or the tensor has no norm that could be kept.
+    """
+    kind = rules.kind_of(info)
+    if kind == UpdateKind.RELATIVE and info.init.std == info.init.mean == 0:
+        raise ConfigError(
+            f"optimizer.roles: {name!r} starts at 0, and a norm of 0 that is kept lets it never "
+            f"move; leave {info.role} out of the roles, or give it other initial values"
+        )
+    if kind not in rules.own_decay:
+        return tuned
+    own = rules.own_decay[kind]
+    is_off = "wd" in override and override["wd"].coefficient == 0
+    if tuned.weight_decay and not is_off:
+        raise ConfigError(
+            f"weight_decay={tuned.weight_decay}: the optimizer itself sets the weight decay of "
+            f"{name!r}, to {own:g}; say weight_decay=0, or for the other tensors alone "
+            f"parametrization.overrides={{{name}: {{wd: 0}}}} of all such tensors"
+        )
+    return tuned._replace(weight_decay=own, weight_decay_mode="decoupled")
 
 
 def _scale_multiplier(
@@ -137,12 +171,13 @@ def _scale_tensor(
     return Scale(
         mult=factors["mult"],
         init=info.init.scaled(init_factor),
-        update_kind=rules.kind_of(info),
+        update_kind=str(rules.kind_of(info)),
         lr=tuned.lr * factors["lr"],
         eps=tuned.eps * factors["eps"],
         weight_decay=tuned.weight_decay * wd_factor,
         grad=factors["grad"],
         shape_factor=rules.shape_factor(info),
+        inner_kind=rules.inner_kind(info),
         shape=info.shape,
         init_factor=init_factor,
         own=info.own,

@@ -6,12 +6,13 @@ from dataclasses import replace
 from mupl.errors import ConfigError
 from mupl.parametrization.cells import Monomial
 from mupl.parametrization.rules import ONE, Parametrization, Rule, as_parametrization
-from mupl.parametrization.update_kinds import ROTATIONS
+from mupl.parametrization.update_kinds import DERIVED
 from mupl.roles import SPECIAL_ROWS, Role
 
 # With mult *= theta and init /= theta go lr /= theta^p and eps *= theta^q, by update kind (p, q).
 _POWERS = {"sgd": (2, 0), "adam": (1, 1), "orthogonal": (1, 0)}
-_POWERS |= dict.fromkeys(map(str, ROTATIONS), _POWERS["adam"])
+_POWERS |= dict.fromkeys(map(str, DERIVED), _POWERS["adam"])
+_POWERS["relative"] = (0, 1)
 
 Theta = Monomial | str | float
 
@@ -20,8 +21,9 @@ def shift_rule(rule: Rule, theta: Theta, update_kind: str) -> Rule:
     """Return the equivalent rule with `mult *= theta, init /= theta`.
 
     Under SGD `lr /= theta^2`; under updates that are invariant to the scale of the gradient
-    `lr /= theta`, and where these have an epsilon (`adam` and `rotated...`) `eps *= theta`. Weight
-    decay is multiplied by what lr is divided by; where it follows from lr it does so by itself.
+    `lr /= theta`, and where these have an epsilon (all but `orthogonal`) `eps *= theta`. An lr that
+    is relative to the tensor stays. Weight decay is multiplied by what lr is divided by; where it
+    follows from lr it does so by itself.
     (Tensor Programs V, Lemma J.1.)
 
     Raises:

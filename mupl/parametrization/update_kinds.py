@@ -20,17 +20,50 @@ class UpdateKind(StrEnum):
     ROTATED = "rotated"
     ROTATED_IN = "rotated_in"
     ROTATED_OUT = "rotated_out"
+    SIGN = "sign"  # lr alone: entries have size lr times what the optimizer makes of shapes (Scion)
+    NORMALIZED = "normalized"  # lr alone: the update is divided by its own norm
+    RELATIVE = "relative"  # lr and the tensor: the norm of the update is lr times its own
 
 
 # What Adam's lr and eps are multiplied by where Adam works in the eigenbasis of these sides (Qiu et
 # al. 2025). A gradient of few directions has its entries in few rows or columns of that basis. They
 # are larger by the root of the side, so eps is; an update of entries lr is smaller by it, so lr is
-# larger. A table need not say so: any that has columns of `adam` has these. One that has columns
-# of such a kind of its own goes before.
+# larger.
 ROTATIONS: dict[str, Monomial] = {
     UpdateKind.ROTATED: Monomial.parse("m_in^1/2*m_out^1/2"),
     UpdateKind.ROTATED_IN: Monomial.parse("m_in^1/2"),
     UpdateKind.ROTATED_OUT: Monomial.parse("m_out^1/2"),
+}
+
+
+_UNCHANGED = Monomial()
+
+
+@dataclass(frozen=True)
+class Derived:
+    """How the columns of a kind follow from a table's columns of others.
+
+    Args:
+        lr_of: the kind whose lr it has; None: lr is 1.
+        lr_factor: multiplies that lr.
+        eps_factor: multiplies the eps of `adam`. All other columns are those of `adam` as well.
+    """
+
+    lr_of: UpdateKind | None
+    lr_factor: Monomial = _UNCHANGED
+    eps_factor: Monomial = _UNCHANGED
+
+
+# A table need not have columns of these kinds: any that has those they are derived from has these.
+# One that has columns of such a kind of its own goes before.
+DERIVED: dict[str, Derived] = {
+    **{kind: Derived(UpdateKind.ADAM, factor, factor) for kind, factor in ROTATIONS.items()},
+    UpdateKind.SIGN: Derived(UpdateKind.ADAM, Monomial.parse("1/shape_factor")),
+    # a spectral norm of lr, as of an orthogonal update (Yang, Simon & Bernstein 2023; Qiu et al.
+    # 2025); before it is divided by its norm the optimizer may have an eps
+    UpdateKind.NORMALIZED: Derived(UpdateKind.ORTHOGONAL),
+    # a step in relation to the tensor is the same at every width (Hyperball, 2026)
+    UpdateKind.RELATIVE: Derived(None),
 }
 
 
@@ -43,11 +76,21 @@ class OptimizerRules:
         shape_factors: update kind -> cells in fan_in and fan_out. An update of that kind is
             multiplied by the largest of them, beside lr; by 1 if the kind is not among the keys.
         idle_steps: number of steps at the start of training that only gather statistics.
+        inner_kind_of: tensor -> the kind of its update before that is divided by its norm; None if
+            it is not.
+        own_decay: update kind -> the decoupled weight decay that belongs to such an update, in
+            place of the user's.
     """
 
     kind_of: Callable[[Info], str]
     shape_factors: Mapping[str, Sequence[Monomial]] = field(default_factory=dict)
     idle_steps: int = 0
+    inner_kind_of: Callable[[Info], str | None] | None = None
+    own_decay: Mapping[str, float] = field(default_factory=dict)
+
+    def inner_kind(self, info: Info) -> str | None:
+        """Return the kind of an update before it is divided by its norm; None if it is not."""
+        return None if self.inner_kind_of is None else self.inner_kind_of(info)
 
     def shape_cells(self, info: Info) -> Sequence[Monomial]:
         """Return the cells of which the largest is `shape_factor`."""
@@ -86,7 +129,7 @@ def largest(cells: Sequence[Monomial], fan_out: float, fan_in: float) -> float:
 def as_optimizer_rules(optimizer: UpdateKind | str | OptimizerRules) -> OptimizerRules:
     """Return rules as they are; an update kind stands for an optimizer with no other updates.
 
-    Nobody rotates vectors, so they follow `adam` beside the kinds of a rotated basis.
+    Vectors follow `adam` beside the kinds that are derived from others, which are for matrices.
 
     Raises:
         ConfigError: if there is no such update kind.
@@ -99,4 +142,4 @@ def as_optimizer_rules(optimizer: UpdateKind | str | OptimizerRules) -> Optimize
 
 
 def _same_kind(kind: str, info: Info) -> str:  # not a lambda, which could not be pickled
-    return UpdateKind.ADAM if kind in ROTATIONS and len(info.shape) < 2 else kind
+    return UpdateKind.ADAM if kind in DERIVED and len(info.shape) < 2 else kind

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from mupl.optim.schedules import Schedule
 from mupl.parametrization.scales import Scale
 from mupl.stacked.compiled import compiled
-from mupl.stacked.rules import NotStackable, StackedRule, Tensors, stackable
+from mupl.stacked.rules import StackedRule, Tensors, stackable
 
 
 class StackedOptimizer:
@@ -56,7 +56,7 @@ class StackedOptimizer:
         tables: dict[StackedRule, StepTable] = {}
         for name, weight in weights.items():
             of_members = [member[name] for member in scales]
-            rule = _shared_rule(name, known.rules, of_members)
+            rule = known.rule(name, of_members)
             if rule not in tables:
                 tables[rule] = step_table(rule, options, schedules, max_steps, like=weight)
             state = _initial_state(rule, weight, self._options)
@@ -236,24 +236,6 @@ def _initial_state(
 ) -> dict[str, Tensor]:
     shapes = rule.states(weight.shape[1:], options)
     return {name: weight.new_zeros(len(weight), *shape) for name, shape in shapes.items()}
-
-
-def _shared_rule(
-    name: str,
-    rules: Mapping[str, StackedRule],
-    scales: Sequence[Scale],
-) -> StackedRule:
-    """The rule for this tensor; raises NotStackable if members need different ones."""
-    update_kinds = sorted({scale.update_kind for scale in scales})
-    if len(update_kinds) > 1:
-        raise NotStackable(
-            f"{name}: members differ in the kind of its updates: {', '.join(update_kinds)}"
-        )
-    if update_kinds[0] not in rules:
-        raise NotStackable(
-            f"{name}: a stack knows no updates of the kind {update_kinds[0]} by this optimizer"
-        )
-    return rules[update_kinds[0]]
 
 
 @cache

@@ -86,8 +86,11 @@ def _per_member(config: DictConfig) -> list[str]:
     paths = list(PER_MEMBER)
     model = get_object(config.model["_target_"])
     paths += [f"model.{name}" for name in getattr(model, "per_member", ())]
-    optimizer, _ = stackable(get_class(config.optimizer["_target_"]))
-    paths += [f"optimizer.{name}" for name in optimizer.options]
+    path, chosen = "optimizer", config.optimizer
+    while "inner" in chosen:
+        path, chosen = f"{path}.inner", chosen.inner
+    optimizer, _ = stackable(get_class(chosen["_target_"]))
+    paths += [f"{path}.{name}" for name in optimizer.options]
     for name in config.callbacks:
         paths += [f"callbacks.{name}.columns", f"callbacks.{name}.folder"]
     return paths

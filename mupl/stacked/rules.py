@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mupl.optim.elementwise import Elementwise
+from mupl.optim.normalized import Normalized, moved
 from mupl.optim.orthogonal import METHODS, accumulate
-from mupl.optim.registry import qualified, unwrapped
+from mupl.optim.registry import qualified, resolve, unwrapped
 from mupl.parametrization.scales import Scale
 from mupl.parametrization.update_kinds import ROTATIONS
 from mupl.stacked.preconditioned import (
@@ -110,11 +111,33 @@ class Stackable:
         rules: by update kind.
         options: those of its constructor in which members may differ.
         shared_options: those in which they must agree.
+        normalise: how updates with an inner kind are normalised (`mupl.optim.normalized`).
     """
 
     rules: Mapping[str, StackedRule]
     options: tuple[str, ...]
     shared_options: tuple[str, ...] = ()
+    normalise: str = ""
+
+    def rule(self, name: str, scales: Sequence[Scale]) -> StackedRule:
+        """Return the rule for a tensor with these scales in the members.
+
+        Raises:
+            NotStackable: if members need different ones, or there is none.
+        """
+        kinds = sorted({scale.inner_kind or scale.update_kind for scale in scales})
+        if len(kinds) > 1 or len({scale.update_kind for scale in scales}) > 1:
+            raise NotStackable(
+                f"{name}: members differ in the kind of its updates: {', '.join(kinds)}"
+            )
+        if kinds[0] not in self.rules:
+            raise NotStackable(
+                f"{name}: a stack knows no updates of the kind {kinds[0]} by this optimizer"
+            )
+        rule = self.rules[kinds[0]]
+        if scales[0].inner_kind is None:
+            return rule
+        return _normalised(rule, self.normalise)
 
 
 def _decay(
@@ -314,6 +337,50 @@ _ORTHOGONAL = StackedRule(
 )
 
 
+# Any rule, with the update divided by its norm
+
+
+@cache  # one rule for each: its table of steps is computed once
+def _normalised(rule: StackedRule, normalise: str) -> StackedRule:
+    """Make a rule that divides the updates of another one by their norm.
+
+    The other rule makes its step of W with lr = 1 and without weight decay; what it has subtracted
+    is normalised, as a run alone does.
+    """
+
+    def update(
+        w: Tensor,
+        g: Tensor,
+        state: Tensors,
+        scalars: Tensors,
+        step: Tensors,
+        **host_arguments: Any,
+    ) -> None:
+        lr = scalars["lr"] * step["schedule"]
+        one = torch.ones_like(lr)
+        before = w.clone()
+        inner_scalars = {name: x for name, x in scalars.items() if name not in ("decay", "factor")}
+        inner_scalars["lr"] = one
+        rule.update(w, g, state, inner_scalars, {**step, "schedule": one}, **host_arguments)
+        old = before.flatten(2)
+        u = old - w.flatten(2)
+        shape = (-1, 1, 1)
+        decay = scalars["decay"] * step["schedule"] if "decay" in scalars else torch.zeros_like(lr)
+        numbers = [x.view(shape) for x in (lr, scalars["factor"], decay)]
+        w.copy_(moved(normalise, old, u, *numbers).view_as(w))
+
+    def scalars(scale: Scale) -> Scalars:
+        inner = rule.scalars(replace(scale, lr=1.0, weight_decay=0.0))
+        return inner | {
+            "lr": scale.lr,
+            "factor": scale.mult * scale.shape_factor,
+            "decay": scale.lr * scale.weight_decay,
+        }
+
+    layout: Layout = "matrix" if rule.layout == "entries" else rule.layout
+    return replace(rule, update=update, scalars=scalars, layout=layout)
+
+
 # SOAP and Shampoo see the gradient c G too: so rounding decides as in a run alone
 
 
@@ -419,6 +486,11 @@ def stackable(optimizer: Callable[..., Optimizer]) -> tuple[Stackable, dict[str,
         NotStackable: if it does not know the optimizer, or an option that is set.
     """
     constructor, chosen = unwrapped(optimizer)
+    if constructor is Normalized:
+        defaults = _defaults(constructor)
+        found, options = stackable(resolve(chosen.get("inner", defaults["inner"])))
+        normalise = chosen.get("normalise", defaults["normalise"])
+        return replace(found, normalise=normalise), options
     found = _look_up(constructor)
     defaults = _defaults(constructor)
     known = (*found.options, *found.shared_options)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from mupl.errors import ConfigError
 from mupl.files import write_atomically
+from mupl.nn.spectral_norm import ITERATIONS, ITERATIONS_GAP
 from mupl.parametrization.exponents import UNKNOWN, Expected
-from mupl.stats.reductions import ITERATIONS, ITERATIONS_GAP, STATISTICS, TensorReductions, measure
+from mupl.stats.reductions import STATISTICS, TensorReductions, measure
 
 if TYPE_CHECKING:
     import pandas as pd

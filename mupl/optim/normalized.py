@@ -1,0 +1,255 @@
+"""Any optimizer with updates that are divided by their norm, on the whole space or on a sphere."""
+
+import inspect
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mupl.errors import ConfigError
+from mupl.nn.spectral_norm import positive, spectral_norm
+from mupl.optim.base import HasRules
+from mupl.optim.orthogonal import SHAPE_FACTORS
+from mupl.optim.registry import (
+    OptimizerLike,
+    optimizer_rules,
+    qualified,
+    register,
+    resolve,
+    unwrapped,
+)
+from mupl.optim.roles import check_roles
+from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind
+from mupl.roles import Info, ParamInfo
+
+Number = float | Tensor  # a tensor (S, 1, 1) where members of a stack differ
+
+
+def frobenius_norm(x: Tensor) -> Tensor:
+    """Return the Frobenius norm (S..) of matrices (S.., out, in)."""
+    return torch.linalg.vector_norm(x, dim=(-2, -1))
+
+
+def unit(x: Tensor, norm: Callable[[Tensor], Tensor] = frobenius_norm) -> Tensor:
+    """Return matrices (S.., out, in) divided by their norms; 0 for 0."""
+    return x / positive(norm(x))[..., None, None]
+
+
+def on_sphere(w: Tensor, u: Tensor, lr: Number) -> Tensor:
+    """Return `R unit(w - lr R unit(u))` with R the Frobenius norm of w, which so stays what it was.
+
+    It is the norm of the initial matrix. lr is a step in relation to it (Hyperball, 2026). Where u
+    is 0 the matrix is returned as it is, without rounding.
+
+    Args:
+        w, u: matrices (S.., out, in) and the directions against which they move.
+
+    Example:
+        >>> w, u = torch.tensor([[3.0, 4.0]]), torch.tensor([[0.1, 0.0]])
+        >>> on_sphere(w, u, lr=0.6)
+        tensor([[0., 5.]])
+    """
+    radius = frobenius_norm(w)[..., None, None]
+    there = radius * unit(w - lr * radius * unit(u))
+    rests = frobenius_norm(u)[..., None, None] == 0
+    return torch.where(rests, w, there)
+
+
+# Each divides an update (S.., out, in) by a norm; "hyperball" moves `on_sphere` besides
+NORMALISATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "spectral": partial(unit, norm=spectral_norm),
+    "frobenius": unit,
+    "hyperball": unit,
+}
+_KINDS = {
+    "spectral": UpdateKind.NORMALIZED,
+    "frobenius": UpdateKind.NORMALIZED,
+    "hyperball": UpdateKind.RELATIVE,
+}
+
+
+def moved(
+    normalise: str, w: Tensor, u: Tensor, lr: Number, shape_factor: Number, decay: Number
+) -> Tensor:
+    """Return matrices after one step against the direction u.
+
+    This is `w - decay w - lr shape_factor u / |u|`, or `on_sphere`, where nothing decays.
+
+    Args:
+        w, u: (S.., out, in).
+        decay: lr times weight decay.
+    """
+    if normalise == "hyperball":
+        return on_sphere(w, u, lr)
+    return w * (1 - decay) - lr * shape_factor * NORMALISATIONS[normalise](u)
+
+
+def _is_normalised(roles: Collection[str], info: Info) -> bool:
+    """Whether a tensor is a matrix of one of these roles, in either orientation."""
+    if not isinstance(info, ParamInfo) or len(info.shape) < 2 or info.role not in roles:
+        return False
+    return info.out_first or len(info.shape) == 2
+
+
+def _kind_of(roles: Collection[str], kind: str, inner: OptimizerRules, info: Info) -> str:
+    return kind if _is_normalised(roles, info) else inner.kind_of(info)
+
+
+def _inner_kind_of(roles: Collection[str], inner: OptimizerRules, info: Info) -> str | None:
+    return str(inner.kind_of(info)) if _is_normalised(roles, info) else None
+
+
+@register("normalized")
+class Normalized(HasRules):
+    """An optimizer whose updates of matrices are divided by their norm; all others are its own.
+
+    The inner optimizer makes its step of such a matrix with learning rate 1 and without weight
+    decay; u is what it has subtracted. Then, by `normalise`,
+
+    - "spectral": `w <- w - lr (weight_decay w + sqrt(fan_out / fan_in) u / |u|)`, with the spectral
+      norm, so that the update has the RMS->RMS norm lr;
+    - "frobenius": the same with the Frobenius norm, so that it has at most that;
+    - "hyperball": `w <- R unit(w - lr R unit(u))`, with unit(x) = x / |x|, the Frobenius norm and
+      R = |w|, which stays that of the initial w. There is no weight decay.
+
+    Args:
+        params: param groups with the keys `inner_kind` and `shape_factor` for those whose updates
+            are normalised, as `mupl.optim.groups.param_groups` makes them.
+        inner: a name, a torch optimizer class, or a `functools.partial` of one.
+        normalise: "spectral", "frobenius" or "hyperball".
+        roles: roles of the matrices whose updates are normalised.
+        inner_kind: how the updates of `inner` scale, if mupl does not know it.
+        eps: of the inner optimizer, if it has one.
+
+    Raises:
+        ConfigError: on an unknown word, or if no matrix has one of the roles.
+
+    Example:
+        >>> import mupl
+        >>> setup = mupl.Setup(
+        ...     lambda width: mupl.models.MLP(4, 2, width),
+        ...     64,
+        ...     base_width=16,
+        ...     optimizer=partial(Normalized, inner="sgd", normalise="spectral"),
+        ...     lr=0.1,
+        ... )
+        >>> setup.scales["layers.1.weight"].update_kind, setup.scales["layers.1.weight"].lr
+        ('normalized', 0.1)
+    """
+
+    @classmethod
+    def rules(
+        cls,
+        inner: OptimizerLike = "adamw",
+        normalise: str = "hyperball",
+        roles: Collection[str] = ("hidden",),
+        inner_kind: str | None = None,
+        **_: Any,
+    ) -> OptimizerRules:
+        if normalise not in _KINDS:
+            raise ConfigError(
+                f"optimizer.normalise={normalise}: must be one of {', '.join(_KINDS)}"
+            )
+        check_roles(roles)
+        of_inner = optimizer_rules(inner, inner_kind)
+        kind = _KINDS[normalise]
+        factors = {**of_inner.shape_factors, UpdateKind.NORMALIZED: SHAPE_FACTORS["spectral"]}
+        return OptimizerRules(
+            partial(_kind_of, tuple(roles), kind, of_inner),
+            factors,
+            of_inner.idle_steps,
+            partial(_inner_kind_of, tuple(roles), of_inner),
+            {**of_inner.own_decay, UpdateKind.RELATIVE: 0.0},
+        )
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        *,
+        inner: OptimizerLike = "adamw",
+        normalise: str = "hyperball",
+        roles: Collection[str] = ("hidden",),
+        inner_kind: str | None = None,
+        eps: float = 1e-8,
+    ) -> None:
+        self.rules(inner, normalise, roles, inner_kind)
+        constructor = resolve(inner)
+        options = {"lr": lr, "weight_decay": weight_decay}
+        groups = [group if isinstance(group, dict) else {"params": [group]} for group in params]
+        if "eps" in inspect.signature(unwrapped(constructor)[0]).parameters:
+            options["eps"] = eps
+        else:
+            for group in groups:
+                group.pop("eps", None)
+        normalised = [group for group in groups if group.get("inner_kind") is not None]
+        if not normalised:
+            raise ConfigError(
+                f"optimizer.roles={', '.join(roles)}: the model has no such matrix, so that no "
+                "update would be normalised"
+            )
+        self._normalise = normalise
+        with _as_inner(normalised):
+            self._inner = constructor(groups, **options)
+        own = {"inner": qualified(type(self._inner)), "normalise": normalise}
+        # the groups are those of the inner optimizer, so that a schedule of one is one of both
+        super().__init__(self._inner.param_groups, {**self._inner.defaults, **options, **own})
+        self.state = self._inner.state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        shared = {"state": self.state, "param_groups": self.param_groups}
+        with _as_inner(self._normalised_groups()):
+            self._inner.__setstate__(shared)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            **super().__getstate__(),
+            "_inner": self._inner,
+            "_normalise": self._normalise,
+        }
+
+    def _normalised_groups(self) -> list[dict[str, Any]]:
+        return [group for group in self.param_groups if group.get("inner_kind") is not None]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        groups = self._normalised_groups()
+        weights = [w for group in groups for w in group["params"]]
+        before = {w: w.clone() for w in weights}
+        with _as_inner(groups):
+            loss = self._inner.step(closure)
+        for group in groups:
+            decay = group["lr"] * group["weight_decay"]
+            for w in group["params"]:
+                old = before[w]
+                if w.grad is None:
+                    continue
+                u = (old - w).flatten(1)
+                matrix = moved(
+                    self._normalise, old.flatten(1), u, group["lr"], group["shape_factor"], decay
+                )
+                w.copy_(matrix.view_as(w))
+        return loss
+
+
+@contextmanager
+def _as_inner(groups: list[dict[str, Any]]) -> Iterator[None]:
+    """Show groups to the inner optimizer: with its own update kind, lr 1 and no weight decay."""
+    keys = ("update_kind", "lr", "weight_decay")
+    before = [{key: group[key] for key in keys} for group in groups]
+    for group in groups:
+        group.update(update_kind=group["inner_kind"], lr=1.0, weight_decay=0.0)
+    try:
+        yield
+    finally:
+        for group, own in zip(groups, before, strict=True):
+            group.update(own)
+
+
+register("adamh")(partial(Normalized, inner="adamw"))
+register("muonh")(partial(Normalized, inner="muon"))
