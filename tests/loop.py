@@ -13,6 +13,7 @@ from mupl.models import MLP
 from mupl.nn.initialize import initialize_
 from mupl.optim.normalized import Normalized
 from mupl.optim.orthogonal import Orthogonal
+from mupl.optim.scion import Scion
 from mupl.parametrization.rules import Parametrization, as_parametrization
 from mupl.parametrization.scales import Scale
 from mupl.training.coord_check import default_dtype
@@ -30,10 +31,12 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
     "soap": {"lr": 0.01, "eps": 1e-3, "weight_decay": 0.1},
     "adamh": {"lr": 0.03, "eps": 1e-3},
     "muonh": {"lr": 0.03, "eps": 1e-3},
+    "scion": {"lr": 0.02},
     "adam_spectral": {"lr": 0.05, "eps": 1e-3, "weight_decay": 0.1},
 }
 # every matrix, and left as it is by the optimizer, so that every rule counts
 MATRICES = partial(Orthogonal, method="svd", scale="none", roles=("input", "hidden", "output"))
+SCION = partial(Scion, matrix_radius=2.0, readout_radius=2.0, other_radius=0.5, method="svd")
 NORMALISED = partial(Normalized, roles=("input", "hidden", "output"))
 OPTIMIZERS = {
     "sgd": SGD,
@@ -41,6 +44,7 @@ OPTIMIZERS = {
     "shampoo_svd": MATRICES,
     "soap": pytorch_optimizer.SOAP,
     "adamh": NORMALISED,
+    "scion": SCION,
     "muonh": partial(Normalized, inner=MATRICES),
     "adam_spectral": partial(NORMALISED, normalise="spectral"),
 }

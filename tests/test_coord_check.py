@@ -20,6 +20,7 @@ from mupl.errors import ConfigError
 from mupl.models import MLP
 from mupl.optim.normalized import Normalized
 from mupl.optim.orthogonal import Orthogonal
+from mupl.optim.scion import Scion
 from mupl.parametrization.rules import get_parametrization
 from mupl.report import coordinate_check as report
 from mupl.training.coord_check import coord_check
@@ -52,6 +53,7 @@ OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
     # one Frobenius norm at all widths move wide layers further
     "adamh": ("adamh", ADAM_TYPE | {"lr": 0.02}),
     "muonh": ("muonh", ADAM_TYPE | {"lr": 0.02}),
+    "scion": (partial(Scion, matrix_radius=2.0, readout_radius=2.0), ADAM_TYPE | {"lr": 0.05}),
     "adam_spectral": (partial(Normalized, normalise="spectral"), ADAM_TYPE | {"lr": 0.05}),
     "adam_frobenius": (partial(Normalized, normalise="frobenius"), ADAM_TYPE | {"lr": 0.05}),
     "muon_keller": (partial(Orthogonal, scale="keller"), ADAM_TYPE | {"lr": 0.1}),
@@ -67,6 +69,7 @@ SP_FAILS = (
     {name: READOUT | {HIDDEN} for name in OTHERS}
     | dict.fromkeys(("shampoo_svd", "muon", "muon_keller", *NORMALISED), READOUT)
     | {"shampoo": {("update", "readout.weight")}}
+    | {"scion": set()}  # which makes of shapes what muP asks for
 )  # its logits grow as width^1/2 only: too little for these widths
 
 

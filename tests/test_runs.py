@@ -50,6 +50,7 @@ def test_a_single_run_leaves_its_config_table_metrics_and_result(tmp_path: Path)
         "init_std",
         "lr",
         "shape_factor",
+        "parts",
         "eps",
         "wd",
         "grad",

@@ -25,6 +25,7 @@ from mupl.optim.normalized import Normalized
 from mupl.optim.orthogonal import Orthogonal
 from mupl.optim.registry import optimizer_rules
 from mupl.optim.schedules import Schedule
+from mupl.optim.scion import Scion
 from mupl.parametrization.rules import get_parametrization
 from mupl.parametrization.scales import Scale
 from mupl.parametrization.tables import TABLES, UNIT_SCALED
@@ -90,6 +91,7 @@ OPTIMIZERS: dict[str, Any] = {
         pytorch_optimizer.Shampoo, matrix_eps=1e-2, preconditioning_compute_steps=3
     ),
     "soap": pytorch_optimizer.SOAP,
+    "scion": partial(Scion, matrix_radius=2.0, readout_radius=2.0, other_radius=0.5, method="svd"),
     "adamh": partial(Normalized, inner=partial(torch.optim.AdamW, betas=(0.8, 0.95))),
     "muonh": partial(Normalized, inner=partial(Orthogonal, method="svd", scale="keller")),
     "lion_spectral": partial(Normalized, inner=Lion, normalise="spectral"),
@@ -157,7 +159,7 @@ def members(optimizer: str, seeds: tuple[int, ...] = (0, 1)) -> list[dict[str, A
     tables = [table for table in tables if kinds <= set(table.update_kinds)]
     if "adam" not in kinds or len(kinds) > 1:  # under SGD u-muP needs its own operations
         tables = [table for table in tables if table.name not in UNIT_SCALED]
-    decays = 0.0 if "relative" in kinds else 0.1
+    decays = 0.0 if rules.own_decay else 0.1
     return [
         {
             "parametrization": table,

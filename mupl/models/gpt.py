@@ -383,6 +383,8 @@ class Attention(nn.Module):
     Scales come from `operations`.
     """
 
+    fused: ClassVar = {"query.weight": 1, "key_value.weight": 2}  # matrices in a tensor
+
     def __init__(self, config: GPTConfig, operations: Operations, rotary: nn.Module) -> None:
         super().__init__()
         gradient_scale = operations.logit_gradient_scale
@@ -494,6 +496,7 @@ class FeedForward(nn.Module):
         self.hidden_scale = operations.hidden_scale
         self.gradient_scale = gradient_scale
         hidden = 2 * config.hidden if self.gated else config.hidden
+        self.fused = {"up.weight": 2 if self.gated else 1}  # matrices in a tensor
         self.up = operations.linear(config.width, hidden, [gradient_scale])
         self.down = operations.linear(config.hidden, config.width)
 

@@ -14,6 +14,7 @@ from mupl.nn.insertions import inserted
 from mupl.nn.tensors import plain_name
 from mupl.optim.registry import unwrapped
 from mupl.parametrization.scales import Scale
+from mupl.parametrization.update_kinds import UpdateKind
 from mupl.roles import InsertionKind
 
 Parameters = nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
@@ -24,10 +25,10 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Make one param group for each distinct (lr, weight_decay, update kind, eps).
 
-    Groups come in the order of their first tensor. Frozen tensors are left out. The key
-    `update_kind` tells optimizers that treat tensors differently, such as `mupl.optim.Orthogonal`,
-    how to move a group's. Tensors whose updates are divided by their norm also have `inner_kind`
-    and `shape_factor`, for `mupl.optim.Normalized`. Other optimizers do not look at these.
+    Groups come in the order of their first tensor. Frozen tensors are left out. Some keys are for
+    mupl's own optimizers: `update_kind` says how to move a group's tensors, `parts` and
+    `transposed` how they hold matrices that get orthogonal updates, `inner_kind` and `shape_factor`
+    how updates are made that are divided by their norm. Others do not look at these.
 
     Args:
         parameters: the model that `mupl.initialize_` returned, its `named_parameters()`, or a dict
@@ -63,6 +64,9 @@ def param_groups(
         if scale.inner_kind is not None:
             options["inner_kind"] = scale.inner_kind
             options["shape_factor"] = scale.shape_factor
+        if scale.update_kind == UpdateKind.ORTHOGONAL:
+            options["parts"] = scale.parts
+            options["transposed"] = scale.transposed
         if eps:
             options["eps"] = scale.eps
         group = groups.setdefault(tuple(options.values()), {"params": [], **options})

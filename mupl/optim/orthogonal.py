@@ -1,6 +1,6 @@
 """Updates whose singular values are all alike: simplified Shampoo by SVD, Muon by Newton-Schulz."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from mupl.optim.registry import register
 from mupl.optim.roles import check_roles
 from mupl.parametrization.cells import Monomial
 from mupl.parametrization.update_kinds import OptimizerRules, largest
-from mupl.roles import Info, ParamInfo
+from mupl.roles import Info, ParamInfo, Role
 
 # Coefficients (a, b, c) of one step s -> a s + b s^3 + c s^5 on singular values.
 # Five steps of MUON map all from 0.002 to 1 into [0.68, 1.21], without converging (Jordan 2024;
@@ -105,6 +105,9 @@ def _accurate(x: Tensor) -> Tensor:
     return newton_schulz(x, 5 * [MUON] + 3 * [QUINTIC], dtype)
 
 
+# Into which matrices a tensor is cut that holds several, such as queries, keys and values
+CUTS = ("matrix", "head", "tensor")
+
 METHODS: dict[str, Callable[[Tensor], Tensor]] = {
     "svd": svd,
     "muon": _muon,
@@ -113,30 +116,111 @@ METHODS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def routing(
-    method: str = "muon", scale: str = "spectral", roles: Collection[str] = ("hidden",), **_: Any
+    method: str = "muon",
+    scale: str = "spectral",
+    roles: Collection[str] = ("hidden",),
+    per: str = "matrix",
+    **_: Any,
 ) -> OptimizerRules:
     """Return the rules that `Orthogonal` follows with these arguments.
 
     Raises:
-        ConfigError: on an unknown scale, role or method.
+        ConfigError: on an unknown scale, role, method or cut.
     """
-    for key, value, known in (("method", method, METHODS), ("scale", scale, SHAPE_FACTORS)):
+    for key, value, known in (
+        ("method", method, METHODS),
+        ("scale", scale, SHAPE_FACTORS),
+        ("per", per, CUTS),
+    ):
         if value not in known:
             raise ConfigError(f"optimizer.{key}={value}: must be one of {', '.join(known)}")
     check_roles(roles)
-    kind_of = partial(_route, tuple(roles))
-    return OptimizerRules(kind_of, {"orthogonal": SHAPE_FACTORS[scale]})
+    return OptimizerRules(
+        partial(_route, tuple(roles)), {"orthogonal": SHAPE_FACTORS[scale]}, parts_of=cuts(per)
+    )
+
+
+def cuts(per: str) -> Callable[[ParamInfo], tuple[int, ...]]:
+    """Return what says into which matrices a tensor is cut along its outputs.
+
+    Args:
+        per: "matrix" for those that the description knows, such as queries, keys and values; "head"
+            for one a head of attention; "tensor" for none.
+    """
+    return partial(_parts_of, per)
+
+
+def _parts_of(per: str, info: ParamInfo) -> tuple[int, ...]:
+    if per == "tensor":
+        return ()
+    if per == "head" and info.head_size:
+        size = info.head_size
+        return (size,) * (sum(info.parts) // size)
+    return info.parts if len(info.parts) > 1 else ()
 
 
 def _route(roles: Collection[str], info: Info) -> str:
-    """Send matrices of these roles to orthogonal updates, everything else to AdamW.
+    """Send matrices of these roles to orthogonal updates, everything else to AdamW."""
+    return "orthogonal" if is_matrix(info) and info.role in roles else "adam"
 
-    Tensors that are stored another way round, such as embeddings, are no matrix (fan_out, fan_in)
-    as they stand.
+
+def is_matrix(info: Info) -> bool:
+    """Whether a tensor is a matrix (fan_out, fan_in), or a hidden one that is stored transposed.
+
+    Embeddings and transposed convolutions are none.
     """
-    if not isinstance(info, ParamInfo) or len(info.shape) < 2 or not info.out_first:
-        return "adam"
-    return "orthogonal" if info.role in roles else "adam"
+    if not isinstance(info, ParamInfo) or len(info.shape) < 2 or info.is_embedding:
+        return False
+    return info.out_first or (len(info.shape) == 2 and info.role is Role.HIDDEN)
+
+
+def move_orthogonally(
+    group: Mapping[str, Any],
+    weights: Sequence[Tensor],
+    momenta: Sequence[Tensor],
+    cells: Sequence[Monomial],
+) -> None:
+    """Apply `w <- w - lr (weight_decay w + factor U V^T)`, with `U S V^T` the momentum.
+
+    Matrices of one shape are stacked and computed at once.
+
+    Args:
+        group: its `method`, lr and weight decay; `parts` and `transposed` say how its tensors hold
+            matrices (`mupl.optim.groups.param_groups`).
+        cells: the factor of a matrix is the largest of these in its fan_out and fan_in.
+    """
+    torch._foreach_mul_(list(weights), 1 - group["lr"] * group["weight_decay"])
+    by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+    for w, momentum in zip(weights, momenta, strict=True):
+        for pair in zip(matrices(w, group), matrices(momentum, group), strict=True):
+            by_shape.setdefault(tuple(pair[0].shape), []).append(pair)
+    orthogonalize = METHODS[group["method"]]
+    for (fan_out, fan_in), alike in by_shape.items():
+        directions = orthogonalize(torch.stack([momentum for _, momentum in alike]))
+        factor = largest(cells, fan_out, fan_in)
+        places = [w for w, _ in alike]
+        torch._foreach_add_(places, list(directions), alpha=-group["lr"] * factor)
+
+
+def matrices(x: Tensor, group: Mapping[str, Any]) -> Sequence[Tensor]:
+    """Return the matrices (fan_out, fan_in) that a tensor of a group holds, as views of it."""
+    matrix = x.mT if group.get("transposed") else x.view(len(x), -1)
+    return matrix.split(group["parts"]) if group.get("parts") else (matrix,)
+
+
+def momenta(
+    group: Mapping[str, Any], weights: Sequence[Tensor], state: MutableMapping[Tensor, Any]
+) -> Sequence[Tensor]:
+    """Apply `accumulate` to all weights, in one kernel each step; returns the directions."""
+    for w in weights:
+        if not state[w]:
+            state[w]["momentum_buffer"] = torch.zeros_like(w)
+    buffers = [state[w]["momentum_buffer"] for w in weights]
+    gradients = [w.grad for w in weights if w.grad is not None]
+    torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+    if group["nesterov"]:
+        return torch._foreach_lerp(gradients, buffers, group["momentum"])
+    return buffers
 
 
 @register("muon")
@@ -145,7 +229,8 @@ class Orthogonal(DirectionOptimizer):
 
     A matrix W (fan_out, fan_in) moves by `w <- w - lr (weight_decay w + factor U V^T)` with
     `U S V^T` the momentum (see `accumulate`). A convolution's weight is such a matrix with the
-    receptive field in fan_in. Momenta of one shape are stacked and computed at once. Where all
+    receptive field in fan_in. A tensor that holds several matrices, such as queries, keys and
+    values, is cut into these. Momenta of one shape are stacked and computed at once. Where all
     gradients so far were 0 there is no direction, and no update.
 
     Args:
@@ -157,6 +242,8 @@ class Orthogonal(DirectionOptimizer):
             1 +- 1e-5; rounding to bfloat16 adds small ones where there were none.
         scale: "spectral", "keller", "match_rms_adamw" or "none": see `SHAPE_FACTORS`.
         roles: roles of the matrices that get orthogonal updates; `routing` makes the groups of it.
+        per: whether each "matrix", each "head" of attention or each "tensor" gets singular values
+            that are all alike; `routing` makes the groups of it, too.
         betas, eps: as in `torch.optim.AdamW`, for every other tensor.
         fused: whether AdamW's fused kernel is used.
 
@@ -176,13 +263,14 @@ class Orthogonal(DirectionOptimizer):
         method: str = "muon",
         scale: str = "spectral",
         roles: Collection[str] = ("hidden",),
+        per: str = "matrix",
         momentum: float = 0.95,
         nesterov: bool = True,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         fused: bool = False,
     ) -> None:
-        routing(method, scale, roles)
+        routing(method, scale, roles, per)
         super().__init__(
             params,
             lr,
@@ -206,40 +294,18 @@ class Orthogonal(DirectionOptimizer):
                 f"optimizer.roles={', '.join(roles)}: the model has no such matrix, so everything "
                 "would go to AdamW"
             )
+        if per == "head" and not any(group.get("parts") for group in self.param_groups):
+            raise ConfigError(
+                "optimizer.per=head: it is not known which tensors of the model hold heads; say "
+                "per=matrix, or name them in the module (`fused`, see docs/optimizers.md)"
+            )
 
     def update(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         if group["update_kind"] == "orthogonal":
-            self._orthogonal(group, weights)
+            directions = momenta(group, weights, self.state)
+            move_orthogonally(group, weights, directions, SHAPE_FACTORS[group["scale"]])
         else:
             self._adamw(group, weights)
-
-    def _orthogonal(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
-        for w, momentum in zip(weights, self._momenta(group, weights), strict=True):
-            fan_out = len(w)
-            fan_in = w.numel() // fan_out
-            by_shape.setdefault((fan_out, fan_in), []).append((w, momentum))
-        orthogonalize = METHODS[group["method"]]
-        for (fan_out, fan_in), alike in by_shape.items():
-            factor = largest(SHAPE_FACTORS[group["scale"]], fan_out, fan_in)
-            momenta = torch.stack([momentum.reshape(fan_out, fan_in) for _, momentum in alike])
-            directions = orthogonalize(momenta)
-            matrices = [w for w, _ in alike]
-            changes = [d.view_as(w) for w, d in zip(matrices, directions, strict=True)]
-            torch._foreach_add_(matrices, changes, alpha=-group["lr"] * factor)
-
-    def _momenta(self, group: dict[str, Any], weights: list[Tensor]) -> Sequence[Tensor]:
-        """Apply `accumulate` to all weights, in one kernel each step; returns the directions."""
-        for w in weights:
-            if not self.state[w]:
-                self.state[w]["momentum_buffer"] = torch.zeros_like(w)
-        buffers = [self.state[w]["momentum_buffer"] for w in weights]
-        gradients = [w.grad for w in weights if w.grad is not None]
-        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-        if group["nesterov"]:
-            return torch._foreach_lerp(gradients, buffers, group["momentum"])
-        return buffers
 
     def _adamw(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         fused = group["fused"] or None

@@ -32,6 +32,9 @@ class Scale:
         init: what `w` is drawn from.
         update_kind: how the optimizer's updates of the tensor scale.
         inner_kind: the kind of an update before it is divided by its norm; None: it is not.
+        parts: numbers of outputs of the matrices into which the optimizer cuts the tensor.
+        part_factors: their shape factors.
+        transposed: whether the tensor is a matrix that is stored as (fan_in, fan_out).
         lr, eps, weight_decay: for the tensor's param group.
         grad: factor on the gradient of `w` before the optimizer sees it.
         shape_factor: what the optimizer multiplies an update of this shape by, beside lr.
@@ -55,6 +58,9 @@ class Scale:
     grad: float = 1.0
     shape_factor: float = 1.0
     inner_kind: str | None = None
+    parts: tuple[int, ...] = ()
+    part_factors: tuple[float, ...] = ()
+    transposed: bool = False
     shape: tuple[int, ...] | None = None
     init_factor: float = 1.0
     own: OwnValues | None = None
@@ -178,6 +184,9 @@ def _scale_tensor(
         grad=factors["grad"],
         shape_factor=rules.shape_factor(info),
         inner_kind=rules.inner_kind(info),
+        parts=rules.parts(info),
+        part_factors=rules.part_factors(info),
+        transposed=len(info.shape) == 2 and not info.out_first,
         shape=info.shape,
         init_factor=init_factor,
         own=info.own,
@@ -273,12 +282,20 @@ def scale_rows(infos: Mapping[str, Info], scales: Mapping[str, Scale]) -> list[d
                 "init_std": init.std,
                 "lr": scale.lr,
                 "shape_factor": scale.shape_factor,
+                "parts": _parts(scale.parts),
                 "eps": scale.eps,
                 "wd": scale.weight_decay,
                 "grad": scale.grad,
             }
         )
     return rows
+
+
+def _parts(sizes: tuple[int, ...]) -> str:
+    """Say into which matrices a tensor is cut: "3 x 64", or the sizes "64 + 16 + 16"."""
+    if len(set(sizes)) > 1:
+        return " + ".join(map(str, sizes))
+    return f"{len(sizes)} x {sizes[0]}" if sizes else ""
 
 
 def _init_name(info: Info, init: Initializer) -> str:

@@ -78,6 +78,7 @@ class OptimizerRules:
         idle_steps: number of steps at the start of training that only gather statistics.
         inner_kind_of: tensor -> the kind of its update before that is divided by its norm; None if
             it is not.
+        parts_of: tensor -> numbers of outputs of the matrices into which it is cut; () if not.
         own_decay: update kind -> the decoupled weight decay that belongs to such an update, in
             place of the user's.
     """
@@ -87,6 +88,18 @@ class OptimizerRules:
     idle_steps: int = 0
     inner_kind_of: Callable[[Info], str | None] | None = None
     own_decay: Mapping[str, float] = field(default_factory=dict)
+    parts_of: Callable[[ParamInfo], tuple[int, ...]] | None = None
+
+    def parts(self, info: Info) -> tuple[int, ...]:
+        """Return the numbers of outputs of the matrices into which a tensor is cut, if it is."""
+        if self.parts_of is None or not isinstance(info, ParamInfo):
+            return ()
+        return self.parts_of(info) if self.kind_of(info) == UpdateKind.ORTHOGONAL else ()
+
+    def part_factors(self, info: Info) -> tuple[float, ...]:
+        """Return `shape_factor` of each matrix into which a tensor is cut."""
+        cells, fan_in = self.shape_cells(info), info.symbols["fan_in"]
+        return tuple(largest(cells, size, fan_in) for size in self.parts(info))
 
     def inner_kind(self, info: Info) -> str | None:
         """Return the kind of an update before it is divided by its norm; None if it is not."""
@@ -97,13 +110,20 @@ class OptimizerRules:
         return self.shape_factors.get(self.kind_of(info), (Monomial(),))
 
     def shape_factor(self, info: Info) -> float:
-        """Return what the optimizer multiplies an update of this shape by, beside lr."""
-        return largest(self.shape_cells(info), info.symbols["fan_out"], info.symbols["fan_in"])
+        """Return what the optimizer multiplies an update of this shape by, beside lr.
+
+        Of a tensor that is cut into matrices it is the factor of the first.
+        """
+        return largest(self.shape_cells(info), self._fan_out(info), info.symbols["fan_in"])
+
+    def _fan_out(self, info: Info) -> float:
+        parts = self.parts(info)
+        return parts[0] if parts else info.symbols["fan_out"]
 
     def relative_shape_factor(self, info: Info) -> float:
         """Return `shape_factor` over its value at the base width."""
         symbols = info.symbols
-        base_fan_out = symbols["fan_out"] / symbols["m_out"]
+        base_fan_out = self._fan_out(info) / symbols["m_out"]
         base_fan_in = symbols["fan_in"] / symbols["m_in"]
         return self.shape_factor(info) / largest(self.shape_cells(info), base_fan_out, base_fan_in)
 

@@ -25,6 +25,7 @@ from mupl.roles.infos import (
     Role,
     multipliers,
 )
+from mupl.roles.parts import add_parts
 from mupl.roles.readouts import readout_scale
 from mupl.roles.shapes import (
     BaseTensor,
@@ -83,6 +84,7 @@ def describe(
     """
     sources = find_sources(build, width, base_width, wider, base, delta, depth, base_depth)
     infos = _describe_tensors(sources, roles, init, keep) | _describe_multipliers(sources)
+    add_parts(infos, sources.target.model)
     warnings = _warnings(sources, infos) + _add_insertions(infos, sources, residual)
     if sources.m_L is not None:
         _set_depth(infos, sources.shapes.in_blocks, sources.m_L)

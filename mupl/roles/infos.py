@@ -134,6 +134,9 @@ class ParamInfo:
         in_block: whether the number of such tensors grows with depth.
         is_embedding: whether it is the matrix of an embedding.
         out_first: whether it is stored as (out, in, *receptive field).
+        parts: numbers of outputs of the matrices that it holds, such as queries, keys and values;
+            () if that is not known.
+        head_size: outputs of one head of attention, if it makes queries, keys or values.
 
     Example:
         >>> from mupl.roles import describe
@@ -157,6 +160,8 @@ class ParamInfo:
     in_block: bool = False
     is_embedding: bool = False
     out_first: bool = True
+    parts: tuple[int, ...] = ()
+    head_size: int = 0
 
     @property
     def row(self) -> str:

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mupl.optim.elementwise import Elementwise
+from mupl.optim.elementwise import Elementwise, sign_momentum
 from mupl.optim.normalized import Normalized, moved
 from mupl.optim.orthogonal import METHODS, accumulate
 from mupl.optim.registry import qualified, resolve, unwrapped
+from mupl.optim.scion import unit_rows_momentum
 from mupl.parametrization.scales import Scale
 from mupl.parametrization.update_kinds import ROTATIONS
 from mupl.stacked.preconditioned import (
@@ -135,9 +136,14 @@ class Stackable:
                 f"{name}: a stack knows no updates of the kind {kinds[0]} by this optimizer"
             )
         rule = self.rules[kinds[0]]
-        if scales[0].inner_kind is None:
-            return rule
-        return _normalised(rule, self.normalise)
+        first = scales[0]
+        if first.inner_kind is not None:
+            return _normalised(rule, self.normalise)
+        if len({scale.parts for scale in scales}) > 1:
+            raise NotStackable(f"{name}: members cut it into different matrices")
+        if rule.layout == "matrix" and (first.parts or first.transposed):
+            return _cut(rule, first.parts, first.transposed)
+        return rule
 
 
 def _decay(
@@ -326,6 +332,10 @@ def _is_svd(options: Options, k: int) -> bool:
     return options["method"] == "svd"
 
 
+def _scion_arguments(options: Options, k: int) -> dict[str, Any]:
+    return {"method": options["method"], "nesterov": False}
+
+
 _ORTHOGONAL = StackedRule(
     _along(_orthogonal, ("momentum_buffer",)),
     _direction_scalars,
@@ -335,6 +345,59 @@ _ORTHOGONAL = StackedRule(
     layout="matrix",
     needs_host=_is_svd,
 )
+
+
+_ORTHOGONAL_SCION = replace(_ORTHOGONAL, host_arguments=_scion_arguments)
+_SIGN_SCION = StackedRule(
+    _along(sign_momentum, ("momentum_buffer",)),
+    _direction_scalars,
+    _momentum,
+    buffers=("momentum_buffer",),
+)
+_ROWS_SCION = replace(
+    _SIGN_SCION, update=_along(unit_rows_momentum, ("momentum_buffer",)), layout="tensor"
+)
+
+
+@cache  # one rule for each: its table of steps is computed once
+def _cut(rule: StackedRule, parts: tuple[int, ...], transposed: bool) -> StackedRule:
+    """Make a rule that applies another one to each matrix (S, out, in) that a tensor holds.
+
+    Args:
+        parts: their numbers of outputs; () for one matrix.
+        transposed: whether the tensor is (S, in, out).
+    """
+
+    def update(
+        w: Tensor,
+        g: Tensor,
+        state: Tensors,
+        scalars: Tensors,
+        step: Tensors,
+        **host_arguments: Any,
+    ) -> None:
+        start = 0
+        shared = {name: x for name, x in scalars.items() if not name.startswith("part")}
+        sizes = parts or (w.shape[-1] if transposed else w.shape[1],)
+        for i, size in enumerate(sizes):
+            views = [_rows(x, start, size, transposed) for x in (w, g)]
+            own = {name: _rows(x, start, size, transposed) for name, x in state.items()}
+            lr = scalars["lr"] * scalars[f"part{i}"] if parts else scalars["lr"]
+            rule.update(*views, own, {**shared, "lr": lr}, step, **host_arguments)
+            start += size
+
+    def scalars(scale: Scale) -> Scalars:
+        numbers = rule.scalars(scale)
+        for i, factor in enumerate(scale.part_factors):
+            numbers[f"part{i}"] = factor / scale.shape_factor
+        return numbers
+
+    return replace(rule, update=update, scalars=scalars)
+
+
+def _rows(x: Tensor, start: int, size: int, transposed: bool) -> Tensor:
+    """The rows of one of the matrices that a tensor (S, out, in) holds, as a view."""
+    return (x.mT if transposed else x).narrow(1, start, size)
 
 
 # Any rule, with the update divided by its norm
@@ -459,7 +522,12 @@ _KNOWN: dict[str, Stackable] = {
     "mupl.Orthogonal": Stackable(
         {"orthogonal": _ORTHOGONAL, "adam": _ADAMW},
         options=("momentum", "betas", "scale"),
-        shared_options=("method", "nesterov", "roles"),
+        shared_options=("method", "nesterov", "roles", "per"),
+    ),
+    "mupl.Scion": Stackable(
+        {"orthogonal": _ORTHOGONAL_SCION, "sign": _SIGN_SCION, "adam": _ROWS_SCION},
+        options=("momentum", "matrix_radius", "readout_radius", "other_radius", "constrained"),
+        shared_options=("method", "per"),
     ),
     "pytorch_optimizer.SOAP": Stackable(
         dict.fromkeys(("adam", *ROTATIONS), _SOAP),
