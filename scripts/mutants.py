@@ -190,7 +190,7 @@ THEORY = [
     *in_file(
         "mupl/parametrization/exponents.py",
         "tests/test_rules.py",
-        [("power -= HALF * growing_dimensions", "power += HALF * growing_dimensions")],
+        [("power -= HALF * sum(_growth(info))", "power += HALF * sum(_growth(info))")],
     ),
     *in_file(
         "mupl/parametrization/exponents.py",
@@ -637,6 +637,43 @@ AFTERWARDS = [
         [
             ("[leaf] = (1.0, scale.init_factor)", "[leaf] = (1.0, 1.0)"),
             ("own.rms > 0 and not 1 /", "own.rms < 0 and not 1 /"),
+        ],
+    ),
+    *in_file(
+        "mupl/optim/normalized.py",
+        "tests/test_normalized.py",
+        [
+            (
+                "there = radius * unit(w - lr * radius * unit(u))",
+                "there = w - lr * radius * unit(u)",
+            ),
+            ("w - lr * radius * unit(u)", "w - lr * unit(u)"),
+            ("torch.where(rests, w, there)", "there"),
+            ("w * (1 - decay) - lr * shape_factor *", "w * (1 - decay) - lr *"),
+            ('"spectral": partial(unit, norm=spectral_norm)', '"spectral": unit'),
+            ("UpdateKind.RELATIVE: 0.0", "UpdateKind.ROTATED: 0.0"),
+            ("lr=1.0, weight_decay=0.0", "lr=1.0"),
+        ],
+    ),
+    *in_file(
+        "mupl/optim/scion.py",
+        "tests/test_scion.py",
+        [
+            ('Monomial.parse("1/fan_in")', 'Monomial.parse("fan_in^-1/2")'),
+            ("if constrained else {}", "if not constrained else {}"),
+            ("* x.shape[-1] ** 0.5", ""),
+        ],
+    ),
+    *in_file(
+        "mupl/optim/orthogonal.py",
+        "tests/test_parts.py",
+        [
+            ('x.mT if group.get("transposed")', 'x if group.get("transposed")'),
+            (
+                'matrix.split(group["parts"]) if group.get("parts")',
+                '(matrix,) if group.get("parts")',
+            ),
+            ("return (size,) * (sum(info.parts) // size)", "return (size,)"),
         ],
     ),
     *in_file(

@@ -37,7 +37,7 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
 # every matrix, and left as it is by the optimizer, so that every rule counts
 MATRICES = partial(Orthogonal, method="svd", scale="none", roles=("input", "hidden", "output"))
 SCION = partial(Scion, matrix_radius=2.0, readout_radius=2.0, other_radius=0.5, method="svd")
-NORMALISED = partial(Normalized, roles=("input", "hidden", "output"))
+NORMALISED = partial(Normalized, normalise="hyperball", roles=("input", "hidden", "output"))
 OPTIMIZERS = {
     "sgd": SGD,
     "adamw": torch.optim.AdamW,
@@ -45,7 +45,7 @@ OPTIMIZERS = {
     "soap": pytorch_optimizer.SOAP,
     "adamh": NORMALISED,
     "scion": SCION,
-    "muonh": partial(Normalized, inner=MATRICES),
+    "muonh": partial(Normalized, normalise="hyperball", inner=MATRICES),
     "adam_spectral": partial(NORMALISED, normalise="spectral"),
 }
 

@@ -158,7 +158,7 @@ def test_a_schedule_reaches_both_kinds_of_tensors() -> None:
         (
             {
                 "build": lambda width: MLP(6, 3, width, zero_readout=True),
-                "optimizer": partial(Normalized, roles=("output",)),
+                "optimizer": partial(Normalized, normalise="hyperball", roles=("output",)),
             },
             "optimizer.roles: 'readout.weight' starts at 0, and a norm of 0 that is kept",
         ),

@@ -11,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from mupl.identity import hydra_of, job_id, sweep_id, without_hydra
 from mupl.stacked.compose import SweepConfigLoader
-from mupl.stacked.optimizer import NotStackable
 from mupl.stacked.options import Options
 from mupl.stacked.plan import member_bytes, shape_key, split
+from mupl.stacked.rules import NotStackable
 from mupl.training.cli import register_parametrizations
 from tests.commands import ROOT
 

@@ -70,6 +70,7 @@ class SoftSign(Elementwise):
         return {"momentum": options["momentum"]}
 
 
+HYPERBALL = partial(Normalized, normalise="hyperball")
 OPTIMIZERS: dict[str, Any] = {
     "sgd": partial(torch.optim.SGD, momentum=0.9),
     "nesterov": partial(torch.optim.SGD, momentum=0.8, nesterov=True),
@@ -92,8 +93,8 @@ OPTIMIZERS: dict[str, Any] = {
     ),
     "soap": pytorch_optimizer.SOAP,
     "scion": partial(Scion, matrix_radius=2.0, readout_radius=2.0, other_radius=0.5, method="svd"),
-    "adamh": partial(Normalized, inner=partial(torch.optim.AdamW, betas=(0.8, 0.95))),
-    "muonh": partial(Normalized, inner=partial(Orthogonal, method="svd", scale="keller")),
+    "adamh": partial(HYPERBALL, inner=partial(torch.optim.AdamW, betas=(0.8, 0.95))),
+    "muonh": partial(HYPERBALL, inner=partial(Orthogonal, method="svd", scale="keller")),
     "lion_spectral": partial(Normalized, inner=Lion, normalise="spectral"),
     "sgd_frobenius": partial(
         Normalized,

@@ -58,23 +58,28 @@ def param_groups(
                 f"param_groups: the parameter {name!r} has no scale, so nothing would train it; "
                 f"describe the model that you train (there are scales for {', '.join(scales)})"
             )
-        scale = scales[name]
-        options: dict[str, Any] = {"lr": scale.lr, "weight_decay": scale.weight_decay}
-        options["update_kind"] = scale.update_kind
-        if scale.inner_kind is not None:
-            options["inner_kind"] = scale.inner_kind
-            options["shape_factor"] = scale.shape_factor
-        if scale.update_kind == UpdateKind.ORTHOGONAL:
-            options["parts"] = scale.parts
-            options["transposed"] = scale.transposed
-        if eps:
-            options["eps"] = scale.eps
+        options = _options(scales[name], eps)
         group = groups.setdefault(tuple(options.values()), {"params": [], **options})
         group["params"].append((name, parameter))
     if isinstance(parameters, nn.Module):
         _check_tensors(parameters, scales)
         _check_multipliers(parameters, scales)
     return list(groups.values())
+
+
+def _options(scale: Scale, eps: bool) -> dict[str, Any]:
+    """Return what the param group of a tensor holds beside the tensor."""
+    options: dict[str, Any] = {"lr": scale.lr, "weight_decay": scale.weight_decay}
+    options["update_kind"] = scale.update_kind
+    if scale.inner_kind is not None:
+        options["inner_kind"] = scale.inner_kind
+        options["shape_factor"] = scale.shape_factor
+    if scale.update_kind == UpdateKind.ORTHOGONAL:
+        options["parts"] = scale.parts
+        options["transposed"] = scale.transposed
+    if eps:
+        options["eps"] = scale.eps
+    return options
 
 
 def _check_tensors(model: nn.Module, scales: Mapping[str, Scale]) -> None:

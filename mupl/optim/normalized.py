@@ -144,7 +144,7 @@ class Normalized(HasRules):
     def rules(
         cls,
         inner: OptimizerLike = "adamw",
-        normalise: str = "hyperball",
+        normalise: str = "spectral",
         roles: Collection[str] = ("hidden",),
         inner_kind: str | None = None,
         **_: Any,
@@ -172,7 +172,7 @@ class Normalized(HasRules):
         weight_decay: float = 0.0,
         *,
         inner: OptimizerLike = "adamw",
-        normalise: str = "hyperball",
+        normalise: str = "spectral",
         roles: Collection[str] = ("hidden",),
         inner_kind: str | None = None,
         eps: float = 1e-8,
@@ -251,5 +251,5 @@ def _as_inner(groups: list[dict[str, Any]]) -> Iterator[None]:
             group.update(own)
 
 
-register("adamh")(partial(Normalized, inner="adamw"))
-register("muonh")(partial(Normalized, inner="muon"))
+register("adamh")(partial(Normalized, inner="adamw", normalise="hyperball"))
+register("muonh")(partial(Normalized, inner="muon", normalise="hyperball"))
