@@ -77,6 +77,23 @@ def test_a_normalised_update_has_the_norm_that_is_said(optimizer: Any, order: An
         assert size == pytest.approx(rate, rel=1e-6)
 
 
+def test_the_first_normalised_step_is_its_formula() -> None:
+    """Of a matrix (64, 32), with a weight decay that is no part of the direction."""
+    build = lambda width: MLP(6, 3, [width, 2 * width])  # noqa: E731
+    options: dict[str, Any] = {"base_width": 8, "lr": 0.05, "weight_decay": 0.3}
+    setup = mupl.Setup(build, 32, optimizer=SPECTRAL, **options)
+    model = setup.model.double()
+    w = model.get_parameter("layers.1.weight")
+    before = w.detach().clone()
+    train(model, setup.optimizer(), 1)
+    g, scale = w.grad, setup.scales["layers.1.weight"]
+    assert g is not None
+    u = g / (g.abs() + scale.eps)
+    u = math.sqrt(2) * u / torch.linalg.matrix_norm(u, ord=2)
+    expected = before - scale.lr * (scale.weight_decay * before + u)
+    torch.testing.assert_close(w.detach(), expected, atol=1e-10, rtol=0)
+
+
 def test_the_shape_factor_makes_an_rms_to_rms_norm_of_lr() -> None:
     for name in ("layers.1.weight", "layers.2.weight", "readout.weight"):
         norms = []
