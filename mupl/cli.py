@@ -1,7 +1,6 @@
 """The command `mupl`: train, and look at rules, models and sweeps without training."""
 
 import argparse
-import itertools
 import os
 import pkgutil
 import sys
@@ -130,8 +129,9 @@ def _resolved(name: str, what: str) -> Any:
 
 def check(options: argparse.Namespace) -> int:
     """Make a coordinate check of `build(width)`, and print the verdict; 1 if something fails."""
-    from mupl.analysis.coordinates import count, has_failed, verdict
-    from mupl.report.coordinate_check import show_verdict
+    from mupl.analysis.coordinates import alignment_exponents, count, has_failed, verdict
+    from mupl.optim.registry import optimizer_rules
+    from mupl.report.coordinate_check import show_alignment, show_verdict
     from mupl.training.coord_check import coord_check
     from mupl.training.random_data import random_batches
 
@@ -141,14 +141,15 @@ def check(options: argparse.Namespace) -> int:
     widths = _widths(options.widths)
     if len(set(widths)) < 2:
         raise ConfigError("--widths: needs at least two, such as --widths 64,128,256,512")
-    arguments: dict[str, Any] = {}
+    steps = _steps(options.steps) or optimizer_rules(options.optimizer).check_steps
+    arguments: dict[str, Any] = {"statistics": _names(options.statistics)}
     if options.step is not None:
         arguments["step"] = _resolved(options.step, "a function (model, batch) -> loss")
     if options.data is None:
-        batches, arguments["loss"] = random_batches(build, widths[0], options.steps)
+        batches, arguments["loss"] = random_batches(build, widths[0], steps[-1] + 1)
     else:
         data = _resolved(options.data, "batches, or a function that returns them")
-        batches = list(itertools.islice(data() if callable(data) else data, options.steps))
+        batches = data() if callable(data) else data
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         rows = coord_check(
@@ -157,6 +158,7 @@ def check(options: argparse.Namespace) -> int:
             batches,
             base_width=options.base_width or widths[0],
             seeds=range(options.seeds),
+            steps=steps,
             parametrization=options.parametrization,
             optimizer=options.optimizer,
             lr=options.lr,
@@ -166,6 +168,7 @@ def check(options: argparse.Namespace) -> int:
         print(f"warning: {sentence}", file=sys.stderr)
     table = verdict(rows)
     show_verdict(table, "width")
+    show_alignment(alignment_exponents(rows))
     print(f"coordinate check of {options.build}, {options.parametrization}: {count(table)}")
     if options.figure is not None:
         from mupl.figures.coordinates import plot_coordinates
@@ -184,6 +187,23 @@ def _widths(text: str) -> list[int]:
         raise ConfigError(
             f"--widths={text}: must be whole numbers, such as --widths 64,128,256,512"
         ) from error
+
+
+def _steps(text: str | None) -> list[int]:
+    """Read steps as a number of them, 3, or as a list, 0,1,2,4,16; none if nothing is given."""
+    if text is None:
+        return []
+    try:
+        numbers = [int(step) for step in text.split(",")]
+    except ValueError:
+        numbers = [-1]
+    steps = numbers if "," in text else list(range(numbers[0]))
+    if not steps or min(steps) < 0:
+        raise ConfigError(
+            f"--steps={text}: must be a number >= 1, such as 3, or the steps to look at, such as "
+            "0,1,2,4,16,64,256"
+        )
+    return sorted(steps)
 
 
 def report(options: argparse.Namespace) -> int:
@@ -269,7 +289,16 @@ def _add_check(commands: Any) -> None:
         "--data", help="package.module:name, batches or a function that returns them; else random"
     )
     parser.add_argument("--step", help="package.module:function, (model, batch) -> loss")
-    parser.add_argument("--steps", type=int, default=3, help="batches that are taken of --data")
+    parser.add_argument(
+        "--steps",
+        help="how many, or which are looked at, such as 0,1,2,4,16,64,256; 3 if not given, and "
+        "more for an optimizer whose updates settle late",
+    )
+    parser.add_argument(
+        "--statistics",
+        default="l1",
+        help="l1 (mean |x|), rms; of matrices frobenius, spectral, rms_to_rms: with commas",
+    )
     parser.add_argument("--seeds", type=int, default=5, help="how many")
     parser.add_argument("--parametrization", default="mup")
     parser.add_argument("--optimizer", default="adamw")

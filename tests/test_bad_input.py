@@ -245,6 +245,8 @@ WRONG = {
     f"{RECORDED}.kinds=[outputs]": "kinds=outputs: must be of output, param, update",
     f"{RECORDED}.statistics=[l7]": "statistics=l7: must be of l1, rms",
     f"{RECORDED}.steps=0": "steps=0: must be a whole number >= 1 or a list of steps",
+    f"{RECORDED}.steps=[0,1,5]": "steps=[0, 1, 5]: training ends before step 5; say max_steps=6",
+    f"{RECORDED}.steps=[0,-1]": "steps=[0, -1]: must be a whole number >= 1 or a list of steps",
     f"{RECORDED}.steps=often": "steps=often: must be a whole number >= 1 or a list of steps",
     f"{RECORDED}.parameters=[nothing]": "parameters: 'nothing' matches none of layers.0.weight",
     f"{RECORDED}.along=time": "callbacks.coordinates.along=time: must be width or depth",

@@ -233,7 +233,7 @@ def test_mupl_check_takes_data_and_a_step(capsys: pytest.CaptureFixture[str]) ->
     own = ("--data", "tests.models:dicts", "--step", "tests.models:loss_of_dict", "--steps", "2")
     code, out, _ = run(capsys, *WIDE, *own)
     assert code == 0, out
-    assert "of 28 tensors, kinds and steps pass" in out
+    assert "of 33 tensors, kinds and steps pass" in out
 
 
 def stock(name: str) -> tuple[Callable[..., nn.Module], dict[str, str]]:

@@ -332,9 +332,13 @@ def test_a_foreign_module_gives_the_same_rows(name: str, mup_table: pd.DataFrame
     assert largest_difference(mup_table, table) < 1e-9
 
 
+def rms(x: Tensor) -> Tensor:
+    return x.square().mean().sqrt()
+
+
 @pytest.mark.parametrize("name", ["mulinear", "unit_init"])
 def test_values_are_those_of_a_plain_network_with_the_effective_weights(name: str) -> None:
-    """Outputs, weights and, by autograd, gradients; updates and changes by subtraction."""
+    """Outputs, weights and, by autograd, gradients; updates, changes and parts by subtraction."""
     model, numbers, optimizer = built(name)
     plain, probe = foreign_mlp(32).double(), batches(3)[2][0]
     inner = dict(zip(numbers, plain.parameters(), strict=True))
@@ -349,8 +353,16 @@ def test_values_are_those_of_a_plain_network_with_the_effective_weights(name: st
         second = plain[2](first.relu())
         return {"layers.0": first, "layers.1": second, "readout": plain[4](second.relu())}
 
+    def inputs(t: int) -> dict[str, Tensor]:
+        first, second, _ = (x.relu() for x in probes[t].values())
+        return {"layers.0": probe, "layers.1": first, "readout": second}
+
+    def products(change: dict[str, Tensor], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {n: x @ change[f"{n}.weight"].T for n, x in inputs.items()}
+
     recorder = Recorder(model, numbers, kinds=KINDS, statistics=STATISTICS, probe=probe)
     expected: dict[tuple[int, str], dict[str, Tensor]] = {}
+    alignments: dict[tuple[int, str, str, str], float] = {}
     weights, probes = [effective()], [outputs(probe)]
     for t, (x, y) in enumerate(batches(3)):
         expected[t, "param"], expected[t, "output"] = weights[t], outputs(x)
@@ -367,8 +379,18 @@ def test_values_are_those_of_a_plain_network_with_the_effective_weights(name: st
             expected[t, f"{prefix}update"] = {n: values[t + 1][n] - values[t][n] for n in values[0]}
             if t > 0:
                 expected[t, f"{prefix}change"] = {n: values[t][n] - values[0][n] for n in values[0]}
+        x, x_0 = inputs(t), inputs(0)
+        expected[t, "action"] = products(expected[t, "update"], x)
+        if t > 0:
+            change = expected[t, "change"]
+            of_input = {n: x[n] - x_0[n] for n in x}
+            parts = expected[t, "effective"] = products(change, x)
+            expected[t, "propagating"] = products(weights[0], of_input)
+            for n, part in parts.items():
+                sizes = rms(change[f"{n}.weight"]) * rms(x[n])
+                alignments[t, "alignment", n, "l1"] = (rms(part) / sizes).item()
     found = {(r["t"], r["kind"], r["name"], r["statistic"]): r["value"] for r in recorder.rows}
-    wanted = {
+    wanted = alignments | {
         (t, kind, n, s): float(v)
         for (t, kind), tensors in expected.items()
         for n, x in tensors.items()

@@ -13,7 +13,13 @@ from mupl.errors import ConfigError
 from mupl.names import block_pattern
 
 TOLERANCE = 0.1  # of a slope of log2(value) against log2(width)
-MARGIN = 0.25  # half the least difference between exponents: a wrong rule is off by more
+# Later networks of different width have learned different things, and the parts of an output's
+# change differ more than the whole. Half the least difference between exponents is allowed there: a
+# slope within is nearer to the right exponent than to any wrong one.
+LATE_TOLERANCE = 0.25
+EARLY = 3  # the last step at which weights, updates and outputs must be within TOLERANCE
+PARTS = ("effective", "propagating")
+MARGIN = 0.15  # beyond the tolerance: what an interval must exclude if a slope is to pass
 ROUNDING = 1e-5  # a gradient below that of others in its module by this factor is rounding
 FADING = 3 / 4  # what is off fades if, over the larger sizes, it is off by less than this share
 PASS, FAIL, NOT_JUDGED = "pass", "fail", "not judged"
@@ -70,15 +76,15 @@ def _axis(rows: pd.DataFrame, along: str | None) -> str:
 def verdict(
     rows: pd.DataFrame,
     tolerance: float = TOLERANCE,
-    statistic: str = "l1",
+    statistic: str | None = None,
     along: str | None = None,
 ) -> pd.DataFrame:
-    """Judge the slope of each tensor, kind and step by what the rule table predicts.
+    """Judge the slope of each tensor, kind, statistic and step by what the rule table predicts.
 
     A slope is fitted over all widths and seeds (`fit_slope`), and its interval counts:
 
     - "fail": it lies outside of [low, high] by more than the tolerance and than chance explains;
-    - "pass": it lies within, and its 95 % interval excludes slopes that are off by `MARGIN`;
+    - "pass": it lies within, and its 95 % interval excludes slopes that are off by `MARGIN` more;
     - "not judged": there are too few seeds or sizes, or no signal (values that are 0 or rounding
       errors), or what is off fades as the sizes grow.
 
@@ -88,15 +94,17 @@ def verdict(
         rows: one row a value, with columns width, seed, t, kind, name, statistic, value, and the
             prediction: low and high, between which the slope must lie, or zero, where the value
             must be 0. Rows without one are left out; those of kind "grad" tell rounding errors.
-        tolerance: allowed distance of a slope from [low, high].
-        statistic: the one that is judged.
+        tolerance: allowed distance of a slope from [low, high]; at least `LATE_TOLERANCE` after
+            step `EARLY` and for `PARTS`.
+        statistic: the one that is judged; by default all for which there are predictions.
         along: the column that slopes are taken against, "width" or "depth"; by default
             `swept_axis` tells.
 
     Returns:
-        One row a tensor, kind and step. Columns: `check_keys`, kind, name, t, slope (of log2(value)
-        against log2(`along`)), ci_low and ci_high (its 95 % interval), low, high, zero, verdict,
-        and reason: what a failure means and what to try, or why a slope is not judged.
+        One row a tensor, kind, statistic and step. Columns: `check_keys`, kind, name, statistic, t,
+        slope (of log2(value) against log2(`along`)), ci_low and ci_high (its 95 % interval), low,
+        high, zero, verdict, and reason: what a failure means and what to try, or why a slope is not
+        judged.
 
     Raises:
         ConfigError: if there are no rows or fewer than two sizes, or `along` is no size of theirs.
@@ -109,8 +117,8 @@ def verdict(
     0  update  hidden  1   -1.0    pass
     """
     along = _axis(rows, along)
-    chosen = rows[rows["statistic"] == statistic]
-    by_series = _cases(chosen, along, tolerance)
+    chosen = rows if statistic is None else rows[rows["statistic"] == statistic]
+    by_series = _cases(chosen, along, tolerance, _rounding_errors(rows))
     results = []
     for cases in by_series.values():
         found = discoveries([case.chance() for case in cases])
@@ -119,7 +127,9 @@ def verdict(
     return pd.DataFrame(results)
 
 
-def _cases(rows: pd.DataFrame, along: str, tolerance: float) -> dict[str, list["_Case"]]:
+def _cases(
+    rows: pd.DataFrame, along: str, tolerance: float, rounding: Collection[str]
+) -> dict[str, list["_Case"]]:
     """Group the rows that have a prediction by series, and then by tensor, kind and step."""
     has_range = rows["low"].notna()
     must_be_zero = rows["zero"].fillna(False).astype(bool)
@@ -129,8 +139,7 @@ def _cases(rows: pd.DataFrame, along: str, tolerance: float) -> dict[str, list["
         remedy = "such as powers of two" if swept == along else f"or say along={swept!r}"
         raise ConfigError(f"{along}: a coordinate check needs at least two, {remedy}")
     series = check_keys(rows, along)
-    keys = [*series, "kind", "name", "t"]
-    rounding = _rounding_errors(rows)
+    keys = [*series, "kind", "name", "statistic", "t"]
     by_series: dict[str, list[_Case]] = {}
     for key, group in judged.groupby(keys, sort=False, dropna=False):
         names = dict(zip(keys, key, strict=True))
@@ -153,7 +162,8 @@ class _Case:
         expected = group.iloc[0]
         self.names = names
         self.along = along
-        self.tolerance = tolerance
+        is_late = names["t"] > EARLY or names["kind"] in PARTS
+        self.tolerance = max(tolerance, LATE_TOLERANCE) if is_late else tolerance
         self.zero = bool(expected["zero"])
         self.low = float(expected["low"])
         self.high = float(expected["high"])
@@ -175,7 +185,7 @@ class _Case:
         if self._no_signal() or self._fades() or outside <= 0:
             return 1.0
         if math.isnan(self.fit.error):  # nothing tells the error, so what is far off counts
-            return 0.0 if outside > MARGIN else 1.0
+            return 0.0 if outside > LATE_TOLERANCE else 1.0
         return self.fit.chance(outside)
 
     def row(self, is_off: bool) -> dict[str, Any]:
@@ -233,7 +243,8 @@ class _Case:
             return f"{found}, and nothing tells how certain that is"
         if self._off(self.fit.slope) > self.tolerance:
             return f"{found}, which may be chance ({low:.2f} to {high:.2f})"
-        if low < self.low - MARGIN or high > self.high + MARGIN:
+        limit = self.tolerance + MARGIN
+        if low < self.low - limit or high > self.high + limit:
             return f"{found}, but may be {low:.2f} to {high:.2f}"
         return ""
 
@@ -244,11 +255,38 @@ def _rounding_errors(rows: pd.DataFrame) -> set[str]:
     An example is the bias of keys, which softmax does not feel. Such a gradient is far below that
     of another tensor of the same module.
     """
-    gradients = rows[rows["kind"] == "grad"]
+    gradients = rows[(rows["kind"] == "grad") & rows["statistic"].isin(["l1", "rms"])]
     sizes = gradients.groupby("name")["value"].median()
     modules = [name.rpartition(".")[0] for name in sizes.index]
     largest = sizes.groupby(modules).transform("max")
     return set(sizes.index[(sizes > 0) & (sizes < ROUNDING * largest)])
+
+
+def alignment_exponents(rows: pd.DataFrame) -> pd.DataFrame:
+    """Fit how the alignment of each layer's updates with its inputs goes with width.
+
+    The slope is of log RMS((W_t - W_0) x_t) / (RMS(W_t - W_0) RMS(x_t)) against log(width). Where
+    fan_in grows it is 1 if changes and inputs point the same way, and 1/2 if they are independent
+    (Everett et al. 2024); else about 0. It is reported and not judged: most tables assume 1.
+
+    Returns:
+        One row a layer and step. Columns: `check_keys`, name, t, slope, ci_low, ci_high.
+
+    >>> rows = pd.DataFrame({"width": [64, 128], "value": [64.0, 128.0], "kind": "alignment"})
+    >>> rows = rows.assign(name="hidden", seed=0, t=4, statistic="l1")
+    >>> alignment_exponents(rows)["slope"].tolist()
+    [1.0]
+    """
+    found = rows[rows["kind"] == "alignment"]
+    keys = [*check_keys(rows), "name", "t"]
+    exponents = []
+    for key, group in found.groupby(keys, sort=False, dropna=False):
+        fit = fit_slope(group, "width")
+        if math.isfinite(fit.slope):  # else nothing has moved yet
+            low, high = fit.interval()
+            row = dict(zip(keys, key, strict=True))
+            exponents.append(row | {"slope": fit.slope, "ci_low": low, "ci_high": high})
+    return pd.DataFrame(exponents)
 
 
 def failures_by_series(table: pd.DataFrame, series: str = "parametrization") -> pd.DataFrame:
@@ -293,17 +331,20 @@ def sentences(table: pd.DataFrame) -> list[str]:
     """List the reasons of a verdict: once for the steps and for blocks alike, by the first.
 
     >>> table = pd.DataFrame({"kind": "output", "name": ["blocks.0", "blocks.1"], "t": [1, 2]})
-    >>> sentences(table.assign(verdict="not judged", reason="no signal: it is 0"))
+    >>> sentences(table.assign(statistic="l1", verdict="not judged", reason="no signal: it is 0"))
     ['output blocks.0 and 1 like it, t = 1, 2: no signal: it is 0']
     """
-    alike = table.groupby(["kind", table["name"].map(block_pattern)], sort=False)
+    alike = table.groupby(["kind", "statistic", table["name"].map(block_pattern)], sort=False)
     lines = []
     for _, rows in alike:
         first = rows.iloc[0]
         others = rows["name"].nunique() - 1
         names = f"{first['name']} and {others} like it" if others else first["name"]
         steps = ", ".join(map(str, sorted(rows["t"].unique())))
-        lines.append(f"{first['kind']} {names}, t = {steps}: {first['reason']}")
+        kind = first["kind"]
+        if first["statistic"] != "l1":
+            kind = f"{first['statistic']} of {kind}"
+        lines.append(f"{kind} {names}, t = {steps}: {first['reason']}")
     return lines
 
 

@@ -10,6 +10,13 @@ SUBJECTS = {
     "output": "the output of",
     "logits": "the",
     "attention_logits": "attention logits of",
+    "effective": "the effective part (W_t - W_0) x_t of",
+    "propagating": "the propagating part W_0 (x_t - x_0) of",
+}
+NORMS = {
+    "frobenius": "the Frobenius norm of",
+    "spectral": "the spectral norm of",
+    "rms_to_rms": "the RMS->RMS norm of",
 }
 # Kind -> what to do about a slope that is too large or too small
 ADVICE = {
@@ -20,6 +27,10 @@ ADVICE = {
     "decay": "its weight decay is too {size} by {by}: say weight_decay_mode=decoupled",
     "output": "look first at updates and weights that fail; where none does, a sum over the width "
     "is too {size} by {by}: a multiplier is missing, or there is one too many",
+    "effective": "its updates act on its inputs too {strongly} by {by}: check how its optimizer's "
+    "updates scale (update_kind=...) and its role (roles=...)",
+    "propagating": "what earlier layers learn reaches it too {strongly} by {by}: look first at "
+    "effective parts that fail; where none does, check its init (init=...) and its multiplier",
     "attention_logits": "divide them by d_head, as mupl.nn.multipliers.Multiplier('attention') "
     "does, or keep d_head and let the number of heads grow; else look at updates that fail",
 }
@@ -31,7 +42,7 @@ def wrong_slope(row: Mapping[str, Any], along: str) -> str:
     """Say what a slope that is wrong means, and what to try.
 
     Args:
-        row: kind, name, slope, low, high.
+        row: kind, name, slope, low, high, and statistic if it is a norm.
         along: the size that slopes are against: "width" or "depth".
 
     >>> row = {"kind": "update", "name": "up.weight", "slope": 0.0, "low": -1.0, "high": -1.0}
@@ -43,6 +54,7 @@ def wrong_slope(row: Mapping[str, Any], along: str) -> str:
     off = max(slope - high, low - slope)
     advice = ADVICE[row["kind"]].format(
         size="large" if slope > high else "small",
+        strongly="strongly" if slope > high else "weakly",
         by=f"{along}^{off:.2f}",
     )
     return f"{_subject(row)} goes as {along}^{slope:.2f} and must as {must}: {advice}"
@@ -68,4 +80,5 @@ def not_finite(row: Mapping[str, Any]) -> str:
 
 def _subject(row: Mapping[str, Any]) -> str:
     """Name what was measured, such as "the update of blocks.0.up.weight"."""
-    return f"{SUBJECTS.get(row['kind'], '')} {row['name']}".strip()
+    words = [NORMS.get(row.get("statistic", ""), ""), SUBJECTS.get(row["kind"], ""), row["name"]]
+    return " ".join(word for word in words if word)

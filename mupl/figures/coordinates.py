@@ -12,6 +12,8 @@ PANELS = {
     ("output", False): "layer outputs",
     ("logits", False): "logits",
     ("attention_logits", False): "attention logits",
+    ("effective", False): "own part (W_t - W_0) x_t",
+    ("propagating", False): "part of the input W_0 (x_t - x_0)",
     ("param", False): "weights W",
     ("update", False): "weight changes ΔW",
     ("param", True): "biases b",

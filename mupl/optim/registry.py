@@ -147,8 +147,10 @@ def optimizer_rules(
     if isinstance(update_kind, OptimizerRules):
         return update_kind
     if update_kind is not None:
-        idle_steps = known.idle_steps if known else 0
-        return replace(as_optimizer_rules(update_kind), idle_steps=idle_steps)
+        rules = as_optimizer_rules(update_kind)
+        if known is None:
+            return rules
+        return replace(rules, idle_steps=known.idle_steps, settled=known.settled)
     if known is not None:
         return known
     name = getattr(constructor, "__name__", type(constructor).__name__)

@@ -16,6 +16,8 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 | logits at init                  | e(mult) + e(init) + 1/2, or between that and a bias's    |
 | logits after updates            | 0, or between that and their exponent at init            |
 | what the model returns          | that of its readouts                                     |
+| (W_t - W_0) x_t, effective      | that of updates plus f, at most 0                        |
+| W_0 (x_t - x_0), propagating    | that of W at init plus 1/2; readouts: plus 1/2 to 1      |
 | attention logits                | 0, or between that and -1/2 (larger heads, at random)    |
 
 - `adam`: entries of w move by lr, whatever the gradient is.
@@ -26,7 +28,7 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
   above the batch size.
 - `rotated`, `rotated_in`, `rotated_out`: entries have size lr in the eigenbasis of the sides. If
   all are filled, by noise, so they are in W's own basis; if the gradient has few directions, the
-  Frobenius norm is smaller by the rotation (`update_kinds.ROTATIONS`). What fills the rest adds up
+  Frobenius norm is smaller by the rotation (`OptimizerRules.rotation`). What fills the rest adds up
   without coherence, so that it may have half the exponent of `STABLE`.
 - Logits at init are a sum of n independent terms, and of the readout's bias where that does not
   start at 0. After updates they may keep such parts.
@@ -34,6 +36,15 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
   may be as small as what the bottleneck returns.
 - No update may exceed `STABLE`, above which outputs grow. A table that predicts such updates (sp,
   ntk under Adam) describes a network that fails, and it must be seen to fail.
+- Let f be 1 where fan_in grows, else 0. The few directions of an update are those of its inputs,
+  so that it sums over fan_in coherently; what noise fills of a rotated basis adds f/2. W at init is
+  random, so its sums grow as n^1/2. A readout may grow as n, as backpropagation turns its inputs
+  into its own directions. Inputs x_t - x_0 move as the effective parts before them do. Neither part
+  may grow, and nothing is said while nothing has moved (Haas et al. 2025, arXiv 2505.22491).
+- Matrix norms of a weight, an update or a decay of d growing dimensions: the entries' exponent plus
+  d/2 where a few directions make it, so that all norms are alike. The spectral norm of what is
+  random (W at init, what fills a rotated basis) grows by the largest side's n^1/2 alone. RMS->RMS:
+  the spectral norm's plus (f - g)/2, with g 1 where fan_out grows, else 0.
 - Outputs must have the exponent 0 in every parametrization: this is what muP is for.
 - While every readout is 0, no gradient reaches the layers before it: their first update is 0.
   All updates are 0 while an optimizer is idle (`OptimizerRules.idle_steps`).
@@ -59,7 +70,6 @@ from mupl.parametrization.cells import Monomial
 from mupl.parametrization.rules import ROWS, Parametrization
 from mupl.parametrization.scales import tied_rule
 from mupl.parametrization.update_kinds import (
-    ROTATIONS,
     OptimizerRules,
     UpdateKind,
     as_optimizer_rules,
@@ -67,6 +77,7 @@ from mupl.parametrization.update_kinds import (
 from mupl.roles import SPECIAL_ROWS, Info, MultiplierInfo, MultiplierRole, ParamInfo, Role
 
 HALF = 0.5
+ENTRIES = ("l1", "rms")  # statistics that grow as the entries do
 MODEL_OUTPUT = "model output"  # the name of what a model returns, its logits
 _M_IN = Monomial.parse("m_in")
 
@@ -86,6 +97,10 @@ class Expected:
     high: float = 0.0
     zero: bool = False
 
+    def shifted(self, power: float) -> "Expected":
+        """Return what must be seen of x times this power of width."""
+        return replace(self, low=self.low + power, high=self.high + power)
+
 
 ZERO = Expected(zero=True)
 UNKNOWN = Expected(low=float("nan"), high=float("nan"))  # not judged
@@ -99,14 +114,17 @@ def expected_exponents(
     decay: bool = False,
     along: str = "width",
     decay_exponent: float = 0.0,
-) -> dict[tuple[str, str], Expected]:
+) -> dict[tuple[str, ...], Expected]:
     """Return the exponents that must be seen after t updates, by kind and name.
 
-    Kinds are
+    They are of mean |x| and of the RMS. Norms of matrices have theirs by kind, name and norm:
+    "frobenius", "spectral" or "rms_to_rms". Kinds are
 
     - `param`: the tensor;
     - `update`: its change from t to t + 1. With decoupled weight decay the two parts of it are
       told apart instead, as `gradient_update` and `decay`;
+    - `effective` and `propagating`: the parts of the change of what a module returns, by its name
+      (`mupl.stats.parts`);
     - `logits`: what the model returns; and `attention_logits`, the same for all modules ("*");
     - `output`: what a multiplier returns, or the module that owns a matrix. Where the size of
       heads grows, scaled queries must have -1, so that attention logits (`logits` beside them) do
@@ -124,22 +142,44 @@ def expected_exponents(
     """
     if along not in ("width", "depth"):
         raise ConfigError(f"along={along}: must be width or depth")
-    network = _Network(infos, parametrization, as_optimizer_rules(optimizer), along)
-    t -= network.rules.idle_steps  # so 0 is the first update that moves anything
-    expected: dict[tuple[str, str], Expected] = {}
+    rules = as_optimizer_rules(optimizer)
+    network = _Network(infos, parametrization, rules, along)
+    is_settled = t >= rules.settled
+    t -= rules.idle_steps  # so 0 is the first update that moves anything
+    if t > 0 and not is_settled:
+        return {}
+    expected: dict[tuple[str, ...], Expected] = {}
     for name, info in infos.items():
         if isinstance(info, MultiplierInfo):
             expected |= network.multiplier(name, info)
             continue
         expected["param", name] = network.weight(name, t)
-        expected["gradient_update" if decay else "update", name] = network.stable_update(name, t)
+        weight_norms = network.weight_norms(name, t)
+        expected |= _of_norms("param", name, weight_norms)
         if decay:
             expected["decay", name] = network.decay(name, t, decay_exponent)
+            shrinks = network.decay_power(name, decay_exponent)
+            decay_norms = {norm: one.shifted(-shrinks) for norm, one in weight_norms.items()}
+            expected |= _of_norms("decay", name, decay_norms)
+        if is_settled or t < 0:
+            update = "gradient_update" if decay else "update"
+            expected[update, name] = network.stable_update(name, t)
+            expected |= _of_norms(update, name, network.update_norms(name, t))
         if len(info.shape) > 1 and _makes_output(name, infos):
-            expected["output", _owner(name)] = network.output(name, t)
+            owner = _owner(name)
+            expected["output", owner] = network.output(name, t)
+            decays_by = decay_exponent if decay else None
+            expected["effective", owner] = network.effective(name, t, decays_by)
+            expected["propagating", owner] = network.propagating(name, t, decays_by)
     expected["logits", MODEL_OUTPUT] = network.logits(t)
     expected["attention_logits", "*"] = network.attention_logits()
     return expected
+
+
+def _of_norms(
+    kind: str, name: str, norms: Mapping[str, Expected]
+) -> dict[tuple[str, ...], Expected]:
+    return {(kind, name, norm): expected for norm, expected in norms.items()}
 
 
 def _makes_output(name: str, infos: Mapping[str, Info]) -> bool:
@@ -191,26 +231,25 @@ class _Network:
         info = self._tensors[name]
         if info.kept:
             return UNKNOWN
-        parts = []
+        updates = [self._update(name, k) for k in range(min(t, 2))]  # later: as the second
+        moving = [update for update in updates if not update.zero]
         if not _starts_at_zero(info):
-            parts.append(self._initial(info))
-        for k in range(min(t, 2)):  # later updates are like the second
-            update = self._update(name, k)
-            if not update.zero:
-                parts.append(update.high)
-        if not parts:
+            initial = self._initial(info)
+            return Expected(initial, max([initial, *(update.high for update in moving)]))
+        if not moving:
             return ZERO
-        high = max(parts)
-        low = high if _starts_at_zero(info) else self._initial(info)
-        return Expected(low, high)
+        low = max(update.low for update in moving)
+        return Expected(low, max(update.high for update in moving))
 
     def decay(self, name: str, t: int, decay_exponent: float) -> Expected:
         """Return the exponent of what weight decay takes of W at t."""
-        weight = self.weight(name, t)
-        shrinks = exponent(_M_IN, self._tensors[name], self.rules) * decay_exponent
-        if self._in_depth or weight.zero:
-            return weight
-        return Expected(weight.low - shrinks, weight.high - shrinks)
+        return self.weight(name, t).shifted(-self.decay_power(name, decay_exponent))
+
+    def decay_power(self, name: str, decay_exponent: float) -> float:
+        """Return the power of 1/width in lr * weight_decay."""
+        if self._in_depth:
+            return 0.0
+        return exponent(_M_IN, self._tensors[name], self.rules) * decay_exponent
 
     def stable_update(self, name: str, t: int) -> Expected:
         """Return the exponent of an update at t, at most one at which outputs stay bounded."""
@@ -223,6 +262,92 @@ class _Network:
             most = -1 - self._residual if info.in_block else 0.0
         filled = most / 2 if update.low < update.high else most
         return Expected(min(update.low, most), min(update.high, filled))
+
+    def weight_norms(self, name: str, t: int) -> dict[str, Expected]:
+        """Return the exponents of the norms of W after t updates; of a vector none."""
+        info = self._tensors[name]
+        entries = self.weight(name, t)
+        if entries.zero or info.kept or len(info.shape) < 2:
+            return {}
+        fan_in, fan_out = self._growth(info)
+        low = high = entries.high + HALF * (fan_in + fan_out)  # of updates, if there are any
+        if not _starts_at_zero(info):
+            low = self._initial(info) + HALF * max(fan_in, fan_out)
+            updates = [self.update_norms(name, k).get("spectral", ZERO) for k in range(min(t, 2))]
+            high = max([low, *(update.high for update in updates if not update.zero)])
+        return self._norms(info, entries, Expected(low, high))
+
+    def update_norms(self, name: str, t: int) -> dict[str, Expected]:
+        """Return the exponents of the norms of an update at t; of a vector none."""
+        info = self._tensors[name]
+        entries = self.stable_update(name, t)
+        if entries.zero or len(info.shape) < 2:
+            return {}
+        fan_in, fan_out = self._growth(info)
+        low = high = entries.low + HALF * (fan_in + fan_out)
+        if entries.low < entries.high:  # filled by noise
+            high = max(low, entries.high + HALF * max(fan_in, fan_out))
+        return self._norms(info, entries, Expected(low, high))
+
+    def _norms(self, info: ParamInfo, entries: Expected, spectral: Expected) -> dict[str, Expected]:
+        fan_in, fan_out = self._growth(info)
+        return {
+            "frobenius": entries.shifted(HALF * (fan_in + fan_out)),
+            "spectral": spectral,
+            "rms_to_rms": spectral.shifted(HALF * (fan_in - fan_out)),
+        }
+
+    def effective(self, name: str, t: int, decay_exponent: float | None) -> Expected:
+        """Return the exponent of (W_t - W_0) x_t; of a vector, the one of its change.
+
+        A decay exponent of None says that no weight decay is decoupled.
+        """
+        info = self._tensors[name]
+        if info.kept:
+            return UNKNOWN
+        parts = [self._action(name, k) for k in range(min(t, 2))]  # later ones are like the second
+        if decay_exponent is not None and t > 0:  # weight decay takes a share of the output
+            decays = self.decay_power(name, decay_exponent)
+            parts.append(self.output(name, t).shifted(-decays))
+        moving = [part for part in parts if not part.zero]
+        if not moving:
+            return UNKNOWN
+        low = max(part.low for part in moving)
+        high = max(part.high for part in moving)
+        if info.role is Role.INPUT:
+            low += self._bottlenecked(name, t).low
+        return Expected(low, high)
+
+    def _action(self, name: str, t: int) -> Expected:
+        """Return the exponent of (W_(t+1) - W_t) x_t."""
+        update = self.stable_update(name, t)
+        if update.zero:
+            return ZERO
+        fan_in, _ = self._growth(self._tensors[name])
+        low = high = update.low + fan_in
+        if update.low < update.high:  # filled by noise
+            high = max(low, update.high + HALF * fan_in)
+        return Expected(low, high)
+
+    def propagating(self, name: str, t: int, decay_exponent: float | None) -> Expected:
+        """Return the exponent of W_0 (x_t - x_0)."""
+        info = self._tensors[name]
+        is_fed = info.role in (Role.HIDDEN, Role.OUTPUT)
+        if self._in_depth or not is_fed or info.kept or _starts_at_zero(info):
+            return UNKNOWN
+        parts = []
+        for other in self._tensors:
+            if not self._is_of_readout(other):
+                parts.append(self.effective(other, t, decay_exponent))
+        moving = [part for part in parts if part != UNKNOWN]
+        if not moving:
+            return UNKNOWN
+        low = high = self._initial(info) + HALF
+        if info.role is Role.OUTPUT:
+            high += HALF
+        low += min(part.low for part in moving)
+        high += max(part.high for part in moving)
+        return Expected(min(low, 0.0), min(high, 0.0))
 
     def output(self, name: str, t: int) -> Expected:
         """Return the exponent of what the module returns that owns W, at time t."""
@@ -293,7 +418,7 @@ class _Network:
         """
         return Expected(0.0 if self._in_depth else -HALF, 0.0)
 
-    def multiplier(self, name: str, info: MultiplierInfo) -> dict[tuple[str, str], Expected]:
+    def multiplier(self, name: str, info: MultiplierInfo) -> dict[tuple[str, ...], Expected]:
         """Return the exponent of what a multiplier returns; for attention, of the logits too."""
         attention = info.role is MultiplierRole.ATTENTION
         output = logits = Expected()
@@ -302,7 +427,7 @@ class _Network:
             # embedding is on the residual stream.
             output = Expected(-1.0, -1.0) if attention else Expected(-HALF, 0.0)
             logits = Expected(-HALF, 0.0)
-        expected = {("output", name): output}
+        expected: dict[tuple[str, ...], Expected] = {("output", name): output}
         if attention:
             expected["output", f"{_owner(name)}.logits"] = logits
         return expected
@@ -310,22 +435,23 @@ class _Network:
     def _update(self, name: str, t: int) -> Expected:
         """Return the exponent of the change of W by its gradient from t to t + 1."""
         info = self._tensors[name]
-        is_readout = _owner(name) in map(_owner, self._readouts)
-        if info.frozen or t < 0 or (t == 0 and self._silent and not is_readout):
+        is_silent = t == 0 and self._silent and not self._is_of_readout(name)
+        if info.frozen or t < 0 or is_silent:
             return ZERO
         mult = self._cell(info, "mult")
         power = mult + self._cell(info, "lr")
         kind = self.rules.kind_of(info)
         if kind == UpdateKind.ORTHOGONAL and not self._in_depth:
-            growing_dimensions = sum(_growth(info))
+            growing_dimensions = sum(self._growth(info))
             power += shape_factor_exponent(info, self.rules)
             power -= HALF * growing_dimensions
         if kind == UpdateKind.SGD:
             power += mult + self._cell(info, "grad")
             power += self._gradient(info, t)
-        if kind in ROTATIONS:
-            return Expected(power - self._power(ROTATIONS[kind], info), power)
-        return Expected(power, power)
+        return Expected(power - self._power(self.rules.rotation(info), info), power)
+
+    def _is_of_readout(self, name: str) -> bool:
+        return _owner(name) in map(_owner, self._readouts)
 
     def _gradient(self, info: ParamInfo, t: int) -> float:
         """Return the exponent of the gradient of W."""
@@ -343,6 +469,10 @@ class _Network:
         """Return the exponent of a cell of the rule for a tensor or a multiplier."""
         rule = self._parametrization.rule(self.rules.kind_of(info), info.row)
         return self._power(getattr(rule, cell), info)
+
+    def _growth(self, info: Info) -> tuple[float, float]:
+        """Return the powers of the size that is swept in fan_in and in fan_out."""
+        return (0.0, 0.0) if self._in_depth else _growth(info)
 
     def _power(self, cell: Monomial, info: Info) -> float:
         if not self._in_depth:

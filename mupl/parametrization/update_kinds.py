@@ -43,11 +43,34 @@ class OptimizerRules:
         shape_factors: update kind -> cells in fan_in and fan_out. An update of that kind is
             multiplied by the largest of them, beside lr; by 1 if the kind is not among the keys.
         idle_steps: number of steps at the start of training that only gather statistics.
+        settled: number of updates after which their size is the one that the update kinds tell.
+        rotations: tensor -> what an update of few directions may be smaller by than one whose
+            entries are lr; by default that of its kind (`ROTATIONS`).
     """
 
     kind_of: Callable[[Info], str]
     shape_factors: Mapping[str, Sequence[Monomial]] = field(default_factory=dict)
     idle_steps: int = 0
+    settled: int = 0
+    rotations: Callable[[Info], Monomial] | None = None
+
+    def rotation(self, info: Info) -> Monomial:
+        """Return what an update of few directions may be smaller by; 1 if nothing is rotated."""
+        if self.rotations is not None:
+            return self.rotations(info)
+        return ROTATIONS.get(self.kind_of(info), Monomial())
+
+    @property
+    def check_steps(self) -> list[int]:
+        """Return the steps at which a coordinate check looks at this optimizer.
+
+        >>> OptimizerRules(str).check_steps, OptimizerRules(str, settled=6).check_steps
+        ([0, 1, 2], [0, 1, 2, 4, 8, 16])
+        """
+        steps = [0, 1, 2]
+        while self.settled and steps[-1] < 2 * self.settled:
+            steps.append(2 * steps[-1])
+        return steps
 
     def shape_cells(self, info: Info) -> Sequence[Monomial]:
         """Return the cells of which the largest is `shape_factor`."""

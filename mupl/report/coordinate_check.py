@@ -26,6 +26,8 @@ from mupl.report.common import (
     without_unknown,
 )
 
+ALIGNMENT = "alignment exponents: 1 if updates and inputs point the same way, 1/2 if at random"
+
 
 class Check(NamedTuple):
     """What a sweep of coordinate checks found."""
@@ -33,6 +35,7 @@ class Check(NamedTuple):
     results: pd.DataFrame  # a row a job
     rows: pd.DataFrame  # of all recorders; means over blocks in a check along depth
     verdict: pd.DataFrame
+    alignment: pd.DataFrame  # of `mupl.analysis.coordinates.alignment_exponents`
     along: str  # the size that slopes are against: width or depth
 
 
@@ -46,6 +49,7 @@ def coordinate_check(sweep_dir: Path, metric: str = "val_loss") -> int:
     check = judge(sweep_dir)
     file = sweep_dir / "verdict.json"
     show_verdict(check.verdict, check.along, file)
+    show_alignment(check.alignment, file)
     _print_series(check)
     print(f"coordinate check: {coordinates.count(check.verdict)}; {file}")
     no_figure = _plot_series(check, sweep_dir)
@@ -63,13 +67,27 @@ def show_verdict(verdict: pd.DataFrame, along: str, file: Path | None = None) ->
         file: which has the whole verdict.
     """
     title = f"slopes of log2(mean |x|) against log2({along})"
+    if (verdict["statistic"] != "l1").any():
+        title = f"slopes of log2(statistic) against log2({along})"
     for word in (coordinates.FAIL, coordinates.NOT_JUDGED):
         found = verdict[verdict["verdict"] == word]
         if found.empty:
             continue
         numbers = without_unknown(found.drop(columns=["verdict", "reason"]), keep=["slope"])
+        if (numbers["statistic"] == "l1").all():
+            numbers = numbers.drop(columns="statistic")
         show(numbers, f"{word}: {title}", file)
         print_lines(coordinates.sentences(found), file)
+
+
+def show_alignment(exponents: pd.DataFrame, file: Path | None = None) -> None:
+    """Print the alignment exponents of layers: a row a layer, a column a step."""
+    if exponents.empty:
+        return
+    keys = [key for key in exponents if key not in ("t", "slope", "ci_low", "ci_high")]
+    table = exponents.pivot_table("slope", keys, "t", sort=False, dropna=False).reset_index()
+    columns = {t: f"t = {t}" for t in exponents["t"].unique()}
+    show(table.rename(columns=columns).round(2), ALIGNMENT, file)
 
 
 def judge(sweep_dir: Path) -> Check:
@@ -84,9 +102,13 @@ def judge(sweep_dir: Path) -> Check:
     if along == "depth":
         rows = coordinates.over_blocks(rows)
     verdict = coordinates.verdict(rows, along=along)
+    alignment = pd.DataFrame()
+    if along == "width":
+        alignment = coordinates.alignment_exponents(rows)
     plain = coordinates.verdict_json(verdict)
+    plain["alignment"] = coordinates.records(alignment)
     write_atomically(sweep_dir / "verdict.json", json.dumps(plain, indent=1))
-    return Check(results, rows, verdict, along)
+    return Check(results, rows, verdict, alignment, along)
 
 
 def _print_series(check: Check) -> None:

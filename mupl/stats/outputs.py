@@ -52,11 +52,17 @@ class OutputHooks:
 
     @torch.no_grad()
     def of_probe(self, batch: Any) -> dict[str, Tensor]:
-        """The outputs for a batch in eval mode; afterwards each module is in its own mode again."""
+        """The outputs for a batch in eval mode; afterwards each module is in its own mode again.
+
+        A batch may be a function that calls the model.
+        """
         in_training = [module for module in self._model.modules() if module.training]
         self._model.eval()
         self.start()
-        self._model(batch)
+        if callable(batch):
+            batch(self._model)
+        else:
+            self._model(batch)
         outputs, _ = self.stop()
         for module in in_training:
             module.training = True

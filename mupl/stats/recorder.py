@@ -1,6 +1,6 @@
 """Record statistics of a training run, the same numbers under every parametrization."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -17,6 +17,7 @@ from mupl.parametrization.scales import Scale
 from mupl.roles import multipliers
 from mupl.stats.attention import AttentionHooks
 from mupl.stats.outputs import OutputHooks
+from mupl.stats.parts import PartHooks
 from mupl.stats.reductions import STATISTICS
 from mupl.stats.rows import KINDS, Predict, Row, StatisticRows
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Columns = Mapping[str, Any]
+PARTS = frozenset({"effective", "propagating", "alignment"})  # see `mupl.stats.parts`
+OF_CHANGES = PARTS | {"output_change"}  # kinds that compare the outputs with those at the start
+OF_UPDATES = frozenset({"action", "output_update"})  # or with those before an update
+PROBED = OF_CHANGES | OF_UPDATES  # kinds that are of the probe batch
 
 
 class HasDecayRates(Protocol):
@@ -67,12 +72,13 @@ class Recorder:
         kinds: of `mupl.stats.rows.KINDS`.
         statistics: of `mupl.stats.reductions.STATISTICS`. Those of matrices are taken of tensors of
             two or more dimensions, as matrices (shape[0], rest).
-        steps: the values of t to record, or n for every n-th.
+        steps: the values of t to record, or n for every n-th. On a logarithmic scale, such as 0, 1,
+            2, 4, 16, 64, 256, late steps are seen at the price of few.
         parameters: globs on parameter names.
         modules: globs on module names, for outputs; by default the modules that own parameters of
             two or more dimensions, each `Multiplier` and each readout by a shared matrix.
-        probe: input of the model for `output_update` and `output_change`, seen in eval mode; may be
-            set later.
+        probe: input of the model for the kinds of `PROBED`, or a function that calls the model with
+            one, `model -> Any`. It is seen in eval mode, and may be set later.
         columns: constants to put into each row, such as width and seed. A list of them, one entry
             for each member, says that the model is a stack: its tensors and outputs have a leading
             member axis and its weights are effective.
@@ -105,7 +111,7 @@ class Recorder:
         expected: Predict | Sequence[Predict] | None = None,
     ) -> None:
         self.kinds = frozenset(_known("kinds", kinds, KINDS))
-        self.steps = _checked_steps(steps)
+        self.steps = checked_steps(steps)
         self.probe = probe
         self.t = 0
         member_axes = int(isinstance(columns, list | tuple))
@@ -121,6 +127,9 @@ class Recorder:
         else:
             names = match_globs("recorder.modules", modules, dict(model.named_modules()))
         self._hooks = OutputHooks(model, names)
+        tracked = [weight.w for weight in self._weights.values()]
+        in_parts = names if self.kinds & (PARTS | {"action"}) else []
+        self._parts = PartHooks(model, in_parts, tracked, member_axes)
         self._of_model = OutputHooks(model, [""] if "logits" in self.kinds else [])
         self._attention: AttentionHooks | None = None
         if "attention_logits" in self.kinds:
@@ -152,18 +161,19 @@ class Recorder:
         wanted = self.wanted(self.t)
         if not wanted and self._initial is not None:
             return
-        probe_kinds = {"output_change", "output_update"} if wanted else {"output_change"}
-        outputs = self._probe_outputs(self.kinds & probe_kinds)
+        self._parts.start()
+        outputs = self._probe_outputs(self.kinds & (PROBED if wanted else OF_CHANGES))
+        self._parts.stop()
         if self._initial is None:
-            weights = self._copy_weights({"change"})
-            kept = outputs if "output_change" in self.kinds else {}
+            weights = self._copy_weights(PARTS | {"change"})
+            kept = outputs if self.kinds & OF_CHANGES else {}
             self._initial = _Snapshot(weights, kept)
         if not wanted:
             return
         self._decay = self._decay_rates()  # now, as a scheduler may step before `end_step`
         self._add_weights()
         self._add_changes(self._initial, outputs)
-        weights = self._copy_weights({"update", "gradient_update"})
+        weights = self._copy_weights({"update", "gradient_update", "action"})
         self._before = _Snapshot(weights, outputs)
         self._hooks.start(
             outputs="output" in self.kinds,
@@ -198,6 +208,7 @@ class Recorder:
     def close(self) -> None:
         """Remove the hooks and drop the copies of weights."""
         self._hooks.remove()
+        self._parts.remove()
         self._of_model.remove()
         if self._attention is not None:
             self._attention.remove()
@@ -228,7 +239,7 @@ class Recorder:
         """
         self._rows.write(Path(path), member)
 
-    def _copy_weights(self, kinds: set[str]) -> dict[str, Tensor]:
+    def _copy_weights(self, kinds: Set[str]) -> dict[str, Tensor]:
         """Copies of the weights if one of these kinds is recorded."""
         if self.kinds.isdisjoint(kinds):
             return {}
@@ -265,13 +276,30 @@ class Recorder:
         """Add how far weights and outputs have moved since training began."""
         if self.t == 0:
             return
-        for name, before in initial.weights.items():
-            weight = self._weights[name]
-            change = weight.w - before
-            self._rows.add(name, change, {"change": weight.mult})
-        for name, before in initial.outputs.items():
-            change = outputs[name] - before
-            self._rows.add(name, change, {"output_change": 1.0})
+        if "change" in self.kinds:
+            for name, before in initial.weights.items():
+                weight = self._weights[name]
+                change = weight.w - before
+                self._rows.add(name, change, {"change": weight.mult})
+        if "output_change" in self.kinds:
+            for name, before in initial.outputs.items():
+                change = outputs[name] - before
+                self._rows.add(name, change, {"output_change": 1.0})
+        if self.kinds & PARTS:
+            self._add_parts(initial, outputs)
+
+    def _add_parts(self, initial: "_Snapshot", outputs: Mapping[str, Tensor]) -> None:
+        weights = self._by_parameter(initial)
+        for name, parts in self._parts.parts(outputs, initial.outputs, weights):
+            if "effective" in self.kinds:
+                self._rows.add(name, parts.effective, {"effective": 1.0})
+            if "propagating" in self.kinds:
+                self._rows.add(name, parts.propagating, {"propagating": 1.0})
+            if "alignment" in self.kinds and parts.alignment is not None:
+                self._rows.add_value("alignment", name, "l1", parts.alignment)
+
+    def _by_parameter(self, snapshot: "_Snapshot") -> dict[nn.Parameter, Tensor]:
+        return {self._weights[name].w: value for name, value in snapshot.weights.items()}
 
     def _add_gradients(self) -> None:
         if "grad" not in self.kinds:
@@ -300,6 +328,10 @@ class Recorder:
                 self._rows.add(name, update, {"update": weight.mult})
 
     def _add_output_updates(self) -> None:
+        if "action" in self.kinds:
+            before = self._by_parameter(self._before)
+            for name, action in self._parts.actions(before):
+                self._rows.add(name, action, {"action": 1.0})
         outputs = self._probe_outputs(self.kinds & {"output_update"})
         for name, after in outputs.items():
             update = after - self._before.outputs[name]
@@ -402,12 +434,20 @@ def _as_list(values: Any) -> list[Any]:
     return list(values) if isinstance(values, list | tuple) else [values]
 
 
-def _checked_steps(steps: int | Iterable[int]) -> int | frozenset[int]:
-    if not isinstance(steps, int | str):
-        return frozenset(steps)
-    if isinstance(steps, str) or steps < 1:
-        raise ConfigError(f"recorder.steps={steps}: must be a whole number >= 1 or a list of steps")
-    return steps
+def checked_steps(steps: int | Iterable[int], key: str = "recorder.steps") -> int | frozenset[int]:
+    """Return steps as `Recorder` takes them; `key` is what an error names.
+
+    Raises:
+        ConfigError: unless they are a whole number >= 1, or whole numbers >= 0.
+    """
+    if isinstance(steps, Iterable) and not isinstance(steps, str):
+        listed = list(steps)
+        if all(type(step) is int and step >= 0 for step in listed):
+            return frozenset(listed)
+        steps = listed
+    elif type(steps) is int and steps >= 1:
+        return steps
+    raise ConfigError(f"{key}={steps}: must be a whole number >= 1 or a list of steps, >= 0")
 
 
 def _known(key: str, names: Iterable[str], known: Mapping[str, Any]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mupl.errors import ConfigError
 from mupl.files import write_atomically
-from mupl.parametrization.exponents import UNKNOWN, Expected
+from mupl.parametrization.exponents import ENTRIES, UNKNOWN, Expected
 from mupl.stats.reductions import ITERATIONS, ITERATIONS_GAP, STATISTICS, TensorReductions, measure
 
 if TYPE_CHECKING:
@@ -29,12 +29,18 @@ KINDS = {
     "output_grad": ITERATIONS_GAP,  # d loss / d output
     "output_update": ITERATIONS,  # of the probe batch: output after update t minus output before
     "output_change": ITERATIONS,  # of the probe batch: output at t minus output before training
+    # The next four are of the probe batch, as `mupl.stats.parts.OutputParts` defines them
+    "action": ITERATIONS_GAP,  # (W_(t+1) - W_t) x_t
+    "effective": ITERATIONS_GAP,  # (W_t - W_0) x_t
+    "propagating": ITERATIONS,  # W_0 (x_t - x_0)
+    "alignment": ITERATIONS,  # RMS((W_t - W_0) x_t) / (RMS(W_t - W_0) RMS(x_t)), a number
     "logits": ITERATIONS,  # what the model returns; its name is that of `MODEL_OUTPUT`
     "attention_logits": ITERATIONS,  # scaled products q.k; by the module that takes their softmax
 }
 COLUMNS = ("t", "kind", "name", "statistic", "value")
-# What must be seen, by (kind, name), where the name "*" stands for all others
-Prediction = Mapping[tuple[str, str], Expected]
+# What must be seen, by kind and name, where the name "*" stands for all others; of norms of
+# matrices by kind, name and statistic
+Prediction = Mapping[tuple[str, ...], Expected]
 Predict = Callable[[int, bool], Prediction]  # of t and whether weight decay is decoupled
 Row = dict[str, Any]
 
@@ -83,6 +89,10 @@ class StatisticRows:
                 scale = STATISTICS[statistic].scale(factor)
                 self._values[kind, name, statistic] = scale * value
 
+    def add_value(self, kind: str, name: str, statistic: str, value: Tensor) -> None:
+        """Add a statistic that is measured already: (), or of a stack (S,)."""
+        self._values[kind, name, statistic] = value
+
     def finish_step(self, t: int, decoupled_decay: bool) -> None:
         """Make rows of all that was added: the only synchronisation of a step."""
         if not self._values:
@@ -100,7 +110,7 @@ class StatisticRows:
                 row["statistic"] = statistic
                 row["value"] = value
                 if predictions is not None:
-                    row |= asdict(_expected(predictions[member], kind, name))
+                    row |= asdict(_expected(predictions[member], *key))
                 self.rows.append(row)
         self._values = {}
 
@@ -134,8 +144,10 @@ class StatisticRows:
             raise ConfigError(f"file={path.name}: must end in .csv or .parquet")
 
 
-def _expected(prediction: Prediction, kind: str, name: str) -> Expected:
+def _expected(prediction: Prediction, kind: str, name: str, statistic: str) -> Expected:
     """Look up what must be seen; what has no prediction is not judged."""
+    if statistic not in ENTRIES:
+        return prediction.get((kind, name, statistic), UNKNOWN)
     of_others = prediction.get((kind, "*"), UNKNOWN)
     return prediction.get((kind, name), of_others)
 

@@ -39,6 +39,7 @@ WHOLE = {
 }
 BASES = ("base_batch_size", "base_steps")  # of batch_scaling
 WHOLE_OR_NULL = ("base_depth", *BASES)
+RECORDED = "callbacks.coordinates.steps"
 WIDTHS = ("width", "base_width")
 NUMBERS = ("lr", "eps", "weight_decay")
 WORDS = {
@@ -55,7 +56,7 @@ BY_NAME = ("roles", "init")
 CHECKED = (
     *WIDTHS, *WHOLE, *NUMBERS, "weight_decay_mode", *WORDS, *WHOLE_OR_NULL, *BY_NAME,
     "keep", "seed", "threads", "loss", "trainer.devices", "trainer.num_nodes",
-    "trainer.gradient_clip_val", "trainer.val_check_interval",
+    "trainer.gradient_clip_val", "trainer.val_check_interval", RECORDED,
 )  # fmt: skip
 SEEDS = 2**32  # what numpy's and Lightning's generators take
 
@@ -83,7 +84,7 @@ def values_of(cfg: DictConfig, swept: Iterable[str] = ()) -> dict[str, Any]:
     values = {}
     for key in CHECKED:
         group, _, name = key.rpartition(".")
-        node = cfg.get(group) if group else cfg
+        node = OmegaConf.select(cfg, group) if group else cfg
         if node is None or name not in node.keys():  # noqa: SIM118 (`in` overlooks what is broken)
             continue
         try:
@@ -123,6 +124,7 @@ def problems(values: Values) -> Iterator[str]:
         if key in values:
             yield from word_problems(key, values[key], known)
     yield from _batch_scaling_problems(values)
+    yield from _recorded_problems(values)
 
 
 def _is_whole(value: Any, least: int) -> bool:
@@ -190,6 +192,18 @@ def _interval_problems(key: str, value: Any) -> Iterator[str]:
     is_share = isinstance(value, float) and 0 < value <= 1
     if value is not None and not is_share and not _is_whole(value, 1):
         yield f"{key}={value}: must be a number of steps >= 1, or a share of an epoch"
+
+
+def _recorded_problems(values: Values) -> Iterator[str]:
+    """Refuse a list of steps of which training does not reach the last."""
+    steps, updates = values.get(RECORDED), values.get("max_steps")
+    if not isinstance(steps, list) or not all(_is_whole(step, 0) for step in steps):
+        return  # what else it may be, the recorder says
+    if steps and _is_whole(updates, 1) and max(steps) >= updates:
+        yield (
+            f"{RECORDED}={steps}: training ends before step {max(steps)}; say "
+            f"max_steps={max(steps) + 1} or more"
+        )
 
 
 def _batch_scaling_problems(values: Values) -> Iterator[str]:

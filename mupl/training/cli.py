@@ -2,19 +2,23 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mupl.identity import RESULT_FILE, register_resolvers
 from mupl.parametrization.tables import TABLES
 from mupl.training.clear_errors import clear_errors
 from mupl.training.overrides import CONF
 
+UPDATES = 3  # of a coordinate check whose steps do not say how many
 DIVERGED = 3  # exit code of a single run whose loss was not finite; bad input has 1
 
 
@@ -48,9 +52,34 @@ def _exit_if_diverged() -> None:
 
 
 def register() -> None:
-    """Tell Hydra of what conf/ needs but does not hold: rule tables and names of folders."""
+    """Tell Hydra of what conf/ needs but does not hold: rule tables, names of folders, steps."""
     register_parametrizations()
     register_resolvers()
+    OmegaConf.register_new_resolver("check_steps", _check_steps, replace=True)
+    OmegaConf.register_new_resolver("steps_to", _steps_to, replace=True)
+
+
+def _check_steps(optimizer: DictConfig) -> ListConfig:
+    """Resolve `${check_steps:${optimizer}}`: the steps at which a coordinate check looks."""
+    # torch, which other configs do without
+    from mupl.optim.registry import optimizer_rules
+    from mupl.parametrization.update_kinds import OptimizerRules
+
+    options = {str(key): value for key, value in optimizer.items() if str(key)[0] != "_"}
+    options.pop("update_kind", None)
+    try:
+        rules = optimizer_rules(partial(get_object(optimizer["_target_"]), **options))
+    except Exception:  # one that mupl does not know; whether it can be, is said before training
+        rules = OptimizerRules(str)
+    return ListConfig(rules.check_steps)
+
+
+def _steps_to(steps: Any) -> int:
+    """Resolve `${steps_to:STEPS}`: the number of updates up to the last of a list of steps."""
+    listed = list(steps) if OmegaConf.is_list(steps) else []
+    if listed and all(type(step) is int and step >= 0 for step in listed):
+        return max(listed) + 1
+    return UPDATES
 
 
 def register_parametrizations() -> None:

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -17,7 +17,7 @@ from mupl.names import block_pattern
 from mupl.roles import Build, Width
 from mupl.stats.attention import unseen
 from mupl.stats.outputs import main_tensor
-from mupl.stats.recorder import Recorder
+from mupl.stats.recorder import Recorder, checked_steps
 from mupl.training.setup import Setup
 
 CHECKED_KINDS = (
@@ -28,11 +28,23 @@ CHECKED_KINDS = (
     "update",
     "gradient_update",
     "decay",
+    "effective",
+    "propagating",
+    "alignment",
     "grad",  # tells which updates are of rounding errors
 )
 EXAMPLES = {"widths": "[64, 128, 256]", "depths": "[4, 8, 16]", "seeds": "range(5)"}
 Batch = Any  # (x, target), a dict of the model's arguments, or whatever `step` takes
 Step = Callable[[nn.Module, Any], Tensor]
+
+
+class _Recording(NamedTuple):
+    """What is recorded of a training, and how the loss of a batch is made."""
+
+    steps: list[int] | None  # None: as batches and optimizer say
+    kinds: Sequence[str]
+    statistics: Sequence[str]
+    step: Step | None
 
 
 def coord_check(
@@ -45,6 +57,8 @@ def coord_check(
     seeds: Iterable[int] = range(5),
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    steps: Iterable[int] | None = None,
+    kinds: Sequence[str] = CHECKED_KINDS,
     statistics: Sequence[str] = ("l1",),
     step: Step | None = None,
     **setup: Any,
@@ -52,8 +66,16 @@ def coord_check(
     """Train `build(width)` for one step on each batch, at every width and seed, and record it.
 
     Args:
-        batches: one a step: t = 0, 1, ... Three are enough. A batch is (x, target), or a dict of
-            arguments for a model that returns its own loss (`model(**batch).loss`).
+        batches: one a step: t = 0, 1, ... Three are enough; for more steps they are taken again and
+            again. A batch is (x, target), or a dict of arguments for a model that returns its own
+            loss (`model(**batch).loss`). The first one is the probe, on which the parts of the
+            change of outputs are seen.
+        steps: the values of t to record, such as [0, 1, 2, 4, 16, 64, 256]; training ends after the
+            last. By default one a batch, but for an optimizer whose updates settle late, such as
+            SOAP, powers of two until they have (`OptimizerRules.check_steps`).
+        kinds: of `mupl.stats.rows.KINDS`.
+        statistics: of `mupl.stats.reductions.STATISTICS`. There are predictions for "l1" and "rms",
+            and for "frobenius", "spectral" and "rms_to_rms" of weights and updates.
         depths: with one width, check against depth instead, that of `build(width, depth=depth)`,
             tuned at `base_depth`; rows have a column depth, and are means over the blocks.
         step: `(model, batch) -> loss`, for batches of another kind.
@@ -63,7 +85,8 @@ def coord_check(
         A recorder's rows with the columns width, seed and the prediction; for `mupl.verdict`.
 
     Raises:
-        ConfigError: on nothing to train, no loss, or depths without `base_depth` or one width.
+        ConfigError: on nothing to train, no loss, bad steps, or depths without `base_depth` or one
+            width.
 
     >>> from mupl.analysis.coordinates import verdict
     >>> def build(width):
@@ -72,17 +95,20 @@ def coord_check(
     >>> rows = coord_check(build, [64, 256], batches, base_width=64, lr=0.01)
     >>> verdict(rows)[["kind", "name", "low", "high", "verdict"]].tail(1)
           kind    name  low  high verdict
-    10  update  2.bias  0.0   0.0    pass
+    XX
     """
     runs = _runs(widths, depths, seeds, setup.get("base_depth"))
-    moved = _moved(batches, device, dtype)
+    recorded = None if steps is None else _checked_steps(steps)
+    needed = None if recorded is None else recorded[-1] + 1
+    moved = _moved(itertools.islice(batches, needed), device, dtype)
+    recording = _Recording(recorded, kinds, statistics, step)
     tables = []
     for width, depth, seed in runs:
         with default_dtype(dtype):  # weights are drawn in it, not rounded to it
             one = Setup(build, width, base_width=base_width, depth=depth, seed=seed, **setup)
         one.model.to(device)
         along = "width" if depth is None else "depth"
-        rows = _train(one, moved, statistics, along, step).assign(width=width, seed=seed)
+        rows = _train(one, moved, recording, along).assign(width=width, seed=seed)
         tables.append(rows if depth is None else rows.assign(depth=depth))
     return pd.concat(tables, ignore_index=True)
 
@@ -120,6 +146,13 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+def _checked_steps(steps: Iterable[int]) -> list[int]:
+    listed = [] if isinstance(steps, str) or not isinstance(steps, Iterable) else sorted(steps)
+    if not listed or not isinstance(checked_steps(listed, "steps"), frozenset):
+        raise ConfigError(f"steps={steps}: must be a list of steps, such as [0, 1, 2, 4, 16, 64]")
+    return listed
+
+
 def _moved(batches: Iterable[Batch], device: str | torch.device, dtype: torch.dtype) -> list[Batch]:
     """Move batches to the device; refuse none."""
     moved = [_to(batch, device, dtype) for batch in batches]
@@ -139,31 +172,31 @@ def _to(batch: Any, device: str | torch.device, dtype: torch.dtype) -> Any:
     return batch
 
 
-def _train(
-    setup: Setup,
-    batches: Iterable[Batch],
-    statistics: Sequence[str],
-    along: str,
-    step: Step | None,
-) -> pd.DataFrame:
-    """Make a step on each batch, and return the rows of a recorder; of depths, means over blocks.
+def _train(setup: Setup, batches: list[Batch], recording: _Recording, along: str) -> pd.DataFrame:
+    """Make steps on the batches, and return the rows of a recorder; of depths, means over blocks.
 
     A warning names what could not be looked at.
     """
+    steps = recording.steps
+    if steps is None:
+        rules = setup.optimizer_rules
+        steps = rules.check_steps if rules.settled else list(range(len(batches)))
     optimizer = setup.optimizer()
     recorder = Recorder(
         setup.model,
         setup.scales,
-        kinds=CHECKED_KINDS,
-        statistics=statistics,
+        kinds=recording.kinds,
+        statistics=recording.statistics,
+        steps=steps,
+        probe=partial(_output, batch=batches[0], step=recording.step),
         optimizer=optimizer,
         expected=partial(setup.expected_exponents, along=along),
     )
     with recorder:
-        for batch in batches:
+        for batch in itertools.islice(itertools.cycle(batches), steps[-1] + 1):
             recorder.begin_step()
             optimizer.zero_grad()
-            loss = step(setup.model, batch) if step else _loss(setup, batch)
+            loss = recording.step(setup.model, batch) if recording.step else _loss(setup, batch)
             loss.backward()
             optimizer.step()
             recorder.end_step()
@@ -173,10 +206,26 @@ def _train(
     return over_blocks(rows) if along == "depth" else rows
 
 
+def _output(model: nn.Module, batch: Batch, step: Step | None) -> Any:
+    """Call the model with a batch as a step on it does."""
+    if step is not None:
+        return step(model, batch)
+    return model(**batch) if isinstance(batch, Mapping) else model(_pair(batch)[0])
+
+
+def _pair(batch: Batch) -> tuple[Any, Any]:
+    if not isinstance(batch, list | tuple) or len(batch) != 2:
+        raise ConfigError(
+            "batches: each must be (x, target) or a dict; say step=lambda model, batch: ... that "
+            "returns the loss of another kind"
+        )
+    return batch[0], batch[1]
+
+
 def _loss(setup: Setup, batch: Batch) -> Tensor:
     """Return the loss of a batch where it is obvious how to get it."""
+    output = _output(setup.model, batch, None)
     if isinstance(batch, Mapping):
-        output = setup.model(**batch)
         loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
         if isinstance(loss, Tensor):
             return loss
@@ -184,19 +233,13 @@ def _loss(setup: Setup, batch: Batch) -> Tensor:
             "batches: the model returns no loss for a dict, such as {'input_ids': ..., 'labels': "
             "...}; say step=lambda model, batch: ... that returns one"
         )
-    if not isinstance(batch, list | tuple) or len(batch) != 2:
-        raise ConfigError(
-            "batches: each must be (x, target) or a dict; say step=lambda model, batch: ... that "
-            "returns the loss of another kind"
-        )
-    x, target = batch
-    output = main_tensor(setup.model(x))
-    if output is None:
+    logits = main_tensor(output)
+    if logits is None:
         raise ConfigError(
             "build: the model returns no tensor for x; say step=lambda model, batch: ... that "
             "returns a loss"
         )
-    return setup.loss(output, target)
+    return setup.loss(logits, _pair(batch)[1])
 
 
 def _unseen(model: nn.Module, recorder: Recorder) -> list[str]:

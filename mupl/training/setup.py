@@ -292,7 +292,7 @@ class Setup:
 
     def expected_exponents(
         self, t: int, decay: bool = False, along: str = "width"
-    ) -> dict[tuple[str, str], Expected]:
+    ) -> dict[tuple[str, ...], Expected]:
         """Say what a coordinate check must see after t updates (`mupl.parametrization.exponents`).
 
         Nothing is said of updates that contain coupled weight decay (SGD's, Adam's).
@@ -315,7 +315,8 @@ class Setup:
             decay_exponent(self.weight_decay_mode),
         )
         if not decay and any(scale.weight_decay for scale in self.scales.values()):
-            expected = {key: value for key, value in expected.items() if key[0] != "update"}
+            of_updates = ("update", "effective", "propagating")
+            expected = {key: value for key, value in expected.items() if key[0] not in of_updates}
         return expected
 
     def __repr__(self) -> str:
