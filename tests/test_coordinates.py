@@ -446,7 +446,7 @@ def test_the_figure_has_a_row_a_kind_and_a_column_a_step() -> None:
         for t in (0, 1, 2)
     ]
     figure = plot_coordinates(pd.concat(parts), "mup, adam")
-    assert len(figure.axes) == len(PANELS) * 3 == 21
+    assert len(figure.axes) == len(PANELS) * 3 == 27
     assert figure.axes[0].get_xscale() == "log"
     np.testing.assert_allclose(figure.axes[0].lines[0].get_xdata(), WIDTHS)
 
