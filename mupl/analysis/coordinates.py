@@ -162,8 +162,8 @@ class _Case:
         expected = group.iloc[0]
         self.names = names
         self.along = along
-        is_late = names["t"] > EARLY or names["kind"] in PARTS
-        self.tolerance = max(tolerance, LATE_TOLERANCE) if is_late else tolerance
+        self.is_late = names["t"] > EARLY or names["kind"] in PARTS
+        self.tolerance = max(tolerance, LATE_TOLERANCE) if self.is_late else tolerance
         self.zero = bool(expected["zero"])
         self.low = float(expected["low"])
         self.high = float(expected["high"])
@@ -228,7 +228,10 @@ class _Case:
     def _fades(self) -> str:
         """Say that what is off becomes less as the sizes grow; "" if it does not."""
         off = self._off(self.fit.slope)
-        if off <= self.tolerance or self._off(self.larger) >= FADING * off:
+        left = self._off(self.larger)
+        if off <= self.tolerance or left >= FADING * off:
+            return ""
+        if self.is_late and left > self.tolerance:  # still nearer to a wrong exponent
             return ""
         return (
             f"it fades: the slope is {self.fit.slope:.2f}, but {self.larger:.2f} over the larger "
