@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 
+from mupl import __version__
 from mupl.analysis import transfer
 from mupl.files import write_atomically
 from mupl.report.hyperparameter_transfer import Losses
@@ -44,7 +44,7 @@ def write_page(contents: Contents, losses: Losses | None = None) -> Path:
     findings, sections = _sections(contents, losses or _losses(contents))
     made = datetime.now().astimezone()
     lead = f"{len(contents.results)} runs, {made:%Y-%m-%d %H:%M}"
-    footer = f"Made by mupl {version('mupl')}. Charts are drawn by Vega."
+    footer = f"Made by mupl {__version__}. Charts are drawn by Vega."
     path = contents.folder / PAGE_FILE
     write_atomically(path, render(contents.title, lead, findings, sections, footer))
     return path
