@@ -266,11 +266,10 @@ def _report_sweeps(options: argparse.Namespace) -> int:
     name = options.report or _report_of(options.source)
     expect = dict(_setting("--expect", text) for text in options.expect or ())
     look = _look(options)
-    try:
-        with looking(look):
-            return run_report(name, folder, metric, where=options.where, expect=expect)
-    finally:
-        write_page("write_sweep_page", folder, metric)
+    with looking(look):
+        code = run_report(name, folder, metric, where=options.where, expect=expect)
+    write_page("write_sweep_page", folder, metric)
+    return code
 
 
 def _look(options: argparse.Namespace) -> Any:

@@ -190,7 +190,7 @@ THEORY = [
     *in_file(
         "mupl/parametrization/exponents.py",
         "tests/test_rules.py",
-        [("power -= HALF * sum(_growth(info))", "power += HALF * sum(_growth(info))")],
+        [("power -= HALF * sum(self._growth(info))", "power += HALF * sum(self._growth(info))")],
     ),
     *in_file(
         "mupl/parametrization/exponents.py",
@@ -200,8 +200,8 @@ THEORY = [
             "test_an_update_in_a_rotated_basis_lies_between_few_directions_and_all",
         ),
         [
-            ("weight.low - shrinks, weight.high - shrinks", "weight.low, weight.high"),
-            ("power - self._power(ROTATIONS[kind], info), power", "power, power"),
+            ("shifted(-self.decay_power(name, decay_exponent))", "shifted(0)"),
+            ("power - self._power(self.rules.rotation(info), info), power", "power, power"),
             ("filled = most / 2 if", "filled = most if"),
         ],
     ),
@@ -250,7 +250,7 @@ OPTIMIZERS = [
         "mupl/optim/soap.py",
         "tests/test_soap.py",
         [
-            ("if info.out_first else reversed(sides)", "if True else reversed(sides)"),
+            ("if info.out_first else (rest, first)", "if True else (rest, first)"),
             ("if max(inputs) <= largest:", "if max(inputs) < largest:"),
             ("return UpdateKind.ROTATED_IN\n", "return UpdateKind.ROTATED\n"),
             ("return UpdateKind.ROTATED_OUT", "return UpdateKind.ADAM"),
@@ -315,9 +315,8 @@ RESUME = [
         "tests/test_output.py",
         [
             (
-                '        _log(job.config, rows + logged)\n        job.write(result | {"seconds": s',
-                '        job.write(result | {"seconds": seconds})\n'
-                '        _log(job.config, rows + logged)\n        dict(result | {"seconds": s',
+                "_log(job, parametrization, rows + logged, outcome)\n        job.write(outcome)",
+                "job.write(outcome)\n        _log(job, parametrization, rows + logged, outcome)",
             )
         ],
     ),

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mupl.training.cli import register_configs
+
 UNPACK = Path(__file__).parents[2] / "shared" / "data" / "unpack"
 
 if not torch.cuda.is_available():
@@ -34,6 +36,12 @@ def real_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         except OSError:
             shutil.rmtree(partial)
     return target
+
+
+@pytest.fixture(autouse=True, scope="session")
+def configs_of_the_command_line() -> None:
+    """Tests that compose a config find what the command line adds to those in conf/."""
+    register_configs()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -17,7 +17,6 @@ from mupl.optim.scaling import scale
 from mupl.parametrization.scales import Scale
 from mupl.report.ablation import ablation
 from mupl.roles import describe
-from mupl.training.cli import register_configs
 from tests.commands import ROOT, train
 
 STAGES = [
@@ -31,7 +30,6 @@ INFOS = describe(partial(GPT, 11, 8, depth=2, d_head=None, heads=2), 64, 16)
 
 
 def numbers(stage: str) -> dict[str, Scale]:
-    register_configs()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", [f"parametrization={stage}"])
     return scale(INFOS, instantiate(config.parametrization), "adam", lr=0.1)

@@ -453,7 +453,7 @@ WRONG_COMMANDS = {
     "report . --metric loss": "--metric=loss: must be one of val_loss, train_loss",
     "report . --size width": "--size: is for tables of losses; a sweep's folder says itself",
     "report . --log2": "--log2: is for tables of losses",
-    "report . docs": "mupl report: takes one sweep's folder, or files that are tables",
+    "report . docs": ".: no job left a result",
     f"report {LOSSES} --metric val_loss": "--metric: is for a sweep's folder; the loss of a table",
     f"report {LOSSES} nowhere.csv": "nowhere.csv: there is no such folder or file",
     "report README.md": "README.md: must be a .csv, .tsv or .parquet file",

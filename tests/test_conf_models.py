@@ -20,7 +20,6 @@ from mupl.initializers import on_meta
 from mupl.models import from_library
 from mupl.stacked.rules import NotStackable
 from mupl.stacked.stack import Stack
-from mupl.training.cli import register_configs
 from mupl.training.config import build_setup
 from mupl.training.setup import Setup
 from tests.commands import IGNORED, ROOT, train_here
@@ -63,7 +62,6 @@ def data_of(name: str) -> Splits | Tokens:
 
 def config_of(name: str, *overrides: str) -> DictConfig:
     small = ["base_width=16", "depth=1", "optimizer=adam", "lr=0.01", *SMALL[name]]
-    register_configs()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("train", [f"model={name}", "trainer=cpu", *small, *overrides])
 

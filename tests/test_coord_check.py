@@ -379,7 +379,7 @@ def test_the_report_of_one_seed_says_so_and_prints_no_empty_columns(
     rows = pd.DataFrame(table).assign(kind="update", name="hidden", statistic="l1")
     rows = rows.assign(high=0.0, zero=False, parametrization="mup")
     results = pd.DataFrame({"status": ["completed"]})
-    monkeypatch.setattr(report, "read_results", lambda folder: results)
+    monkeypatch.setattr(report, "read_results", lambda folder, where: results)
     monkeypatch.setattr(report, "gather", lambda *arguments: rows)
     monkeypatch.setattr(report, "_plot_series", lambda check, folder: 0)
     assert report.coordinate_check(tmp_path) == 1
@@ -403,7 +403,7 @@ def test_the_report_says_how_many_pass_in_each_series(
     rows = pd.DataFrame(table).assign(t=1, kind="update", name="hidden", statistic="l1")
     rows = rows.assign(low=0.0, high=0.0, zero=False)
     results = pd.DataFrame({"status": ["completed"]})
-    monkeypatch.setattr(report, "read_results", lambda folder: results)
+    monkeypatch.setattr(report, "read_results", lambda folder, where: results)
     monkeypatch.setattr(report, "gather", lambda *arguments: rows)
     monkeypatch.setattr(report.figures, "plot_coordinates", None)
     assert report.coordinate_check(tmp_path) == 1

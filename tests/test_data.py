@@ -30,7 +30,6 @@ from mupl.data import (
 from mupl.data.batches import CropBatches
 from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
-from mupl.training.cli import register_configs
 from mupl.training.config import build_setup
 from tests.resuming import Recorder, trainer, whole_and_resumed
 
@@ -146,7 +145,6 @@ def test_every_configured_source(source: str, tmp_path: Path) -> None:
 
 
 def config(*overrides: str) -> DictConfig:
-    register_configs()
     with initialize_config_dir(str(CONF.parent), version_base="1.3"):
         return compose("train", ["width=8", "base_width=4", *overrides])
 

@@ -20,7 +20,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mupl.identity import write_result
 from mupl.parametrization.tables import TABLES
-from mupl.training.cli import register_configs
 from tests.commands import FOREIGN, ROOT, row_of
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -170,7 +169,6 @@ def test_a_command_that_trains_composes(page: str, command: str, my_conf: Path) 
             overrides.append(f"hydra.searchpath=[file://{my_conf}]")
         elif not word.startswith("-"):
             overrides.append(word)
-    register_configs()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", single(overrides), return_hydra_config=True)
     if "-m" not in shlex.split(command):

@@ -19,7 +19,6 @@ from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.names import AS_WRITTEN
 from mupl.stacked.compose import SweepConfigLoader
 from mupl.training.checks import check
-from mupl.training.cli import register_configs
 from mupl.training.config import build_setup
 from tests.commands import IGNORED, ROOT, Done, train_here
 
@@ -37,7 +36,6 @@ Compose = Callable[..., tuple[dict[str, list[str]], list[DictConfig]]]
 @pytest.fixture
 def compose() -> Iterator[Compose]:
     """What a multirun's command line sweeps, and the configs of its first and last job."""
-    register_configs()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         loader = SweepConfigLoader(GlobalHydra.instance().config_loader())
 

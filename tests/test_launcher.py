@@ -420,7 +420,7 @@ def test_a_process_that_is_interrupted_says_so_and_ends(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert process.returncode == 130, err
-    assert out == "stack 1 of 1: 2 jobs, 200000 steps\n"
+    assert out == f"2 jobs in {tmp_path}\nstack 1 of 1: 2 jobs, 200000 steps\n"
     assert re.fullmatch(
         r"SIGINT: stack 1 of 1, step \d+ of 200000: its state is in .*[.]pt; the same .*\n", err
     )
@@ -440,7 +440,7 @@ def python_handles_sigint() -> Iterator[None]:
     [
         "mupl.stacked.plan.shape_key",
         "mupl.stacked.describe.build_setup",
-        "mupl.stacked.output.outcome",
+        "mupl.stacked.output.outcome_of",
     ],
 )
 def test_an_interrupt_while_nothing_is_trained_is_one_line_too(

@@ -15,13 +15,11 @@ from mupl.stacked.compose import SweepConfigLoader
 from mupl.stacked.options import Options
 from mupl.stacked.plan import member_bytes, shape_key, split
 from mupl.stacked.rules import NotStackable
-from mupl.training.cli import register_configs
 from tests.commands import ROOT
 
 
 @pytest.fixture(autouse=True, scope="module")
 def configs() -> Iterator[None]:
-    register_configs()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         yield
 

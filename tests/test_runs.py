@@ -96,7 +96,7 @@ def test_a_sweep_needs_no_report_to_know_its_folder(
     assert done.returncode == 0, done.stderr
     (result,) = tmp_path.glob("digits-*/*/result.json")
     job = json.loads(result.read_text())["job"]
-    assert result.parent.name == f"mup_adamw_width=8_lr=0.001_max_steps=2-{job[:4]}"
+    assert result.parent.name == f"mup_adamw_width=8_lr=0.001-{job[:4]}"
 
 
 def test_a_sweep_ends_with_one_tidy_table(sweep: Swept) -> None:
@@ -211,7 +211,7 @@ def test_the_figure_draws_what_the_table_says() -> None:
     figure = plot_hyperparameter_transfer(
         pd.concat([fake_results(), fake_results().assign(parametrization="sp")])
     )
-    assert [axis.get_title() for axis in figure.axes] == ["mup", "sp"]
+    assert [axis.get_title() for axis in figure.axes] == ["muP", "SP"]
     axis = figure.axes[0]
     lines = [line.get_xydata() for line in axis.lines if len(line.get_xydata())]
     np.testing.assert_allclose(lines[0], [[0.1, 2.05], [1, 1.05], [10, 2.05]])

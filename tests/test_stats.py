@@ -597,7 +597,7 @@ def test_the_callback_logs_and_writes_what_a_plain_loop_records(tmp_path: Path) 
         "kind == 'output' and name == 'layers.0' and statistic == 'l1'"
     ).set_index("t")["value"]
     assert logged.to_dict() == pytest.approx(expected.to_dict())
-    assert "update/readout.weight/spectral" in metrics.columns
+    assert "update_spectral/readout.weight" in metrics.columns
 
 
 def test_an_update_of_accumulated_gradients_is_one_step(tmp_path: Path) -> None:

@@ -333,16 +333,22 @@ class _Network:
         return Expected(low, high)
 
     def _action(self, name: str, t: int) -> Expected:
-        """Return the exponent of (W_(t+1) - W_t) x_t."""
+        """Return the exponent of (W_(t+1) - W_t) x_t.
+
+        Rows of an update that points along x_t add up as fan_in, random ones as fan_in^1/2. A step
+        that is relative to the norm of W may be either: its data say how many directions it has.
+        """
         update = self.stable_update(name, t)
         if update.zero:
             return ZERO
         info = self._tensors[name]
         fan_in, _ = self._growth(info)
-        low = update.low + fan_in
-        filled = update.high + HALF * fan_in
-        high = max(low, filled) if update.low < update.high else low
-        return Expected(filled, filled) if self._is_relative(info) else Expected(low, high)
+        aligned = update.low + fan_in
+        random = update.high + HALF * fan_in
+        if self._is_relative(info):
+            return Expected(random, aligned)
+        high = max(aligned, random) if update.low < update.high else aligned
+        return Expected(aligned, high)
 
     def _is_relative(self, info: ParamInfo) -> bool:
         """Say whether updates are a share of W, which is filled by noise."""

@@ -95,12 +95,12 @@ def conclude(results: pd.DataFrame, sweep_dir: Path) -> int:
     return int(len(failed) > 0)
 
 
-def print_lines(lines: Sequence[str], file: Path | None) -> None:
+def print_lines(lines: Sequence[str], file: Path | None, most: int = MAX_ROWS) -> None:
     """Print the first of many lines, and which file has the rest if one has."""
-    for line in lines[:MAX_ROWS]:
+    for line in lines[:most]:
         print(line)
-    if len(lines) > MAX_ROWS:
-        print(f"and {len(lines) - MAX_ROWS} more" + (f": {file}" if file else ""))
+    if len(lines) > most:
+        print(f"and {len(lines) - most} more" + (f": {file}" if file else ""))
 
 
 def show(table: pd.DataFrame, title: str, file: Path | None) -> None:

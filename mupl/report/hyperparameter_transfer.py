@@ -27,6 +27,7 @@ OCTAVES = [
     *("drift", "drift_low", "drift_high", "scatter_low", "scatter_high"),
     *("fit_error", "robustness"),
 ]
+MAX_HEADLINES = 10  # printed
 LOSSES = ["worst_regret", "grid_regret", "asymptotic_penalty"]
 UNSHOWN = ["sizes", "drift_seeds", "edges", "loss_power"]  # said in sentences
 # What is said in place of a column of which no value is known
@@ -79,7 +80,8 @@ def report_tables(losses: Losses, folder: Path) -> bool:
     best = transfer.best(results, metric, x)
     if best.empty:
         return False
-    print_lines(transfer_headlines(results, metric, size, x), None)
+    headlines = transfer_headlines(results, metric, size, x)
+    print_lines(headlines, folder / "best.csv", MAX_HEADLINES)
     save_table(best, folder / "best.csv")
     optima = pd.DataFrame()
     if size and (results.groupby(size)[x].nunique() > 1).any():

@@ -92,11 +92,14 @@ def compare(sweeps: Sequence[Path], folder: Path) -> None:
     Each sweep is named by the part of its path that others do not share.
 
     Raises:
-        ConfigError: if a sweep is given twice.
+        ConfigError: if a sweep is given twice, or has no results.
     """
     paths = [sweep.resolve() for sweep in sweeps]
     if len(set(paths)) < len(paths):
         raise ConfigError(f"{sweeps[0]}: a sweep cannot be compared with itself")
+    for sweep in sweeps:
+        if not read_results(sweep):
+            raise ConfigError(f"{sweep}: no job left a result")
     shared = Path(os.path.commonpath(paths))
     names = {}
     for path in paths:

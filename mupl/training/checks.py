@@ -400,7 +400,7 @@ def _set(job: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _check_expectations(config: DictConfig) -> None:
-    expect = config.get("expect") or {}
+    expect = config.get("expect", OmegaConf.create())
     report = OmegaConf.select(config, "hydra.callbacks.sweep_report.report")
     if not OmegaConf.is_dict(expect):
         raise ConfigError(f"expect={expect}: must be by parametrization, such as +expect.sp=fail")

@@ -95,7 +95,7 @@ def coord_check(
     >>> rows = coord_check(build, [64, 256], batches, base_width=64, lr=0.01)
     >>> verdict(rows)[["kind", "name", "low", "high", "verdict"]].tail(1)
           kind    name  low  high verdict
-    XX
+    10  update  2.bias  0.0   0.0    pass
     """
     runs = _runs(widths, depths, seeds, setup.get("base_depth"))
     recorded = None if steps is None else _checked_steps(steps)

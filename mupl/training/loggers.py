@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from functools import singledispatch
 from typing import Any
 
-import pandas as pd
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import (
     CSVLogger,
@@ -98,7 +97,9 @@ def _(logger: WandbLogger, config: Row, parametrization: Sequence[Row]) -> None:
             f"logger=wandb: {reason}; logger.wandb.offline=true needs none"
         ) from error
     if parametrization:
-        table = wandb.Table(dataframe=pd.DataFrame(parametrization), allow_mixed_types=True)
+        columns = list(parametrization[0])
+        values: list[Any] = [list(row.values()) for row in parametrization]
+        table = wandb.Table(columns, values, allow_mixed_types=True)
         logger.experiment.log({"parametrization": table}, commit=False)  # with the first metrics
 
 
