@@ -223,7 +223,7 @@ def test_the_figure_draws_what_the_table_says() -> None:
     assert (axis.get_xscale(), axis.get_xlabel(), axis.get_ylabel()) == (
         "log",
         "learning rate",
-        "val loss",
+        "validation loss",
     )
     with pytest.raises(ValueError, match="no completed run"):
         plot_hyperparameter_transfer(fake_results().assign(status="diverged"))

@@ -84,7 +84,8 @@ COMPLETEP = {row: e._replace(sgd=e.sgd * S.m_L, eps=e.eps / S.m_L) for row, e in
 
 # By the roots of these Adam's update is smaller, and a gradient's entries larger, in an eigenbasis
 OF_SIDES = {"rotated": ("m_in", "m_out"), "rotated_in": ("m_in",), "rotated_out": ("m_out",)}
-OF_ADAM = ("sign", "normalized", "relative")  # all cells but lr are those of Adam
+# Kinds of which all cells but lr are those of Adam
+OF_ADAM = ("sign", "normalized", "relative", "relative_low_rank")
 GROWING = {"input": ("m_out",), "hidden": ("m_in", "m_out"), "output": ("m_in",), "scalar": ()}
 ROLE_ROWS = (*Role, *SPECIAL_ROWS)
 ONE_LR = ("sp", "ntk")  # whatever the optimizer does
@@ -170,6 +171,9 @@ def expected(name: str, kind: str, row: str) -> dict[str, float]:
         cells = expected(name, "adam", row)
         if kind == "relative":  # a step in relation to the tensor is the same at every width
             return cells | {"lr": 1.0}
+        if kind == "relative_low_rank":  # its spectral norm grows as the root of the width
+            grows = "m_in" in GROWING[SPECIAL_ROWS.get(row, row)] and name not in ONE_LR
+            return cells | {"lr": S.m_in**-0.5 if grows else 1.0}
         if kind == "sign":  # as Adam's, whatever the optimizer makes of shapes
             size = 1.0 if name in ONE_LR else S.shape_factor
             return cells | {"lr": cells["lr"] / size}
@@ -220,7 +224,7 @@ def test_a_row_is_what_the_papers_say(name: str, row: str) -> None:
 
 
 def test_which_tables_have_rules_for_which_updates() -> None:
-    of_adam = ["adam", *OF_SIDES, "sign", "relative"]
+    of_adam = ["adam", *OF_SIDES, "sign", "relative", "relative_low_rank"]
     only = {"cerebras": of_adam, "umup_output_scale": ["sgd"]}
     for name in ("sp_full_align", "mulinear", "depth_mup", "completep", "umup"):
         only[name] = ["sgd", *of_adam]
@@ -295,7 +299,8 @@ def moved(parametrization: Any, kind: str, row: str) -> dict[str, float]:
     """How the effective weight starts and moves under a row."""
     cells = found(parametrization, kind, row)
     mult = cells["mult"]
-    speed = {"sgd": mult**2 * cells["grad"], "relative": 1.0}.get(kind, mult) * cells["lr"]
+    of_lr = {"sgd": mult**2 * cells["grad"], "relative": 1.0, "relative_low_rank": 1.0}
+    speed = of_lr.get(kind, mult) * cells["lr"]
     rule = parametrization.rule(kind, row)
     decay = 1.0 if rule.wd is None else (rule.lr * rule.wd)(**SYMBOLS)
     moves = {"init": mult * cells["init"], "speed": speed, "decay": decay}

@@ -22,7 +22,7 @@ from mupl.optim.registry import (
     unwrapped,
 )
 from mupl.optim.roles import check_roles
-from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind
+from mupl.parametrization.update_kinds import RELATIVES, OptimizerRules, UpdateKind
 from mupl.roles import Info, ParamInfo
 
 Number = float | Tensor  # a tensor (S, 1, 1) where members of a stack differ
@@ -67,7 +67,7 @@ NORMALISATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 _KINDS = {
     "spectral": UpdateKind.NORMALIZED,
     "frobenius": UpdateKind.NORMALIZED,
-    "hyperball": UpdateKind.RELATIVE,
+    "hyperball": UpdateKind.RELATIVE_LOW_RANK,  # `RELATIVE` if the inner optimizer's is orthogonal
 }
 
 
@@ -95,7 +95,11 @@ def _is_normalised(roles: Collection[str], info: Info) -> bool:
 
 
 def _kind_of(roles: Collection[str], kind: str, inner: OptimizerRules, info: Info) -> str:
-    return kind if _is_normalised(roles, info) else inner.kind_of(info)
+    of_inner = inner.kind_of(info)
+    if not _is_normalised(roles, info):
+        return of_inner
+    fills = of_inner == UpdateKind.ORTHOGONAL  # all directions of the matrix, alike
+    return UpdateKind.RELATIVE if fills and kind in RELATIVES else kind
 
 
 def _inner_kind_of(roles: Collection[str], inner: OptimizerRules, info: Info) -> str | None:
@@ -162,7 +166,7 @@ class Normalized(HasRules):
             factors,
             of_inner.idle_steps,
             partial(_inner_kind_of, tuple(roles), of_inner),
-            {**of_inner.own_decay, UpdateKind.RELATIVE: 0.0},
+            {**of_inner.own_decay, **dict.fromkeys(RELATIVES, 0.0)},
             of_inner.settled,
         )
 

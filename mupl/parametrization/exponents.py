@@ -12,7 +12,7 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 | update of W, kind `rotated...`  | e(mult) + e(lr), or between that and that - e(rotation)  |
 | update of W, kind `sign`        | e(mult) + e(lr) + e(shape factor)                        |
 | update of W, kind `normalized`  | that of `orthogonal`, or up to 1/2 above if hidden       |
-| update of W, kind `relative`    | that of W at init, + e(lr)                               |
+| update of W, kind `relative...` | that of W at init, + e(lr)                               |
 | W after updates                 | the larger of init and update, or between that and init  |
 | decoupled weight decay of W     | that of W, less p where fan_in grows (lr * wd ~ m_in^-p) |
 | output of input, hidden layers  | 0                                                        |
@@ -35,8 +35,9 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
   without coherence, so that it may have half the exponent of `STABLE`.
 - `normalized`: the same for an update of spectral norm 1. Its other singular values may be as
   large, and there are n of them where both dimensions grow.
-- `relative`: the norm of an update is lr times the one of W. This is right for hidden matrices if
-  n of its singular values are alike, so that they too may have half the exponent of `STABLE`.
+- `relative`, `relative_low_rank`: the norm of an update is lr times the one of W. Its entries may
+  have half the exponent of `STABLE`, which is right if n of its singular values are alike. What it
+  does to activations is known between that and n^1/2 times as much, in few directions.
 - Logits at init are a sum of n independent terms, and of the readout's bias where that does not
   start at 0. After updates they may keep such parts.
 - A readout before an input layer is a bottleneck (LoRA, an adapter): what the input layer returns
@@ -77,6 +78,7 @@ from mupl.parametrization.cells import Monomial
 from mupl.parametrization.rules import ROWS, Parametrization
 from mupl.parametrization.scales import tied_rule
 from mupl.parametrization.update_kinds import (
+    RELATIVES,
     OptimizerRules,
     UpdateKind,
     as_optimizer_rules,
@@ -352,7 +354,7 @@ class _Network:
 
     def _is_relative(self, info: ParamInfo) -> bool:
         """Say whether updates are a share of W, which is filled by noise."""
-        return self.rules.kind_of(info) == UpdateKind.RELATIVE and info.role is Role.HIDDEN
+        return self.rules.kind_of(info) in RELATIVES and info.role is Role.HIDDEN
 
     def propagating(self, name: str, t: int, decay_exponent: float | None) -> Expected:
         """Return the exponent of W_0 (x_t - x_0)."""
@@ -466,7 +468,7 @@ class _Network:
         mult = self._cell(info, "mult")
         power = mult + self._cell(info, "lr")
         kind = self.rules.kind_of(info)
-        if kind == UpdateKind.RELATIVE:
+        if kind in RELATIVES:
             power += self._cell(info, "init")
         if kind in _OF_SHAPES and not self._in_depth:
             power += shape_factor_exponent(info, self.rules)

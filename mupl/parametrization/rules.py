@@ -97,8 +97,8 @@ class Parametrization:
         """The update kinds that the parametrization has rules for.
 
         Example:
-            >>> get_parametrization("cerebras").update_kinds
-            ['adam', 'rotated', 'rotated_in', 'rotated_out', 'sign', 'relative']
+            >>> get_parametrization("umup_output_scale").update_kinds
+            ['sgd']
         """
         return [str(kind) for kind in UpdateKind if self._columns(kind) is not None]
 

@@ -11,7 +11,7 @@ from mupl.parametrization.cells import Monomial
 from mupl.parametrization.hyperparameters import check_hyperparameters, decay_exponent
 from mupl.parametrization.per_module import Factors, Tune, factors_of
 from mupl.parametrization.rules import CELLS, ONE, Parametrization, Rule
-from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind
+from mupl.parametrization.update_kinds import RELATIVES, OptimizerRules
 from mupl.roles import (
     Info,
     Insertion,
@@ -140,7 +140,7 @@ def _with_own_decay(
         ConfigError: if the user says another one, or the tensor has no norm that could be kept.
     """
     kind = rules.kind_of(info)
-    if kind == UpdateKind.RELATIVE and info.init.std == info.init.mean == 0:
+    if kind in RELATIVES and info.init.std == info.init.mean == 0:
         raise ConfigError(
             f"optimizer.roles: {name!r} starts at 0, and a norm of 0 that is kept lets it never "
             f"move; leave {info.role} out of the roles, or give it other initial values"

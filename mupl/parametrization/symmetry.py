@@ -6,13 +6,13 @@ from dataclasses import replace
 from mupl.errors import ConfigError
 from mupl.parametrization.cells import Monomial
 from mupl.parametrization.rules import ONE, Parametrization, Rule, as_parametrization
-from mupl.parametrization.update_kinds import DERIVED
+from mupl.parametrization.update_kinds import DERIVED, RELATIVES
 from mupl.roles import SPECIAL_ROWS, Role
 
 # With mult *= theta and init /= theta go lr /= theta^p and eps *= theta^q, by update kind (p, q).
 _POWERS = {"sgd": (2, 0), "adam": (1, 1), "orthogonal": (1, 0)}
 _POWERS |= dict.fromkeys(map(str, DERIVED), _POWERS["adam"])
-_POWERS["relative"] = (0, 1)
+_POWERS |= dict.fromkeys(map(str, RELATIVES), (0, 1))
 
 Theta = Monomial | str | float
 

@@ -13,7 +13,7 @@ which dimensions of a tensor grow with width. A column is what is multiplied:
   shapes. The other kinds follow from the columns of these unless they are here
   (`mupl.parametrization.update_kinds.DERIVED`): `rotated`, `rotated_in` and `rotated_out`, Adam in
   an eigenbasis of the gradient; `sign`; `normalized`, updates that are divided by their norm;
-  `relative`, those whose norm is lr times the one of the tensor;
+  `relative` and `relative_low_rank`, those whose norm is lr times the one of the tensor;
 - `grad`: the gradient of `w` is multiplied by this before the optimizer sees it;
 - `wd`: decoupled weight decay; without this column it follows from lr (`mupl.optim.scaling.scale`);
 - a prefix `KIND.` restricts any column to one update kind; a missing column or row is all ones.

@@ -23,6 +23,7 @@ class UpdateKind(StrEnum):
     SIGN = "sign"  # lr alone: entries have size lr times what the optimizer makes of shapes (Scion)
     NORMALIZED = "normalized"  # lr alone: the update is divided by its own norm
     RELATIVE = "relative"  # lr and the tensor: the norm of the update is lr times its own
+    RELATIVE_LOW_RANK = "relative_low_rank"  # the same, of an update that has few directions
 
 
 # What Adam's lr and eps are multiplied by where Adam works in the eigenbasis of these sides (Qiu et
@@ -62,9 +63,13 @@ DERIVED: dict[str, Derived] = {
     # a spectral norm of lr, as of an orthogonal update (Yang, Simon & Bernstein 2023; Qiu et al.
     # 2025); before it is divided by its norm the optimizer may have an eps
     UpdateKind.NORMALIZED: Derived(UpdateKind.ORTHOGONAL),
-    # a step in relation to the tensor is the same at every width (Hyperball, 2026)
+    # A relative step is the same at every width (Hyperball, 2026) if it has as many directions as
+    # the tensor. In few of them its Frobenius norm, lr times the tensor's, is its spectral norm,
+    # and that grows as the root of the width (measured: docs/optimizers.md).
     UpdateKind.RELATIVE: Derived(None),
+    UpdateKind.RELATIVE_LOW_RANK: Derived(None, Monomial.parse("m_in^-1/2")),
 }
+RELATIVES = (UpdateKind.RELATIVE, UpdateKind.RELATIVE_LOW_RANK)
 
 
 @dataclass(frozen=True)

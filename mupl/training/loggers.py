@@ -97,8 +97,8 @@ def _(logger: WandbLogger, config: Row, parametrization: Sequence[Row]) -> None:
             f"logger=wandb: {reason}; logger.wandb.offline=true needs none"
         ) from error
     if parametrization:
-        columns = list(parametrization[0])
-        values: list[Any] = [list(row.values()) for row in parametrization]
+        columns: list[Any] = [*parametrization[0]]
+        values: list[Any] = [[*row.values()] for row in parametrization]
         table = wandb.Table(columns, values, allow_mixed_types=True)
         logger.experiment.log({"parametrization": table}, commit=False)  # with the first metrics
 
