@@ -14,6 +14,7 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 | update of W, kind `normalized`  | that of `orthogonal`, or up to 1/2 above if hidden       |
 | update of W, kind `relative...` | that of W at init, + e(lr)                               |
 | W after updates                 | the larger of init and update, or between that and init  |
+| W after more than four          | between the smaller and the larger of init and update    |
 | decoupled weight decay of W     | that of W, less p where fan_in grows (lr * wd ~ m_in^-p) |
 | output of input, hidden layers  | 0                                                        |
 | logits at init                  | e(mult) + e(init) + 1/2, or between that and a bias's    |
@@ -86,6 +87,7 @@ from mupl.parametrization.update_kinds import (
 from mupl.roles import SPECIAL_ROWS, Info, MultiplierInfo, MultiplierRole, ParamInfo, Role
 
 HALF = 0.5
+FEW = 4  # updates, which do not exceed the initial values
 ENTRIES = ("l1", "rms")  # statistics that grow as the entries do
 MODEL_OUTPUT = "model output"  # the name of what a model returns, its logits
 _M_IN = Monomial.parse("m_in")
@@ -239,7 +241,11 @@ class _Network:
         self._silent = bool(at_zero) and all(at_zero) and not self._tied
 
     def weight(self, name: str, t: int) -> Expected:
-        """Return the exponent of W after t updates; before the first one it is as at the start."""
+        """Return the exponent of W after t updates; before the first one it is as at the start.
+
+        In the limit of large widths W is its larger part. Many updates may exceed an initial W that
+        is larger in that limit, so that at the widths that there are W is between the two.
+        """
         info = self._tensors[name]
         if info.kept:
             return UNKNOWN
@@ -247,7 +253,9 @@ class _Network:
         moving = [update for update in updates if not update.zero]
         if not _starts_at_zero(info):
             initial = self._initial(info)
-            return Expected(initial, max([initial, *(update.high for update in moving)]))
+            high = max([initial, *(update.high for update in moving)])
+            low = min([initial, *(update.low for update in moving)]) if t > FEW else initial
+            return Expected(low, high)
         if not moving:
             return ZERO
         low = max(update.low for update in moving)
