@@ -147,9 +147,19 @@ def _resolved(name: str, what: str) -> Any:
 
 def check(options: argparse.Namespace) -> int:
     """Make a coordinate check of `build(width)`, and print the verdict; 1 if something fails."""
-    from mupl.analysis.coordinates import alignment_exponents, count, has_failed, verdict
+    from mupl.analysis.coordinates import (
+        alignment_exponents,
+        count,
+        has_failed,
+        relative_updates,
+        verdict,
+    )
     from mupl.optim.registry import optimizer_rules
-    from mupl.report.coordinate_check import show_alignment, show_verdict
+    from mupl.report.coordinate_check import (
+        show_alignment,
+        show_relative_updates,
+        show_verdict,
+    )
     from mupl.training.coord_check import coord_check
     from mupl.training.random_data import random_batches
 
@@ -187,6 +197,7 @@ def check(options: argparse.Namespace) -> int:
     table = verdict(rows)
     show_verdict(table, "width")
     show_alignment(alignment_exponents(rows))
+    show_relative_updates(relative_updates(rows))
     print(f"coordinate check of {options.build}, {options.parametrization}: {count(table)}")
     if options.figure is not None:
         from mupl.figures.coordinates import plot_coordinates

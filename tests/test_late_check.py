@@ -10,7 +10,7 @@ import pytorch_optimizer
 import torch
 from torch import Tensor, nn
 
-from mupl.analysis.coordinates import alignment_exponents, verdict
+from mupl.analysis.coordinates import alignment_exponents, relative_updates, verdict
 from mupl.data import digits
 from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
@@ -238,3 +238,23 @@ def test_layers_of_tokens_and_of_dicts_have_parts_too() -> None:
     of = parts.groupby("kind")["name"].unique().map(list)
     assert of["effective"] == of["propagating"] == ["embedding", "readout"]
     assert of["alignment"] == ["readout"]
+
+
+# --- steady state ---
+
+
+@pytest.mark.parametrize(("mode", "power"), [("decoupled", 0.0), (1.0, -0.5)])
+def test_relative_updates_settle_alike_at_every_width_if_lr_times_decay_is_the_same(
+    mode: str | float, power: float
+) -> None:
+    """Where lr * weight_decay falls as 1/width, what settles goes as its root."""
+    rows = recorded(
+        optimizer="adamw",
+        lr=0.03,
+        weight_decay=0.1 / 0.03,
+        weight_decay_mode=mode,
+        steps=[0, 1, 100],
+        statistics=["l1", "frobenius"],
+    )
+    found = relative_updates(rows).set_index(["name", "t"]).loc[("layers.1.weight", 100)]
+    assert found["slope"] == pytest.approx(power, abs=0.15)

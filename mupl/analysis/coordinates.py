@@ -292,6 +292,44 @@ def alignment_exponents(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(exponents)
 
 
+def relative_updates(rows: pd.DataFrame) -> pd.DataFrame:
+    """Fit how the relative update of each tensor goes with width: |W_(t+1) - W_t| / |W_t|.
+
+    The norms are Frobenius norms if these were recorded, else means of entries. Under decoupled
+    weight decay the ratio settles, as the root of lr * weight_decay (Kosson et al. 2023), so that a
+    late slope of 0 says that this product is right at every width. It is reported and not judged:
+    when tensors have settled is not known.
+
+    Returns:
+        One row a tensor and step at which it is not 0. Columns: `check_keys`, name, t, smallest and
+        largest (means over seeds at these widths), slope, ci_low, ci_high.
+
+    >>> rows = pd.DataFrame({"width": [64, 128] * 2, "value": [0.2, 0.1, 2.0, 2.0]})
+    >>> rows = rows.assign(kind=["update"] * 2 + ["param"] * 2, name="hidden", seed=0, t=4)
+    >>> relative_updates(rows.assign(statistic="l1"))[["smallest", "largest", "slope"]]
+       smallest  largest  slope
+    0       0.1     0.05   -1.0
+    """
+    statistic = "frobenius" if (rows["statistic"] == "frobenius").any() else "l1"
+    keys = [*check_keys(rows), "name", "t"]
+    of_run = [*keys, "width", "seed"]
+    found = rows[(rows["statistic"] == statistic) & rows["kind"].isin(["update", "param"])]
+    norms = found.pivot_table("value", of_run, "kind", sort=False, dropna=False)
+    if not {"update", "param"} <= set(norms):
+        return pd.DataFrame()
+    ratio = (norms["update"] / norms["param"]).rename("value")
+    moving = ratio[np.isfinite(ratio) & (ratio > 0)].reset_index()
+    relative = []
+    for key, group in moving.groupby(keys, sort=False, dropna=False):
+        fit = fit_slope(group, "width")
+        by_width = group.groupby("width")["value"].mean()
+        row = dict(zip(keys, key, strict=True))
+        row |= {"smallest": by_width.iloc[0], "largest": by_width.iloc[-1], "slope": fit.slope}
+        row["ci_low"], row["ci_high"] = fit.interval()
+        relative.append(row)
+    return pd.DataFrame(relative)
+
+
 def failures_by_series(table: pd.DataFrame, series: str = "parametrization") -> pd.DataFrame:
     """Tabulate what fails in a verdict: a row a kind and name (over all blocks), a column a series.
 

@@ -31,6 +31,7 @@ from mupl.report.common import (
 )
 
 ALIGNMENT = "alignment exponents: 1 if updates and inputs point the same way, 1/2 if at random"
+RELATIVE = "relative updates |dW| / |W| at the smallest and the largest width, and power of width"
 EXPECTED = ("pass", "fail")
 
 
@@ -41,6 +42,7 @@ class Check(NamedTuple):
     rows: pd.DataFrame  # of all recorders; means over blocks in a check along depth
     verdict: pd.DataFrame
     alignment: pd.DataFrame  # of `mupl.analysis.coordinates.alignment_exponents`
+    relative: pd.DataFrame  # of `mupl.analysis.coordinates.relative_updates`
     along: str  # the size that slopes are against: width or depth
 
 
@@ -69,6 +71,7 @@ def coordinate_check(
     as_expected = _say_outcome(check.verdict, expect or {})
     show_verdict(check.verdict, check.along, file)
     show_alignment(check.alignment, file)
+    show_relative_updates(check.relative, file)
     _print_series(check)
     print(f"coordinate check: {coordinates.count(check.verdict)}; {file}")
     no_figure = _plot_series(check, sweep_dir)
@@ -134,6 +137,14 @@ def show_alignment(exponents: pd.DataFrame, file: Path | None = None) -> None:
     show(table.rename(columns=columns).round(2), ALIGNMENT, file)
 
 
+def show_relative_updates(relative: pd.DataFrame, file: Path | None = None) -> None:
+    """Print the relative updates of tensors after the last update that was recorded."""
+    if relative.empty:
+        return
+    last = relative[relative["t"] == relative["t"].max()]
+    show(without_unknown(last, keep=["slope"]), RELATIVE, file)
+
+
 def judge(sweep_dir: Path, where: str | None = None) -> Check:
     """Write `results.csv`, all recorded rows (`coord_check.csv`) and `verdict.json`."""
     results = read_results(sweep_dir, where)
@@ -146,13 +157,15 @@ def judge(sweep_dir: Path, where: str | None = None) -> Check:
     if along == "depth":
         rows = coordinates.over_blocks(rows)
     verdict = coordinates.verdict(rows, along=along)
-    alignment = pd.DataFrame()
+    alignment = relative = pd.DataFrame()
     if along == "width":
         alignment = coordinates.alignment_exponents(rows)
+        relative = coordinates.relative_updates(rows)
     plain = coordinates.verdict_json(verdict)
     plain["alignment"] = coordinates.records(alignment)
+    plain["relative_updates"] = coordinates.records(relative)
     write_atomically(sweep_dir / "verdict.json", json.dumps(plain, indent=1))
-    return Check(results, rows, verdict, alignment, along)
+    return Check(results, rows, verdict, alignment, relative, along)
 
 
 def _print_series(check: Check) -> None:
