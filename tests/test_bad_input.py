@@ -1,5 +1,6 @@
 """Wrong input: one clear line on stderr and an exit code, before anything is trained."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -225,6 +226,8 @@ WRONG = {
     f"{GPT} data.val_fraction=0": "data.val_fraction=0: must be between 0 and 1",
     f"{GPT} data.context=0": "data.context=0: must be at least 1",
     "model=gpt data=tokens data.root=/nowhere": "data.root=/nowhere: must hold train.bin and",
+    "model=gpt data=tokens data.root=TMP/cut": "train.bin holds 30 tokens, but manifest",
+    "model=gpt data=tokens data.root=TMP/cut data.vocabulary=5": "must be null or at least 64",
     "model=gpt data=random_tokens data.vocabulary=0": "data.vocabulary=0: must be a whole number",
     "model=gpt data=random_tokens data.context=many": "data.context=many: must be a whole number",
     # schedules
@@ -335,6 +338,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "short.txt").write_text("to be or not to be")
     (folder / "binary").write_bytes(bytes(range(128, 256)))
     write_images(folder / "good", "cat", "dog")
+    (folder / "cut").mkdir()
+    for split in ("train", "val"):
+        np.zeros(30, np.uint16).tofile(folder / "cut" / f"{split}.bin")
+    manifest = {"vocabulary": 64, "tokens": {"train": 40, "val": 30}, "hash": "0"}
+    (folder / "cut" / "manifest.json").write_text(json.dumps(manifest))
     write_images(folder / "one_class", "cat")
     write_images(folder / "corrupt", "cat", "dog")
     (folder / "corrupt" / "cat" / "1.png").write_bytes(b"\x89PNG")

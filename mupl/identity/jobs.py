@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from mupl.files import read_manifest
 from mupl.identity.provenance import provenance
 
 # Columns of a sweep's table of results: IDENTITY, SETTINGS, every other key that a command set, and
@@ -283,6 +284,10 @@ def _meant(plain: dict[str, Any]) -> dict[str, Any]:
     said = plain["trainer"].get("accelerator")
     if said in ("auto", "cuda"):
         meant["trainer"]["accelerator"] = "gpu" if said == "cuda" else _accelerator()
+    data = plain.get("data")
+    manifest = read_manifest(str(data.get("root"))) if isinstance(data, dict) else None
+    if manifest is not None:  # tokens, which are the same wherever they lie
+        meant["data"] = {**plain["data"], "root": manifest["hash"]}
     model = plain.get("model")
     if isinstance(model, dict) and model.get("_target_") in MLPS and not plain.get("base_depth"):
         depth = model.get("depth")
