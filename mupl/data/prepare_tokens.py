@@ -22,6 +22,7 @@ from rich.progress import DownloadColumn, Progress, TransferSpeedColumn, track
 from mupl.data.text_files import CUT, SPAN, Span, spans, text_files, why_no_text
 from mupl.data.token_files import (
     DTYPE,
+    PROGRESS_FILE,
     TOKENIZER_FILE,
     TRAIN_FILE,
     VAL_FILE,
@@ -31,7 +32,6 @@ from mupl.errors import ConfigError
 from mupl.files import MANIFEST_FILE, read_manifest, write_atomically
 
 END = "<|endoftext|>"  # after each file
-PROGRESS_FILE = "progress.json"
 FILES = {"train": TRAIN_FILE, "val": VAL_FILE}
 PIECE = 2**16  # bytes that one thread tokenizes at a time
 MAX_VOCABULARY = 2**16  # of uint16
@@ -278,6 +278,8 @@ def _tokenized(group: Sequence[Span], tokenizer: Any, end: int) -> Iterator[tupl
 def _opened(out: Path, split: str, state: _State) -> Any:
     """Open a file of tokens to append to, without what was written but not counted."""
     file = _partial(out, FILES[split])
+    if (out / FILES[split]).exists():  # an earlier start ended after it was renamed
+        (out / FILES[split]).replace(file)
     file.touch()
     os.truncate(file, state.tokens[split] * DTYPE.itemsize)
     return file.open("ab")
@@ -294,8 +296,7 @@ def _finish(out: Path) -> str:
     """Name the files of tokens as they are read, and return a digest of these and the tokenizer."""
     digest = hashlib.sha256()
     for name in FILES.values():
-        if _partial(out, name).exists():  # else an earlier start has renamed it
-            _partial(out, name).replace(out / name)
+        _partial(out, name).replace(out / name)
     for name in (TOKENIZER_FILE, *FILES.values()):
         with open(out / name, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -12,6 +12,7 @@ from mupl.files import MANIFEST_FILE, read_manifest
 TRAIN_FILE = "train.bin"
 VAL_FILE = "val.bin"
 TOKENIZER_FILE = "tokenizer.json"
+PROGRESS_FILE = "progress.json"  # of a preparation that has not ended
 DTYPE = np.dtype("<u2")  # of both files
 CHECKED_TOKENS = 2**20  # of a file without a manifest, whose rest is not read before training
 GPT2_VOCABULARY = 50304  # 50257 rounded up to a multiple of 64, as nanoGPT does
@@ -81,6 +82,11 @@ def read_tokens(root: str | Path, vocabulary: int | None = None, context: int = 
     """
     folder = Path(root).expanduser()
     manifest = read_manifest(folder)
+    if manifest is None and (folder / PROGRESS_FILE).exists():
+        raise ConfigError(
+            f"data.root={folder}: the preparation of its tokens has not ended; give the same "
+            "command of scripts/prepare_tokens.py again"
+        )
     if manifest is None:
         vocabulary = GPT2_VOCABULARY if vocabulary is None else vocabulary
         train = _mapped(folder, TRAIN_FILE)
