@@ -103,10 +103,14 @@ class Tokens:
             )
 
     def train_batches(
-        self, batch_size: int, seeds: Sequence[int], device: torch.device = CPU
+        self,
+        batch_size: int,
+        seeds: Sequence[int],
+        device: torch.device = CPU,
+        parts: int = 1,
     ) -> CropBatches:
-        """Random crops for each of the seeds."""
-        return CropBatches(self.train, self.context, batch_size, seeds, device)
+        """Random crops for each of the seeds, cut into parts."""
+        return CropBatches(self.train, self.context, batch_size, seeds, device, parts)
 
     def val_batches(
         self,

@@ -36,7 +36,8 @@ OUTCOMES = (
 )
 METRICS = ("val_loss", "train_loss")  # what runs may be compared by
 
-# Dotted paths in a config that do not change what a run computes. What lies below is ignored too.
+# Dotted paths in a config that do not change what a run computes, but for rounding. What lies below
+# is ignored too. A batch is the same however devices and micro-batches share it.
 # `trainer.log_every_n_steps` is none of them: it decides which rows metrics.csv holds, and at which
 # update a run whose loss became infinite is stopped.
 IGNORED_KEYS = (
@@ -48,8 +49,17 @@ IGNORED_KEYS = (
     "expect",
     "figure",
     "threads",
+    "resume",
+    "checkpoint",
+    "sample",
+    "micro_batches",
+    "compile",
+    "checkpoint_activations",
     "data.download",
     "data.cache",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
     "trainer.default_root_dir",
     "trainer.enable_progress_bar",
     "trainer.enable_model_summary",
