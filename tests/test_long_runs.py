@@ -14,9 +14,10 @@ import torch
 from omegaconf import OmegaConf
 
 from mupl.data import Tokens, TrainLoader, digits
+from mupl.errors import ConfigError
 from mupl.identity import job_id
 from mupl.models import GPT
-from mupl.training.blocks import blocks
+from mupl.training.blocks import blocks, checkpoint_activations
 from tests.commands import IGNORED, command, environment, train_here
 
 pytestmark = IGNORED
@@ -31,7 +32,7 @@ EVERY_STEP = ("checkpoint.every_steps=1", "checkpoint.keep=99")
 
 
 def checkpoint_of(folder: Path, step: int) -> dict[str, object]:
-    return torch.load(folder / "checkpoints" / f"step={step}.ckpt", weights_only=True)
+    return torch.load(folder / "checkpoints" / f"step-{step}.ckpt", weights_only=True)
 
 
 def equal(a: object, b: object) -> bool:
@@ -63,12 +64,12 @@ def test_a_resumed_run_is_the_whole_run(
     step: int, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "checkpoints").mkdir()
-    shutil.copy(whole / "checkpoints" / f"step={step}.ckpt", tmp_path / "checkpoints")
+    shutil.copy(whole / "checkpoints" / f"step-{step}.ckpt", tmp_path / "checkpoints")
     shutil.copy(whole / "metrics.csv", tmp_path)  # which has rows of later steps too
     here = f"hydra.run.dir={tmp_path}"
     done = train_here(capfd, *GPT_RUN, *CPU, *EVERY_STEP, here, "resume=true")
     assert done.returncode == 0, done.stderr
-    assert f"resume: goes on from {tmp_path}/checkpoints/step={step}.ckpt" in done.stdout
+    assert f"resume: goes on from {tmp_path}/checkpoints/step-{step}.ckpt" in done.stdout
     assert (tmp_path / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
     assert (tmp_path / "sample.txt").read_text() == (whole / "sample.txt").read_text()
     ours, theirs = checkpoint_of(tmp_path, 12), checkpoint_of(whole, 12)
@@ -91,7 +92,7 @@ def test_a_run_that_is_done_is_not_run_again(
 def test_checkpoints_of_another_setup_are_refused_and_other_settings_said(
     whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    there = (f"hydra.run.dir={tmp_path}", f"resume={whole}/checkpoints/step=4.ckpt")
+    there = (f"hydra.run.dir={tmp_path}", f"resume={whole}/checkpoints/step-4.ckpt")
     done = train_here(capfd, *GPT_RUN, *CPU, *there, "lr=0.5")
     assert done.returncode == 1
     assert "checkpoint: it was saved under lr=0.001 (now 0.5)" in done.stderr
@@ -107,7 +108,7 @@ def test_the_last_and_the_best_checkpoint_are_kept(
     done = train_here(capfd, *GPT_RUN, *CPU, *options, f"hydra.run.dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     names = sorted(file.name for file in (tmp_path / "checkpoints").iterdir())
-    assert names == ["best.ckpt", "step=10.ckpt", "step=12.ckpt"]
+    assert names == ["best.ckpt", "step-10.ckpt", "step-12.ckpt"]
 
 
 def test_a_short_run_saves_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +119,9 @@ def test_a_short_run_saves_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert len(list((tmp_path / "checkpoints").iterdir())) == 12
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_the_same_command_goes_on(number: int, tmp_path: Path) -> None:
     """Whatever the folder is: `resume=true` finds the run of the same settings."""
     steps = 100_000
@@ -138,14 +141,14 @@ def test_a_signal_saves_and_the_same_command_goes_on(number: int, tmp_path: Path
     assert err.startswith(said), err
     assert "the same command with resume=true goes on" in err
     step = int(err.removeprefix(said).partition(";")[0])
-    assert (folder / "checkpoints" / f"step={step}.ckpt").exists()
+    assert (folder / "checkpoints" / f"step-{step}.ckpt").exists()
     assert not (folder / "result.json").exists()
     time.sleep(1.1)  # another folder would have another second in its name
     process = subprocess.Popen(
         command(*run, f"max_steps={steps}"), cwd=tmp_path, env=environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    newer = folder / "checkpoints" / f"step={200 * (step // 200 + 2)}.ckpt"
+    newer = folder / "checkpoints" / f"step-{200 * (step // 200 + 2)}.ckpt"
     while not newer.exists() and time.monotonic() < end:
         time.sleep(0.1)
     os.kill(process.pid, number)
@@ -230,7 +233,7 @@ def test_sharded_weights_train_the_same_and_go_on_on_one_device(
     pd.testing.assert_frame_equal(run_of(tmp_path / "a", *sharded, *steps), expected, rtol=1e-5)
     for name, options in (("one", CPU), ("two", sharded)):
         (tmp_path / name / "checkpoints").mkdir(parents=True)
-        shutil.copy(tmp_path / "a/checkpoints/step=6.ckpt", tmp_path / name / "checkpoints")
+        shutil.copy(tmp_path / "a/checkpoints/step-6.ckpt", tmp_path / name / "checkpoints")
         shutil.copy(tmp_path / "a/metrics.csv", tmp_path / name)
         metrics = run_of(tmp_path / name, *options, "resume=true")
         pd.testing.assert_frame_equal(metrics, expected, rtol=1e-5)
@@ -268,3 +271,23 @@ def test_a_sample_takes_the_most_likely_tokens_only() -> None:
 def test_the_blocks_of_a_gpt_are_found() -> None:
     model = GPT(vocabulary=50, context=8, width=16, depth=3, d_head=4)
     assert blocks(model) == list(model.blocks)
+    with pytest.raises(ConfigError, match="the model has no list of blocks"):
+        checkpoint_activations(torch.nn.Linear(2, 2))
+
+
+def test_a_signal_to_one_of_two_processes_ends_both_with_a_checkpoint(tmp_path: Path) -> None:
+    two = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "max_steps=100000")
+    options = ("width=8", "base_width=8", "checkpoint.every_steps=50")
+    process = subprocess.Popen(
+        command(*two, *options, f"hydra.run.dir={tmp_path}"), env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while not list(tmp_path.glob("checkpoints/*.ckpt")) and time.monotonic() < end:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    lines = err.splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("SIGTERM: saved at step ")

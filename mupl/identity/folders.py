@@ -65,7 +65,7 @@ def run_folder(config: DictConfig) -> str:
     job = job_id(config)
     for saved in sorted(Path(OUTPUTS).glob("*/*/checkpoints"), reverse=True):
         file = saved.parent / ".hydra" / "config.yaml"
-        if file.exists() and any(saved.glob("step=*")) and job_id(_loaded(file)) == job:
+        if file.exists() and any(saved.glob("step-*")) and job_id(_loaded(file)) == job:
             return str(saved.parent)
     return str(new)
 

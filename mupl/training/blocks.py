@@ -14,6 +14,8 @@ from mupl.nn.dropout import Dropout
 def blocks(model: nn.Module) -> list[nn.Module]:
     """Return the entries of a model's outermost lists of modules, such as the blocks of a GPT.
 
+    A list is an nn.ModuleList or an nn.Sequential. Entries without weights are left out.
+
     >>> layers = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
     >>> len(blocks(nn.ModuleDict({"embedding": nn.Linear(2, 2), "blocks": layers})))
     2
@@ -21,7 +23,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     found: list[nn.Module] = []
     inside: set[nn.Module] = set()
     for module in model.modules():
-        if isinstance(module, nn.ModuleList) and module not in inside:
+        if isinstance(module, nn.ModuleList | nn.Sequential) and module not in inside:
             inside.update(module.modules())
             found += [block for block in module if any(True for _ in block.parameters())]
     return found
@@ -39,8 +41,8 @@ def checkpoint_activations(model: nn.Module) -> None:
     found = blocks(model)
     if not found:
         raise ConfigError(
-            "checkpoint_activations=true: the model has no list of blocks (nn.ModuleList); say "
-            "checkpoint_activations=false"
+            "checkpoint_activations=true: the model has no list of blocks (nn.ModuleList or "
+            "nn.Sequential); say checkpoint_activations=false"
         )
     if any(isinstance(module, Dropout) and module.p > 0 for module in model.modules()):
         raise ConfigError(

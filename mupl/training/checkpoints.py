@@ -18,7 +18,7 @@ from mupl.errors import ConfigError
 
 FOLDER = "checkpoints"  # in the run's folder
 BEST = "best"
-PATTERN = "step=*.ckpt"
+PATTERN = "step-*.ckpt"
 SHOWN = 4  # settings that differ, in one line
 
 
@@ -110,11 +110,12 @@ class Checkpoints(Checkpoint):
         self._due = False
         self._saved_at = time.monotonic()
         self._saved_step = trainer.global_step
-        trainer.save_checkpoint(self._folder / f"step={trainer.global_step}.ckpt")
+        trainer.save_checkpoint(self._folder / f"step-{trainer.global_step}.ckpt")
         if trainer.is_global_zero:
             for old in saved(self._folder)[: -self._keep]:
                 old.unlink()
-        arrived = int(trainer.strategy.reduce(float(self._arrived()), reduce_op="max"))
+        number = torch.tensor(self._arrived(), device=trainer.strategy.root_device)
+        arrived = int(trainer.strategy.reduce(number, reduce_op="max"))
         if arrived:
             self._signals.close()
             place = self._folder.parent
@@ -166,7 +167,7 @@ def _rng_states() -> dict[str, Any]:
 def saved(folder: Path) -> list[Path]:
     """List the checkpoints in a folder, that of the last step last."""
     files = folder.glob(PATTERN)
-    return sorted(files, key=lambda file: int(file.stem.partition("=")[2]))
+    return sorted(files, key=lambda file: int(file.stem.partition("-")[2]))
 
 
 def last_checkpoint(folder: Path, resume: bool | str) -> Path | None:

@@ -29,6 +29,8 @@ def clear_errors() -> Iterator[None]:
             yield
     except signals.Interrupted as interrupted:
         text = "what is done is kept, and a sweep goes on by the same command"
+        if not is_first_process():  # the first one says it
+            sys.exit(128 + interrupted.number)
         signals.leave(interrupted.number, interrupted.text or text)
     except Exception as error:
         full = disk_error(error)
@@ -36,7 +38,7 @@ def clear_errors() -> Iterator[None]:
             sys.exit(f"error: {disk_message(full, _output_folder(error))}")
         cause = bad_input(error)
         if isinstance(cause, ConfigError):
-            if not is_first_process():  # the first one says it
+            if not is_first_process():
                 sys.exit(1)
             sys.exit(f"error: {' '.join(str(cause).split())}")
         if not isinstance(cause, HydraException | OmegaConfBaseException):

@@ -60,6 +60,7 @@ for message in (
     ".*exists and is not empty",
     ".*is smaller than the logging interval",
     ".*LeafSpec.*deprecated",
+    "FSDP2-wrapped module .* returned a view tensor",  # of a linear layer's output, by torch
 ):
     warnings.filterwarnings("ignore", message)
 
