@@ -80,6 +80,27 @@ def test_a_resumed_run_is_the_whole_run(
         assert results[0][key] == results[1][key], key
 
 
+def test_masks_of_torch_s_dropout_go_on_too(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    run = (
+        "model=hf_gpt2", "data=text", "data.context=8", "width=8", "base_width=8", "depth=1",
+        "model.sizes.num_attention_heads=1", "model.options.resid_pdrop=0.5", "max_steps=6",
+        "trainer.log_every_n_steps=1", "batch_size=4", "checkpoint.every_steps=3",
+    )  # fmt: skip
+    folders = tmp_path / "whole", tmp_path / "rest"
+    (folders[1] / "checkpoints").mkdir(parents=True)
+    for folder, more in zip(folders, ((), ("resume=true",)), strict=True):
+        done = train_here(capfd, *run, *CPU, "checkpoint.keep=9", f"hydra.run.dir={folder}", *more)
+        assert done.returncode == 0, done.stderr
+        if not more:
+            shutil.copy(folder / "checkpoints/step-3.ckpt", folders[1] / "checkpoints")
+            shutil.copy(folder / "metrics.csv", folders[1])
+    whole, rest = ((folder / "metrics.csv").read_text() for folder in folders)
+    assert whole == rest
+
+
 def test_a_run_that_is_done_is_not_run_again(
     whole: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

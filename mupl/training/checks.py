@@ -205,30 +205,26 @@ def _loss_problems(key: str, value: Any) -> Iterator[str]:
 
 def _process_problems(key: str, value: Any) -> Iterator[str]:
     is_list = isinstance(value, list) and value and all(_is_whole(entry, 0) for entry in value)
-    if str(value) not in ("auto", "-1") and not is_list and not _is_number_of(value):
+    is_count = _is_whole(value, 1) or (isinstance(value, str) and value.isdecimal() and value > "0")
+    if str(value) not in ("auto", "-1") and not is_list and not is_count:
         yield f"{key}={value}: must be a whole number >= 1, auto, or a list of devices"
-
-
-def _is_number_of(value: Any) -> bool:
-    return _is_whole(value, 1) or (isinstance(value, str) and value.isdecimal() and int(value) > 0)
 
 
 def _sweep_problems(values: Values) -> Iterator[str]:
     """Refuse what is for a run that is alone."""
+    alone = "a job of a sweep has one device; leave out -m to train on several"
+    if values.get("trainer.strategy") is not None:
+        yield f"trainer.strategy: {alone}"
     for key in PROCESSES:
         value = values.get(key, 1)
         count = len(value) if isinstance(value, list) else value
-        if str(count) not in ("1", "auto") or values.get("trainer.strategy") is not None:
-            yield (
-                f"{key}={value}: a job of a sweep has one device; leave out -m to train on several"
-                if values.get("trainer.strategy") is None
-                else "trainer.strategy: a job of a sweep has one device; leave out -m to train on "
-                "several"
-            )
-    if values.get("resume", False) is not False:
+        if str(count) not in ("1", "auto"):
+            yield f"{key}={value}: {alone}"
+    resume = values.get("resume", False)
+    if resume is not False:
         yield (
-            f"resume={values['resume']}: is for a run that is alone; the same command of a sweep "
-            "goes on by itself"
+            f"resume={resume}: is for a run that is alone; the same command of a sweep goes on by "
+            "itself"
         )
 
 
