@@ -289,6 +289,14 @@ def test_a_sample_takes_the_most_likely_tokens_only() -> None:
         assert model.generate(prompt, 1, temperature=9.0, top_k=3)[0, -1].item() in allowed
 
 
+def test_a_model_that_diverged_writes_no_sample(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wild = ("lr=1e30", "optimizer=sgd", f"hydra.run.dir={tmp_path}")
+    assert train_here(capfd, *GPT_RUN, *CPU, *wild).returncode == 3
+    assert not (tmp_path / "sample.txt").exists()
+
+
 def test_the_blocks_of_a_gpt_are_found() -> None:
     model = GPT(vocabulary=50, context=8, width=16, depth=3, d_head=4)
     assert blocks(model) == list(model.blocks)

@@ -61,7 +61,7 @@ class Checkpoints(Checkpoint):
         self._arrived = self._signals.enter_context(signals.noted())
         if self._loaded is not None:
             self._write_pending(trainer, self._loaded["pending"])
-            _set_rng_states(self._loaded["rng"])  # of the first process, as all begin alike
+            _restore_rng(self._loaded["rng"], trainer.strategy.root_device)
             self._loaded = None
 
     def on_train_batch_end(
@@ -137,7 +137,7 @@ class Checkpoints(Checkpoint):
             pending["epoch"] = trainer.current_epoch
         checkpoint["mupl_run"] = {
             "config": dict(self._config),
-            "rng": _rng_states(),
+            "rng": _rng_states(trainer.strategy.root_device),
             "rows": _count_rows(trainer.loggers),
             "pending": pending,
         }
@@ -156,12 +156,21 @@ class Checkpoints(Checkpoint):
             logger.log_metrics(dict(pending), trainer.global_step - 1)
 
 
-def _rng_states() -> dict[str, Any]:
-    """Return the states of all global generators, as values that torch loads from any file."""
-    states = _collect_rng_states()
+def _rng_states(device: torch.device) -> dict[str, Any]:
+    """Return the states of the global generators, as values that torch loads from any file."""
+    states = _collect_rng_states(include_cuda=False)  # else of all GPUs, which would be taken up
     name, keys, *rest = states["numpy"]
     states["numpy"] = (name, keys.tolist(), *rest)
+    if device.type == "cuda":
+        states["gpu"] = torch.cuda.get_rng_state(device)
     return states
+
+
+def _restore_rng(states: Mapping[str, Any], device: torch.device) -> None:
+    """Set the generators to the states of the first process, as those of all begin alike."""
+    _set_rng_states(dict(states))
+    if device.type == "cuda" and "gpu" in states:
+        torch.cuda.set_rng_state(states["gpu"].cpu(), device)
 
 
 def saved(folder: Path) -> list[Path]:

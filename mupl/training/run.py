@@ -78,13 +78,14 @@ def run(cfg: DictConfig) -> float | None:
     row = job_row(cfg, hydra)
     if hydra.mode is RunMode.MULTIRUN:
         return _run_job(cfg, folder, row, str(hydra.sweeper._target_))
+    earlier = read_result(folder / RESULT_FILE) if cfg.resume else None
+    if earlier is not None and earlier["job"] == row["job"] and earlier["status"] == "completed":
+        if is_first_process():
+            print(f"done before: {summary(earlier, hydra.run.dir)}")
+        return earlier[cfg.metric]
     if not is_first_process():  # a process that helps the first one, which writes all files
         train(cfg, folder, RunLog({}, row), quiet=True)
         return None
-    earlier = read_result(folder / RESULT_FILE) if cfg.resume else None
-    if earlier is not None and earlier["job"] == row["job"] and earlier["status"] == "completed":
-        print(f"done before: {summary(earlier, hydra.run.dir)}")
-        return earlier[cfg.metric]
     with claimed([folder]) as mine:
         if not mine:
             raise ConfigError(f"hydra.run.dir={folder}: {holder(folder)} writes there")
@@ -159,7 +160,7 @@ def train(cfg: DictConfig, folder: Path, log: RunLog, quiet: bool = False) -> di
     flops = step_flops(setup.infos, splits, cfg.batch_size)
     set_threads(cfg.threads, flops, trainer.strategy.root_device)
     outcome = fit(trainer, TrainingModule(setup), data, checkpoint)
-    if alone:
+    if alone and outcome["status"] == "completed":
         text = write_sample(setup, splits, cfg.sample, folder)
         if text is not None and not quiet:
             print(f"sample:\n{text}\n")
@@ -209,7 +210,7 @@ def fit(
     checkpoint: Path | None = None,
 ) -> dict[str, Any]:
     """Train, from a checkpoint on if there is one, and return the outcome columns of the row."""
-    if checkpoint is not None:
+    if checkpoint is not None and is_first_process():
         print(f"resume: goes on from {checkpoint}", flush=True)
         restore_metrics(trainer.loggers, checkpoint)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)

@@ -7,6 +7,7 @@ import torch
 from omegaconf import DictConfig
 
 from mupl.data.text import Tokens
+from mupl.files import write_atomically
 from mupl.models import GPT
 from mupl.training.setup import Setup
 
@@ -38,5 +39,5 @@ def write_sample(setup: Setup, splits: Any, cfg: DictConfig, folder: Path) -> st
         )
     model.train(training)
     text = tokenizer.decode(written[0].tolist())
-    (folder / SAMPLE_FILE).write_text(text, encoding="utf-8")
+    write_atomically(folder / SAMPLE_FILE, text)  # the same text in every process
     return text
