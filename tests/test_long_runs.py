@@ -245,6 +245,7 @@ def test_two_processes_train_what_one_trains(optimizer: str, tmp_path: Path) -> 
     assert results[0]["train_loss"] == pytest.approx(results[1]["train_loss"], rel=1e-10)
 
 
+@pytest.mark.slow
 def test_sharded_weights_train_the_same_and_go_on_on_one_device(
     whole: Path, tmp_path: Path
 ) -> None:
@@ -263,6 +264,7 @@ def test_sharded_weights_train_the_same_and_go_on_on_one_device(
         assert row["train_loss"] == pytest.approx(whole_row["train_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_matrix_optimizer_is_refused_where_weights_are_sharded() -> None:
     options = ("trainer=fsdp2", "trainer.devices=2", "trainer.accelerator=cpu", "optimizer=muon")
     done = subprocess.run(
@@ -304,6 +306,7 @@ def test_the_blocks_of_a_gpt_are_found() -> None:
         checkpoint_activations(torch.nn.Linear(2, 2))
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_ends_both_with_a_checkpoint(tmp_path: Path) -> None:
     two = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "max_steps=100000")
     options = ("width=8", "base_width=8", "checkpoint.every_steps=50")
