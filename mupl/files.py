@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 DAMAGED = ".damaged"  # at the end of the name of a file that was set aside
+MANIFEST_FILE = "manifest.json"  # of a folder of tokens: written last, says what they are
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -31,6 +33,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a full disk does not say which file it was
         raise
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any] | None:
+    """Return what the manifest of a folder of tokens says, or None if there is none.
+
+    Its entry "hash" is a digest of all files of the folder, wherever that lies.
+    """
+    try:
+        manifest = json.loads(Path(folder).expanduser().joinpath(MANIFEST_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and "hash" in manifest else None
 
 
 def delete_stale_partials(folder: Path, pattern: str = ".*.*") -> None:

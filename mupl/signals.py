@@ -16,11 +16,15 @@ class Interrupted(BaseException):
     """One of `ENDING` has arrived.
 
     It is no KeyboardInterrupt, as Lightning ends the process on those with exit code 1.
+
+    Attributes:
+        text: what is kept, and how to go on; None where it is not known.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, text: str | None = None) -> None:
         super().__init__(number)
         self.number = number
+        self.text = text
 
 
 @contextmanager

@@ -1,15 +1,23 @@
-"""Train on several devices in every way, and compare with one device.
+"""Train on two devices in every way, and compare with one device.
 
+    python scripts/two_gpus.py
     torchrun --nproc-per-node 2 scripts/two_gpus.py
 
-Takes GPUs (NCCL) where there are as many as processes, else the CPU (gloo). Prints a table of
-differences, of losses and of trained weights in float64; the exit code is 1 if one is not rounding.
+The second is the first half of the first: models in a loop, in float64. The first then trains by
+train.py, with trainer=ddp and trainer=fsdp2, in float32, and goes on from a sharded checkpoint on
+one device. Takes GPUs (NCCL) where there are as many as processes, else the CPU (gloo). Prints
+tables of differences, of losses and of trained weights; the exit code is 1 if one is not rounding.
 """
 
+import csv
 import os
+import shutil
+import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -212,7 +220,70 @@ def differences() -> Iterator[Difference]:
             yield Difference(name, way.__name__, of_losses, max(weights))
 
 
+ROOT = Path(__file__).parents[1]
+RUN = (
+    *("model=gpt", "data=text", "data.context=64", "width=128", "base_width=32", "depth=2"),
+    *("batch_size=16", "max_steps=40", "trainer.log_every_n_steps=2", "sample.tokens=0"),
+    *("trainer.val_check_interval=20", "scheduler=cosine", "lr=3e-3", "trainer.precision=32-true"),
+    *("checkpoint.every_steps=20", "checkpoint.keep=9"),
+)
+CONFIG_TOLERANCE = 1e-5  # of losses, relative, in float32
+
+
+def train_by_config(folder: Path, *arguments: str) -> list[float]:
+    """Train by train.py, and return all losses that were logged, of training and validation."""
+    command = [sys.executable, str(ROOT / "train.py"), *RUN, *arguments, f"hydra.run.dir={folder}"]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    losses = []
+    with (folder / "metrics.csv").open(newline="") as lines:
+        for row in csv.DictReader(lines):
+            losses += [float(row[key]) for key in ("train_loss", "val_loss") if row[key]]
+    return losses
+
+
+def compare_configs(out: Path) -> bool:
+    """Train by train.py on one device and on two, print how far losses part; whether rounding."""
+    accelerator = "gpu" if torch.cuda.device_count() > 1 else "cpu"
+    kind = f"trainer.accelerator={accelerator}"
+    expected = train_by_config(out / "one", kind)
+    good = True
+    ways = {
+        "ddp": ("trainer=ddp", "trainer.devices=2", kind),
+        "ddp_muon": ("trainer=ddp", "trainer.devices=2", kind, "optimizer=muon"),
+        "fsdp2": ("trainer=fsdp2", "trainer.devices=2", kind),
+        "fsdp2_then_one": (kind, "resume=true"),
+    }
+    for way, arguments in ways.items():
+        reference = expected
+        if way == "ddp_muon":
+            reference = train_by_config(out / "one_muon", kind, "optimizer=muon")
+        if "resume=true" in arguments:
+            shutil.copytree(out / "fsdp2", out / way)
+            (out / way / "result.json").unlink()
+            (out / way / "checkpoints" / "step-40.ckpt").unlink()
+        found = train_by_config(out / way, *arguments)
+        pairs = zip(found, reference, strict=True)
+        largest = max(abs(ours / theirs - 1) for ours, theirs in pairs)
+        # five steps of Newton-Schulz in bfloat16 amplify rounding
+        tolerance = 1e-2 if "muon" in way else CONFIG_TOLERANCE
+        good &= largest < tolerance
+        print(f"{way:24} {largest:.1e} {'ok' if largest < tolerance else 'DIFFERENT'}", flush=True)
+    return good
+
+
+def compare_all() -> None:
+    """Run both halves, each in processes of its own."""
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__)
+    loops = subprocess.run([sys.executable, *launch], check=False)
+    with tempfile.TemporaryDirectory() as out:
+        print("train.py, relative differences of losses in float32")
+        good = compare_configs(Path(out))
+    sys.exit(loops.returncode or not good)
+
+
 def main() -> None:
+    if "RANK" not in os.environ:
+        compare_all()
     # of a linear layer's output, which torch itself reshapes
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     torch.set_default_dtype(torch.float64)

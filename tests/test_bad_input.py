@@ -1,5 +1,6 @@
 """Wrong input: one clear line on stderr and an exit code, before anything is trained."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -52,7 +53,7 @@ WRONG = {
     "optimizer=adamx": "Available options in 'optimizer': adam adam_atan2 adamh adamw lion muon",
     "parametrization=muP": "Available options in 'parametrization': cerebras completep",
     "data=minst": "Available options in 'data': cifar10 digits fashion_mnist image_folder mnist",
-    "trainer=tpu": "Available options in 'trainer': auto cpu gpu",
+    "trainer=tpu": "Available options in 'trainer': auto cpu ddp fsdp2 gpu",
     "callbacks=coords": "Available options in 'callbacks': coordinates lr_monitor none",
     "experiment=coord_chek": "Available options in 'experiment': ablation coord_check",
     "-m hydra/launcher=stackd width=8,16": "Available options in 'hydra/launcher': basic",
@@ -225,6 +226,8 @@ WRONG = {
     f"{GPT} data.val_fraction=0": "data.val_fraction=0: must be between 0 and 1",
     f"{GPT} data.context=0": "data.context=0: must be at least 1",
     "model=gpt data=tokens data.root=/nowhere": "data.root=/nowhere: must hold train.bin and",
+    "model=gpt data=tokens data.root=TMP/cut": "train.bin holds 30 tokens, but manifest",
+    "model=gpt data=tokens data.root=TMP/cut data.vocabulary=5": "must be null or at least 64",
     "model=gpt data=random_tokens data.vocabulary=0": "data.vocabulary=0: must be a whole number",
     "model=gpt data=random_tokens data.context=many": "data.context=many: must be a whole number",
     # schedules
@@ -267,8 +270,29 @@ WRONG = {
     # the trainer, callbacks and loggers
     "trainer.accelerator=abacus": "accelerator='abacus'",
     "trainer.precision=fp16": "trainer.precision=fp16: must be one of tf32, 32-true",
-    "trainer.devices=2": "trainer.devices=2: every process would see the same batches; use 1",
-    "+trainer.num_nodes=2": "trainer.num_nodes=2: every process would see the same batches",
+    "trainer.devices=0": "trainer.devices=0: must be a whole number >= 1, auto, or a list",
+    "+trainer.num_nodes=two": "trainer.num_nodes=two: must be a whole number >= 1, auto",
+    "-m trainer.devices=2 lr=0.1,0.2": "trainer.devices=2: a job of a sweep has one device",
+    "-m trainer=ddp lr=0.1,0.2": "trainer.strategy: a job of a sweep has one device; leave out -m",
+    "-m resume=true lr=0.1,0.2": "resume=True: is for a run that is alone; the same command of a",
+    "batch_size=7 micro_batches=2": "batch_size=7: must be a multiple of 2, which is devices (1)",
+    "micro_batches=0": "micro_batches=0: must be a whole number >= 1",
+    "micro_batches=2 +trainer.accumulate_grad_batches=2": "leave out trainer.accumulate_grad_batch",
+    "compile=yes_please": "compile=yes_please: must be true or false",
+    "checkpoint_activations=1": "checkpoint_activations=1: must be true or false",
+    f"{GPT} checkpoint_activations=true model.dropout=0.1": "would draw another mask in the second",
+    "resume=3": "resume=3: must be true, false, or the folder of a run",
+    "resume=/nowhere": "resume=/nowhere: there is no such folder; say that of a run, or true",
+    "resume=TMP/good": "has no checkpoints/step-*.ckpt; name the folder of a run that saved one",
+    "checkpoint.every_steps=0": "checkpoint.every_steps=0: must be a whole number >= 1, or null",
+    "checkpoint.every_minutes=0": "checkpoint.every_minutes=0: must be a number > 0, or null",
+    "checkpoint.keep=0": "checkpoint.keep=0: must be a whole number >= 1",
+    "checkpoint.best=maybe": "checkpoint.best=maybe: must be true or false",
+    "checkpoint.evry_steps=5": "checkpoint.evry_steps: there is no such key; did you mean check",
+    "sample.tokens=-1": "sample.tokens=-1: must be a whole number >= 0",
+    "sample.temperature=-1": "sample.temperature=-1: must be a finite number >= 0",
+    "sample.top_k=0": "sample.top_k=0: must be a whole number >= 1, or null",
+    "sample.prompt=5": "sample.prompt=5: must be a text",
     "trainer.gradient_clip_val=-1": "trainer.gradient_clip_val=-1: must be a finite number >= 0",
     "trainer.log_every_n_steps=0": "trainer.log_every_n_steps=0: must be a whole number >= 1",
     "trainer.val_check_interval=0": "trainer.val_check_interval=0: must be a number of steps >= 1",
@@ -335,6 +359,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "short.txt").write_text("to be or not to be")
     (folder / "binary").write_bytes(bytes(range(128, 256)))
     write_images(folder / "good", "cat", "dog")
+    (folder / "cut").mkdir()
+    for split in ("train", "val"):
+        np.zeros(30, np.uint16).tofile(folder / "cut" / f"{split}.bin")
+    manifest = {"vocabulary": 64, "tokens": {"train": 40, "val": 30}, "hash": "0"}
+    (folder / "cut" / "manifest.json").write_text(json.dumps(manifest))
     write_images(folder / "one_class", "cat")
     write_images(folder / "corrupt", "cat", "dog")
     (folder / "corrupt" / "cat" / "1.png").write_bytes(b"\x89PNG")

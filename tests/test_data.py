@@ -336,7 +336,7 @@ def test_a_loader_goes_on_from_a_step() -> None:
     assert torch.equal(indices(loader), epoch_order(50, 3, 5)[20:])
     assert torch.equal(indices(loader), epoch_order(50, 3, 6))
     next(iter(loader))
-    assert loader.state_dict() == {"step": 7 * len(loader) + 1}
+    assert loader.state_dict() == {"step": 7 * len(loader) + 1, "micro_batches": 1}
 
 
 def test_eval_is_in_order_and_keeps_the_last_batch() -> None:
@@ -376,7 +376,6 @@ def test_resumed_run_sees_the_batches_left(steps: int, tmp_path: Path) -> None:
 
 def test_data_without_a_trainer() -> None:
     data = TensorData(uint8_splits(), batch_size=10)
-    data.setup()
     assert len(data.train_dataloader()) == 5
     assert [len(y) for _, y in data.val_dataloader()] == [7]
     assert [

@@ -51,7 +51,7 @@ def test_what_is_found_trains_well_and_the_module_stays_as_it_was(
     assert 1e-3 < found < 1
     record = LossRecord()
     trainer(max_steps=40, callbacks=[record]).fit(module(found, optimizer), datamodule=data())
-    assert record.outcome({})["train_loss"] < 0.5 * record.losses[0]
+    assert record.outcome()["train_loss"] < 0.5 * record.losses[0]
 
 
 class LearningRates(Callback):

@@ -192,7 +192,7 @@ def test_the_module_trains_with_a_stock_trainer(optimizer: object, parametrizati
     record, stock = fit(setup, max_steps=44)
     assert record.steps == 44
     assert not record.diverged
-    assert record.outcome({})["train_loss"] < 0.5 * record.losses[0]
+    assert record.outcome()["train_loss"] < 0.5 * record.losses[0]
     assert stock.callback_metrics["val_accuracy"] > 0.6
 
 
@@ -223,7 +223,7 @@ def test_a_diverging_run_stops_early_and_says_at_which_step(every: int) -> None:
     assert record.losses[: record.steps].isfinite().all()
     assert not record.losses[record.steps].isfinite()
     assert stock.global_step <= 14
-    assert math.isnan(record.outcome({})["train_loss"])
+    assert math.isnan(record.outcome()["train_loss"])
 
 
 def test_a_record_is_empty_before_a_training() -> None:

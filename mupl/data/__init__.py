@@ -3,7 +3,8 @@
 from mupl.data.batches import EvalLoader, TrainLoader, epoch_order
 from mupl.data.images import cifar10, digits, fashion_mnist, image_folder, mnist
 from mupl.data.splits import Splits
-from mupl.data.text import Tokens, random_tokens, read_text, read_tokens
+from mupl.data.text import Tokens, random_tokens, read_text
+from mupl.data.token_files import read_tokens
 
 __all__ = [
     "EvalLoader",

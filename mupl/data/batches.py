@@ -3,6 +3,9 @@
 The training batches of G seeds are chosen by `set_step(k)`, on the host, and made by a call, which
 reads memory that stays where it is: a stack captures it as a part of a CUDA graph. A batch is a
 function of (seed, k). One model has G = 1 and iterates over its batches by a `TrainLoader`.
+
+A batch can be cut into equal parts, of which `set_step(k, part)` chooses one: for processes that
+each see their own, and for micro-batches whose gradients accumulate.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+
+from mupl.errors import ConfigError
 
 # (N,) of any integer type; an array may be mapped from a file and stays on the host
 TokenArray = Tensor | np.ndarray
@@ -68,6 +73,7 @@ class ImageBatches:
     Args:
         x: images (N, C, H, W) uint8, on the device on which batches are made.
         y: labels (N,).
+        parts: into how many equal parts a batch is cut.
 
     Attributes:
         per_epoch: steps in an epoch.
@@ -80,6 +86,7 @@ class ImageBatches:
         normalise: Normalise,
         batch_size: int,
         seeds: Sequence[int],
+        parts: int = 1,
     ) -> None:
         self.per_epoch = len(x) // batch_size
         self._x = x
@@ -87,23 +94,24 @@ class ImageBatches:
         self._normalise = normalise
         self._seeds = list(seeds)
         self._epoch: int | None = None
-        # of an epoch, (G, per_epoch, B)
+        # of an epoch, (G, per_epoch, parts, B / parts)
         self._orders = torch.empty(
             len(seeds),
             self.per_epoch,
-            batch_size,
+            parts,
+            batch_size // parts,
             dtype=torch.int64,
             device=x.device,
         )
-        self._rows = self._orders[:, 0].clone()  # of a step, (G, B)
+        self._rows = self._orders[:, 0, 0].clone()  # of a part of a step, (G, B / parts)
 
-    def set_step(self, k: int) -> None:
-        """Choose the batches of step k."""
+    def set_step(self, k: int, part: int = 0) -> None:
+        """Choose the batches of step k, or one of their parts."""
         epoch, batch = divmod(k, self.per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
             self._set_orders(epoch)
-        self._rows.copy_(self._orders[:, batch])
+        self._rows.copy_(self._orders[:, batch, part])
 
     def _set_orders(self, epoch: int) -> None:
         orders = {seed: epoch_order(len(self._x), seed, epoch) for seed in set(self._seeds)}
@@ -131,6 +139,7 @@ class CropBatches:
     Args:
         tokens: (N,); a tensor is kept on `device`, an array on the host.
         context: T.
+        parts: into how many equal parts a batch is cut.
 
     Attributes:
         per_epoch: steps in an epoch.
@@ -143,23 +152,28 @@ class CropBatches:
         batch_size: int,
         seeds: Sequence[int],
         device: torch.device,
+        parts: int = 1,
     ) -> None:
         self.per_epoch = max(1, len(tokens) // (batch_size * context))
         self._tokens = on_device(tokens, device)
         self._seeds = list(seeds)
+        self._parts = parts
         self._crops = torch.empty(
             len(seeds),
-            batch_size,
+            batch_size // parts,
             context + 1,
             dtype=torch.int64,
             device=device,
         )
 
-    def set_step(self, k: int) -> None:
-        """Read the crops of step k."""
-        _, batch_size, length = self._crops.shape
+    def set_step(self, k: int, part: int = 0) -> None:
+        """Read the crops of step k, or one part of them."""
+        _, size, length = self._crops.shape
         last = len(self._tokens) - length
-        starts = [crop_starts(last, batch_size, seed, k) for seed in self._seeds]
+        starts = []
+        for seed in self._seeds:
+            of_batch = crop_starts(last, size * self._parts, seed, k)
+            starts.append(of_batch[part * size :][:size])
         crops = read_crops(self._tokens, torch.stack(starts), length)
         self._crops.copy_(crops, non_blocking=True)  # the host does not wait for the device
 
@@ -178,6 +192,11 @@ class TrainLoader:
 
     Each `iter` goes on from the step that the last one came to, up to the end of an epoch.
 
+    Args:
+        batches: cut into `micro_batches * world_size` parts.
+        micro_batches: how many batches of the loader make one step.
+        rank, world_size: of the process, which gets its own part of every batch.
+
     Example:
         >>> from mupl.data import digits
         >>> loader = TrainLoader(digits().train_batches(64, seeds=[0]))
@@ -188,32 +207,59 @@ class TrainLoader:
         (torch.Size([64, 1, 8, 8]), torch.Size([64]))
     """
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(
+        self, batches: Batches, micro_batches: int = 1, rank: int = 0, world_size: int = 1
+    ) -> None:
         self._batches = batches
-        self._step = 0
+        self._micro_batches = micro_batches
+        self._rank = rank
+        self._world_size = world_size
+        self._given = 0
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return self._batches.per_epoch
+        return self._batches.per_epoch * self._micro_batches
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator, so that nothing is done before the first batch is asked for: Lightning calls
         # iter() once more than it iterates, to see whether that works.
-        epoch = self._step // len(self)
+        epoch = self._given // len(self)
         end = (epoch + 1) * len(self)
-        while self._step < end:
-            self._batches.set_step(self._step)
-            x, y = self._batches()
-            self._step += 1  # a checkpoint that is saved while this batch is used goes on after it
-            yield x[0], y[0]
+        while self._given < end:
+            x, y = self._made(self._given)
+            self._given += 1  # a checkpoint that is saved while this batch is used goes on after it
+            yield x, y
+
+    def _made(self, index: int) -> Batch:
+        step, micro = divmod(index, self._micro_batches)
+        self._batches.set_step(step, micro * self._world_size + self._rank)
+        x, y = self._batches()
+        return x[0], y[0]
+
+    def first(self) -> Batch:
+        """The very first batch, whatever was given so far."""
+        return self._made(0)
 
     def state_dict(self) -> dict[str, int]:
-        """The steps given so far: Lightning saves them, so that a resumed run sees what is left."""
-        return {"step": self._step}
+        """The batches given so far: Lightning saves them, so that a resumed run sees what is left.
+
+        The state is that of all processes.
+        """
+        return {"step": self._given, "micro_batches": self._micro_batches}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from where `state` was taken."""
-        self._step = state["step"]
+        """Go on from where `state` was taken.
+
+        Raises:
+            ConfigError: if batches were cut otherwise then, which Lightning counts.
+        """
+        before = state.get("micro_batches", 1)
+        if before != self._micro_batches:
+            raise ConfigError(
+                f"micro_batches={self._micro_batches}: the checkpoint was saved under {before}; "
+                f"say micro_batches={before} to go on"
+            )
+        self._given = state["step"]
 
 
 class EvalLoader:

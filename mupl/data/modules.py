@@ -19,38 +19,38 @@ MAX_EVAL_BATCH = 4096
 
 
 def data_module(splits: Splits | Tokens, **options: Any) -> LightningDataModule:
-    """The data module for what a source returns; options: batch_size, seed."""
+    """The data module for what a source returns; options: batch_size, seed, micro_batches."""
     if isinstance(splits, Tokens):
         return TextData(splits, **options)
     return TensorData(splits, **options)
 
 
 class InMemoryData(LightningDataModule):
-    """Batches that are made on the trainer's device, of data in memory.
+    """Batches that are made on the trainer's device, of data in memory or in mapped files.
+
+    Each process of the trainer gets its own part of every training batch, so that the mean over all
+    is what one process sees. Each validates on all examples.
 
     Args:
-        batch_size: train examples in a step.
+        batch_size: train examples in a step, of all processes together.
         seed: of the train batches.
+        micro_batches: into how many parts a process cuts its batches, which is to be the trainer's
+            `accumulate_grad_batches`: the gradients of a step add up to those of the whole batch.
 
     Raises:
-        ConfigError: if a size is out of range or the trainer has more than one process.
+        ConfigError: if a size is out of range.
     """
 
-    def __init__(self, splits: Splits | Tokens, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, splits: Splits | Tokens, batch_size: int, seed: int, micro_batches: int = 1
+    ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: must be at least 1")
         self.splits = splits
         self.batch_size = batch_size
         self.seed = seed
-
-    def setup(self, stage: str | None = None) -> None:
-        # Lightning shards only a torch DataLoader
-        if self.trainer is not None and self.trainer.world_size > 1:
-            raise ConfigError(
-                f"trainer.devices={self.trainer.world_size}: "
-                "every process would see the same batches; use 1"
-            )
+        self.micro_batches = micro_batches
 
     @property
     def device(self) -> torch.device:
@@ -60,7 +60,21 @@ class InMemoryData(LightningDataModule):
         return self.trainer.strategy.root_device
 
     def train_dataloader(self) -> TrainLoader:
-        return TrainLoader(self.splits.train_batches(self.batch_size, [self.seed], self.device))
+        """Iterate over this process's parts of the batches.
+
+        Raises:
+            ConfigError: if a batch cannot be cut into equal parts.
+        """
+        world_size = 1 if self.trainer is None else self.trainer.world_size
+        rank = 0 if self.trainer is None else self.trainer.global_rank
+        parts = world_size * self.micro_batches
+        if self.batch_size % parts:
+            raise ConfigError(
+                f"batch_size={self.batch_size}: must be a multiple of {parts}, which is devices "
+                f"({world_size}) times micro_batches ({self.micro_batches}); it is of all together"
+            )
+        batches = self.splits.train_batches(self.batch_size, [self.seed], self.device, parts)
+        return TrainLoader(batches, self.micro_batches, rank, world_size)
 
 
 class TensorData(InMemoryData):
@@ -79,9 +93,14 @@ class TensorData(InMemoryData):
     splits: Splits
 
     def __init__(
-        self, splits: Splits, batch_size: int, seed: int = 0, eval_batch_size: int | None = None
+        self,
+        splits: Splits,
+        batch_size: int,
+        seed: int = 0,
+        eval_batch_size: int | None = None,
+        micro_batches: int = 1,
     ) -> None:
-        super().__init__(splits, batch_size, seed)
+        super().__init__(splits, batch_size, seed, micro_batches)
         splits.check_batch_size(batch_size)
         if eval_batch_size is None:
             eval_batch_size = min(len(splits.val_x), MAX_EVAL_BATCH)
@@ -106,9 +125,14 @@ class TextData(InMemoryData):
     splits: Tokens
 
     def __init__(
-        self, splits: Tokens, batch_size: int, seed: int = 0, val_crops: int = VAL_CROPS
+        self,
+        splits: Tokens,
+        batch_size: int,
+        seed: int = 0,
+        val_crops: int = VAL_CROPS,
+        micro_batches: int = 1,
     ) -> None:
-        super().__init__(splits, batch_size, seed)
+        super().__init__(splits, batch_size, seed, micro_batches)
         if val_crops < 1:
             raise ConfigError(f"val_crops={val_crops}: must be at least 1")
         self.val_crops = val_crops

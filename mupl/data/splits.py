@@ -71,9 +71,13 @@ class Splits:
             )
 
     def train_batches(
-        self, batch_size: int, seeds: Sequence[int], device: torch.device = CPU
+        self,
+        batch_size: int,
+        seeds: Sequence[int],
+        device: torch.device = CPU,
+        parts: int = 1,
     ) -> ImageBatches:
-        """Shuffled training batches for each of the seeds.
+        """Shuffled training batches for each of the seeds, cut into parts.
 
         Raises:
             ConfigError: if a batch is larger than the train split.
@@ -81,7 +85,7 @@ class Splits:
         self.check_batch_size(batch_size)
         x = self.train_x.to(device)
         y = self.train_y.to(device)
-        return ImageBatches(x, y, self._normalise(device), batch_size, seeds)
+        return ImageBatches(x, y, self._normalise(device), batch_size, seeds, parts)
 
     def check_batch_size(self, batch_size: int) -> None:
         """Raise ConfigError if a batch is larger than the train split."""

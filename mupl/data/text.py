@@ -1,4 +1,4 @@
-"""Tokens to predict one by one, from text or from token files."""
+"""Tokens to predict one by one, and texts as such."""
 
 import functools
 import sysconfig
@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,12 +26,54 @@ CPU = torch.device("cpu")
 LEVELS = ("byte", "character")
 VAL_CROPS = 256
 NO_SOURCES = {"site-packages", "dist-packages", "test", "tests"}  # left out of the standard library
-CHECKED_TOKENS = 2**20  # of a file, whose rest is not read before it is trained on
+
+
+class Tokenizer(Protocol):
+    """What makes text into tokens, and tokens into text."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, tokens: list[int]) -> str: ...
+
+
+class ByteTokenizer:
+    """The bytes of a text in UTF-8.
+
+    >>> ByteTokenizer().decode(ByteTokenizer().encode("½"))
+    '½'
+    """
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, tokens: list[int]) -> str:
+        return bytes(tokens).decode(errors="replace")
+
+
+class CharacterTokenizer:
+    """The places of characters among those that there are; others are left out.
+
+    >>> tokenizer = CharacterTokenizer("abc")
+    >>> tokenizer.encode("cab!"), tokenizer.decode([2, 0])
+    ([2, 0, 1], 'ca')
+    """
+
+    def __init__(self, characters: str) -> None:
+        self._characters = characters
+
+    def encode(self, text: str) -> list[int]:
+        places = map(self._characters.find, text)
+        return [place for place in places if place >= 0]
+
+    def decode(self, tokens: list[int]) -> str:
+        return "".join(self._characters[token] for token in tokens)
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
     """Train and validation tokens, each one long sequence (N,); `context` is the length of a crop.
+
+    `tokenizer` makes them of text, and text of them; None for tokens that are no text.
 
     Raises:
         ConfigError: if a sequence has no more tokens than a crop.
@@ -49,6 +92,7 @@ class Tokens:
     val: TokenArray
     vocabulary: int
     context: int
+    tokenizer: Tokenizer | None = None
 
     def __post_init__(self) -> None:
         shortest = min(len(self.train), len(self.val))
@@ -59,10 +103,14 @@ class Tokens:
             )
 
     def train_batches(
-        self, batch_size: int, seeds: Sequence[int], device: torch.device = CPU
+        self,
+        batch_size: int,
+        seeds: Sequence[int],
+        device: torch.device = CPU,
+        parts: int = 1,
     ) -> CropBatches:
-        """Random crops for each of the seeds."""
-        return CropBatches(self.train, self.context, batch_size, seeds, device)
+        """Random crops for each of the seeds, cut into parts."""
+        return CropBatches(self.train, self.context, batch_size, seeds, device, parts)
 
     def val_batches(
         self,
@@ -108,19 +156,24 @@ def read_text(
     if not 0 < val_fraction < 1:
         raise ConfigError(f"data.val_fraction={val_fraction}: must be between 0 and 1")
     path = None if file is None else Path(file).expanduser().resolve()
-    train, val, vocabulary = _read_text(path, level, val_fraction)
-    return Tokens(train, val, vocabulary, context)
+    train, val, characters = _read_text(path, level, val_fraction)
+    if characters is None:
+        return Tokens(train, val, 256, context, ByteTokenizer())
+    return Tokens(train, val, len(characters), context, CharacterTokenizer(characters))
 
 
 @functools.cache  # the jobs of a sweep that run in one process share the text
-def _read_text(file: Path | None, level: str, val_fraction: float) -> tuple[Tensor, Tensor, int]:
+def _read_text(
+    file: Path | None, level: str, val_fraction: float
+) -> tuple[Tensor, Tensor, str | None]:
+    """Return both splits and, at the level of characters, those that there are."""
     try:
         if file is None:
             train, val = stdlib_text(val_fraction)
         else:
             train, val = _cut(file.read_bytes(), val_fraction)
         if level == "byte":
-            return _bytes(train), _bytes(val), 256
+            return _bytes(train), _bytes(val), None
         return _characters(train, val)
     except (OSError, ValueError) as error:
         raise ConfigError(
@@ -132,15 +185,15 @@ def _bytes(text: bytes) -> Tensor:
     return torch.frombuffer(bytearray(text), dtype=torch.uint8)
 
 
-def _characters(train: bytes, val: bytes) -> tuple[Tensor, Tensor, int]:
-    """Both texts with the number of each character among all, sorted, and how many there are."""
+def _characters(train: bytes, val: bytes) -> tuple[Tensor, Tensor, str]:
+    """Both texts with the number of each character among all, sorted, and these."""
     train_codes = _code_points(train)
     val_codes = _code_points(val)
     codes = np.concatenate([train_codes, val_codes])
     characters, ids = np.unique(codes, return_inverse=True)
     tokens = torch.from_numpy(ids.astype(np.int32))
     count = len(train_codes)
-    return tokens[:count], tokens[count:], len(characters)
+    return tokens[:count], tokens[count:], "".join(map(chr, characters))
 
 
 def _code_points(text: bytes) -> np.ndarray:
@@ -172,33 +225,6 @@ def stdlib_text(val_fraction: float) -> tuple[bytes, bytes]:
         split = val if validates else train
         split.append(file.read_bytes())
     return b"\n".join(train), b"\n".join(val)
-
-
-def read_tokens(root: str | Path, vocabulary: int, context: int = 1024) -> Tokens:
-    """Token files `root/train.bin` and `root/val.bin`, mapped into memory.
-
-    They are little-endian uint16 without a header, as nanoGPT writes them. vocabulary: all tokens
-    must be below it.
-
-    Raises:
-        ConfigError: if a file is not there or begins with a token outside the vocabulary.
-    """
-    folder = Path(root).expanduser()
-    train = _mapped(folder / "train.bin", vocabulary)
-    val = _mapped(folder / "val.bin", vocabulary)
-    return Tokens(train, val, vocabulary, context)
-
-
-def _mapped(file: Path, vocabulary: int) -> np.ndarray:
-    if not file.is_file() or file.stat().st_size == 0:
-        raise ConfigError(f"data.root={file.parent}: must hold train.bin and val.bin, not empty")
-    tokens = np.memmap(file, np.dtype("<u2"), mode="r")
-    largest = int(tokens[:CHECKED_TOKENS].max())
-    if largest >= vocabulary:
-        raise ConfigError(
-            f"data.vocabulary={vocabulary}: must be above {largest}, a token in {file.name}"
-        )
-    return tokens
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from mupl.identity.jobs import setting as setting
 from mupl.identity.jobs import sweep_id as sweep_id
 from mupl.identity.jobs import swept_keys as swept_keys
 from mupl.identity.jobs import task_overrides as task_overrides
+from mupl.identity.jobs import trained as trained
 from mupl.identity.jobs import without_hydra as without_hydra
 from mupl.identity.provenance import changes as changes
 from mupl.identity.provenance import differences as differences

@@ -9,6 +9,7 @@ as a command that sweeps one key more names its jobs otherwise.
 import json
 import os
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -29,6 +30,7 @@ from mupl.identity.jobs import (
 from mupl.identity.results import RESULT_FILE
 from mupl.names import as_written
 
+OUTPUTS = "outputs"  # has a folder a day, with one for each run
 DIGITS = 4  # of an id in the name of a folder
 OLD_DIGITS = 8  # in the names of sweeps before
 MOST = 100  # characters of what is swept, of the 255 that a file system takes
@@ -46,6 +48,32 @@ def sweep_folder(config: DictConfig) -> str:
     different things keep apart.
     """
     return f"{_safe(sweep_title(config))}-{sweep_id(config)[:DIGITS]}"
+
+
+def run_folder(config: DictConfig) -> str:
+    """Return where a run that is alone writes: a new folder, or the one that it goes on in.
+
+    `resume=true` takes the latest folder of `OUTPUTS` that has a checkpoint of this very job.
+    """
+    new = Path(OUTPUTS, time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S"))
+    resume = config.get("resume")
+    if isinstance(resume, str):
+        folder = Path(resume)
+        return str(folder.parents[1] if folder.is_file() else folder)
+    if resume is not True:
+        return str(new)
+    job = job_id(config)
+    for saved in sorted(Path(OUTPUTS).glob("*/*/checkpoints"), reverse=True):
+        file = saved.parent / ".hydra" / "config.yaml"
+        if file.exists() and any(saved.glob("step-*")) and job_id(_loaded(file)) == job:
+            return str(saved.parent)
+    return str(new)
+
+
+def _loaded(file: Path) -> DictConfig:
+    config = OmegaConf.load(file)
+    assert isinstance(config, DictConfig)
+    return config
 
 
 def sweep_title(config: DictConfig) -> str:
@@ -187,6 +215,7 @@ def register_resolvers() -> None:
         "job_id": _resolve_job_id,
         "job_folder": _resolve_job_folder,
         "sweep_folder": _resolve_sweep_folder,
+        "run_folder": _resolve_run_folder,
         "run_name": _resolve_run_name,
         "run_group": _resolve_run_group,
         "run_experiment": lambda *, _root_: _resolve_run_group(_root_=_root_) or "mupl",
@@ -214,6 +243,14 @@ def _resolve_sweep_folder(*, _root_: DictConfig) -> str:
         remember_sweep(_root_)
         cache["sweep_folder"] = sweep_folder(_root_)
     return cache["sweep_folder"]
+
+
+def _resolve_run_folder(*, _root_: DictConfig) -> str:
+    """Resolve the folder of a run that is alone, once, as the time goes on."""
+    cache = OmegaConf.get_cache(_root_)
+    if "run_folder" not in cache:
+        cache["run_folder"] = run_folder(_root_)
+    return cache["run_folder"]
 
 
 def _resolve_run_name(*, _root_: DictConfig) -> str:

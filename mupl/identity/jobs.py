@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from mupl.files import read_manifest
 from mupl.identity.provenance import provenance
 
 # Columns of a sweep's table of results: IDENTITY, SETTINGS, every other key that a command set, and
@@ -35,7 +36,8 @@ OUTCOMES = (
 )
 METRICS = ("val_loss", "train_loss")  # what runs may be compared by
 
-# Dotted paths in a config that do not change what a run computes. What lies below is ignored too.
+# Dotted paths in a config that do not change what a run computes, but for rounding. What lies below
+# is ignored too. A batch is the same however devices and micro-batches share it.
 # `trainer.log_every_n_steps` is none of them: it decides which rows metrics.csv holds, and at which
 # update a run whose loss became infinite is stopped.
 IGNORED_KEYS = (
@@ -47,8 +49,17 @@ IGNORED_KEYS = (
     "expect",
     "figure",
     "threads",
+    "resume",
+    "checkpoint",
+    "sample",
+    "micro_batches",
+    "compile",
+    "checkpoint_activations",
     "data.download",
     "data.cache",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
     "trainer.default_root_dir",
     "trainer.enable_progress_bar",
     "trainer.enable_model_summary",
@@ -283,6 +294,10 @@ def _meant(plain: dict[str, Any]) -> dict[str, Any]:
     said = plain["trainer"].get("accelerator")
     if said in ("auto", "cuda"):
         meant["trainer"]["accelerator"] = "gpu" if said == "cuda" else _accelerator()
+    data = plain.get("data")
+    manifest = read_manifest(str(data.get("root"))) if isinstance(data, dict) else None
+    if manifest is not None:  # tokens, which are the same wherever they lie
+        meant["data"] = {**plain["data"], "root": manifest["hash"]}
     model = plain.get("model")
     if isinstance(model, dict) and model.get("_target_") in MLPS and not plain.get("base_depth"):
         depth = model.get("depth")

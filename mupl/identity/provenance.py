@@ -17,6 +17,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from mupl.files import read_manifest
 from mupl.identity.fingerprints import PACKAGE, package_of, path_digest, source_digest
 
 # Parts of mupl that every training goes through
@@ -53,6 +54,8 @@ def provenance(plain: Mapping[str, Any], rooms: Iterable[str] = ()) -> dict[str,
             else:
                 sources[part] = source_digest(part)
         elif key.startswith("data.") and isinstance(value, str):
+            if read_manifest(value) is not None:
+                continue  # the id of the job follows from its digest
             label = f"{key}={value}"
             data[label] = _data_digest(label)
     if plain["data"].get("_target_") == "mupl.data.read_text" and plain["data"]["file"] is None:

@@ -324,11 +324,12 @@ class GPT(nn.Module):
         count: int,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        top_k: int | None = None,
     ) -> Tensor:
         """tokens (..., T) followed by `count` more, (..., T + count).
 
         Each is sampled given at most `context` tokens before it. temperature: divides the logits; 0
-        takes the most likely token.
+        takes the most likely token. top_k: only so many of the most likely tokens are sampled.
         """
         for _ in range(count):
             seen = tokens[..., -self.config.context :]
@@ -336,6 +337,9 @@ class GPT(nn.Module):
             if temperature == 0:
                 following = logits.argmax(-1, keepdim=True)
             else:
+                if top_k is not None and top_k < logits.shape[-1]:
+                    least = logits.topk(top_k).values[..., -1:]
+                    logits = logits.where(logits >= least, -torch.inf)
                 probabilities = (logits / temperature).softmax(-1)
                 rows = probabilities.view(-1, probabilities.shape[-1])  # (N, vocabulary)
                 following = torch.multinomial(rows, 1, generator=generator)

@@ -7,6 +7,8 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from mupl.training.processes import is_first_process
+
 METRICS_FILE = "metrics.csv"  # of conf/logger/csv.yaml
 
 
@@ -21,7 +23,7 @@ class LossCurve(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         folder = Path(config.hydra.runtime.output_dir)
-        if self._alone and (folder / METRICS_FILE).exists():
+        if self._alone and is_first_process() and (folder / METRICS_FILE).exists():
             draw(folder)
 
 

@@ -1,17 +1,9 @@
-"""What a run records and shows while it trains."""
+"""What a run records while it trains."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from rich.progress import (
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor
 
 from mupl.training.outcome import outcome
@@ -23,6 +15,7 @@ class LossRecord(Callback):
     The loss of an update is the mean over its batches, where gradients accumulate
     (`accumulate_grad_batches`). The host looks at the losses, which stay on the device, only where
     Lightning logs (`log_every_n_steps`) and at the end, so that a step needs no synchronisation.
+    Then the losses of several processes become their mean. Checkpoints hold them.
 
     Attributes:
         losses: (max_steps,) on the device, from the first batch on; NaN where no update was made
@@ -38,19 +31,56 @@ class LossRecord(Callback):
         self.losses = torch.empty(0)
         self.steps = 0
         self.diverged = False
+        self._checked = 0  # the losses before are means over processes, and finite
         self._batches: list[Tensor] = []  # losses since the last update
         self._updates = updates  # Lightning's number of them at the last batch
+        self._validation: dict[str, float] = {}
+        self._loaded: tuple[Tensor, dict[str, float]] | None = None  # of a checkpoint
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loaded = self._loaded
         self._reset(trainer.global_step)
+        self._loaded = loaded
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._updates = trainer.global_step
+        self._take_loaded()
+
+    def _take_loaded(self) -> None:
+        """Begin with what a checkpoint holds, which some strategies load after `on_fit_start`."""
+        if self._loaded is not None:
+            self.losses, self._validation = self._loaded
+            self.steps = self._checked = len(self.losses)
+            self._loaded = None
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._check(trainer)
+        self._validation = self._present(trainer)
+        checkpoint["mupl_losses"] = self.losses[: self.steps].cpu()
+        checkpoint["mupl_validation"] = self._validation
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if "mupl_losses" in checkpoint:
+            self._loaded = checkpoint["mupl_losses"], checkpoint["mupl_validation"]
+
+    def _present(self, trainer: Trainer) -> dict[str, float]:
+        """Return the metrics that were last logged, of those before a checkpoint too."""
+        now = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        return {**self._validation, **now}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss = outputs["loss"]
-        if not len(self.losses):
+        if len(self.losses) <= self.steps:
             max_steps = int(trainer.estimated_stepping_batches)
+            before = self.losses
             self.losses = loss.new_full((max_steps,), torch.nan)
+            self.losses[: len(before)] = before
         self._batches.append(loss)
         if trainer.global_step == self._updates:  # gradients accumulate
             return
@@ -66,49 +96,20 @@ class LossRecord(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check(trainer)
+        self._validation = self._present(trainer)
 
     def _check(self, trainer: Trainer) -> None:
+        new = self.losses[self._checked : self.steps]
+        if trainer.world_size > 1 and len(new):
+            new.copy_(trainer.strategy.reduce(new.clone(), reduce_op="mean"))
+        self._checked = self.steps
         finite = self.losses[: self.steps].isfinite()
         if not finite.all():
             self.diverged = True
             self.steps = int(finite.int().argmin())
             trainer.should_stop = True
 
-    def outcome(self, validation: Mapping[str, float]) -> dict[str, Any]:
-        """Return what `mupl.training.outcome.outcome` says of these losses."""
-        return outcome(self.losses[: self.steps], self.diverged, validation)
-
-
-class StepProgress(Callback):
-    """Shows one bar over all the steps of a run, with the last logged loss."""
-
-    def __init__(self) -> None:
-        columns = (
-            SpinnerColumn(),
-            *Progress.get_default_columns()[:2],
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, TextColumn("{task.fields[loss]}"))
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._task = self._progress.add_task(
-            "training", total=trainer.estimated_stepping_batches, loss=""
-        )
-        self._progress.start()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            loss = f"train_loss {outputs['loss'].item():.4f}"
-            self._progress.update(self._task, completed=trainer.global_step, loss=loss)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._progress.update(self._task, completed=trainer.global_step)
-        self._progress.stop()
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        self._progress.stop()
+    def outcome(self) -> dict[str, Any]:
+        """Return what `mupl.training.outcome.outcome` says of these losses and metrics."""
+        self._take_loaded()
+        return outcome(self.losses[: self.steps], self.diverged, self._validation)

@@ -47,9 +47,14 @@ WHOLE = {
     "trainer.log_every_n_steps": 1,
     "trainer.accumulate_grad_batches": 1,
     "trainer.max_epochs": -1,
+    "micro_batches": 1,
+    "checkpoint.keep": 1,
+    "sample.tokens": 0,
 }
 BASES = ("base_batch_size", "base_steps")  # of batch_scaling
-WHOLE_OR_NULL = ("base_depth", *BASES)
+WHOLE_OR_NULL = ("base_depth", *BASES, "checkpoint.every_steps", "sample.top_k")
+FLAGS = ("compile", "checkpoint_activations", "checkpoint.best")
+PROCESSES = ("trainer.devices", "trainer.num_nodes")
 RECORDED = "callbacks.coordinates.steps"
 WIDTHS = ("width", "base_width")
 NUMBERS = ("lr", "eps", "weight_decay")
@@ -66,7 +71,9 @@ WORDS = {
 BY_NAME = ("roles", "init")
 CHECKED = (
     *WIDTHS, *WHOLE, *NUMBERS, "weight_decay_mode", *WORDS, *WHOLE_OR_NULL, *BY_NAME,
-    "keep", "tune", "halving", "seed", "threads", "loss", "trainer.devices", "trainer.num_nodes",
+    "keep", "tune", "halving", "seed", "threads", "loss", *PROCESSES, *FLAGS, "resume",
+    "checkpoint.every_minutes", "sample.temperature", "sample.prompt", "trainer.strategy",
+    "trainer.accumulate_grad_batches",
     "trainer.gradient_clip_val", "trainer.val_check_interval", RECORDED,
 )  # fmt: skip
 SEEDS = 2**32  # what numpy's and Lightning's generators take
@@ -117,7 +124,7 @@ def problems(values: Values) -> Iterator[str]:
     checks: dict[Callable[[str, Any], Iterator[str]], tuple[str, ...]] = {
         _width_problems: WIDTHS,
         _whole_problems: tuple(WHOLE),
-        number_problems: NUMBERS,
+        number_problems: (*NUMBERS, "sample.temperature"),
         mode_problems: ("weight_decay_mode",),
         _whole_or_null_problems: WHOLE_OR_NULL,
         _mapping_problems: BY_NAME,
@@ -129,7 +136,11 @@ def problems(values: Values) -> Iterator[str]:
         _loss_problems: ("loss",),
         _clip_problems: ("trainer.gradient_clip_val",),
         _interval_problems: ("trainer.val_check_interval",),
-        _process_problems: ("trainer.devices", "trainer.num_nodes"),
+        _flag_problems: FLAGS,
+        _resume_problems: ("resume",),
+        _minutes_problems: ("checkpoint.every_minutes",),
+        _prompt_problems: ("sample.prompt",),
+        _process_problems: PROCESSES,
     }
     for say, keys in checks.items():
         for key in keys:
@@ -140,6 +151,7 @@ def problems(values: Values) -> Iterator[str]:
             yield from word_problems(key, values[key], known)
     yield from _batch_scaling_problems(values)
     yield from _recorded_problems(values)
+    yield from _micro_batch_problems(values)
 
 
 def _is_whole(value: Any, least: int) -> bool:
@@ -192,10 +204,60 @@ def _loss_problems(key: str, value: Any) -> Iterator[str]:
 
 
 def _process_problems(key: str, value: Any) -> Iterator[str]:
-    """Refuse more than one process, whose batches would be the same."""
-    count = len(value) if isinstance(value, list) else value
-    if str(count) not in ("1", "auto"):
-        yield f"{key}={value}: every process would see the same batches; use 1"
+    is_list = isinstance(value, list) and value and all(_is_whole(entry, 0) for entry in value)
+    is_count = _is_whole(value, 1) or (isinstance(value, str) and value.isdecimal() and value > "0")
+    if str(value) not in ("auto", "-1") and not is_list and not is_count:
+        yield f"{key}={value}: must be a whole number >= 1, auto, or a list of devices"
+
+
+def _sweep_problems(values: Values) -> Iterator[str]:
+    """Refuse what is for a run that is alone."""
+    alone = "a job of a sweep has one device; leave out -m to train on several"
+    if values.get("trainer.strategy") is not None:
+        yield f"trainer.strategy: {alone}"
+    for key in PROCESSES:
+        value = values.get(key, 1)
+        count = len(value) if isinstance(value, list) else value
+        if str(count) not in ("1", "auto"):
+            yield f"{key}={value}: {alone}"
+    resume = values.get("resume", False)
+    if resume is not False:
+        yield (
+            f"resume={resume}: is for a run that is alone; the same command of a sweep goes on by "
+            "itself"
+        )
+
+
+def _micro_batch_problems(values: Values) -> Iterator[str]:
+    micro, batches = values.get("micro_batches"), values.get("trainer.accumulate_grad_batches", 1)
+    if micro not in (None, 1) and batches != 1:
+        yield (
+            f"micro_batches={micro}: cuts each batch and accumulates gradients; leave out "
+            f"trainer.accumulate_grad_batches={batches}, which would accumulate over several"
+        )
+
+
+def _flag_problems(key: str, value: Any) -> Iterator[str]:
+    if not isinstance(value, bool):
+        yield f"{key}={value}: must be true or false"
+
+
+def _resume_problems(key: str, value: Any) -> Iterator[str]:
+    if not isinstance(value, bool | str):
+        yield f"{key}={value}: must be true, false, or the folder of a run"
+    elif isinstance(value, str) and not Path(value).exists():
+        yield f"{key}={value}: there is no such folder; say that of a run, or true"
+
+
+def _minutes_problems(key: str, value: Any) -> Iterator[str]:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (is_number and value > 0):
+        yield f"{key}={value}: must be a number > 0, or null"
+
+
+def _prompt_problems(key: str, value: Any) -> Iterator[str]:
+    if not isinstance(value, str):
+        yield f"{key}={value}: must be a text"
 
 
 def _clip_problems(key: str, value: Any) -> Iterator[str]:
@@ -381,7 +443,7 @@ def _check_jobs(config: DictConfig, swept: Mapping[str, list[Any] | None]) -> No
         for key, value in point.items():
             if "${" not in str(value):
                 _set(job, key, value)
-        for problem in _command_problems(job, says_depth="depth" in point):
+        for problem in (*_command_problems(job, "depth" in point), *_sweep_problems(job)):
             wrong[problem] += 1
             break
     if points and wrong.total() == len(points):

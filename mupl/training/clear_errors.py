@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mupl import signals
 from mupl.errors import ConfigError, bad_input, disk_error, disk_message
 from mupl.training.overrides import in_plain_words
+from mupl.training.processes import is_first_process
 
 
 @contextmanager
@@ -28,13 +29,17 @@ def clear_errors() -> Iterator[None]:
             yield
     except signals.Interrupted as interrupted:
         text = "what is done is kept, and a sweep goes on by the same command"
-        signals.leave(interrupted.number, text)
+        if not is_first_process():  # the first one says it
+            sys.exit(128 + interrupted.number)
+        signals.leave(interrupted.number, interrupted.text or text)
     except Exception as error:
         full = disk_error(error)
         if full is not None:
             sys.exit(f"error: {disk_message(full, _output_folder(error))}")
         cause = bad_input(error)
         if isinstance(cause, ConfigError):
+            if not is_first_process():
+                sys.exit(1)
             sys.exit(f"error: {' '.join(str(cause).split())}")
         if not isinstance(cause, HydraException | OmegaConfBaseException):
             raise

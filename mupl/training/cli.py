@@ -19,6 +19,7 @@ from mupl.parametrization.tables import TABLES
 from mupl.training.clear_errors import clear_errors
 from mupl.training.keys import wandb_key_is_set
 from mupl.training.overrides import CONF
+from mupl.training.processes import is_first_process
 
 OPEN_KEYS = ("tune",)
 OPEN = DictConfig({}, flags={"struct": False})
@@ -48,7 +49,7 @@ def _main(cfg: DictConfig) -> float | None:
 def _exit_if_diverged() -> None:
     """Exit with `DIVERGED` after a single run that diverged; a sweep has it in its table."""
     hydra_config = HydraConfig.get()
-    if hydra_config.mode is RunMode.MULTIRUN:
+    if hydra_config.mode is RunMode.MULTIRUN or not is_first_process():
         return
     file = Path(hydra_config.runtime.output_dir, RESULT_FILE)
     if json.loads(file.read_text())["status"] == "diverged":

@@ -7,11 +7,14 @@ import lightning
 import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 import mupl
 from mupl.errors import ConfigError
+from mupl.parametrization.update_kinds import UpdateKind
+from mupl.training.blocks import shard
 from mupl.training.resume import (
     RESUME,
     check_same,
@@ -59,6 +62,7 @@ class TrainingModule(LightningModule):
         self.training_setup = setup  # LightningModule.setup is one of Lightning's hooks
         self.model = setup.model
         self.resume = resume
+        self._losses: list[Tensor] = []  # of the batches of an update
         self._loaded: dict[str, Any] | None = None  # what the checkpoint says that was loaded
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,13 +76,23 @@ class TrainingModule(LightningModule):
                 "which undoes the parametrization; use mupl.find_lr"
             )
 
+    def configure_model(self) -> None:
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ModelParallelStrategy):
+            _check_elementwise(self.training_setup)
+            shard(self.model, strategy.device_mesh["data_parallel"])
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, target = batch
         loss = self.training_setup.loss(self.model(x), target)
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self._losses = []
+        self._losses.append(loss.detach())
         # `self.log` costs as much as a small step: call it only where Lightning writes a row
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.trainer.global_step + 1) % every == 0:
-            self.log("train_loss", loss, prog_bar=True, sync_dist=True)
+            mean = torch.stack(self._losses).mean()  # over the batches of the update so far
+            self.log("train_loss", mean, prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -129,3 +143,19 @@ class TrainingModule(LightningModule):
             scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
             use_rates_of(self.training_setup, self.trainer.optimizers[0], scheduler)
         self._loaded = None
+
+
+def _check_elementwise(setup: Setup) -> None:
+    """Refuse to shard weights of an optimizer that needs whole matrices.
+
+    Raises:
+        ConfigError: naming one.
+    """
+    for name, scale in setup.scales.items():
+        is_elementwise = scale.update_kind in (UpdateKind.SGD, UpdateKind.ADAM)
+        if scale.shape is not None and (scale.inner_kind is not None or not is_elementwise):
+            raise ConfigError(
+                f"trainer=fsdp2: updates of {name} ({scale.update_kind}) need the whole matrix, of "
+                "which each process would have a part; say trainer=ddp, or an optimizer that acts "
+                "on single numbers, such as adamw"
+            )

@@ -4,22 +4,39 @@ import logging
 import math
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning import LightningDataModule, Trainer
+from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from mupl.claims import POLL, claimed, holder
 from mupl.data.modules import data_module
 from mupl.errors import ConfigError, bad_input, disk_error
-from mupl.identity import finished, job_row, write_result
-from mupl.training.callbacks import LossRecord, StepProgress
+from mupl.identity import (
+    RESULT_FILE,
+    finished,
+    job_row,
+    read_result,
+    trained,
+    write_result,
+)
+from mupl.training.blocks import checkpoint_activations
+from mupl.training.callbacks import LossRecord
+from mupl.training.checkpoints import (
+    BEST,
+    FOLDER,
+    Checkpoints,
+    last_checkpoint,
+    restore_metrics,
+)
 from mupl.training.checks import check
 from mupl.training.config import (
     CheckedLoss,
@@ -31,14 +48,19 @@ from mupl.training.config import (
 from mupl.training.loggers import RunLog
 from mupl.training.module import TrainingModule
 from mupl.training.outcome import summary
+from mupl.training.processes import is_first_process
+from mupl.training.progress import StepProgress
+from mupl.training.sampling import write_sample
 from mupl.training.threads import set_threads, step_flops
 
 # Said by Lightning in every run, of things that are as they should be
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+for name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(name).setLevel(logging.WARNING)
 for message in (
     ".*exists and is not empty",
     ".*is smaller than the logging interval",
     ".*LeafSpec.*deprecated",
+    "FSDP2-wrapped module .* returned a view tensor",  # of a linear layer's output, by torch
 ):
     warnings.filterwarnings("ignore", message)
 
@@ -56,6 +78,14 @@ def run(cfg: DictConfig) -> float | None:
     row = job_row(cfg, hydra)
     if hydra.mode is RunMode.MULTIRUN:
         return _run_job(cfg, folder, row, str(hydra.sweeper._target_))
+    earlier = read_result(folder / RESULT_FILE) if cfg.resume else None
+    if earlier is not None and earlier["job"] == row["job"] and earlier["status"] == "completed":
+        if is_first_process():
+            print(f"done before: {summary(earlier, hydra.run.dir)}")
+        return earlier[cfg.metric]
+    if not is_first_process():  # a process that helps the first one, which writes all files
+        train(cfg, folder, RunLog({}, row), quiet=True)
+        return None
     with claimed([folder]) as mine:
         if not mine:
             raise ConfigError(f"hydra.run.dir={folder}: {holder(folder)} writes there")
@@ -110,30 +140,80 @@ def train(cfg: DictConfig, folder: Path, log: RunLog, quiet: bool = False) -> di
     check(cfg)
     seed_everything(cfg.seed, verbose=False)
     splits = load_data(cfg)
-    data = data_module(splits, batch_size=cfg.batch_size, seed=cfg.seed)
+    sizes = {"batch_size": cfg.batch_size, "micro_batches": cfg.micro_batches}
+    data = data_module(splits, seed=cfg.seed, **sizes)
     setup = build_setup(cfg, splits.model_args)
     setup.loss = CheckedLoss(setup.loss)
     log.begin(show_parametrization(setup, folder, quiet))
-    trainer = build_trainer(cfg, log.loggers, quiet)
+    if cfg.checkpoint_activations:
+        checkpoint_activations(setup.model)
+    if cfg.compile:
+        setup.model.compile()
+    alone = HydraConfig.get().mode is not RunMode.MULTIRUN
+    checkpoint = last_checkpoint(folder, cfg.resume)
+    callbacks: list[Callback] = []
+    if not quiet:
+        callbacks.append(StepProgress(cfg.batch_size, getattr(splits, "context", None)))
+    if alone:
+        callbacks += checkpoints(cfg, folder)
+    trainer = build_trainer(cfg, log.loggers, callbacks)
     flops = step_flops(setup.infos, splits, cfg.batch_size)
     set_threads(cfg.threads, flops, trainer.strategy.root_device)
-    return fit(trainer, TrainingModule(setup), data)
+    outcome = fit(trainer, TrainingModule(setup), data, checkpoint)
+    if alone and outcome["status"] == "completed":
+        text = write_sample(setup, splits, cfg.sample, folder)
+        if text is not None and not quiet:
+            print(f"sample:\n{text}\n")
+    return outcome
 
 
-def build_trainer(cfg: DictConfig, loggers: list[Logger], quiet: bool) -> Trainer:
-    """Build the stock trainer of a config; a job of a multirun leaves the display to the sweep."""
+def build_trainer(
+    cfg: DictConfig, loggers: list[Logger], callbacks: Sequence[Callback] = ()
+) -> Trainer:
+    """Build the stock trainer of a config."""
     precision = use_precision(cfg.trainer.get("precision", "32-true"))
-    callbacks = [instantiate(entry) for entry in cfg.callbacks.values()]
-    callbacks.append(LossRecord())
-    if not quiet:
-        callbacks.append(StepProgress())
-    return instantiate(cfg.trainer, precision=precision, callbacks=callbacks, logger=loggers)
+    chosen = [instantiate(entry) for entry in cfg.callbacks.values()]
+    others: dict[str, Any] = {}
+    if any(isinstance(callback, Checkpoint) for callback in callbacks):
+        others["enable_checkpointing"] = True
+    interval = cfg.trainer.get("val_check_interval")
+    if cfg.micro_batches > 1:
+        others["accumulate_grad_batches"] = cfg.micro_batches
+        if isinstance(interval, int):  # Lightning counts batches
+            others["val_check_interval"] = interval * cfg.micro_batches
+    return instantiate(
+        cfg.trainer,
+        precision=precision,
+        callbacks=[*chosen, LossRecord(), *callbacks],
+        logger=loggers,
+        **others,
+    )
 
 
-def fit(trainer: Trainer, module: TrainingModule, data: LightningDataModule) -> dict[str, Any]:
-    """Train, and return the outcome columns of the run's row."""
-    trainer.fit(module, datamodule=data)
+def checkpoints(cfg: DictConfig, folder: Path) -> list[Callback]:
+    """Make the callbacks that save the last checkpoints of a run, and the best one."""
+    options = cfg.checkpoint
+    times = {"every_steps": options.every_steps, "every_minutes": options.every_minutes}
+    saving: list[Callback] = [Checkpoints(folder, trained(cfg), keep=options.keep, **times)]
+    if options.best:
+        best = ModelCheckpoint(
+            folder / FOLDER, filename=BEST, monitor="val_loss", enable_version_counter=False
+        )
+        saving.append(best)
+    return saving
+
+
+def fit(
+    trainer: Trainer,
+    module: TrainingModule,
+    data: LightningDataModule,
+    checkpoint: Path | None = None,
+) -> dict[str, Any]:
+    """Train, from a checkpoint on if there is one, and return the outcome columns of the row."""
+    if checkpoint is not None and is_first_process():
+        print(f"resume: goes on from {checkpoint}", flush=True)
+        restore_metrics(trainer.loggers, checkpoint)
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     record = next(callback for callback in callbacks if isinstance(callback, LossRecord))
-    validation = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    return record.outcome(validation)
+    return record.outcome()

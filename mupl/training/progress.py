@@ -1,0 +1,135 @@
+"""What a run shows while it trains: steps, loss, speed, the time that is left."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.throughput import get_available_flops, measure_flops
+from rich.progress import (
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from mupl.data.batches import TrainLoader
+from mupl.initializers import on_meta
+from mupl.training.setup import Setup
+
+# Lightning's word for the precision -> the type of matrix products
+PRODUCTS: Mapping[str, torch.dtype] = {
+    "bf16-mixed": torch.bfloat16,
+    "bf16-true": torch.bfloat16,
+    "16-mixed": torch.float16,
+    "16-true": torch.float16,
+    "64-true": torch.float64,
+}
+
+
+class StepProgress(Callback):
+    """Shows one bar over all the steps of a run, with the last logged loss and the speed.
+
+    Speed is in tokens a second of a language model, else in examples; of all processes together.
+    Model FLOPs utilization (MFU; Chowdhery et al. 2022, appendix B) is the products of matrices
+    that the model needs in a second, without those that activation checkpointing repeats, over what
+    the devices could do.
+
+    Args:
+        batch_size: examples of an update.
+        tokens: of an example; None where examples are no texts.
+    """
+
+    def __init__(self, batch_size: int, tokens: int | None = None) -> None:
+        columns = (
+            SpinnerColumn(),
+            *Progress.get_default_columns()[:2],
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, TextColumn("{task.fields[said]}"))
+        self._batch_size = batch_size
+        self._unit = "examples" if tokens is None else "tokens"
+        self._units = batch_size * (tokens or 1)  # of an update
+        self._flops: float | None = None  # of an update
+        self._peak: float | None = None  # operations a second of all devices
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._peak = peak_flops(trainer)
+        if self._peak is not None:
+            self._flops = update_flops(pl_module.training_setup, trainer, self._batch_size)  # type: ignore[arg-type]
+        self._begun_at = trainer.global_step
+        self._begun = time.perf_counter()
+        self._task = self._progress.add_task(
+            "training",
+            total=trainer.estimated_stepping_batches,
+            completed=trainer.global_step,
+            said="",
+        )
+        self._progress.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            loss = trainer.callback_metrics.get("train_loss")  # mean over all processes
+            said = self._speed(trainer)
+            if loss is not None:
+                said = f"train_loss {loss:.4f}, {said}"
+            self._progress.update(self._task, completed=trainer.global_step, said=said)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._progress.update(self._task, completed=trainer.global_step)
+        self._progress.stop()
+        if trainer.global_step > self._begun_at:
+            print(f"speed: {self._speed(trainer)}", flush=True)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._progress.stop()
+
+    def _speed(self, trainer: Trainer) -> str:
+        """Say the speed since the start: "52,113 tokens/s, MFU 41.2 %"."""
+        seconds = max(time.perf_counter() - self._begun, 1e-9)
+        updates = (trainer.global_step - self._begun_at) / seconds
+        text = f"{self._units * updates:,.0f} {self._unit}/s"
+        if self._peak is None or self._flops is None:
+            return f"{text}, MFU unknown here"
+        return f"{text}, MFU {100 * self._flops * updates / self._peak:.1f} %"
+
+
+def peak_flops(trainer: Trainer) -> float | None:
+    """Return the products a second that all devices could do; None where they are not known."""
+    device = trainer.strategy.root_device
+    kind: torch.dtype | str = PRODUCTS.get(str(trainer.precision), torch.float32)
+    if kind is torch.float32 and torch.get_float32_matmul_precision() != "highest":
+        kind = "tfloat32"
+    try:
+        peak = get_available_flops(device, kind)
+    except (KeyError, ValueError):
+        return None
+    return None if peak is None else float(peak * trainer.world_size)
+
+
+def update_flops(setup: Setup, trainer: Trainer, batch_size: int) -> float | None:
+    """Count the operations of matrix products in an update; None if the model cannot be counted.
+
+    One example goes through the model without memory (the meta device), forward and backward.
+    """
+    loader = trainer.train_dataloader
+    if not isinstance(loader, TrainLoader):
+        return None
+    try:
+        x, target = loader.first()
+        with on_meta():
+            model = setup.build()
+        x, target = x[:1].to("meta"), target[:1].to("meta")
+        count = measure_flops(model, lambda: model(x), lambda y: setup.loss(y, target))
+    except Exception:  # of any model
+        return None
+    return float(count * batch_size)
