@@ -1,5 +1,6 @@
 """The transformer: what it computes, its scales in each parametrization, its coordinate checks."""
 
+import itertools
 import json
 import math
 from functools import partial
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from mupl.analysis.coordinates import verdict
 from mupl.errors import ConfigError
 from mupl.models import GPT
+from mupl.models.gpt import Experts
 from mupl.nn.initialize import initialize_
 from mupl.nn.tensors import parameters
 from mupl.optim.registry import optimizer_rules, resolve
@@ -40,6 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "grouped": {"group_size": 2},
     "larger heads": {"d_head": None, "heads": 2},
     "no gains": {"norm_gain": False},
+    "experts": {"experts": 4},
     "multipliers": {
         "input_mult": 2.0,
         "attention_mult": 0.5,
@@ -188,11 +191,50 @@ def test_unit_scaled_dropout_keeps_unit_scale_and_attention_its_own() -> None:
         ({"depth": 0}, "depth=0"),
         ({"init_std": -1}, "model.init_std=-1"),
         ({"dropout": 1.0}, "model.dropout=1.0: must be at least 0 and below 1"),
+        ({"experts": 1}, "model.experts=1: must be a whole number >= 2, or null"),
+        (
+            {"experts": 4, "experts_per_token": 5},
+            "model.experts_per_token=5: must be .* from 1 to 4",
+        ),
+        (
+            {"experts": 4, "unit_scaling": True, "norm_gain": False},
+            "model.experts=4: unit scaling is without; say model.experts=null",
+        ),
     ],
 )
 def test_a_bad_argument_is_named(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         small(16, **options)
+
+
+def test_a_token_goes_through_the_experts_that_its_router_prefers() -> None:
+    experts = small(16, experts=4, experts_per_token=2).blocks[0].mlp
+    assert isinstance(experts, Experts)
+    x = torch.randn(3, T, 16)
+    y = experts(x)
+    logits = experts.router(x)
+    for b, t in itertools.product(range(3), range(T)):
+        best = logits[b, t].argsort(descending=True)[:2]
+        shares = logits[b, t, best].softmax(0)
+        outputs = [experts.networks[int(e)](x[b, t]) for e in best]
+        torch.testing.assert_close(y[b, t], shares[0] * outputs[0] + shares[1] * outputs[1])
+
+
+def test_experts_that_are_alike_are_one_feed_forward_network() -> None:
+    experts = small(16, experts=3).blocks[0].mlp
+    one = experts.networks[0]
+    for network in experts.networks:
+        network.load_state_dict(one.state_dict())
+    x = torch.randn(2, T, 16)
+    torch.testing.assert_close(experts(x), one(x))
+
+
+def test_roles_of_a_mixture_of_experts_follow_from_its_shapes() -> None:
+    infos = describe(partial(small, experts=4), 16, BASE)
+    assert infos["blocks.0.mlp.router.weight"].role is Role.OUTPUT
+    assert infos["blocks.0.mlp.networks.3.down.weight"].role is Role.HIDDEN
+    with pytest.raises(ConfigError, match="the base model has not 'blocks.0.mlp.networks"):
+        describe(lambda width: small(width, experts=width // 4), 16, BASE)
 
 
 def losses(

@@ -36,6 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tied": {"tied": True},
     "post-norm without gains": {"post_norm": True, "norm_gain": False},
     "dropout": {"dropout": 0.3, "d_head": 4, "group_size": 2},
+    "experts": {"experts": 4, "experts_per_token": 2},
 }
 
 

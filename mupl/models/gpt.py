@@ -57,6 +57,8 @@ class GPTConfig:
     post_norm: bool = False  # norms after the residual sums instead of before the branches
     activation: str = "gelu"  # gelu | swiglu (Shazeer 2020)
     mlp_ratio: float = 4.0  # hidden units of a feed-forward network over width
+    experts: int | None = None  # feed-forward networks of a block, between which a router chooses
+    experts_per_token: int = 2  # of `experts`, how many a token goes through
     positions: str = "rotary"  # rotary (Su et al. 2021) | learned
     qk_norm: bool = False  # normalise the queries and keys of each head
     tied: bool = False  # read out by the embedding's matrix, logits times width^-1/2
@@ -80,6 +82,7 @@ class GPTConfig:
         _require(self.mlp_ratio > 0, f"model.mlp_ratio={self.mlp_ratio}: must be > 0")
         _require(self.depth >= 1, f"depth={self.depth}: must be a whole number >= 1")
         self._check_heads()
+        self._check_experts()
         _require(
             0 <= self.dropout < 1,
             f"model.dropout={self.dropout}: must be at least 0 and below 1",
@@ -116,6 +119,23 @@ class GPTConfig:
         _require(
             self.positions != "rotary" or self.head_size % 2 == 0,
             f"model.d_head={self.head_size}: must be even for rotary positions",
+        )
+
+    def _check_experts(self) -> None:
+        if self.experts is None:
+            return
+        _require(
+            not self.unit_scaling,
+            f"model.experts={self.experts}: unit scaling is without; say model.experts=null",
+        )
+        _require(
+            _is_count(self.experts) and self.experts >= 2,
+            f"model.experts={self.experts}: must be a whole number >= 2, or null",
+        )
+        _require(
+            _is_count(self.experts_per_token) and self.experts_per_token <= self.experts,
+            f"model.experts_per_token={self.experts_per_token}: "
+            f"must be a whole number from 1 to {self.experts}, the number of experts",
         )
 
     @property
@@ -361,7 +381,7 @@ class Block(nn.Module):
         self.attention = Attention(config, operations, rotary)
         self.attention_residual = operations.residual(2 * index)
         self.mlp_norm = new_norm(config, config.width)
-        self.mlp = FeedForward(config, operations)
+        self.mlp = new_feed_forward(config, operations)
         self.mlp_residual = operations.residual(2 * index + 1)
         self.dropout = operations.dropout()
         self.post_norm = config.post_norm
@@ -516,6 +536,41 @@ class FeedForward(nn.Module):
         return self.down(scale_gradient(h, self.gradient_scale))
 
 
+class Experts(nn.Module):
+    """A mixture of feed-forward networks: each token goes through a few of them.
+
+    With p = softmax(router(x)) over the K largest of E, y = sum_k p_k expert_k(x) (Shazeer et al.
+    2017; Jiang et al. 2024). All experts are computed for all tokens, which costs E / K times what
+    routed kernels would, is the same in stacks, and drops no token. No loss balances their load.
+    """
+
+    def __init__(self, config: GPTConfig, operations: Operations) -> None:
+        super().__init__()
+        assert config.experts is not None
+        self.chosen = config.experts_per_token
+        self.router = operations.linear(config.width, config.experts)
+        networks = [FeedForward(config, operations) for _ in range(config.experts)]
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> the same shape."""
+        logits_BE = self.router(x)
+        least = logits_BE.topk(self.chosen, -1).values[..., -1:]
+        shares_BE = logits_BE.masked_fill(logits_BE < least, -torch.inf).softmax(-1)
+        outputs = [network(x) for network in self.networks]
+        y = torch.zeros_like(x)
+        for share, output in zip(shares_BE.unbind(-1), outputs, strict=True):
+            y = y + share.unsqueeze(-1) * output
+        return y
+
+
+def new_feed_forward(config: GPTConfig, operations: Operations) -> nn.Module:
+    """The feed-forward network of a block, or several with a router."""
+    if config.experts is None:
+        return FeedForward(config, operations)
+    return Experts(config, operations)
+
+
 def new_norm(config: GPTConfig, size: int) -> nn.Module:
     """The norm of a config over a last dimension of `size`."""
     if config.norm == "rmsnorm":
@@ -539,11 +594,13 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
     return x if factor == 1 else scaled(x, 1, factor)
 
 
+def _is_count(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
+
+
 def _divides(divisor: Any, number: Any) -> bool:
     """Whether both are whole numbers >= 1 and the first divides the second."""
-    if not isinstance(divisor, int) or not isinstance(number, int):
-        return False
-    return divisor >= 1 and number >= 1 and number % divisor == 0
+    return _is_count(divisor) and _is_count(number) and number % divisor == 0
 
 
 def _require(condition: bool, message: str) -> None:
