@@ -123,6 +123,7 @@ AS_WRITTEN = {
     "umup": "u-muP",
     "umup_output_scale": "u-muP, output scale",
     "sp_full_align": "SP, full alignment",
+    "ntk_full_align": "NTK, full alignment",
     "sgd": "SGD",
     "adam": "Adam",
     "adamw": "AdamW",

@@ -142,7 +142,7 @@ def test_at_the_base_width_every_parametrization_is_the_standard_one(
     close(trajectory(name, optimizer, BASE), reference)
 
 
-@pytest.mark.parametrize("name", ["sp", "ntk", "sp_full_align"])
+@pytest.mark.parametrize("name", ["sp", "ntk", "sp_full_align", "ntk_full_align"])
 def test_the_sp_class_leaves_mup_away_from_the_base_width(name: str) -> None:
     assert apart(trajectory(name, "adamw", 4 * BASE), trajectory("mup", "adamw", 4 * BASE)) > 1e-3
 

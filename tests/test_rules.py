@@ -79,6 +79,8 @@ def test_cells_are_parsed_evaluated_and_printed(text: str, value: float, printed
     assert Monomial.parse(printed) == cell
 
 
+OF_SP_CLASS = ("sp", "ntk", "sp_full_align", "ntk_full_align")
+
 NO_CELLS = ["m_inn", "m_in+1", "2**m_in", "m_in^x", "", "width", "/m_in", "m_in*", "_", "inf"]
 NO_CELLS += ["m_in m_out", "2m_in", "2 3", "m_in^1/0", "1/0", "0^-1", "1.2.3", "10^1000", "1e999"]
 
@@ -357,7 +359,7 @@ def test_effective_weights_have_the_std_of_the_table() -> None:
         )
         assert hidden == pytest.approx(512**-0.5)
         assert readout == pytest.approx(
-            512**-0.5 if name in ("sp", "ntk", "sp_full_align") else 64**-0.5 / 8
+            512**-0.5 if name in OF_SP_CLASS else 64**-0.5 / 8
         )
 
 

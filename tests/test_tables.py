@@ -96,6 +96,7 @@ FORMS: dict[str, tuple[dict[str, Effective], dict[str, float]]] = {
     "sp": (SP, {}),
     "ntk": (NTK, {"hidden": S.m_in**-0.5, "output": S.m_in**-0.5}),
     "sp_full_align": (FULL_ALIGN, {}),
+    "ntk_full_align": (FULL_ALIGN, {"hidden": S.m_in**-0.5, "output": S.m_in**-0.5}),
     "mup": (MUP, MULT_OF_READOUT),
     "cerebras": (MUP, MULT_OF_READOUT),
     "mup_table3": (MUP, {}),
@@ -121,7 +122,7 @@ MULINEAR_GRAD = {
     "adam": {"input": S.m_out, "hidden": S.m_in**2, "output": S.m_in},
 }
 ATTENTION = dict.fromkeys(TABLES, 1 / S.m_in) | dict.fromkeys(
-    ("sp", "ntk", "sp_full_align"), S.m_in**-0.5
+    ("sp", "ntk", "sp_full_align", "ntk_full_align"), S.m_in**-0.5
 )
 RESIDUAL = {"depth_mup": S.m_L**-0.5, "completep": 1 / S.m_L}
 
@@ -226,7 +227,8 @@ def test_a_row_is_what_the_papers_say(name: str, row: str) -> None:
 def test_which_tables_have_rules_for_which_updates() -> None:
     of_adam = ["adam", *OF_SIDES, "sign", "relative", "relative_low_rank"]
     only = {"cerebras": of_adam, "umup_output_scale": ["sgd"]}
-    for name in ("sp_full_align", "mulinear", "depth_mup", "completep", "umup"):
+    without_orthogonal = [*("sp_full_align", "ntk_full_align", "mulinear"), *RESIDUAL, "umup"]
+    for name in without_orthogonal:
         only[name] = ["sgd", *of_adam]
     for name in TABLES:
         kinds = get_parametrization(name).update_kinds

@@ -58,6 +58,14 @@ TABLES: dict[str, str] = {
     output     1          m_in^-1/2  1/m_in     1/m_in
     attention  m_in^-1/2  1          1          1
     """,
+    "ntk_full_align": """
+    NTK with per-layer learning rates, full alignment: Everett et al., Scaling Exponents, 2024
+               mult       sgd.lr     adam.lr    adam.eps
+    input      1          m_out^1/2  1          1
+    hidden     m_in^-1/2  m_in^1/2   m_in^-1/2  m_in^-1/2
+    output     m_in^-1/2  1          m_in^-1/2  m_in^-1/2
+    attention  m_in^-1/2  1          1          1
+    """,
     "mean_field": """
     mean-field parametrization (one abc-class with muP): Mei et al.; Everett et al., 2018
                mult       sgd.lr  adam.lr    adam.eps         orthogonal.lr
