@@ -33,8 +33,8 @@ format: .venv/ready  ## put imports and lines in order
 measure: .venv/ready  ## measure how plain the code of mupl/ is; REV=... compares a git revision
 	$(BIN)/python scripts/measure_code.py $(if $(REV),--compare $(REV)) mupl
 
-figures: .venv/ready  ## draw the figures of docs that have tables, and say which differ; WRITE=1 replaces them
-	$(BIN)/python scripts/figures.py $(if $(WRITE),--write)
+figures: .venv/ready  ## draw the figures of docs that have kept tables, and say which differ; WRITE=1 replaces them
+	$(BIN)/python scripts/reproduce.py --figures $(if $(WRITE),--write)
 
 mutants: .venv/ready  ## spoil one line at a time and see that the tests notice
 	$(BIN)/python scripts/mutants.py

@@ -350,6 +350,13 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def reproduce(options: argparse.Namespace) -> int:
+    """Make figures of papers again; 1 if a number is not as expected, or an image differs."""
+    from mupl.reproduce.command import reproduce
+
+    return reproduce(options)
+
+
 def sweep_status(options: argparse.Namespace) -> None:
     """Print how far a sweep is, and which processes run its jobs."""
     from mupl.sweep.status import status
@@ -475,6 +482,31 @@ def _add_report(commands: Any) -> None:
     parser.set_defaults(run=report)
 
 
+def _add_reproduce(commands: Any) -> None:
+    about = "make figures of papers again, and compare their numbers with what is expected"
+    parser = commands.add_parser("reproduce", help=about, description=about)
+    parser.add_argument(
+        "name",
+        nargs="*",
+        help="figures, or all; and keys of the config of what is trained, such as seed=7",
+    )
+    parser.add_argument("--list", action="store_true", help="show all figures")
+    parser.add_argument("--size", choices=("tiny", "paper"), help="minutes on a CPU, or for a GPU")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--redraw", action="store_true", default=None, help="from the kept table, no training"
+    )
+    how.add_argument("--run", dest="redraw", action="store_false", help="train what is missing")
+    parser.add_argument("--folder", type=Path, help="of runs and figures; outputs/reproduce/NAME")
+    parser.add_argument("--data", default="data", help="the folder that FOLDER in commands is")
+    docs = parser.add_argument_group("of the docs, in a checkout")
+    docs.add_argument("--keep", action="store_true", help="put table and images there")
+    docs.add_argument("--figures", action="store_true", help="draw images, say which differ")
+    docs.add_argument("--write", action="store_true", help="of --figures: replace these")
+    docs.add_argument("--gallery", action="store_true", help="write docs/gallery.md")
+    parser.set_defaults(run=reproduce)
+
+
 def _add_wandb(commands: Any) -> None:
     about = "the results of a project on W&B, as the table of a sweep"
     parser = commands.add_parser("pull", help=about, description=about)
@@ -522,6 +554,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_check(commands)
     _add_report(commands)
+    _add_reproduce(commands)
 
     state = commands.add_parser("status", help="print how far a sweep is, and who runs its jobs")
     state.add_argument("sweep", type=Path, help="the sweep's folder")

@@ -19,23 +19,17 @@ import pandas as pd
 import torch
 from torch import nn
 
-from mupl.analysis.slopes import fit_slope
-from mupl.figures.coordinates import plot_side_by_side
 from mupl.nn.initialize import initialize_
 from mupl.nn.tensors import parameters
 from mupl.optim.groups import param_groups
 from mupl.optim.scaling import scale
 from mupl.report.common import save
+from mupl.reproduce.two_vectors import plot, slopes
 from mupl.roles import describe
 from mupl.stats.recorder import Recorder
 from mupl.terminal import print_table
 
 LR, X, Y = 0.1, 1.0, 4.0  # one example: f(1) is to be 4
-PANELS = {
-    ("output", "1"): "|f|",
-    ("change", "0.weight"): "change of U and Ux",  # as x = 1
-    ("change", "1.weight"): "change of V",
-}
 
 
 def build(n: int) -> nn.Module:
@@ -64,22 +58,6 @@ def train(n: int, parametrization: str, seed: int = 0, updates: int = 2) -> pd.D
     return recorder.frame().assign(width=n, seed=seed, parametrization=parametrization)
 
 
-def slopes(rows: pd.DataFrame) -> list[dict[str, object]]:
-    """Return the exponents of width of each quantity and step, over the larger widths."""
-    rows = rows[rows["width"] >= rows["width"].median()]
-    found = []
-    for (kind, name), label in PANELS.items():
-        panel = rows[(rows["kind"] == kind) & (rows["name"] == name)]
-        for t, step in panel.groupby("t"):
-            row: dict[str, object] = {"mean |.| of": label, "updates": t}
-            for parametrization, one in step.groupby("parametrization"):
-                medians = one.groupby("width", as_index=False)["value"].median()
-                exponent = fit_slope(medians.assign(seed=0), along="width").slope
-                row[str(parametrization)] = round(exponent, 2) + 0.0  # and not -0.0
-            found.append(row)
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -97,8 +75,10 @@ def main() -> None:
     ]
     rows = pd.concat(runs, ignore_index=True)
     rows.to_csv(arguments.folder / "teaching.csv", index=False)
-    save(plot_side_by_side(rows, PANELS), [arguments.folder / "teaching.png"])
-    print_table(slopes(rows), "exponents of width")
+    save(plot(rows), [arguments.folder / "teaching.png"])
+    keys = ["quantity", "updates"]
+    table = slopes(rows).pivot(index=keys, columns="parametrization", values="slope")
+    print_table(table.reset_index().to_dict("records"), "exponents of width")
     print(arguments.folder / "teaching.png")
 
 

@@ -358,9 +358,7 @@ def test_effective_weights_have_the_std_of_the_table() -> None:
             numbers[n].mult * numbers[n].init.std for n in ("layers.1.weight", "readout.weight")
         )
         assert hidden == pytest.approx(512**-0.5)
-        assert readout == pytest.approx(
-            512**-0.5 if name in OF_SP_CLASS else 64**-0.5 / 8
-        )
+        assert readout == pytest.approx(512**-0.5 if name in OF_SP_CLASS else 64**-0.5 / 8)
 
 
 def test_applying_twice_is_applying_once() -> None:

@@ -33,6 +33,7 @@ ORDER = [
     "training",
     "sweep",
     "report",
+    "reproduce",
     "stacked",
     "cli",
 ]

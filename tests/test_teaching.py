@@ -61,10 +61,10 @@ def test_formulations_of_mup_are_one_network() -> None:
 def test_what_blows_up_with_width_and_what_does_not() -> None:
     widths = [2**k for k in range(6, 17, 2)]
     rows = pd.concat([train(n, p, s) for p in ("sp", "mup") for n in widths for s in range(5)])
-    found = {
-        (row["mean |.| of"], row["updates"]): (row["sp"], row["mup"])
-        for row in teaching["slopes"](rows)
-    }
+    table = teaching["slopes"](rows).pivot(
+        index=["quantity", "updates"], columns="parametrization", values="slope"
+    )
+    found = {key: (row["sp"], row["mup"]) for key, row in table.iterrows()}
     expected = {
         ("|f|", 1): (1, 0),
         ("|f|", 2): (3, 0),

@@ -194,6 +194,16 @@ def _labels(keys: Sequence[str], values: Sequence[Any]) -> list[str]:
     return parts
 
 
+def check_title(keys: Sequence[str], values: Sequence[Any]) -> str:
+    """Return the title of the figure of one series of jobs.
+
+    >>> check_title(["parametrization", "depth"], ["sp", 4])
+    'SP, depth=4: the standard parametrization, not muP'
+    """
+    title = ", ".join(map(as_written, _labels(keys, values)))
+    return f"{title}: the standard parametrization, not muP" if "sp" in values else title
+
+
 def _plot_series(check: Check, sweep_dir: Path) -> int:
     """Save a figure for each series of jobs, named after it, and one with all side by side.
 
@@ -204,9 +214,7 @@ def _plot_series(check: Check, sweep_dir: Path) -> int:
     failed = 0
     for values, rows in check.rows.groupby(keys, sort=False, dropna=False):
         parts = _labels(keys, values)
-        title = ", ".join(map(as_written, parts))
-        if "sp" in values:
-            title += ": the standard parametrization, not muP"
+        title = check_title(keys, values)
         name = "coord_check.png"
         if several:
             name = f"coord_check_{'_'.join(parts).replace('/', '-')}.png"

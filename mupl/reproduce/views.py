@@ -1,0 +1,159 @@
+"""How a table becomes a figure and numbers: one view for each kind of table."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mupl.analysis import coordinates, norms, transfer
+from mupl.figures.coordinates import plot_checks, plot_coordinates
+from mupl.figures.norms import plot_update_norms
+from mupl.figures.transfer import plot_hyperparameter_transfer
+from mupl.figures.unit_scale import plot_unit_scale
+from mupl.report import ablation
+from mupl.report.coordinate_check import check_title, with_check_labels
+from mupl.reproduce import two_vectors
+
+METRIC = "val_loss"
+JUDGED = ("output", "param", "update")  # kinds of statistics that kept tables have
+UNUSED = ("folder", "trainer", "experiment", "error")  # of results: nothing is read from them
+
+
+@dataclass(frozen=True)
+class View:
+    """What is made of a table.
+
+    Args:
+        file: where the commands leave the table, in their folder.
+        plot: draws it.
+        numbers: makes the table of numbers that expectations speak of.
+        kept: selects what is kept of the table in the repository, as text of a CSV file.
+    """
+
+    file: str
+    plot: Callable[[pd.DataFrame], Figure]
+    numbers: Callable[[pd.DataFrame], pd.DataFrame]
+    kept: Callable[[pd.DataFrame], str]
+
+
+def plot_transfer(results: pd.DataFrame) -> Figure:
+    """Plot final loss against the hyperparameter that a table of results sweeps."""
+    size = transfer.swept_size(results) or "width"
+    x = transfer.swept_hyperparameter(results)
+    return plot_hyperparameter_transfer(results, METRIC, size, x, "nats")
+
+
+def transfer_numbers(results: pd.DataFrame) -> pd.DataFrame:
+    """Return what `mupl.analysis.transfer.transfer` does, with the mean of the optima.
+
+    Columns beside its own: octave, the mean over sizes of log2 of the optimal x, and loss, the mean
+    over sizes of the loss there.
+    """
+    size = transfer.swept_size(results) or "width"
+    x = transfer.swept_hyperparameter(results)
+    optima = transfer.optima(results, METRIC, size, x)
+    table = transfer.transfer(results, METRIC, size, x, optima)
+    keys = [key for key in transfer.curve_keys(results, x, METRIC) if key != size]
+    if pd.api.types.is_numeric_dtype(optima[x]):
+        optima = optima.assign(octave=np.log2(optima[x]))
+    means = [column for column in ("octave", "loss") if column in optima]
+    return table.merge(optima.groupby(keys, dropna=False)[means].mean().reset_index(), on=keys)
+
+
+def _axis_and_rows(rows: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    along = coordinates.swept_axis(rows)
+    return along, coordinates.over_blocks(rows) if along == "depth" else rows
+
+
+def plot_check(rows: pd.DataFrame) -> Figure:
+    """Plot a coordinate check; several beside one another, after their last update."""
+    along, rows = _axis_and_rows(rows)
+    verdict = coordinates.verdict(rows, along=along)
+    series = rows[coordinates.check_keys(rows, along)].drop_duplicates()
+    if len(series) > 1:
+        return plot_checks(*with_check_labels(rows, verdict, along), along=along)
+    title = check_title(list(series), series.iloc[0].tolist())
+    return plot_coordinates(rows, title, along=along, verdict=verdict)
+
+
+def check_numbers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a verdict on each tensor, kind and step, with the columns failed (0 or 1) and off.
+
+    `off` is the distance of the slope from the range in which it must lie.
+    """
+    along, rows = _axis_and_rows(rows)
+    table = coordinates.verdict(rows, along=along)
+    slope = table["slope"]
+    off = np.maximum(slope - table["high"], table["low"] - slope).clip(lower=0)
+    failed = (table["verdict"] == coordinates.FAIL).astype(int)
+    return table.assign(off=off, failed=failed)
+
+
+def plot_ablation(rows: pd.DataFrame) -> Figure:
+    """Plot the outputs of blocks against width: a column for each further rule."""
+    return ablation.plot(ablation.without_folders(rows), coordinates.swept_axis(rows))
+
+
+def ablation_numbers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return `check_numbers` with parametrizations by their short names."""
+    return ablation.without_folders(check_numbers(rows))
+
+
+def _norms_by(table: pd.DataFrame) -> str:
+    return "parametrization" if table["parametrization"].nunique() > 1 else "optimizer"
+
+
+def plot_norms(table: pd.DataFrame) -> Figure:
+    """Plot norms of updates beside the change of activations, layer by layer."""
+    return plot_update_norms(table, by=_norms_by(table))
+
+
+def norm_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """Return how far layers differ (largest over smallest, all seeds), and correlations.
+
+    Columns: name (of the parametrization or the optimizer), each norm and activation_change with
+    their ratios, and each norm's correlation with the change of activations as `NORM_correlation`.
+    """
+    by = _norms_by(table)
+    quantities = [*norms.NORMS, "activation_change"]
+    groups = table.groupby(by, sort=False)[quantities]
+    ratios = (groups.max() / groups.min()).reset_index()
+    found = norms.correlations(table, by).rename(columns=lambda key: f"{key}_correlation")
+    found = found.rename(columns={f"{by}_correlation": by})
+    return found.merge(ratios, how="left", on=by).rename(columns={by: "name"})
+
+
+def unit_scale_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a tensor, with failed (0 or 1): whether its RMS is outside the band."""
+    return table.assign(failed=(~table["passed"].astype(bool)).astype(int))
+
+
+def _whole(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False)
+
+
+def _rounded(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False, float_format="%.6g")
+
+
+def _kept_results(results: pd.DataFrame) -> str:
+    results = results.drop(columns=[key for key in UNUSED if key in results])
+    return _whole(results.round({"train_loss": 6, METRIC: 6, "val_accuracy": 4}))
+
+
+def _kept_rows(rows: pd.DataFrame) -> str:
+    judged = rows["low"].notna() | rows["zero"].fillna(False).astype(bool)
+    rows = rows[judged & rows["kind"].isin(JUDGED)]
+    return rows.to_csv(index=False, float_format="%.5g")
+
+
+VIEWS = {
+    "transfer": View("results.csv", plot_transfer, transfer_numbers, _kept_results),
+    "coordinate_check": View("coord_check.csv", plot_check, check_numbers, _kept_rows),
+    "ablation": View("coord_check.csv", plot_ablation, ablation_numbers, _kept_rows),
+    "update_norms": View("update_norms.csv", plot_norms, norm_numbers, _rounded),
+    "unit_scale": View("unit_scale.csv", plot_unit_scale, unit_scale_numbers, _rounded),
+    "two_vectors": View("teaching.csv", two_vectors.plot, two_vectors.slopes, _rounded),
+}
