@@ -8,7 +8,6 @@ from mupl.reproduce.entries import ROOT, entry_names, read_entry
 from mupl.reproduce.figure import How, make
 from mupl.reproduce.gallery import PAGE, gallery
 from mupl.reproduce.images import check_images
-from mupl.terminal import print_table
 
 
 def reproduce(options: argparse.Namespace) -> int:
@@ -41,13 +40,11 @@ def reproduce(options: argparse.Namespace) -> int:
 
 
 def _list() -> None:
-    rows = []
+    """Print a paragraph for each figure: a table of so long texts would be cut off."""
     for name in entry_names():
         entry = read_entry(name)
         costs = "; ".join(f"{size}: {one.cost}" for size, one in entry.sizes.items())
-        source = f"{entry.paper.partition(',')[0]}, {entry.figure}"
-        rows.append({"name": name, "shows": entry.about, "from": source, "cost": costs})
-    print_table(rows, "mupl reproduce NAME")
+        print(f"{name}: {entry.about}\n    {entry.paper}, {entry.figure}\n    {costs}")
 
 
 def _write_gallery() -> int:

@@ -49,7 +49,6 @@ def make(entry: Entry, how: How) -> bool:
     """
     name, size = entry.size(how.size)
     folder = how.folder or FOLDER / f"{entry.name}_{name}"
-    folder.mkdir(parents=True, exist_ok=True)
     print(f"{entry.name}, size {name}: {entry.about} ({entry.paper}, {entry.figure})", flush=True)
     redraw = how.redraw
     if redraw is None:
@@ -66,6 +65,7 @@ def make(entry: Entry, how: How) -> bool:
         file = folder / VIEWS[entry.view].file
         if not file.is_file():
             raise ConfigError(f"{entry.name}: its runs left no {file}; see above for why")
+    folder.mkdir(parents=True, exist_ok=True)
     table = pd.read_csv(file)
     image = folder / f"{entry.name}.png"
     draw(entry.view, table, image)

@@ -31,11 +31,20 @@ def train(size: Size, folder: Path, data: str, overrides: Sequence[str] = ()) ->
     for command in size.commands:
         arguments = command_line(command, folder, data, overrides)
         print(f"$ {command}", flush=True)
-        code = subprocess.run(arguments, env=_environment(), check=False).returncode
+        code = start(arguments)
         if code < 0 or code > STOPPED:
             sys.exit(code if code > 0 else STOPPED - code)
         worst = max(worst, code)
     return worst
+
+
+def start(arguments: Sequence[str]) -> int:
+    """Run a process in which this package and its launcher are found; return its exit code."""
+    paths = [str(PACKAGE.parent), str(PACKAGE / "stacked" / "plugin")]
+    if before := os.environ.get("PYTHONPATH"):
+        paths.append(before)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.run(arguments, env=environment, check=False).returncode
 
 
 def command_line(command: str, folder: Path, data: str, overrides: Sequence[str] = ()) -> list[str]:
@@ -57,11 +66,3 @@ def command_line(command: str, folder: Path, data: str, overrides: Sequence[str]
     if not script.is_file():
         raise ConfigError(f"{words[1]}: is not part of the package; run this in a checkout of mupl")
     return [sys.executable, str(script), *words[2:], "--folder", str(folder)]
-
-
-def _environment() -> dict[str, str]:
-    """Return an environment in which this package and its launcher are found."""
-    paths = [str(PACKAGE.parent), str(PACKAGE / "stacked" / "plugin")]
-    if before := os.environ.get("PYTHONPATH"):
-        paths.append(before)
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}

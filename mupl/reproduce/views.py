@@ -46,10 +46,10 @@ def plot_transfer(results: pd.DataFrame) -> Figure:
 
 
 def transfer_numbers(results: pd.DataFrame) -> pd.DataFrame:
-    """Return what `mupl.analysis.transfer.transfer` does, with the mean of the optima.
+    """Return what `mupl.analysis.transfer.transfer` does, with the middle of the optima.
 
-    Columns beside its own: octave, the mean over sizes of log2 of the optimal x, and loss, the mean
-    over sizes of the loss there.
+    Columns beside its own: octave, the median over sizes of log2 of the optimal x, and loss, the
+    median over sizes of the loss there.
     """
     size = transfer.swept_size(results) or "width"
     x = transfer.swept_hyperparameter(results)
@@ -58,8 +58,9 @@ def transfer_numbers(results: pd.DataFrame) -> pd.DataFrame:
     keys = [key for key in transfer.curve_keys(results, x, METRIC) if key != size]
     if pd.api.types.is_numeric_dtype(optima[x]):
         optima = optima.assign(octave=np.log2(optima[x]))
-    means = [column for column in ("octave", "loss") if column in optima]
-    return table.merge(optima.groupby(keys, dropna=False)[means].mean().reset_index(), on=keys)
+    middle = [column for column in ("octave", "loss") if column in optima]
+    medians = optima.groupby(keys, dropna=False)[middle].median()
+    return table.merge(medians.reset_index(), on=keys)
 
 
 def _axis_and_rows(rows: pd.DataFrame) -> tuple[str, pd.DataFrame]:
@@ -74,7 +75,7 @@ def plot_check(rows: pd.DataFrame) -> Figure:
     series = rows[coordinates.check_keys(rows, along)].drop_duplicates()
     if len(series) > 1:
         return plot_checks(*with_check_labels(rows, verdict, along), along=along)
-    title = check_title(list(series), series.iloc[0].tolist())
+    title = check_title(series.columns.tolist(), series.iloc[0].tolist())
     return plot_coordinates(rows, title, along=along, verdict=verdict)
 
 
@@ -85,8 +86,9 @@ def check_numbers(rows: pd.DataFrame) -> pd.DataFrame:
     """
     along, rows = _axis_and_rows(rows)
     table = coordinates.verdict(rows, along=along)
-    slope = table["slope"]
-    off = np.maximum(slope - table["high"], table["low"] - slope).clip(lower=0)
+    above = table["slope"] - table["high"]
+    below = table["low"] - table["slope"]
+    off = pd.concat([above, below], axis=1).max(axis=1).clip(lower=0)
     failed = (table["verdict"] == coordinates.FAIL).astype(int)
     return table.assign(off=off, failed=failed)
 

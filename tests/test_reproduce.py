@@ -1,0 +1,264 @@
+"""Figures of papers made again: their configs, kept tables, numbers, images and the gallery."""
+
+import re
+import runpy
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from mupl.cli import main
+from mupl.errors import ConfigError
+from mupl.models import MLP
+from mupl.parametrization.tables import TABLES
+from mupl.reproduce.compare import compare
+from mupl.reproduce.entries import Expectation, Size, entry_names, parse_entry, read_entry
+from mupl.reproduce.figure import How, make, outcomes
+from mupl.reproduce.gallery import PAGE, gallery
+from mupl.reproduce.images import DIFFERS, SAME, draw, same
+from mupl.reproduce.views import VIEWS
+from mupl.training.coord_check import coord_check
+from tests.commands import IGNORED, ROOT
+
+pytestmark = IGNORED
+
+NAMES = entry_names()
+DOCS = ROOT / "docs"
+IMAGE = re.compile(r"\]\(([^)]+\.png)\)")
+SCREENSHOTS = {"docs/figures/report.png"}  # the head of a page; see docs/reading_a_report.md
+# Figures whose tables tell no parametrizations apart, as they say, or of which nothing is expected
+NOT_TOLD_APART = {"init_std", "lr_depth", "embedding_lr"}
+NOT_TOLD_APART |= {"lr_optimizers_mnist", "lr_optimizers_cifar10"}
+ONE_PARAMETRIZATION = {"unit_scale"}  # there is nothing to trade
+
+
+def kept() -> list[tuple[str, str]]:
+    """Figures and sizes of which a table is kept."""
+    found = []
+    for name in NAMES:
+        for size, one in read_entry(name).sizes.items():
+            if one.kept_table():
+                found.append((name, size))
+    return found
+
+
+@cache
+def table_of(name: str, size: str) -> tuple[Size, pd.DataFrame]:
+    one = read_entry(name).sizes[size]
+    file = one.kept_table()
+    assert file is not None
+    return one, pd.read_csv(file)
+
+
+def traded(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with parametrizations (or optimizers, if there is one) under each other's names."""
+    several = table["parametrization"].nunique() > 1
+    column = "parametrization" if several else "optimizer"
+    names = sorted(table[column].unique())
+    others = dict(zip(names, names[1:] + names[:1], strict=True))
+    return table.assign(**{column: table[column].map(others)})
+
+
+# --- configs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_says_what_is_needed(name: str) -> None:
+    entry = read_entry(name)
+    assert entry.view in VIEWS
+    for size in entry.sizes.values():
+        assert size.commands
+        assert size.cost
+        assert all(image.startswith("docs/") for image in size.images)
+        for expectation in size.expect:
+            assert expectation.low > float("-inf") or expectation.high < float("inf")
+
+
+def test_every_tiny_figure_is_there_to_be_run() -> None:
+    paper_only = {name for name in NAMES if "tiny" not in read_entry(name).sizes}
+    assert all(name.startswith("lr_") for name in paper_only)  # data or models that need a download
+    assert len(NAMES) - len(paper_only) >= 20
+
+
+def test_the_list_shows_all(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["reproduce", "--list"])
+    assert not end.value.code
+    shown = capsys.readouterr().out
+    assert re.findall(r"(?m)^(\w+): ", shown) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"sizes": {"huge": {}}}, "sizes.huge: must be one of tiny, paper"),
+        ({}, "sizes: must be one or more of tiny, paper"),
+        ({"sizes": {"tiny": {"comands": []}}}, "comands"),
+        ({"sizes": {"tiny": {"cost": "1 s", "expect": [{"number": "drift"}]}}}, "says"),
+        ({"sizes": {"tiny": {"cost": "1 s"}}, "abuot": "x"}, "abuot"),
+    ],
+)
+def test_a_config_that_is_wrong_is_an_error(config: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_entry("mine", config)
+
+
+# --- numbers
+
+
+@pytest.mark.parametrize(("name", "size"), kept())
+def test_the_numbers_of_a_kept_table_are_as_expected(name: str, size: str) -> None:
+    one, table = table_of(name, size)
+    found = outcomes(read_entry(name), one, table)
+    assert found["passes"].all(), found
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [one for one in kept() if one[0] not in NOT_TOLD_APART | ONE_PARAMETRIZATION],
+)
+def test_a_number_misses_where_parametrizations_are_traded(name: str, size: str) -> None:
+    one, table = table_of(name, size)
+    assert not outcomes(read_entry(name), one, traded(table))["passes"].all()
+
+
+def test_what_is_not_told_apart_expects_no_numbers() -> None:
+    for name in NAMES:
+        expects = any(size.expect for size in read_entry(name).sizes.values())
+        assert expects == (name not in NOT_TOLD_APART), name
+
+
+def test_a_number_whose_rows_are_missing_does_not_pass() -> None:
+    numbers = pd.DataFrame({"parametrization": ["sp"], "drift": [0.0]})
+    missing = Expectation("muP", "drift", "parametrization == 'mup'")
+    assert not compare([missing], numbers)["passes"].any()
+
+
+def test_a_number_of_several_rows_says_how_they_become_one() -> None:
+    numbers = pd.DataFrame({"parametrization": ["sp", "sp"], "drift": [0.0, 2.0]})
+    where = "parametrization == 'sp'"
+    with pytest.raises(ConfigError, match="2 rows; say of: max"):
+        compare([Expectation("SP", "drift", where)], numbers)
+    found = compare([Expectation("SP", "drift", where, of="max")], numbers)
+    assert found["measured"].tolist() == [2]
+
+
+# --- wrong rules
+
+
+def test_the_instructive_example_misses_its_numbers_with_wrong_rules(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = runpy.run_path(str(ROOT / "scripts/teaching.py"))
+    entry = read_entry("two_vectors")
+    size = entry.sizes["tiny"]
+
+    def passes() -> bool:
+        rows = []
+        for name in ("sp", "mup"):
+            for n in (2**8, 2**10, 2**12, 2**14):
+                rows += [script["train"](n, name, seed) for seed in range(5)]
+        return bool(outcomes(entry, size, pd.concat(rows))["passes"].all())
+
+    assert passes()
+    monkeypatch.setitem(TABLES, "mup", TABLES["sp"])
+    assert not passes()
+
+
+def build(width: int) -> nn.Module:
+    return MLP(64, 10, width, depth=2, bias=False, zero_readout=True, output_mult=32)
+
+
+def check(parametrization: str) -> pd.DataFrame:
+    """The rows of a small coordinate check under SGD, with the columns of the sweep's."""
+    generator = torch.Generator().manual_seed(0)
+    batches = []
+    for _ in range(3):
+        x = torch.randn(64, 64, generator=generator)
+        batches.append((x, x[:, :10].argmax(1)))
+    rows = coord_check(
+        build,
+        [64, 128, 256],
+        batches,
+        base_width=64,
+        seeds=range(3),
+        parametrization=parametrization,
+        optimizer="sgd",
+        lr=0.01,
+    )
+    return rows.assign(**{"parametrization": parametrization, "model.bias": False})
+
+
+def test_a_coordinate_check_misses_its_numbers_with_wrong_rules(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entry = read_entry("coord_check_sgd")
+
+    def failed() -> list[str]:
+        table = pd.concat([check("sp"), check("mulinear")], ignore_index=True)
+        found = outcomes(entry, entry.sizes["tiny"], table)
+        return found.loc[~found["passes"], "says"].tolist()
+
+    assert failed() == []
+    monkeypatch.setitem(TABLES, "mulinear", TABLES["sp"])
+    assert failed() == ["mulinear: tensors, kinds and steps that fail"]
+
+
+# --- images and the gallery
+
+
+def test_every_image_is_listed_once() -> None:
+    listed = []
+    for name in NAMES:
+        for size in read_entry(name).sizes.values():
+            listed += size.images
+    assert len(set(listed)) == len(listed)
+    there = {str(file.relative_to(ROOT)) for file in DOCS.rglob("*.png")}
+    assert there - set(listed) == SCREENSHOTS
+
+
+def test_every_image_that_docs_show_is_there() -> None:
+    for page in (ROOT / "README.md", *DOCS.glob("*.md")):
+        for path in IMAGE.findall(page.read_text()):
+            assert (page.parent / path).exists(), (page, path)
+
+
+def test_the_gallery_is_not_stale() -> None:
+    made = gallery()
+    assert PAGE.read_text() == made, "python scripts/reproduce.py --gallery"
+
+
+def test_another_table_is_another_image(tmp_path: Path) -> None:
+    results = pd.read_csv(DOCS / "transfer" / "scheduler_width.csv")
+    draw("transfer", results, tmp_path / "one.png")
+    draw("transfer", results, tmp_path / "again.png")
+    assert same(tmp_path / "one.png", tmp_path / "again.png") == SAME
+    losses = results["val_loss"] + 0.1 * results["width"].rank()
+    draw("transfer", results.assign(val_loss=losses), tmp_path / "other.png")
+    assert same(tmp_path / "one.png", tmp_path / "other.png") == DIFFERS
+    first = results["parametrization"].iloc[0]
+    draw("transfer", results[results["parametrization"] == first], tmp_path / "fewer.png")
+    assert same(tmp_path / "one.png", tmp_path / "fewer.png") == DIFFERS
+
+
+def test_a_kept_table_is_redrawn_without_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(["reproduce", "lr_mlp", "--size", "paper"])
+    assert end.value.code == 0
+    assert (tmp_path / "outputs/reproduce/lr_mlp_paper/lr_mlp.png").stat().st_size > 10_000
+    assert "4 of 4 numbers are as expected" in capsys.readouterr().out
+
+
+# --- all of them
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if "tiny" in read_entry(name).sizes])
+def test_a_tiny_figure_runs_and_passes(name: str, tmp_path: Path) -> None:
+    assert make(read_entry(name), How(size="tiny", redraw=False, folder=tmp_path))
