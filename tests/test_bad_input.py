@@ -488,7 +488,6 @@ WRONG_COMMANDS = {
     "reproduce demo --size paper": "--size paper: demo has size tiny",
     "reproduce init_std --size paper --redraw": "init_std: of size paper no table is kept; --run",
     "reproduce demo lr_mlp --folder x": "--folder x: is for one figure, not 2",
-    "report . docs": "mupl report: takes one sweep's folder, or files that are tables",
     f"report {LOSSES} --metric val_loss": "--metric: is for a sweep's folder; the loss of a table",
     f"report {LOSSES} nowhere.csv": "nowhere.csv: there is no such folder or file",
     "report README.md": "README.md: must be a .csv, .tsv or .parquet file",

@@ -29,9 +29,8 @@ NAMES = entry_names()
 DOCS = ROOT / "docs"
 IMAGE = re.compile(r"\]\(([^)]+\.png)\)")
 SCREENSHOTS = {"docs/figures/report.png"}  # the head of a page; see docs/reading_a_report.md
-# Figures whose tables tell no parametrizations apart, as they say, or of which nothing is expected
+# Figures whose tables tell no parametrizations apart, as they say
 NOT_TOLD_APART = {"init_std", "lr_depth", "embedding_lr"}
-NOT_TOLD_APART |= {"lr_optimizers_mnist", "lr_optimizers_cifar10"}
 ONE_PARAMETRIZATION = {"unit_scale"}  # there is nothing to trade
 
 
