@@ -27,8 +27,9 @@ if not. In a checkout that is not installed it is `python scripts/reproduce.py t
 - `--data DIR` says where data lie; it stands for FOLDER in commands.
 - `key=value` sets a key of the runs, such as `seed=7`.
 
-Ranges are set about what was measured once, by the scatter over widths and seeds. Each figure has a
+Ranges are set about what was measured, by the scatter over widths and seeds. Each figure has a
 number that a wrong parametrization misses; `tests/test_reproduce.py` trades them and sees it fail.
+Three have none at the size for a CPU, and say so: `init_std`, `lr_depth` and `embedding_lr`.
 
 `make figures` draws all images of the docs again from the kept tables and says which differ. A new
 figure is one file in conf/reproduce, and for a new kind of table a function from the table to a
