@@ -233,7 +233,7 @@ def test_roles_of_a_mixture_of_experts_follow_from_its_shapes() -> None:
     infos = describe(partial(small, experts=4), 16, BASE)
     assert infos["blocks.0.mlp.router.weight"].role is Role.OUTPUT
     assert infos["blocks.0.mlp.networks.3.down.weight"].role is Role.HIDDEN
-    with pytest.raises(ConfigError, match="the base model has not 'blocks.0.mlp.networks"):
+    with pytest.raises(ConfigError, match=r"the base model has not 'blocks.0.mlp.networks"):
         describe(lambda width: small(width, experts=width // 4), 16, BASE)
 
 
