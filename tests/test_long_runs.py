@@ -18,6 +18,7 @@ from mupl.errors import ConfigError
 from mupl.identity import job_id
 from mupl.models import GPT
 from mupl.training.blocks import blocks, checkpoint_activations
+from mupl.training.progress import device_flops
 from tests.commands import IGNORED, command, environment, train_here
 
 pytestmark = IGNORED
@@ -323,3 +324,10 @@ def test_a_signal_to_one_of_two_processes_ends_both_with_a_checkpoint(tmp_path: 
     lines = err.splitlines()
     assert len(lines) == 1, err
     assert lines[0].startswith("SIGTERM: saved at step ")
+
+
+def test_the_flops_of_an_h200_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    assert device_flops(torch.device("cuda"), torch.bfloat16) == 989.5e12
+    assert device_flops(torch.device("cuda"), "tfloat32") == 494.7e12
+    assert device_flops(torch.device("cpu"), torch.float32) is None

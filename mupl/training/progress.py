@@ -28,6 +28,15 @@ PRODUCTS: Mapping[str, torch.dtype] = {
     "16-true": torch.float16,
     "64-true": torch.float64,
 }
+# Products a second, without sparsity, of GPUs whose names Lightning does not recognise (NVIDIA's data
+# sheet)
+H200 = {
+    torch.bfloat16: 989.5e12,
+    torch.float16: 989.5e12,
+    "tfloat32": 494.7e12,
+    torch.float32: 66.9e12,
+    torch.float64: 33.5e12,
+}
 
 
 class StepProgress(Callback):
@@ -109,11 +118,23 @@ def peak_flops(trainer: Trainer) -> float | None:
     kind: torch.dtype | str = PRODUCTS.get(str(trainer.precision), torch.float32)
     if kind is torch.float32 and torch.get_float32_matmul_precision() != "highest":
         kind = "tfloat32"
+    peak = device_flops(device, kind)
+    return None if peak is None else peak * trainer.world_size
+
+
+def device_flops(device: torch.device, kind: torch.dtype | str) -> float | None:
+    """Return the products a second that one device could do; None where they are not known.
+
+    Args:
+        kind: of the products: a dtype, or "tfloat32".
+    """
+    if device.type == "cuda" and torch.cuda.get_device_name(device) == "NVIDIA H200":
+        return H200.get(kind)
     try:
         peak = get_available_flops(device, kind)
     except (KeyError, ValueError):
         return None
-    return None if peak is None else float(peak * trainer.world_size)
+    return None if peak is None else float(peak)
 
 
 def update_flops(setup: Setup, trainer: Trainer, batch_size: int) -> float | None:
