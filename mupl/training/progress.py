@@ -28,8 +28,8 @@ PRODUCTS: Mapping[str, torch.dtype] = {
     "16-true": torch.float16,
     "64-true": torch.float64,
 }
-# Products a second, without sparsity, of GPUs whose names Lightning does not recognise (NVIDIA's data
-# sheet)
+# Products a second, without sparsity, of a GPU whose name Lightning does not recognise (NVIDIA's
+# data sheet)
 H200 = {
     torch.bfloat16: 989.5e12,
     torch.float16: 989.5e12,
