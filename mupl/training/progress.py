@@ -95,7 +95,8 @@ class StepProgress(Callback):
         self._progress.update(self._task, completed=trainer.global_step)
         self._progress.stop()
         if trainer.global_step > self._begun_at:
-            print(f"speed: {self._speed(trainer)}", flush=True)
+            note = "" if self._peak else " (no MFU: what this device could do is not known)"
+            print(f"speed: {self._speed(trainer)}{note}", flush=True)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -103,12 +104,12 @@ class StepProgress(Callback):
         self._progress.stop()
 
     def _speed(self, trainer: Trainer) -> str:
-        """Say the speed since the start: "52,113 tokens/s, MFU 41.2 %"."""
+        """Say the speed since the start: "52,113 tokens/s, MFU 41.2 %", without MFU if unknown."""
         seconds = max(time.perf_counter() - self._begun, 1e-9)
         updates = (trainer.global_step - self._begun_at) / seconds
         text = f"{self._units * updates:,.0f} {self._unit}/s"
         if self._peak is None or self._flops is None:
-            return f"{text}, MFU unknown here"
+            return text
         return f"{text}, MFU {100 * self._flops * updates / self._peak:.1f} %"
 
 
