@@ -73,7 +73,10 @@ def _text(value: Any) -> str:
 
 def _ladder(config: DictConfig) -> list[int]:
     """Return the widths of the proxies."""
-    return swept_values(config).get("width") or [config.width]
+    widths = swept_values(config).get("width") or [config.width]
+    if not all(isinstance(width, int) for width in widths):
+        raise ConfigError(f"width={widths[0]}: a ladder has one width for all layers")
+    return widths
 
 
 def check_target(config: DictConfig, target: Mapping[str, Any], largest: int) -> None:
