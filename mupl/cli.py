@@ -502,6 +502,15 @@ def _add_wandb(commands: Any) -> None:
     parser.set_defaults(run=workspace)
 
 
+def _add_export(commands: Any) -> None:
+    about = "the numbers of a ladder's recommendation, or of a run, as other programs read them"
+    numbers = commands.add_parser("export", help=about, description=about)
+    numbers.add_argument("folder", type=Path, help="of a ladder (experiment=tune) or of a run")
+    numbers.add_argument("--to", required=True, help="hf, torchtitan, megatron or table")
+    numbers.add_argument("--out", type=Path, help="folder for the file; FOLDER/export if not given")
+    numbers.set_defaults(run=export)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mupl", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -539,12 +548,7 @@ def _parser() -> argparse.ArgumentParser:
     state.add_argument("sweep", type=Path, help="the sweep's folder")
     state.set_defaults(run=sweep_status)
 
-    about = "the numbers of a ladder's recommendation, or of a run, as other programs read them"
-    numbers = commands.add_parser("export", help=about, description=about)
-    numbers.add_argument("folder", type=Path, help="of a ladder (experiment=tune) or of a run")
-    numbers.add_argument("--to", required=True, help="hf, torchtitan, megatron or table")
-    numbers.add_argument("--out", type=Path, help="folder for the file; FOLDER/export if not given")
-    numbers.set_defaults(run=export)
+    _add_export(commands)
 
     listing = commands.add_parser("ls", help="list sweeps: what each swept, how it ended, the best")
     listing.add_argument("folder", type=Path, nargs="?", default=Path("multirun"))
