@@ -136,8 +136,8 @@ def test_a_config_is_composed_as_the_command_line_does() -> None:
     assert OmegaConf.select(config, "hydra.runtime.choices.model") == "gpt"
 
 
-def killed(arguments: list[str], until: str, number: int) -> None:
-    """Start a command, and kill it once it has printed a text, or half a second later."""
+def killed(arguments: list[str], until: str, number: int, file: Path | None = None) -> None:
+    """Start a command, and kill it half a second after it printed a text, or made a file then."""
     with subprocess.Popen(
         command(*arguments),
         cwd=ROOT,
@@ -150,6 +150,8 @@ def killed(arguments: list[str], until: str, number: int) -> None:
         for line in process.stdout:
             if until in line:
                 break
+        while file is not None and not any(file.glob("step-*")):
+            time.sleep(0.05)
         time.sleep(0.5)
         os.kill(process.pid, number)
         process.stdout.read()
@@ -167,16 +169,19 @@ def test_the_whole_road_though_it_is_killed_twice(tmp_path: Path) -> None:
     ]
     killed(ladder, "stack 1 of", signal.SIGKILL)
     assert not (folder / "recommendation.yaml").exists()
-    killed(ladder, "stack 2 of", signal.SIGTERM)
     done = train(*ladder)
     assert done.returncode == 0, done.stderr
     assert "the coordinate check has passed before" in done.stdout
     table = pd.read_csv(folder / "results.csv")
     assert len(table) == 72
     assert set(table["status"]) == {"completed", "dropped"}
-    given = [f"--config-dir={folder}", *RECOMMENDED, f"hydra.run.dir={run}"]
+    given = [f"--config-dir={folder}", *RECOMMENDED, f"hydra.run.dir={run}", "resume=true"]
+    given += ["checkpoint.every_steps=20"]
+    killed(given, "parametrization", signal.SIGKILL, run / "checkpoints")
+    assert not (run / "certificate.json").exists()
     ended = train(*given)
     assert ended.returncode == 0, ended.stderr
+    assert "resume: goes on from" in ended.stdout
     certificate = json.loads((run / "certificate.json").read_text())
     assert certificate["inside"] in (True, False)
     assert abs(certificate["measured"] - certificate["predicted"]["value"]) < 0.3

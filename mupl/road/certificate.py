@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mupl.files import write_atomically
 from mupl.identity import RESULT_FILE, read_result, setting
+from mupl.training.processes import is_first_process
 
 FILE = "certificate.json"  # in the run's folder
 PROXIES = "proxies.csv"  # in the sweep's folder: the coordinates of the proxies' first steps
@@ -41,7 +42,9 @@ class Certificate(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         folder = Path(config.hydra.runtime.output_dir)
         row = read_result(folder / RESULT_FILE)
-        if not self._alone or row is None or row["status"] not in ("completed", "diverged"):
+        if not self._alone or not is_first_process() or row is None:
+            return
+        if row["status"] not in ("completed", "diverged"):
             return
         certificate = self.of_run(folder, row, _sweep(config))
         write_atomically(folder / FILE, json.dumps(certificate, indent=1, allow_nan=False))

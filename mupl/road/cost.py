@@ -21,7 +21,8 @@ class Cost(NamedTuple):
     Args:
         flops: of the whole run, 6 N D: N entries of matrices are multiplied once forward and twice
             backward for each of D examples or tokens. Tables of embeddings are looked up, so they
-            do not count, and neither do the products of queries with keys.
+            do not count, and neither do the products of queries with keys. Of a mixture of experts
+            all count.
         parameters: of the model, all of them.
     """
 

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pandas as pd
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch import seed_everything
 from omegaconf import DictConfig
 
+from mupl.data.modules import data_module
 from mupl.road.configs import resolved, with_values
 from mupl.road.recommendation import recorded
-from mupl.training.loggers import RunLog
-from mupl.training.run import train
+from mupl.training.config import build_setup, load_data
+from mupl.training.module import TrainingModule
+from mupl.training.run import build_trainer, fit
 
 TABLE = "coordinates.csv"
 
@@ -32,7 +35,7 @@ def record_first_steps(config: DictConfig, folder: Path) -> pd.DataFrame:
 
     Args:
         config: of the run.
-        folder: for the files that a run leaves.
+        folder: for the table that is recorded.
     """
     config = resolved(config)
     arguments = recorded(config.max_steps)
@@ -51,6 +54,10 @@ def record_first_steps(config: DictConfig, folder: Path) -> pd.DataFrame:
         "callbacks": {"coordinates": coordinates, "stop": stop},
         "trainer.limit_val_batches": 0,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    train(with_values(config, changed), folder, RunLog({}, {}), quiet=True)
+    config = with_values(config, changed)
+    seed_everything(config.seed, verbose=False)
+    splits = load_data(config)
+    data = data_module(splits, batch_size=config.batch_size, seed=config.seed)
+    setup = build_setup(config, splits.model_args)
+    fit(build_trainer(config, []), TrainingModule(setup), data)
     return pd.read_csv(folder / TABLE)

@@ -84,7 +84,7 @@ def write_recommendation(
         "",
         "# Ends the run with certificate.json: what was predicted beside what is measured",
     ]
-    lines.append(yaml.safe_dump({"hydra": hydra}, sort_keys=False, default_flow_style=None))
+    lines.append(yaml.safe_dump({"hydra": hydra}, sort_keys=False))
     file = source.sweep / FILE
     write_atomically(file, "\n".join(lines))
     return file
@@ -185,9 +185,7 @@ def _body(own: Mapping[str, Any], comments: Mapping[str, str]) -> list[str]:
     for key, value in own.items():
         if key in comments:
             lines.append(f"# {comments[key]}")
-        lines.append(
-            yaml.safe_dump({key: value}, sort_keys=False, default_flow_style=None).rstrip()
-        )
+        lines.append(yaml.safe_dump({key: value}, sort_keys=False).rstrip())
     return lines
 
 
