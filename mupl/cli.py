@@ -364,6 +364,18 @@ def sweep_status(options: argparse.Namespace) -> None:
     print(status(options.sweep))
 
 
+def export(options: argparse.Namespace) -> None:
+    """Write the numbers of a ladder's recommendation in the form of another program."""
+    from mupl.road.export import export
+
+    if not options.folder.is_dir():
+        raise ConfigError(f"{options.folder}: there is no such folder")
+    file, notes = export(options.folder, options.to, options.out)
+    print(file)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
 def list_sweeps(options: argparse.Namespace) -> None:
     """Print what the sweeps in a folder swept, how their jobs ended, and which was best."""
     from mupl.sweep.listing import list_sweeps
@@ -522,6 +534,15 @@ def _add_wandb(commands: Any) -> None:
     parser.set_defaults(run=workspace)
 
 
+def _add_export(commands: Any) -> None:
+    about = "the numbers of a ladder's recommendation, or of a run, as other programs read them"
+    numbers = commands.add_parser("export", help=about, description=about)
+    numbers.add_argument("folder", type=Path, help="of a ladder (experiment=tune) or of a run")
+    numbers.add_argument("--to", required=True, help="hf, torchtitan, megatron or table")
+    numbers.add_argument("--out", type=Path, help="folder for the file; FOLDER/export if not given")
+    numbers.set_defaults(run=export)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mupl", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -559,6 +580,8 @@ def _parser() -> argparse.ArgumentParser:
     state = commands.add_parser("status", help="print how far a sweep is, and who runs its jobs")
     state.add_argument("sweep", type=Path, help="the sweep's folder")
     state.set_defaults(run=sweep_status)
+
+    _add_export(commands)
 
     listing = commands.add_parser("ls", help="list sweeps: what each swept, how it ended, the best")
     listing.add_argument("folder", type=Path, nargs="?", default=Path("multirun"))

@@ -156,6 +156,29 @@ WRONG = {
     # halving
     "halving=3": "halving=3: must have rungs, keep and within",
     "halving.rungs=[0.1]": "drops jobs of a sweep in stacks that record nothing; add -m hydra",
+    # a ladder
+    "-m experiment=tune hydra/launcher=stacked": "target.width=None: must be a whole number >= 1",
+    "-m experiment=tune hydra/launcher=stacked target.width=0": "target.width=0: must be a whole",
+    "-m experiment=tune hydra/launcher=stacked target.width=64 target.depth=deep": (
+        "target.depth=deep: must be a whole number >= 1, or null"
+    ),
+    "-m experiment=tune hydra/launcher=stacked target.width=64 target.in_proportion=[width]": (
+        "target.in_proportion=['width']: must be a list of depth, batch_size, max_steps"
+    ),
+    "-m experiment=tune hydra/launcher=stacked target.width=64 target.in_proportion=[depth]": (
+        "target.depth=null: is to grow in proportion; say that of the target"
+    ),
+    "-m experiment=tune hydra/launcher=stacked target.width=64 target.max_steps=64 "
+    "target.in_proportion=[max_steps] max_steps=2": "max_steps=2: is to grow in proportion",
+    "-m experiment=tune hydra/launcher=stacked target.width=64 width=32,128": (
+        "target.width=64: must not be below the widths of the ladder, up to 128"
+    ),
+    f"-m experiment=tune hydra/launcher=stacked target.width=65 width=8 {GPT}": (
+        "the target cannot be built: model.d_head=4"
+    ),
+    "-m experiment=tune hydra/launcher=stacked target.widht=64": "did you mean target.width?",
+    "target.width=64": "target: there is no such key",
+    "check=true": "check: there is no such key",
     "-m lr=0.1,0.2 halving.rungs=[0.1]": "add hydra/launcher=stacked, or say halving.rungs=[]",
     f"{STACKED} halving.rungs=[0.5,0.1]": "must be increasing fractions of max_steps",
     f"{STACKED} halving.rungs=[10]": "must be increasing fractions of max_steps",

@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
 from mupl.stacked.checkpoint import Checkpoint
 from mupl.stacked.stack import Stack
 from mupl.tuning.halving import Halving
-from tests.commands import IGNORED, Done, train_here
+from tests.commands import IGNORED, ROOT, Done, train_here
 from tests.test_launcher import TABLE_ONLY, stopping_at
 
 pytestmark = IGNORED
@@ -173,3 +174,50 @@ def test_halving_finds_the_optimum_of_the_whole_grid(
     rates = sorted(table["lr"].unique())
     assert abs(rates.index(best[0]) - rates.index(best[1])) <= 1
     assert table["steps"].sum() <= 0.4 * table["max_steps"].sum()
+
+
+CURVES = pd.read_csv(ROOT / "docs/results/halving_curves.csv")
+
+
+def replayed(curves: pd.DataFrame, rungs: tuple[float, ...]) -> tuple[list[Any], float]:
+    """The jobs (lr, seed) that a halving leaves of recorded ones, and its share of their steps."""
+    losses = curves.pivot(index=["lr", "seed"], columns="step", values="val_loss")
+    rule = Halving(rungs, (0.5,) * len(rungs), None, "val_loss")
+    alive, made, before = list(losses.index), 0, 0
+    last = int(losses.columns.max())
+    for rung, step in enumerate(rule.steps(last)):
+        made += (step - before) * len(alive)
+        before = step
+        configs = [{"lr": lr, "seed": seed} for lr, seed in alive]
+        lost = rule.losers(rung, configs, losses.loc[alive, step].tolist())
+        alive = [job for i, job in enumerate(alive) if i not in lost]
+    made += (last - before) * len(alive)
+    return alive, made / (last * len(losses))
+
+
+def best_place(curves: pd.DataFrame, jobs: list[Any]) -> int:
+    """The place in the grid of the learning rate with the least loss at the end of these jobs."""
+    ends = curves[curves["step"] == curves["step"].max()].set_index(["lr", "seed"])["val_loss"]
+    means = ends.reindex(jobs).groupby("lr").mean()
+    return sorted(curves["lr"].unique()).index(means.idxmin())
+
+
+@pytest.mark.parametrize("seeds", [[0], [1], [2], [0, 1], [0, 1, 2]], ids=str)
+@pytest.mark.parametrize("name", CURVES["sweep"].unique())
+def test_halving_by_the_rungs_of_a_ladder_finds_the_optimum_of_recorded_sweeps(
+    name: str, seeds: list[int]
+) -> None:
+    curves = CURVES[(CURVES["sweep"] == name) & CURVES["seed"].isin(seeds)]
+    rungs = tuple(OmegaConf.load(ROOT / "conf/experiment/tune.yaml").halving.rungs)
+    every = list(curves.set_index(["lr", "seed"]).index.unique())
+    left, share = replayed(curves, rungs)
+    assert abs(best_place(curves, left) - best_place(curves, every)) <= 1
+    assert share <= 0.4
+
+
+def test_a_halving_by_the_wrong_losses_misses_the_optimum() -> None:
+    curves = CURVES[CURVES["sweep"] == "digits_mlp_sgd"]
+    first = curves["step"].min() / curves["step"].max()
+    left, _ = replayed(curves.assign(val_loss=-curves["val_loss"]), (first,))
+    every = list(curves.set_index(["lr", "seed"]).index.unique())
+    assert abs(best_place(curves, left) - best_place(curves, every)) > 1

@@ -32,6 +32,7 @@ ORDER = [
     "tuning",
     "training",
     "sweep",
+    "road",
     "report",
     "reproduce",
     "stacked",

@@ -46,6 +46,8 @@ IGNORED_KEYS = (
     "rerun",
     "metric",
     "halving",
+    "target",
+    "check",
     "expect",
     "figure",
     "threads",
@@ -109,6 +111,8 @@ def sweep_id(config: DictConfig) -> str:
     # Not resolved: what jobs only have, such as a swept key, may be interpolated
     plain = _plain(config, resolve=False)
     _delete(plain, [*ignored_keys(plain), *swept_keys(config), "width", "seed"])
+    if OmegaConf.select(config, "target.in_proportion"):  # then jobs follow from the target
+        plain["target"] = OmegaConf.to_container(config.target)
     return _hash(plain)
 
 

@@ -1,5 +1,6 @@
 """The stacks of a sweep: jobs are put into them, and they are trained here or elsewhere."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -78,10 +79,20 @@ def _limit(job: Job, options: Options) -> int:
         budget = options.memory_gb * 1e9
     elif device_of(job.config).type == "cuda":
         budget = torch.cuda.mem_get_info()[0] * GPU_SHARE
+    elif job.config.halving.rungs:
+        budget = _free_memory() / 2  # jobs are compared within a stack: all together, if slower
     else:
         budget = CPU_BYTES
     limit = max(1, int(budget / nbytes(job.config, job.setup)))
     return limit if options.max_members is None else min(limit, options.max_members)
+
+
+def _free_memory() -> float:
+    """Return the bytes of memory that are free, or a guess where the system does not say."""
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError):  # not on macOS
+        return 4e9
 
 
 def _announce(stacks: Sequence[list[Job]], index: int) -> str:

@@ -135,11 +135,20 @@ class CoordinateStats(Callback):
             self.recorder.end_step()
             self._begun_at = None
             self._log(trainer)
+            steps = self.recorder.steps
+            if not isinstance(steps, int) and self.recorder.t == max(steps, default=-1) + 1:
+                self._write(trainer)  # all there will be, also if the run is killed later
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.recorder is not None
         self.recorder.close()
         self._log(trainer)
+        file = self._table_folder(trainer) / self.file
+        if self.recorder.rows or not file.exists():  # else a resumed run records nothing more
+            self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        assert self.recorder is not None
         if trainer.is_global_zero:
             folder = self._table_folder(trainer)
             folder.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from mupl.training.clear_errors import clear_errors
 from mupl.training.keys import wandb_key_is_set
 from mupl.training.overrides import CONF
 from mupl.training.processes import is_first_process
+from mupl.tuning.ladder import in_proportion
 
 OPEN_KEYS = ("tune",)
 OPEN = DictConfig({}, flags={"struct": False})
@@ -64,6 +65,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("wandb_mode", _wandb_mode, replace=True)
     OmegaConf.register_new_resolver("check_steps", _check_steps, replace=True)
     OmegaConf.register_new_resolver("steps_to", _steps_to, replace=True)
+    OmegaConf.register_new_resolver("in_proportion", in_proportion, replace=True)
 
 
 def _check_steps(optimizer: DictConfig) -> ListConfig:

@@ -49,6 +49,18 @@ def build_setup(cfg: DictConfig, offered: Mapping[str, Any]) -> Setup:
         ConfigError: on what does not fit: an accelerator that is not there, or an argument that the
             model does not take.
     """
+    build, arguments = setup_arguments(cfg, offered)
+    return Setup(build, _plain(cfg.width), **arguments)
+
+
+def setup_arguments(
+    cfg: DictConfig, offered: Mapping[str, Any]
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Return `build` of a config's `Setup`, and all other arguments but the width.
+
+    Raises:
+        ConfigError: as `build_setup` does.
+    """
     _check_accelerator(cfg)
     check_arguments("model", cfg.model)
     check_arguments("optimizer", cfg.optimizer, beside=("update_kind",))
@@ -59,21 +71,20 @@ def build_setup(cfg: DictConfig, offered: Mapping[str, Any]) -> Setup:
     if cfg.base_depth is not None:
         in_depth = {"depth": cfg.depth, "base_depth": cfg.base_depth}
     optimizer, update_kind = _optimizer(cfg)
-    return Setup(
-        lambda width, **depth: model(width=width, **from_data, **depth),
-        _plain(cfg.width),
-        base_width=_plain(cfg.base_width),
+    arguments = {
+        "base_width": _plain(cfg.base_width),
         **in_depth,
-        parametrization=instantiate(cfg.parametrization),
-        optimizer=batch_scaling(cfg).optimizer(optimizer),
-        update_kind=update_kind,
-        schedule=instantiate(cfg.scheduler),
-        loss=loss_function(cfg.loss),
-        roles=cfg.roles,
-        init=cfg.init,
-        keep=cfg.keep,
+        "parametrization": instantiate(cfg.parametrization),
+        "optimizer": batch_scaling(cfg).optimizer(optimizer),
+        "update_kind": update_kind,
+        "schedule": instantiate(cfg.scheduler),
+        "loss": loss_function(cfg.loss),
+        "roles": cfg.roles,
+        "init": cfg.init,
+        "keep": cfg.keep,
         **tuned(cfg),
-    )
+    }
+    return lambda width, **depth: model(width=width, **from_data, **depth), arguments
 
 
 def _check_accelerator(cfg: DictConfig) -> None:

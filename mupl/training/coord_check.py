@@ -104,8 +104,9 @@ def coord_check(
     recording = _Recording(recorded, kinds, statistics, step)
     tables = []
     for width, depth, seed in runs:
+        given = setup if depth is None else {**setup, "depth": depth}
         with default_dtype(dtype):  # weights are drawn in it, not rounded to it
-            one = Setup(build, width, base_width=base_width, depth=depth, seed=seed, **setup)
+            one = Setup(build, width, base_width=base_width, seed=seed, **given)
         one.model.to(device)
         along = "width" if depth is None else "depth"
         rows = _train(one, moved, recording, along).assign(width=width, seed=seed)

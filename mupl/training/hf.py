@@ -129,7 +129,11 @@ def _independent_fields(config: Any) -> dict[str, Any]:
     fields = config.to_diff_dict()
     for name in list(fields):
         others = {field: value for field, value in fields.items() if field != name}
-        if getattr(kind.from_dict(others), name, None) == fields[name]:
+        try:
+            follows = getattr(kind.from_dict(others), name, None) == fields[name]
+        except Exception:  # the default does not fit the other fields, so this one is no default
+            follows = False
+        if follows:
             fields = others
     return fields
 

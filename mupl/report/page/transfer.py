@@ -224,9 +224,9 @@ def _along_size(optima: pd.DataFrame, losses: Losses, unit: str) -> list[Charts 
     panels = []
     if is_numeric_dtype(optima[x]):
         title = f"Best {name} against {along}"
-        panels.append(_against_size(title, name, optima, size, x, series))
+        panels.append(against_size(title, name, optima, size, x, series))
     title = f"Best loss against {along}"
-    panels.append(_against_size(title, with_unit(metric, unit), optima, size, "loss", series))
+    panels.append(against_size(title, with_unit(metric, unit), optima, size, "loss", series))
     caption = (
         f"Left: the {name} at the lowest point of each curve, between grid points by a parabola; "
         "bars are 95 % intervals over seeds. A flat line transfers."
@@ -242,9 +242,17 @@ def _along_size(optima: pd.DataFrame, losses: Losses, unit: str) -> list[Charts 
     return parts
 
 
-def _against_size(
+def against_size(
     title: str, label: str, optima: pd.DataFrame, size: str, y: str, series: Sequence[str]
 ) -> Panel:
+    """Chart a column `y` of optima, with the intervals y_low and y_high, against size.
+
+    Args:
+        title, label: of the chart and of its vertical axis.
+        optima: a row a size and series.
+        size, y: columns.
+        series: in the order of their colours.
+    """
     table = optima.rename(columns={size: "size", y: "value"})
     table["low"] = optima.get(f"{y}_low", np.nan)
     table["high"] = optima.get(f"{y}_high", np.nan)

@@ -13,6 +13,7 @@ from mupl.report.page.contents import Contents, of_sweep
 from mupl.report.page.coordinates import coordinate_section
 from mupl.report.page.elements import Finding, Section
 from mupl.report.page.losses import final_losses, loss_curves
+from mupl.report.page.prediction import prediction_section
 from mupl.report.page.render import render
 from mupl.report.page.runs import (
     config_section,
@@ -60,6 +61,7 @@ def _sections(contents: Contents, losses: Losses) -> tuple[Sequence[Finding], Se
     """Make what applies to these runs; a part for which there is nothing is left out."""
     found = [section(contents) for section in CHECKS]
     is_check = any(section for section, _ in found)
+    found.append(prediction_section(contents))
     if not is_check:
         tuned = transfer_section(losses, contents.unit)
         found.append(tuned if tuned[0] else final_losses(losses, contents.unit))

@@ -1,0 +1,121 @@
+"""What the target's run ends with: its loss and coordinates beside what the ladder predicted."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from mupl.files import write_atomically
+from mupl.identity import RESULT_FILE, read_result, setting
+from mupl.training.processes import is_first_process
+
+FILE = "certificate.json"  # in the run's folder
+PROXIES = "proxies.csv"  # in the sweep's folder: the coordinates of the proxies' first steps
+TABLE = "coordinates.csv"  # of the run
+
+
+class Certificate(Callback):
+    """A Hydra callback that ends a run with `certificate.json` and a sentence.
+
+    Args:
+        metric: the loss that was predicted.
+        loss: value, low and high of it; None if none was predicted.
+        recommended: the recommended values, by key.
+    """
+
+    def __init__(
+        self, metric: str, loss: Mapping[str, Any] | None, recommended: Mapping[str, Any]
+    ) -> None:
+        self.metric = metric
+        self.loss = loss
+        self.recommended = recommended
+        self._alone = False
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self._alone = True
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        folder = Path(config.hydra.runtime.output_dir)
+        row = read_result(folder / RESULT_FILE)
+        if not self._alone or not is_first_process() or row is None:
+            return
+        if row["status"] not in ("completed", "diverged"):
+            return
+        certificate = self.of_run(folder, row, _sweep(config))
+        write_atomically(folder / FILE, json.dumps(certificate, indent=1, allow_nan=False))
+        for sentence in certificate["sentences"]:
+            print(f"certificate: {sentence}")
+        print(f"certificate: {folder / FILE}", flush=True)
+
+    def of_run(self, folder: Path, row: Mapping[str, Any], sweep: Path | None) -> dict[str, Any]:
+        """Return the certificate of a run as plain data.
+
+        Args:
+            folder: of the run.
+            row: its result.
+            sweep: the ladder's folder; None if it is not known.
+        """
+        from mupl.analysis.certificate import coordinates_sentence, loss_sentence, plain
+        from mupl.analysis.prediction import Interval
+
+        predicted = None
+        if self.loss is not None:
+            known = {key: math.nan if v is None else v for key, v in self.loss.items()}
+            predicted = Interval(**known)
+        measured = float(row[self.metric])
+        said = [loss_sentence(predicted, measured, self.metric)]
+        if row["status"] == "diverged":
+            said = [f"the run diverged at step {row['steps']}"]
+        changed = self._changed(row)
+        if changed:
+            said.append(f"other values than the recommended ones: {', '.join(changed)}")
+        compared = _compared(folder, sweep, float(row["width"]))
+        said.append(coordinates_sentence(compared))
+        is_known = predicted is not None and not math.isnan(predicted.low)
+        return {
+            "metric": self.metric,
+            "predicted": None if self.loss is None else dict(self.loss),
+            "measured": measured if math.isfinite(measured) else None,
+            "inside": measured in predicted if predicted is not None and is_known else None,
+            "changed": changed,
+            "coordinates": plain(compared),
+            "sentences": said,
+            "ladder": str(sweep) if sweep else None,
+        }
+
+    def _changed(self, row: Mapping[str, Any]) -> list[str]:
+        """Name the keys whose values are not the recommended ones."""
+        recommended: Any = self.recommended
+        if OmegaConf.is_config(recommended):
+            recommended = OmegaConf.to_container(recommended)
+        found = []
+        for key, value in recommended.items():
+            now = setting(key, row["config"], row["choices"])
+            if str(now) != str(value) and now != value:
+                found.append(f"{key}={now} (recommended: {value})")
+        return found
+
+
+def _sweep(config: DictConfig) -> Path | None:
+    """Return the folder that the recommendation was read from."""
+    for source in config.hydra.runtime.config_sources:
+        if source.schema == "file" and Path(source.path, PROXIES).exists():
+            return Path(source.path)
+    return None
+
+
+def _compared(folder: Path, sweep: Path | None, width: float) -> Any:
+    """Compare the coordinates of a run with its proxies'; an empty table if they are not there."""
+    import pandas as pd
+
+    from mupl.analysis.certificate import compare, statistics
+
+    if sweep is None or not (folder / TABLE).exists():
+        return pd.DataFrame()
+    proxies, run = pd.read_csv(sweep / PROXIES), pd.read_csv(folder / TABLE)
+    return compare(statistics(proxies), statistics(run), width)

@@ -1,0 +1,189 @@
+"""From a ladder of proxies to a run of the target with its certificate, by the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from mupl.road.configs import compose
+from tests.commands import IGNORED, ROOT, command, environment, train, train_here
+
+pytestmark = IGNORED
+
+TINY = ["trainer=cpu", "max_steps=16", "base_width=8", "width=8,16,32"]
+LADDER = [
+    *("-m", "hydra/launcher=stacked", "experiment=tune", *TINY, "target.width=64"),
+    *("lr=0.004,0.008,0.016,0.032", "halving.rungs=[]"),
+]
+RECOMMENDED = ["--config-name", "recommendation"]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny ladder."""
+    folder = tmp_path_factory.mktemp("road") / "sweep"
+    done = train(*LADDER, "check=false", "model.activation=tanh", f"hydra.sweep.dir={folder}")
+    assert done.returncode == 0, done.stderr
+    assert "check=false: no coordinate check of the model comes first" in done.stdout
+    assert "predicted at width 64: val_loss " in done.stdout
+    return folder
+
+
+def recommendation(sweep: Path) -> dict[str, object]:
+    return yaml.safe_load((sweep / "recommendation.yaml").read_text())
+
+
+def test_a_ladder_ends_with_a_prediction(sweep: Path) -> None:
+    found = json.loads((sweep / "prediction.json").read_text())
+    assert [rung["width"] for rung in found["rungs"]] == [8, 16, 32]
+    assert found["loss"]["low"] < found["loss"]["value"] < found["loss"]["high"]
+    # 6 N D of the matrices 64 x 8, two 8 x 8 and 8 x 10, 16 steps of 64 examples
+    assert found["rungs"][0]["flops"] == 6 * (64 * 8 + 2 * 8 * 8 + 8 * 10) * 16 * 64
+    assert found["parameters"]["8"] == 64 * 8 + 2 * 8 * 8 + 8 * 10 + 3 * 8 + 10
+    for file in ("prediction.png", "report.html", "proxies.csv"):
+        assert (sweep / file).exists()
+    assert "Prediction at the target" in (sweep / "report.html").read_text()
+
+
+def test_a_recommendation_has_what_is_no_default_and_nothing_else(sweep: Path) -> None:
+    config = recommendation(sweep)
+    found = json.loads((sweep / "prediction.json").read_text())
+    assert config["defaults"] == [
+        *("train", "_self_", {"override /callbacks": "coordinates"}),
+        *({"override /trainer": "cpu"}, {"override /scheduler": "cosine"}),
+    ]
+    assert config["width"] == 64
+    assert config["lr"] == found["recommended"][0]["value"]
+    assert config["model"] == {"activation": "tanh"}
+    assert set(config) == {
+        *("defaults", "width", "depth", "base_width", "lr", "batch_size", "max_steps", "seed"),
+        *("model", "callbacks", "hydra"),
+    }
+    text = (sweep / "recommendation.yaml").read_text()
+    assert "# lr " in text
+    assert "# Predicted: val_loss " in text
+
+
+def test_a_run_of_the_recommendation_ends_with_its_certificate(
+    sweep: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = [f"--config-dir={sweep}", *RECOMMENDED, f"hydra.run.dir={tmp_path}"]
+    done = train_here(capfd, *given)
+    assert done.returncode == 0, done.stderr
+    row = json.loads((tmp_path / "result.json").read_text())
+    certificate = json.loads((tmp_path / "certificate.json").read_text())
+    assert certificate["measured"] == row["val_loss"]
+    predicted = certificate["predicted"]
+    inside = predicted["low"] <= row["val_loss"] <= predicted["high"]
+    assert certificate["inside"] == inside
+    assert certificate["changed"] == []
+    assert certificate["coordinates"]["compared"] > 20
+    assert f"certificate: val_loss {row['val_loss']:.4g}, predicted" in done.stdout
+    again = train_here(capfd, *given, "lr=0.5")
+    assert "other values than the recommended ones: lr=0.5 (recommended: " in again.stdout
+
+
+def test_the_same_ladder_serves_another_target(
+    sweep: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = [*LADDER, "check=false", "model.activation=tanh", f"hydra.sweep.dir={sweep}"]
+    done = train_here(capfd, *given, "target.width=128", "target.max_steps=32")
+    assert "24 of 24 jobs were done before" in done.stdout
+    assert "the target has max_steps 32, and every proxy 16" in done.stdout
+    config = recommendation(sweep)
+    assert (config["width"], config["max_steps"]) == (128, 32)
+    train_here(capfd, *given)  # as the other tests expect it
+
+
+def test_sizes_grow_in_proportion(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    given = [
+        *("experiment=tune", "trainer=cpu", "base_width=8", "width=8,16", "check=false"),
+        *("target.width=64", "target.depth=8", "target.max_steps=32", "lr=0.01", "seed=0"),
+        *("target.in_proportion=[depth,max_steps]", "halving.rungs=[]"),
+        "hydra.callbacks.sweep_report.report=tests.commands.table_only",
+    ]
+    done = train_here(capfd, "-m", *given, f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "results.csv")
+    sizes = table[["width", "depth", "max_steps", "steps"]].to_numpy().tolist()
+    assert sizes == [[8, 1, 4, 4], [16, 2, 8, 8]]
+
+
+def test_a_ladder_whose_model_fails_its_check_is_not_trained(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    given = [*LADDER, "parametrization=sp", "lr=0.02", f"hydra.sweep.dir={tmp_path}"]
+    done = train_here(capfd, *given)
+    assert done.returncode == 1
+    assert "error: the coordinate check fails: " in done.stderr
+    assert "nothing was trained (check=false trains all the same)" in done.stderr
+    assert not list(tmp_path.glob("*/result.json"))
+    assert json.loads((tmp_path / "check/verdict.json").read_text())["failures"] > 0
+
+
+def test_a_config_is_composed_as_the_command_line_does() -> None:
+    assert not GlobalHydra().is_initialized()
+    config = compose(["model=gpt", "lr=0.5"])
+    assert (config.lr, config.model.d_head) == (0.5, 32)
+    assert OmegaConf.select(config, "hydra.runtime.choices.model") == "gpt"
+
+
+def killed(arguments: list[str], until: str, number: int, file: Path | None = None) -> None:
+    """Start a command, and kill it half a second after it printed a text, or made a file then."""
+    with subprocess.Popen(
+        command(*arguments),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment() | {"PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if until in line:
+                break
+        while file is not None and not any(file.glob("step-*")):
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.kill(process.pid, number)
+        process.stdout.read()
+        assert process.wait() != 0
+
+
+@pytest.mark.slow
+def test_the_whole_road_though_it_is_killed_twice(tmp_path: Path) -> None:
+    folder, run = tmp_path / "sweep", tmp_path / "run"
+    ladder = [
+        *("-m", "hydra/launcher=stacked", "experiment=tune", "model=gpt", "data=text"),
+        *("trainer=cpu", "optimizer=adam", "width=16,32,64", "base_width=16", "depth=2"),
+        *("max_steps=150", "batch_size=8", "data.context=32", "model.d_head=8"),
+        *("target.width=128", "hydra.launcher.save_every=0", f"hydra.sweep.dir={folder}"),
+    ]
+    killed(ladder, "stack 1 of", signal.SIGKILL)
+    assert not (folder / "recommendation.yaml").exists()
+    done = train(*ladder)
+    assert done.returncode == 0, done.stderr
+    assert "the coordinate check has passed before" in done.stdout
+    table = pd.read_csv(folder / "results.csv")
+    assert len(table) == 72
+    assert set(table["status"]) == {"completed", "dropped"}
+    given = [f"--config-dir={folder}", *RECOMMENDED, f"hydra.run.dir={run}", "resume=true"]
+    given += ["checkpoint.every_steps=20"]
+    killed(given, "parametrization", signal.SIGKILL, run / "checkpoints")
+    assert not (run / "certificate.json").exists()
+    ended = train(*given)
+    assert ended.returncode == 0, ended.stderr
+    assert "resume: goes on from" in ended.stdout
+    certificate = json.loads((run / "certificate.json").read_text())
+    assert certificate["inside"] in (True, False)
+    assert abs(certificate["measured"] - certificate["predicted"]["value"]) < 0.3
+    coordinates = certificate["coordinates"]
+    assert coordinates["same"] >= 0.7 * coordinates["compared"]
