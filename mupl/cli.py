@@ -7,9 +7,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mupl.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMATS = ("rich", "markdown", "latex", "csv")
 LEGEND = """Cells multiply what was tuned at the base width. m_in = fan_in / base fan_in; so m_out.
@@ -154,12 +157,32 @@ def check(options: argparse.Namespace) -> int:
         relative_updates,
         verdict,
     )
-    from mupl.optim.registry import optimizer_rules
     from mupl.report.coordinate_check import (
         show_alignment,
         show_relative_updates,
         show_verdict,
     )
+
+    rows = _checked_rows(options)
+    table = verdict(rows)
+    show_verdict(table, "width")
+    show_alignment(alignment_exponents(rows))
+    show_relative_updates(relative_updates(rows))
+    print(f"coordinate check of {options.build}, {options.parametrization}: {count(table)}")
+    if options.figure is not None:
+        from mupl.figures.coordinates import plot_coordinates
+        from mupl.figures.look import styled
+        from mupl.report.common import save
+
+        title = f"{options.build}, {options.parametrization}"
+        with styled():
+            save(plot_coordinates(rows, title, verdict=table), [options.figure])
+    return int(has_failed(table))
+
+
+def _checked_rows(options: argparse.Namespace) -> "pd.DataFrame":
+    """Train as a coordinate check's options say, print warnings, and return what was recorded."""
+    from mupl.optim.registry import optimizer_rules
     from mupl.training.coord_check import coord_check
     from mupl.training.random_data import random_batches
 
@@ -194,20 +217,7 @@ def check(options: argparse.Namespace) -> int:
         )
     for sentence in dict.fromkeys(str(warning.message) for warning in caught):
         print(f"warning: {sentence}", file=sys.stderr)
-    table = verdict(rows)
-    show_verdict(table, "width")
-    show_alignment(alignment_exponents(rows))
-    show_relative_updates(relative_updates(rows))
-    print(f"coordinate check of {options.build}, {options.parametrization}: {count(table)}")
-    if options.figure is not None:
-        from mupl.figures.coordinates import plot_coordinates
-        from mupl.figures.look import styled
-        from mupl.report.common import save
-
-        title = f"{options.build}, {options.parametrization}"
-        with styled():
-            save(plot_coordinates(rows, title, verdict=table), [options.figure])
-    return int(has_failed(table))
+    return rows
 
 
 def _widths(text: str) -> list[int]:

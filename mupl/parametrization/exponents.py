@@ -167,14 +167,7 @@ def expected_exponents(
         if isinstance(info, MultiplierInfo):
             expected |= network.multiplier(name, info)
             continue
-        expected["param", name] = network.weight(name, t)
-        weight_norms = network.weight_norms(name, t)
-        expected |= _of_norms("param", name, weight_norms)
-        if decay:
-            expected["decay", name] = network.decay(name, t, decay_exponent)
-            shrinks = network.decay_power(name, decay_exponent)
-            decay_norms = {norm: one.shifted(-shrinks) for norm, one in weight_norms.items()}
-            expected |= _of_norms("decay", name, decay_norms)
+        expected |= _of_weight(network, name, t, decay_exponent if decay else None)
         if is_settled or t < 0:
             update = "gradient_update" if decay else "update"
             expected[update, name] = network.stable_update(name, t)
@@ -188,6 +181,20 @@ def expected_exponents(
     expected["logits", MODEL_OUTPUT] = network.logits(t)
     expected["attention_logits", "*"] = network.attention_logits()
     return expected
+
+
+def _of_weight(
+    network: "_Network", name: str, t: int, decay_exponent: float | None
+) -> dict[tuple[str, ...], Expected]:
+    """Return the exponents of W and, unless its exponent is None, of what weight decay takes."""
+    weight_norms = network.weight_norms(name, t)
+    expected = {("param", name): network.weight(name, t)} | _of_norms("param", name, weight_norms)
+    if decay_exponent is None:
+        return expected
+    expected["decay", name] = network.decay(name, t, decay_exponent)
+    shrinks = network.decay_power(name, decay_exponent)
+    decay_norms = {norm: one.shifted(-shrinks) for norm, one in weight_norms.items()}
+    return expected | _of_norms("decay", name, decay_norms)
 
 
 def _of_norms(
