@@ -286,9 +286,9 @@ DATA = [
         [
             ("np.random.SeedSequence((seed, index))", "np.random.SeedSequence(seed + index)"),
             ("generator=seeded(seed, epoch)", "generator=seeded(seed, 0)"),
-            ("(self._orders[:, batch])", "(self._orders[:, 0])"),
+            ("(self._orders[:, batch, part])", "(self._orders[:, 0, part])"),
             ("(len(self._x), seed, epoch)", "(len(self._x), 0, epoch)"),
-            ('self._step = state["step"]', 'self._step = state["step"] + 1'),
+            ('self._given = state["step"]', 'self._given = state["step"] + 1'),
             ("scale = 1 / (255 * std)", "scale = 1 / 255 / std**2"),
         ],
     ),
