@@ -169,7 +169,7 @@ WRONG = {
         "target.depth=null: is to grow in proportion; say that of the target"
     ),
     "-m experiment=tune hydra/launcher=stacked target.width=64 target.max_steps=64 "
-    "target.in_proportion=[max_steps] max_steps=2": "max_steps=2: is to grow in proportion",
+    "target.in_proportion=[max_steps] max_steps=2 width=8": "max_steps=2: is to grow in proportion",
     "-m experiment=tune hydra/launcher=stacked target.width=64 width=32,128": (
         "target.width=64: must not be below the widths of the ladder, up to 128"
     ),

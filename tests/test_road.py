@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -187,3 +188,32 @@ def test_the_whole_road_though_it_is_killed_twice(tmp_path: Path) -> None:
     assert abs(certificate["measured"] - certificate["predicted"]["value"]) < 0.3
     coordinates = certificate["coordinates"]
     assert coordinates["same"] >= 0.7 * coordinates["compared"]
+
+
+SWEEPERS = {
+    "draws": [
+        *("hydra/sweeper=draws", "hydra.sweeper.settings=4", "width=8,16,32", "seed=0,1"),
+        "tune.hidden.lr=tag(log,interval(0.5,2))",
+    ],
+    "optuna": ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "width=8", "seed=0"],
+}
+
+
+@pytest.mark.parametrize("sweeper", SWEEPERS)
+def test_other_sweepers_choose_the_settings_of_a_ladder(
+    sweeper: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = [*LADDER[:3], "trainer=cpu", "max_steps=8", "base_width=8", "halving.rungs=[]"]
+    given += ["check=false", "target.width=64", "lr=tag(log,interval(1e-3,1e-1))"]
+    # not here, as Optuna warns while it is imported
+    start = train if sweeper == "optuna" else partial(train_here, capfd)
+    done = start(*given, *SWEEPERS[sweeper], f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    config = recommendation(tmp_path)
+    best = pd.read_csv(tmp_path / "results.csv").groupby(["width", "lr"])["val_loss"].mean()
+    if sweeper == "draws":  # the best setting at the largest width, as a whole
+        assert config["lr"] == pytest.approx(best[32].idxmin(), rel=1e-3)
+        assert 0.5 < config["tune"]["hidden"]["lr"] < 2  # type: ignore[index]
+    else:
+        assert "one size: no law of the loss" in done.stdout
+        assert 1e-3 < float(str(config["lr"])) < 1e-1

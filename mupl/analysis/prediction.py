@@ -433,8 +433,9 @@ def _predicted_loss(
 def _warnings(found: Prediction, settings: pd.DataFrame) -> list[str]:
     """Say what makes the prediction unsure."""
     size, said = found.size, []
+    keys = [one.key for one in found.recommended]
     for one in found.recommended:
-        if isinstance(one.value, Interval) and _is_graded(settings, one.key, [one.key]):
+        if _is_graded(settings, one.key, keys):
             said += _of_curves(profile(settings, one.key, size), one, size)
         if one.drift is None or not found.freedom or 0 in one.drift:
             continue
@@ -447,9 +448,9 @@ def _warnings(found: Prediction, settings: pd.DataFrame) -> list[str]:
     if not found.freedom:
         said.append("one seed: no interval is known; say seed=0,1 or more")
     if len(found.rungs) < LAW_SIZES:
+        many = "one size" if len(found.rungs) == 1 else f"{len(found.rungs)} sizes"
         said.append(
-            f"{len(found.rungs)} sizes: no law of the loss, which needs {LAW_SIZES}, and so no "
-            "predicted loss"
+            f"{many}: no law of the loss, which needs {LAW_SIZES}, and so no predicted loss"
         )
     elif found.law is None:
         said.append("the best loss does not fall along the ladder: no law of it, no predicted loss")

@@ -26,7 +26,7 @@ from mupl.report.common import (
 )
 from mupl.report.page.prediction import PREDICTION_FILE
 from mupl.road.certificate import PROXIES
-from mupl.road.configs import choices_of, job_config, target_sizes, with_values
+from mupl.road.configs import choices_of, job_config, plan_of, target_sizes, with_values
 from mupl.road.cost import Cost, cost
 from mupl.road.first_steps import record_first_steps
 from mupl.road.recommendation import (
@@ -37,7 +37,6 @@ from mupl.road.recommendation import (
     write_recommendation,
 )
 from mupl.sweep.callback import duration
-from mupl.sweep.plan import read_plan
 from mupl.tuning.ladder import GROWING
 
 SEEDS = 2  # of the proxies whose first steps are recorded
@@ -86,15 +85,18 @@ def tune(sweep_dir: Path, metric: str = "val_loss", where: str | None = None) ->
     """
     results = read_results(sweep_dir, where)
     code = conclude(results, sweep_dir)
-    plan = read_plan(sweep_dir)
-    if plan is None or not plan.get("target"):
-        raise ConfigError(f"{sweep_dir}: is no ladder; say experiment=tune target.width=...")
     size = ladder_size(results)
-    target = target_sizes(_config(results, size, sweep_dir), plan.target)
+    largest = _job(results, size, sweep_dir)
+    plan = plan_of(sweep_dir, largest)
+    if not plan.get("target"):
+        raise ConfigError(f"{sweep_dir}: is no ladder; say experiment=tune target.width=...")
+    target = target_sizes(job_config(largest), plan.target)
     if size not in target:
         raise ConfigError(f"{size}: a ladder is along {', '.join(target)}")
-    costs = {value: cost(_config(rung, size, sweep_dir)) for value, rung in results.groupby(size)}
-    of_target = cost(with_values(_config(results, size, sweep_dir), target))
+    costs = {}
+    for value, rung in results.groupby(size):
+        costs[value] = cost(job_config(_job(rung, size, sweep_dir)))
+    of_target = cost(with_values(job_config(largest), target))
     flops = {value: one.flops for value, one in costs.items()}
     found = predict(results, metric, size, flops, target[size], of_target.flops)
     found = _with_notes(found, results, target)
@@ -130,13 +132,13 @@ def ladder_size(results: pd.DataFrame) -> str:
     return varied[0]
 
 
-def _config(results: pd.DataFrame, size: str, sweep_dir: Path) -> DictConfig:
-    """Return the config of a run of the largest size."""
+def _job(results: pd.DataFrame, size: str, sweep_dir: Path) -> Path:
+    """Return the folder of a run of the largest size."""
     trained = results[results["status"] != "failed"]
     if trained.empty:
         raise ConfigError(f"{sweep_dir}: all runs failed; see results.csv there for why")
     largest = trained.sort_values(size, kind="stable").iloc[-1]
-    return job_config(sweep_dir / str(largest["folder"]))
+    return sweep_dir / str(largest["folder"])
 
 
 def _with_notes(found: Prediction, results: pd.DataFrame, target: Mapping[str, Any]) -> Prediction:

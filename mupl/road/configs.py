@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mupl.errors import ConfigError
 from mupl.identity import RESULT_FILE, hydra_of
+from mupl.sweep.plan import read_plan
 from mupl.training.cli import register
 from mupl.training.overrides import CONF
 from mupl.tuning.ladder import SIZES
@@ -66,6 +67,17 @@ def job_config(folder: Path) -> DictConfig:
     if not file.exists():
         raise ConfigError(f"{file}: is missing; it is left where hydra.output_subdir=.hydra")
     config = OmegaConf.load(file)
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def plan_of(sweep_dir: Path, job_folder: Path) -> DictConfig:
+    """Return the config of a sweep's last command, or that of a job where a sweeper leaves none."""
+    plan = read_plan(sweep_dir)
+    if plan is not None:
+        return plan
+    hydra = OmegaConf.load(job_folder / ".hydra/hydra.yaml")
+    config = OmegaConf.merge(job_config(job_folder), hydra)
     assert isinstance(config, DictConfig)
     return config
 
