@@ -1,6 +1,6 @@
 """How long the sentences of pages are: the mean number of words, without code, tables, headings.
 
-    python scripts/measure_docs.py README.md docs/*.md
+python scripts/measure_docs.py README.md docs/*.md
 """
 
 import argparse

@@ -54,9 +54,8 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def _is_published(target: Path) -> bool:
-    """Return whether MkDocs has a page or file for it: all in docs/ but folders without README."""
-    in_docs = target.parts[0] == "docs"
-    return in_docs and ((ROOT / target).is_file() or (ROOT / target / "README.md").exists())
+    """Return whether MkDocs publishes it by itself: each file of docs/."""
+    return target.parts[0] == "docs" and (ROOT / target).is_file()
 
 
 def _linked(page: Path) -> Iterator[Path]:
@@ -68,20 +67,23 @@ def _linked(page: Path) -> Iterator[Path]:
 
 
 def _target(page: Path, link: str) -> Path | None:
-    """Return the path in the repository that a link on a page leads to; None if it is not there."""
+    """Return the path in the repository that a link on a page leads to; None if it is not there.
+
+    A folder with a README is that README, as on GitHub.
+    """
     target = Path(os.path.normpath(page.parent / link))
-    there = (ROOT / target).exists() and target.parts[0] != ".."
-    return target if there else None
+    if target.parts[0] == ".." or not (ROOT / target).exists():
+        return None
+    readme = target / "README.md"
+    return readme if (ROOT / readme).exists() else target
 
 
 def _uri(target: Path) -> str:
     """Return where the site has a file or folder of the repository, as MkDocs names its sources."""
-    is_folder = (ROOT / target).is_dir()
     if _is_published(target):
-        page = target.relative_to("docs")
-        return str(page / "README.md" if is_folder else page)
+        return str(target.relative_to("docs"))
     page = Path(SOURCES, target)
-    if is_folder:
+    if (ROOT / target).is_dir():
         return str(page / "index.md")
     return str(page) if target.suffix == ".md" else f"{page}.md"
 
