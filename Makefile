@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types tests test-slow format measure figures mutants
+.PHONY: help demo test lint types tests test-slow format measure figures docs docs-serve mutants
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,12 @@ measure: .venv/ready  ## measure how plain the code of mupl/ is; REV=... compare
 
 figures: .venv/ready  ## draw the figures of docs that have kept tables, and say which differ; WRITE=1 replaces them
 	$(BIN)/python scripts/reproduce.py --figures $(if $(WRITE),--write)
+
+docs: .venv/ready  ## build the site of the docs into site/, which opens without a server
+	$(BIN)/python -m mkdocs build --strict
+
+docs-serve: .venv/ready  ## show the site at http://127.0.0.1:8000 while pages are written
+	$(BIN)/python -m mkdocs serve
 
 mutants: .venv/ready  ## spoil one line at a time and see that the tests notice
 	$(BIN)/python scripts/mutants.py

@@ -31,7 +31,7 @@ IMAGE = re.compile(r"\]\(([^)]+\.png)\)")
 SCREENSHOTS = {"docs/figures/report.png"}  # the head of a page; see docs/reading_a_report.md
 # Figures whose tables tell no parametrizations apart, as they say
 NOT_TOLD_APART = {"init_std", "lr_depth", "embedding_lr"}
-ONE_PARAMETRIZATION = {"unit_scale"}  # there is nothing to trade
+ONE_PARAMETRIZATION = {"unit_scale", "base_width"}  # there is nothing to trade
 
 
 def kept() -> list[tuple[str, str]]:
