@@ -244,11 +244,13 @@ def _loss(setup: Setup, batch: Batch) -> Tensor:
 
 
 def _unseen(model: nn.Module, recorder: Recorder) -> list[str]:
-    """Say what a check cannot look at."""
+    """Say what a check cannot look at of what it was asked for."""
     rows = recorder.rows
     found = []
-    if not any(row["kind"] == "logits" for row in rows):
+    if "logits" in recorder.kinds and not any(row["kind"] == "logits" for row in rows):
         found.append("the model returns no tensor, so that its logits are not looked at")
+    if "attention_logits" not in recorder.kinds:
+        return found
     seen = {row["name"] for row in rows if row["kind"] == "attention_logits"}
     if modules := unseen(model, seen):
         names = ", ".join(dict.fromkeys(map(block_pattern, modules)))
