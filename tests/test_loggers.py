@@ -141,6 +141,7 @@ def test_an_unusable_key_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nothing listens
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "5")  # seconds; W&B tries for 90
     done = train(*SMALL, "width=8", "logger=wandb", f"hydra.run.dir={tmp_path}")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -232,7 +232,8 @@ def run_of(folder: Path, *arguments: str) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(
-    "optimizer", ["sgd", pytest.param("adamw", marks=pytest.mark.slow), "muon"]
+    "optimizer",
+    ["sgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adamw", "muon"))],
 )
 def test_two_processes_train_what_one_trains(optimizer: str, tmp_path: Path) -> None:
     options = (f"optimizer={optimizer}", "trainer.precision=64-true")
