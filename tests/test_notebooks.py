@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, and what they assert holds."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,25 +10,48 @@ import pytest
 from tests.commands import ROOT, environment
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
+QUICK = "5_tables"  # less than ten seconds
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_top_to_bottom(notebook: Path, tmp_path: Path) -> None:
+def parameters() -> list[object]:
+    """A parameter for each notebook; those that take more than ten seconds are slow."""
+    found = []
+    for notebook in NOTEBOOKS:
+        marks = [] if notebook.stem == QUICK else [pytest.mark.slow]
+        found.append(pytest.param(notebook, id=notebook.stem, marks=marks))
+    return found
+
+
+def run(notebook: Path, folder: Path, **variables: str) -> str:
+    """Run a notebook as plain Python in a process of its own, and return what it printed."""
     done = subprocess.run(
         [sys.executable, str(notebook)],
-        cwd=tmp_path,
-        env=environment() | {"MPLBACKEND": "agg", "TMPDIR": str(tmp_path)},
+        cwd=folder,
+        env=environment() | {"MPLBACKEND": "agg", "TMPDIR": str(folder)} | variables,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_every_notebook_is_listed_and_ends_with_what_next() -> None:
-    listed = (ROOT / "notebooks" / "README.md").read_text()
-    for notebook in NOTEBOOKS:
-        assert f"]({notebook.name})" in listed
-        cells = notebook.read_text().split("# %% [markdown]")
-        assert "For whoever" in cells[1]
-        assert "**Next:**" in cells[-1]
+@pytest.mark.parametrize("notebook", parameters())
+def test_a_notebook_runs_from_top_to_bottom(notebook: Path, tmp_path: Path) -> None:
+    assert run(notebook, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_first_holds_on_mnist_too(real_data: Path, tmp_path: Path) -> None:
+    assert "784x8" in run(NOTEBOOKS[0], tmp_path, MNIST_ROOT=str(real_data))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_listed_and_says_for_whom_it_is_and_what_is_next(notebook: Path) -> None:
+    assert f"]({notebook.name})" in (notebook.parent / "README.md").read_text()
+    text = notebook.read_text()
+    cells = text.split("# %% [markdown]")
+    assert "\n# For " in cells[1]
+    assert "**Next:**" in cells[-1]
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (notebook.parent / target).exists(), target
