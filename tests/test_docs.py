@@ -137,9 +137,9 @@ def trainings() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def my_conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of configs that the README tells to make, as it shows its file."""
-    readme = [block.code for block in blocks("README.md", INDENTED)]
-    (config,) = [code for code in readme if "_target_: " in code]
+    """The folder of configs that a page tells to make, as it shows its file."""
+    shown = [block.code for block in blocks("docs/command_line.md", INDENTED)]
+    (config,) = [code for code in shown if "_target_: " in code]
     folder = tmp_path_factory.mktemp("repository") / "my_conf"
     (folder / "model").mkdir(parents=True)
     (folder / "model/mine.yaml").write_text(re.sub("(?m)^    ", "", config))
@@ -205,7 +205,7 @@ def test_a_command_of_mupl_runs(
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     code = blocks("README.md", PYTHON)[0].code
     of_page = [block.code for block in blocks(page, PYTHON) if block.code.startswith("def ")]
-    (tmp_path / "my_net.py").write_text("\n\n".join([code.partition("\n\n\ninfos")[0], *of_page]))
+    (tmp_path / "my_net.py").write_text("\n\n".join([code.partition("\n\n\nsetup")[0], *of_page]))
     monkeypatch.chdir(tmp_path)  # where a user's module is found
     words = [with_folder(word) for word in shlex.split(command, comments=True)]
     if words[1] in ("status", "ls"):  # of a sweep's folder, which is here
@@ -263,24 +263,26 @@ def test_dotted_names_exist(page: str) -> None:
         pkgutil.resolve_name(name)
 
 
-def test_the_readme_lists_parametrizations_that_are_there() -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_page_of_tables_lists_parametrizations_that_are_there() -> None:
+    text = (ROOT / "docs/rule_tables.md").read_text()
     table = text.partition("| `parametrization=` |")[2].partition("\n\n")[0]
     names = re.findall(r"(?m)^\| `(\w+)` \|", table)
     assert set(names) <= set(TABLES)  # a new one is an entry in TABLES, and no other line
     assert len(names) == len(set(names)) >= 14
 
 
-def test_the_readme_shows_mup_as_it_is() -> None:
-    (shown,) = [b.code for b in blocks("README.md", INDENTED) if "orthogonal.lr" in b.code]
+def test_the_page_of_tables_shows_mup_as_it_is() -> None:
+    (shown,) = [
+        b.code for b in blocks("docs/rule_tables.md", INDENTED) if "orthogonal.lr" in b.code
+    ]
     assert [row.split() for row in shown.strip().splitlines()] == [
         row.split()
         for row in TABLES["mup"].strip().splitlines()[1:]  # below its title
     ]
 
 
-def test_the_readme_lists_every_choice_of_a_group() -> None:
-    text = (ROOT / "README.md").read_text().replace("\\|", "|")
+def test_the_command_line_page_lists_every_choice_of_a_group() -> None:
+    text = (ROOT / "docs/command_line.md").read_text().replace("\\|", "|")
     listed: dict[str, set[str]] = {}
     for group, choices in re.findall(r"`(\w+)=(\w+(?:\|\w+)+)`", text):
         listed.setdefault(group, set()).update(choices.split("|"))

@@ -14,18 +14,9 @@ from scripts.measure_docs import mean_length, sentences
 from tests.commands import ROOT
 
 DOCS = ROOT / "docs"
-FIRST_PAGES = (
-    "index",
-    "getting_started",
-    "faq",
-    "troubleshooting",
-    "glossary",
-    "idea",
-    "which_parametrization",
-    "base_width",
-    "api",
-    "comparison",
-)
+# One is made by `mupl reproduce`; two are still to be rewritten
+AS_THEY_ARE = {"gallery", "long_runs", "road"}
+PAGES = sorted({page.stem for page in DOCS.glob("*.md")} - AS_THEY_ARE)
 LONGEST_MEAN = 15  # words in a sentence
 # What a browser fetches by itself, from another server
 FETCHED = re.compile(r'<(?:script|img|iframe)[^>]* src="https?:|<link[^>]* href="https?:')
@@ -44,7 +35,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     pages = list(site.rglob("*.html"))
-    assert len(pages) > len(FIRST_PAGES)
+    assert len(pages) > len(PAGES)
     for page in pages:
         assert not FETCHED.search(page.read_text()), page
 
@@ -54,8 +45,8 @@ def test_links_to_code_lead_to_pages(site: Path) -> None:
     assert "base_width: 64" in re.sub(
         "<[^>]*>", "", (site / "source/conf/train.yaml.html").read_text()
     )
-    readme = site / "source/index.html"
-    assert 'href="../getting_started.html"' in readme.read_text()
+    contributing = site / "source/CONTRIBUTING.html"
+    assert 'href="../command_line.html#your-own-repository"' in contributing.read_text()
 
 
 def test_the_api_shows_every_public_name_with_its_example(site: Path) -> None:
@@ -70,15 +61,17 @@ def test_the_api_lists_every_public_name_once() -> None:
     assert sorted(listed) == sorted(mupl.__all__)
 
 
-@pytest.mark.parametrize("name", FIRST_PAGES)
-def test_a_first_page_says_for_whom_it_is_and_what_comes_next(name: str) -> None:
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_says_for_whom_it_is_and_what_comes_next(name: str) -> None:
     title, for_whom, *_, last = (DOCS / f"{name}.md").read_text().strip().split("\n\n")
     assert title.startswith("# ")
     assert for_whom.startswith("*For ")
     assert last.startswith("Next: ")
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in FIRST_PAGES)])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in PAGES)]
+)
 def test_sentences_are_short(page: str) -> None:
     assert mean_length((ROOT / page).read_text()) <= LONGEST_MEAN
 
