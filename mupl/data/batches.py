@@ -67,12 +67,15 @@ class Normalise:
 class ImageBatches:
     """Shuffled training batches of images, x (G, B, C, H, W) and y (G, B), for each of G seeds.
 
+    Other examples (N, ...) and targets (N, ...) will do: x and y are then (G, B, ...).
+
     Step k of a seed has batch `k mod per_epoch` of its `epoch_order` in epoch `k // per_epoch`. The
     examples of an incomplete last batch are left out.
 
     Args:
         x: images (N, C, H, W) uint8, on the device on which batches are made.
         y: labels (N,).
+        normalise: what is done to the images (B, C, H, W) of a batch.
         parts: into how many equal parts a batch is cut.
 
     Attributes:
@@ -83,7 +86,7 @@ class ImageBatches:
         self,
         x: Tensor,
         y: Tensor,
-        normalise: Normalise,
+        normalise: Callable[[Tensor], Tensor],
         batch_size: int,
         seeds: Sequence[int],
         parts: int = 1,
@@ -125,7 +128,7 @@ class ImageBatches:
         x = self._normalise(self._x.index_select(0, rows))
         y = self._y.index_select(0, rows)
         x = x.unflatten(0, self._rows.shape)
-        return x, y.view(self._rows.shape)
+        return x, y.unflatten(0, self._rows.shape)
 
 
 class CropBatches:
