@@ -17,6 +17,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 SOURCES = "source"
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")  # the path in [text](path#heading)
+CODE_IN_TABLE = re.compile(r"(?<=`)[^`\n]*\\\|[^`\n]*(?=`)")
 NOT_SEARCHED = "---\nsearch:\n  exclude: true\n---\n"
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml"}
 
@@ -38,7 +39,10 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let the links of a page lead to where their targets are on the site."""
+    """Let the links of a page lead to where their targets are on the site.
+
+    Code in a table has `\\|` for GitHub, which Python-Markdown would show as it is.
+    """
     uri = page.file.src_uri
     here = Path(uri).relative_to(SOURCES) if uri.startswith(f"{SOURCES}/") else Path("docs", uri)
     if not (ROOT / here).is_file() or here.suffix != ".md":
@@ -50,7 +54,8 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
             return link[0]  # leads nowhere: MkDocs says so
         return os.path.relpath(_uri(target), Path(uri).parent)
 
-    return LINK.sub(moved, markdown)
+    unescaped = CODE_IN_TABLE.sub(lambda code: code[0].replace("\\|", "|"), markdown)
+    return LINK.sub(moved, unescaped)
 
 
 def _is_published(target: Path) -> bool:

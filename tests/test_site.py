@@ -49,6 +49,12 @@ def test_links_to_code_lead_to_pages(site: Path) -> None:
     assert 'href="../command_line.html#your-own-repository"' in contributing.read_text()
 
 
+def test_code_in_a_table_shows_a_bar_as_a_bar(site: Path) -> None:
+    page = (site / "command_line.html").read_text()
+    assert "<code>model=mlp|gpt|resnet</code>" in page
+    assert "\\|" not in page
+
+
 def test_the_api_shows_every_public_name_with_its_example(site: Path) -> None:
     page = (site / "api.html").read_text()
     for name in mupl.__all__:
