@@ -27,7 +27,7 @@ from mupl.data import (
     images,
     mnist,
 )
-from mupl.data.batches import CropBatches, ImageBatches
+from mupl.data.batches import CropBatches, ExampleBatches
 from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
 from mupl.training.config import build_setup
@@ -283,7 +283,7 @@ def test_batches_of_many_seeds_are_those_of_each_and_a_kept_batch_stays() -> Non
 def test_a_target_of_numbers_keeps_its_shape() -> None:
     """One number is (B, 1), as a model's output: (B,) beside it would broadcast to (B, B)."""
     x = torch.arange(12.0).view(6, 2)
-    loader = TrainLoader(ImageBatches(x, x.sum(1, keepdim=True), lambda rows: rows, 3, seeds=[0]))
+    loader = TrainLoader(ExampleBatches(x, x.sum(1, keepdim=True), lambda rows: rows, 3, seeds=[0]))
     for rows, targets in loader:
         assert torch.equal(targets, rows.sum(1, keepdim=True))
 

@@ -2,11 +2,12 @@
 
 from mupl.data.batches import EvalLoader, TrainLoader, epoch_order
 from mupl.data.images import cifar10, digits, fashion_mnist, image_folder, mnist
-from mupl.data.splits import Splits
+from mupl.data.splits import Arrays, Splits
 from mupl.data.text import Tokens, random_tokens, read_text
 from mupl.data.token_files import read_tokens
 
 __all__ = [
+    "Arrays",
     "EvalLoader",
     "Splits",
     "Tokens",

@@ -64,18 +64,16 @@ class Normalise:
         return y.mul_(self._scale).add_(self._shift)
 
 
-class ImageBatches:
-    """Shuffled training batches of images, x (G, B, C, H, W) and y (G, B), for each of G seeds.
-
-    Other examples (N, ...) and targets (N, ...) will do: x and y are then (G, B, ...).
+class ExampleBatches:
+    """Shuffled training batches, x (G, B, ...) and y (G, B, ...), for each of G seeds.
 
     Step k of a seed has batch `k mod per_epoch` of its `epoch_order` in epoch `k // per_epoch`. The
     examples of an incomplete last batch are left out.
 
     Args:
-        x: images (N, C, H, W) uint8, on the device on which batches are made.
-        y: labels (N,).
-        normalise: what is done to the images (B, C, H, W) of a batch.
+        x: examples (N, ...), on the device on which batches are made.
+        y: labels (N,), or targets (N, K).
+        prepared: makes inputs of rows of x, such as `Normalise` of images.
         parts: into how many equal parts a batch is cut.
 
     Attributes:
@@ -86,7 +84,7 @@ class ImageBatches:
         self,
         x: Tensor,
         y: Tensor,
-        normalise: Callable[[Tensor], Tensor],
+        prepared: Callable[[Tensor], Tensor],
         batch_size: int,
         seeds: Sequence[int],
         parts: int = 1,
@@ -94,7 +92,7 @@ class ImageBatches:
         self.per_epoch = len(x) // batch_size
         self._x = x
         self._y = y
-        self._normalise = normalise
+        self._prepared = prepared
         self._seeds = list(seeds)
         self._epoch: int | None = None
         # of an epoch, (G, per_epoch, parts, B / parts)
@@ -125,10 +123,9 @@ class ImageBatches:
 
     def __call__(self) -> Batch:
         rows = self._rows.flatten()
-        x = self._normalise(self._x.index_select(0, rows))
+        x = self._prepared(self._x.index_select(0, rows))
         y = self._y.index_select(0, rows)
-        x = x.unflatten(0, self._rows.shape)
-        return x, y.unflatten(0, self._rows.shape)
+        return x.unflatten(0, self._rows.shape), y.unflatten(0, self._rows.shape)
 
 
 class CropBatches:
@@ -187,7 +184,7 @@ class CropBatches:
         return x, y
 
 
-Batches = ImageBatches | CropBatches
+Batches = ExampleBatches | CropBatches
 
 
 class TrainLoader:

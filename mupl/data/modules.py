@@ -10,7 +10,7 @@ import torch
 from lightning import LightningDataModule
 
 from mupl.data.batches import EvalLoader, TrainLoader
-from mupl.data.splits import Splits
+from mupl.data.splits import Examples
 from mupl.data.text import VAL_CROPS, Tokens
 from mupl.errors import ConfigError
 
@@ -18,7 +18,7 @@ from mupl.errors import ConfigError
 MAX_EVAL_BATCH = 4096
 
 
-def data_module(splits: Splits | Tokens, **options: Any) -> LightningDataModule:
+def data_module(splits: Examples | Tokens, **options: Any) -> LightningDataModule:
     """The data module for what a source returns; options: batch_size, seed, micro_batches."""
     if isinstance(splits, Tokens):
         return TextData(splits, **options)
@@ -42,7 +42,7 @@ class InMemoryData(LightningDataModule):
     """
 
     def __init__(
-        self, splits: Splits | Tokens, batch_size: int, seed: int, micro_batches: int = 1
+        self, splits: Examples | Tokens, batch_size: int, seed: int, micro_batches: int = 1
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -78,7 +78,7 @@ class InMemoryData(LightningDataModule):
 
 
 class TensorData(InMemoryData):
-    """Images as a data module: shuffled train batches and ordered validation batches.
+    """Examples as a data module: shuffled train batches and ordered validation batches.
 
     Args:
         eval_batch_size: validation examples in a batch; None is the whole split, up to 4096.
@@ -90,11 +90,11 @@ class TensorData(InMemoryData):
         (22, 1)
     """
 
-    splits: Splits
+    splits: Examples
 
     def __init__(
         self,
-        splits: Splits,
+        splits: Examples,
         batch_size: int,
         seed: int = 0,
         eval_batch_size: int | None = None,

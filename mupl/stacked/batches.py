@@ -5,12 +5,12 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from mupl.data.batches import Batch, Batches
-from mupl.data.splits import Splits
+from mupl.data.splits import Examples
 from mupl.data.text import Tokens
 
 
 def stacked_batches(
-    splits: Splits | Tokens,
+    splits: Examples | Tokens,
     seeds: Sequence[int],
     batch_size: int,
     device: torch.device,
@@ -49,7 +49,7 @@ def shared_seeds(seeds: Sequence[int]) -> list[int]:
 
 
 def validation_batches(
-    splits: Splits | Tokens, outputs: int, device: torch.device
+    splits: Examples | Tokens, outputs: int, device: torch.device
 ) -> Iterable[Batch]:
     """The validation examples, at most `outputs` classified images or predicted tokens a batch."""
     outputs_of_each = splits.context if isinstance(splits, Tokens) else 1

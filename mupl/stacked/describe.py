@@ -7,7 +7,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from mupl.data.splits import Splits
+from mupl.data.splits import Examples
 from mupl.data.text import Tokens
 from mupl.initializers import on_meta
 from mupl.stacked.model import check_stackable
@@ -55,8 +55,10 @@ def describe(config: DictConfig, trained: dict[str, Any]) -> Setup:
 
 def _describe(config: DictConfig) -> Setup:
     splits = instantiate(config.data)
-    if not isinstance(splits, Splits | Tokens):
-        raise NotStackable(f"data: {config.data['_target_']} returns neither Splits nor Tokens")
+    if not isinstance(splits, Examples | Tokens):
+        raise NotStackable(
+            f"data: {config.data['_target_']} returns none of Splits, Arrays and Tokens"
+        )
     with on_meta():
         setup = build_setup(config, splits.model_args)
     check_stackable(setup)

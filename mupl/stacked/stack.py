@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mupl.data.splits import Splits
+from mupl.data.splits import Examples
 from mupl.data.text import Tokens
 from mupl.nn.dropout import dropout_layers
 from mupl.stacked.batches import stacked_batches, validation_batches
@@ -68,7 +68,7 @@ class Stack:
     def __init__(
         self,
         members: Sequence[Setup],
-        splits: Splits | Tokens,
+        splits: Examples | Tokens,
         *,
         batch_size: int,
         max_steps: int,

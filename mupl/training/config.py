@@ -33,7 +33,7 @@ TUNED_KEYS = ("lr", "eps", "weight_decay", "weight_decay_mode", "tune", "seed")
 
 
 def load_data(cfg: DictConfig) -> Any:
-    """Load the data of a config: `Splits` or `Tokens`.
+    """Load the data of a config: `Splits`, `Arrays` or `Tokens`.
 
     Raises:
         ConfigError: on an argument that its source does not take, or what the source refuses.
