@@ -137,6 +137,7 @@ def test_a_run_that_is_alone_is_named_after_its_data(tmp_path: Path) -> None:
     assert run.group == ""
 
 
+@pytest.mark.slow
 def test_an_unusable_key_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)

@@ -199,7 +199,7 @@ SWEEPERS = {
 }
 
 
-@pytest.mark.parametrize("sweeper", SWEEPERS)
+@pytest.mark.parametrize("sweeper", ["draws", pytest.param("optuna", marks=pytest.mark.slow)])
 def test_other_sweepers_choose_the_settings_of_a_ladder(
     sweeper: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
