@@ -36,6 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(options.run(options))
     except ConfigError as error:
         sys.exit(f"error: {error}")
+    except (
+        BrokenPipeError
+    ):  # of `mupl ls | head`; Python must not write what is left on its way out
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("mupl"):
             raise

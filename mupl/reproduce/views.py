@@ -17,7 +17,6 @@ from mupl.report.coordinate_check import check_title, with_check_labels
 from mupl.reproduce import two_vectors
 
 METRIC = "val_loss"
-JUDGED = ("output", "param", "update")  # kinds of statistics that kept tables have
 UNUSED = ("folder", "trainer", "experiment", "error")  # of results: nothing is read from them
 
 
@@ -147,8 +146,7 @@ def _kept_results(results: pd.DataFrame) -> str:
 
 def _kept_rows(rows: pd.DataFrame) -> str:
     judged = rows["low"].notna() | rows["zero"].fillna(False).astype(bool)
-    rows = rows[judged & rows["kind"].isin(JUDGED)]
-    return rows.to_csv(index=False, float_format="%.5g")
+    return rows[judged].to_csv(index=False, float_format="%.5g")
 
 
 VIEWS = {
