@@ -266,12 +266,9 @@ def test_a_tiny_figure_runs_and_passes(name: str, tmp_path: Path) -> None:
 
 
 def test_a_reader_who_stops_reading_is_no_error() -> None:
-    listing = [sys.executable, "-m", "mupl", "reproduce", "--list"]
-    process = subprocess.Popen(
-        listing, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+    listing = f"{sys.executable} -m mupl reproduce --list"
+    command = f"{listing} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, env=environment()
     )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait() == 1
+    assert (done.returncode, done.stderr) == (1, "")
