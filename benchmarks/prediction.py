@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mupl.analysis.prediction import Prediction, Recommended, curves, hyperparameters, predict, profile
+from mupl.analysis.prediction import (
+    Prediction,
+    Recommended,
+    curves,
+    hyperparameters,
+    predict,
+    profile,
+)
 from mupl.analysis.transfer import Optimum
 
 DOCS = Path(__file__).parents[1] / "docs"

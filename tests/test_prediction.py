@@ -6,7 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mupl.analysis.certificate import compare, coordinates_sentence, loss_sentence, statistics
+from mupl.analysis.certificate import (
+    compare,
+    coordinates_sentence,
+    loss_sentence,
+    regret_sentence,
+    statistics,
+)
 from mupl.analysis.drift import TAU
 from mupl.analysis.prediction import Interval, Prediction, predict
 from mupl.errors import ConfigError
@@ -78,11 +84,10 @@ def test_a_drift_is_followed_to_the_target() -> None:
 
 
 def test_a_drift_that_may_be_chance_is_hardly_followed() -> None:
-    found = predicted(ladder(noise=0.01))
+    found = predicted(ladder(noise=0.01, drift=-0.1))
     [lr] = found.recommended
     assert lr.drift is not None
     assert 0 in lr.drift
-    assert abs(lr.drift.value) > 0.02
     octaves = np.log2([value.value for value in lr.optima.values()])
     followed = np.log2(lr_of(found).value) - octaves.mean()
     assert 0 < followed / (3 * lr.drift.value) < 0.2  # the target is 3 octaves from the middle
@@ -90,9 +95,10 @@ def test_a_drift_that_may_be_chance_is_hardly_followed() -> None:
 
 
 def test_what_a_recommended_value_may_cost_at_the_target_is_predicted() -> None:
-    [lr] = predicted(ladder()).recommended
-    octaves = np.log2(lr_of(predicted(ladder())).high / lr_of(predicted(ladder())).value)
-    assert lr.target_regret == pytest.approx(0.02 * octaves**2, rel=0.3)  # the curve's parabola
+    found = predicted(ladder(noise=1e-3))
+    octaves = np.log2(lr_of(found).high / lr_of(found).value)
+    [lr] = found.recommended
+    assert lr.target_regret == pytest.approx(0.02 * octaves**2, rel=0.1)  # the curves' parabola
 
 
 def test_one_size_says_how_far_an_optimum_may_drift() -> None:
@@ -132,8 +138,8 @@ DRIFTS = {"as expected": None, "down": -0.3, "none": 0.0, "up": 0.3}
 def test_intervals_hold_the_truth_as_often_as_they_say(case: str) -> None:
     of_rates, of_losses = coverage(200, DRIFTS[case])
     print(f"drift {case}: learning rate {of_rates:.1%}, loss {of_losses:.1%}")
-    least, most = (0.89, 1.0) if DRIFTS[case] in (None, 0.0) else (0.8, 1.0)
-    assert least <= of_rates <= most
+    least = 0.89 if DRIFTS[case] in (None, 0.0) else 0.85
+    assert least <= of_rates <= 0.99
     assert 0.91 <= of_losses <= 0.99
 
 
@@ -247,3 +253,22 @@ def test_a_certificate_says_whether_the_loss_was_predicted() -> None:
     assert "worse than the interval" in loss_sentence(interval, 2.2, "val_loss")
     assert "worse than the interval" in loss_sentence(interval, float("nan"), "val_loss")
     assert "the ladder predicted none" in loss_sentence(None, 2.0, "val_loss")
+
+
+@pytest.mark.parametrize(
+    ("loss", "regret", "within", "text"),
+    [
+        (2.1, 0.0, True, "the recommended run is the best of 2: val_loss 2"),
+        (1.9, 0.2, True, "loses 0.1 to lr=2, the best of 2: within the predicted 0.2"),
+        (1.9, 0.05, False, "loses 0.1 to lr=2, the best of 2: more than the predicted 0.05"),
+        (1.9, float("nan"), None, "loses 0.1 to lr=2, the best of 2; the ladder predicted no"),
+    ],
+)
+def test_a_recommended_run_is_compared_with_others(
+    loss: float, regret: float, within: bool | None, text: str
+) -> None:
+    runs = pd.DataFrame({"run": ["lr=1", "lr=2"], "recommended": [True, False]})
+    runs["val_loss"] = [2.0, loss]
+    found = regret_sentence(runs, "val_loss", regret, scatter=0.001)
+    assert text in found[0]
+    assert found[1] is within

@@ -46,7 +46,9 @@ class Drift:
     drift_variance: float
 
     @classmethod
-    def of(cls, sizes: Sequence[float], optima: Sequence[float], errors: Sequence[float]) -> "Drift":
+    def of(
+        cls, sizes: Sequence[float], optima: Sequence[float], errors: Sequence[float]
+    ) -> "Drift":
         """Combine measured optima with the prior.
 
         Args:

@@ -6,12 +6,13 @@ hyperparameter the curve of the least loss over all others has an optimum
 at the target, with its interval (`mupl.analysis.drift`). The best losses follow limit + c (flops /
 least flops)^-power.
 
-Errors of optima and intervals of losses are a parametric bootstrap. The scatter s of a loss over seeds, as a share of the loss, is
-pooled over the good settings of all sizes, with f degrees of freedom. Then 400 times s is drawn
-anew (s^2 f / chi^2_f), every mean m of n seeds is shifted by a normal number times s m / sqrt(n),
-and everything is fitted again. What is given are the 2.5 and 97.5 percentiles. A loss is predicted
-for a single run, which has a scatter of its own. Where an optimum has no two neighbours, which were
-dropped or diverged, it may lie anywhere within half a step of the grid.
+Errors of optima and intervals of losses are a parametric bootstrap. The scatter s of a loss over
+seeds, as a share of the loss, is pooled over the good settings of all sizes, with f degrees of
+freedom. Then 400 times s is drawn anew (s^2 f / chi^2_f), every mean m of n seeds is shifted by a
+normal number times s m / sqrt(n), and everything is fitted again. What is given of a loss are the
+2.5 and 97.5 percentiles. A loss is predicted for a single run, which has a scatter of its own.
+Where an optimum has no two neighbours, which were dropped or diverged, it may lie anywhere within
+half a step of the grid.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,8 +66,8 @@ class Recommended:
         regret: the largest loss that the recommended value costs at a rung over the best one; NaN
             if it is not known.
         target_regret: the loss that it may cost at the target over the best value there, if that
-            lies at an end of the interval, by the parabola of the largest rung that has one; NaN
-            if it is not known.
+            lies at an end of the interval, by the mean parabola of the rungs; NaN if it is not
+            known.
         source: where the value comes from, as a sentence without its end.
     """
 
@@ -333,17 +334,14 @@ def _by_line(
     """Recommend what the optima of the rungs and the prior of their drift say of the target."""
     optima: dict[float, Interval] = {}
     drawn = []
-    curvature = NAN
     curves_by_size = dict(iter(profile(settings, key, size).groupby(size)))
     found = {of: Optimum.of(curve[key], curve["mean"]) for of, curve in curves_by_size.items()}
     for of_size, curve in curves_by_size.items():
         drawn.append(_drawn_optima(curve, key, draw))
         best = np.log2(float(found[of_size].x))
         optima[float(str(of_size))] = _powers(draw.interval(best, drawn[-1]))
-        if found[of_size].curvature > 0:
-            curvature = found[of_size].curvature
     values = [optimum.value for optimum in optima.values()]
-    errors = np.std(drawn, axis=1) if draw.known else np.full(len(values), UNKNOWN)
+    errors = [float(np.std(one)) if draw.known else UNKNOWN for one in drawn]
     posterior = Drift.of(list(optima), values, errors)
     at, error = posterior.at(target)
     value = _powers(draw.normal(at, error))
@@ -359,6 +357,8 @@ def _by_line(
     lost = []
     for of_size, curve in curves_by_size.items():
         lost.append(found[of_size].regret(value.value, curve[key], curve["mean"]))
+    curvatures = [optimum.curvature for optimum in found.values() if optimum.curvature > 0]
+    curvature = float(np.mean(curvatures)) if curvatures else NAN
     at_end = curvature / 2 * (np.log2(value.high) - at) ** 2
     return Recommended(key, value, drift, optima, _worst(lost), source, float(at_end))
 
