@@ -156,8 +156,8 @@ def main() -> None:
     table = pd.DataFrame(rows).T.astype(float)
     print(table.round(2).to_string(na_rep=""))
     for title, part in {"all": table, "with seeds": table[table["seeds"] > 1]}.items():
-        means = part.mean()
-        print(f"mean of {title}: " + ", ".join(f"{k} {v:.2f}" for k, v in means.items()))
+        for name, values in {"mean": part.mean(), "median": part.median()}.items():
+            print(f"{name} of {title}: " + ", ".join(f"{k} {v:.2f}" for k, v in values.items()))
 
 
 if __name__ == "__main__":

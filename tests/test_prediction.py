@@ -212,6 +212,18 @@ def test_drawn_settings_are_recommended_as_a_whole() -> None:
         assert by_key[key].drift is None
 
 
+def test_drawn_settings_may_be_tried_at_a_grid_of_another_key() -> None:
+    parts = []
+    drawn = [(1.0, 0.5), (0.7, 2.0), (1.6, 1.0), (2.0, 0.7)]
+    for place, (mult, factor) in enumerate(drawn):
+        lost = 0.1 * (place != 2)
+        part = ladder(noise=1e-4).assign(**{"model.output_mult": mult, "tune.hidden.lr": factor})
+        parts.append(part.assign(val_loss=part["val_loss"] + lost))
+    by_key = {one.key: one for one in predicted(pd.concat(parts, ignore_index=True)).recommended}
+    assert (by_key["model.output_mult"].plain, by_key["tune.hidden.lr"].plain) == (1.6, 1.0)
+    assert by_key["lr"].plain == pytest.approx(2**BEST, rel=0.02)
+
+
 def test_a_size_of_which_all_diverged_is_refused() -> None:
     results = ladder()
     results.loc[results["width"] == 256, "status"] = "diverged"

@@ -309,12 +309,18 @@ def _check(settings: pd.DataFrame, size: str) -> None:
 
 
 def _is_graded(settings: pd.DataFrame, key: str, keys: Sequence[str]) -> bool:
-    """Say whether a key has values of a grid, all above 0, whose logarithms a line can join."""
+    """Say whether a key has values of a grid, all above 0, whose logarithms a line can join.
+
+    Of a grid, most values were tried with most settings of the other keys. A value that was drawn
+    was tried with those that were drawn together with it.
+    """
     values = settings[key]
     if not is_numeric_dtype(values) or is_bool_dtype(values) or not (values > 0).all():
         return False
-    drawn = len(keys) > 1 and values.nunique() > len(settings.drop_duplicates(keys)) / 2
-    return not drawn and values.nunique() > 1
+    tried = settings[[*keys]].drop_duplicates()
+    others = tried.drop(columns=key).drop_duplicates()
+    crossed = values.nunique() * max(len(others), 1)
+    return values.nunique() > 1 and len(tried) > crossed / 2
 
 
 def profile(settings: pd.DataFrame, key: str, size: str) -> pd.DataFrame:
