@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from mupl.errors import ConfigError
 from mupl.road.configs import compose
+from mupl.road.export import export
 from mupl.road.neighbours import compare_runs
 from tests.commands import IGNORED, ROOT, command, environment, train, train_here
 
@@ -104,6 +105,19 @@ def test_a_run_of_the_recommendation_ends_with_its_certificate(
         compare_runs(folders[1:])
     with pytest.raises(ConfigError, match=r"has no certificate\.json"):
         compare_runs([tmp_path, sweep])
+
+
+@pytest.mark.parametrize("form", ["table", "torchtitan", "megatron"])
+def test_a_recommendation_is_exported_from_the_ladders_folder(
+    form: str, sweep: Path, tmp_path: Path
+) -> None:
+    assert not GlobalHydra().is_initialized()
+    file, _ = export(sweep, form, tmp_path)
+    lr = float(str(recommendation(sweep)["lr"]))
+    if form == "table":  # muP's readout of a model that is 64 / 8 times as wide as the base
+        table = pd.read_csv(file).set_index("name")
+        assert sorted(table["lr"].unique()) == pytest.approx([lr / 8, lr])
+    assert file.stat().st_size > 0
 
 
 def test_the_same_ladder_serves_another_target(
