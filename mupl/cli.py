@@ -391,6 +391,16 @@ def export(options: argparse.Namespace) -> None:
         print(f"note: {note}", file=sys.stderr)
 
 
+def certificate(options: argparse.Namespace) -> None:
+    """Print runs of a recommendation beside each other, and whether the recommended is best."""
+    from mupl.road.neighbours import compare_runs
+
+    table, sentence = compare_runs(options.run_folders)
+    rows: Any = table.to_dict("records")
+    show(rows, "runs of the target", options.format)
+    print(sentence)
+
+
 def list_sweeps(options: argparse.Namespace) -> None:
     """Print what the sweeps in a folder swept, how their jobs ended, and which was best."""
     from mupl.sweep.listing import list_sweeps
@@ -558,6 +568,14 @@ def _add_export(commands: Any) -> None:
     numbers.set_defaults(run=export)
 
 
+def _add_certificate(commands: Any) -> argparse.ArgumentParser:
+    about = "compare a run of a ladder's recommendation with runs at other values: is it the best?"
+    parser = commands.add_parser("certificate", help=about, description=about)
+    parser.add_argument("run_folders", type=Path, nargs="+", metavar="RUN", help="a run's folder")
+    parser.set_defaults(run=certificate)
+    return parser
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mupl", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -597,12 +615,13 @@ def _parser() -> argparse.ArgumentParser:
     state.set_defaults(run=sweep_status)
 
     _add_export(commands)
+    compared = _add_certificate(commands)
 
     listing = commands.add_parser("ls", help="list sweeps: what each swept, how it ended, the best")
     listing.add_argument("folder", type=Path, nargs="?", default=Path("multirun"))
     listing.set_defaults(run=list_sweeps)
     _add_wandb(commands)
 
-    for command in (rules, model, listing):
+    for command in (rules, model, compared, listing):
         command.add_argument("--format", choices=FORMATS, default="rich")
     return parser

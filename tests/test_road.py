@@ -14,7 +14,10 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from mupl.errors import ConfigError
 from mupl.road.configs import compose
+from mupl.road.export import export
+from mupl.road.neighbours import compare_runs
 from tests.commands import IGNORED, ROOT, command, environment, train, train_here
 
 pytestmark = IGNORED
@@ -88,8 +91,33 @@ def test_a_run_of_the_recommendation_ends_with_its_certificate(
     assert certificate["changed"] == []
     assert certificate["coordinates"]["compared"] > 20
     assert f"certificate: val_loss {row['val_loss']:.4g}, predicted" in done.stdout
-    again = train_here(capfd, *given, "lr=0.5")
-    assert "other values than the recommended ones: lr=0.5 (recommended: " in again.stdout
+    folders = [tmp_path]
+    for lr in (0.0005, 0.5):
+        folders.append(tmp_path / f"lr{lr}")
+        again = train_here(capfd, *given[:-1], f"hydra.run.dir={folders[-1]}", f"lr={lr}")
+        assert f"other values than the recommended ones: lr={lr} (recommended: " in again.stdout
+    table, sentence = compare_runs(folders[::-1])
+    assert table["lr"].tolist() == [0.0005, certificate["recommended"]["lr"], 0.5]
+    assert sentence.startswith("the recommended run is the best of 3: val_loss ")
+    compared = json.loads((tmp_path / "certificate.json").read_text())["compared"]
+    assert (compared["sentence"], compared["within"]) == (sentence, True)
+    with pytest.raises(ConfigError, match="needs a run with the recommended values and one with"):
+        compare_runs(folders[1:])
+    with pytest.raises(ConfigError, match=r"has no certificate\.json"):
+        compare_runs([tmp_path, sweep])
+
+
+@pytest.mark.parametrize("form", ["table", "torchtitan", "megatron"])
+def test_a_recommendation_is_exported_from_the_ladders_folder(
+    form: str, sweep: Path, tmp_path: Path
+) -> None:
+    assert not GlobalHydra().is_initialized()
+    file, _ = export(sweep, form, tmp_path)
+    lr = float(str(recommendation(sweep)["lr"]))
+    if form == "table":  # muP's readout of a model that is 64 / 8 times as wide as the base
+        table = pd.read_csv(file).set_index("name")
+        assert sorted(table["lr"].unique()) == pytest.approx([lr / 8, lr])
+    assert file.stat().st_size > 0
 
 
 def test_the_same_ladder_serves_another_target(

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mupl.analysis.coordinates import over_blocks, records
-from mupl.analysis.prediction import Interval
+from mupl.analysis.prediction import NORMAL, Interval
 
 SAME = 0.5  # octaves off the line through the proxies that still count as the same
 KEYS = ["kind", "name", "t"]
@@ -85,6 +85,43 @@ def loss_sentence(predicted: Interval | None, measured: float, metric: str) -> s
     elif not measured <= predicted.high:
         where = "worse than"
     return f"{said} (95 % {predicted.low:.4g} to {predicted.high:.4g}): {where} the interval"
+
+
+def regret_sentence(
+    runs: pd.DataFrame, metric: str, regret: float, scatter: float
+) -> tuple[str, bool | None]:
+    """Say whether the recommended run is the best of several, or loses what was predicted.
+
+    It may lose the predicted regret, and by chance 1.96 sqrt(2) times the scatter of one run.
+
+    Args:
+        runs: a row a run: run (its name), recommended (whether it has the recommended values), and
+            the metric, infinite where it diverged. Recommended runs count by their mean.
+        metric: the loss.
+        regret: the predicted one; NaN if it is not known.
+        scatter: of a loss over seeds, as a share of the loss; NaN if it is not known.
+
+    Returns:
+        The sentence, and whether the loss is within what was predicted; None if nothing was.
+
+    >>> runs = pd.DataFrame({"run": ["lr=1", "lr=2"], "recommended": [True, False]})
+    >>> text, within = regret_sentence(runs.assign(val_loss=[2.0, 2.1]), "val_loss", 0.1, 0.01)
+    >>> text, within
+    ('the recommended run is the best of 2: val_loss 2', True)
+    """
+    recommended = float(runs.loc[runs["recommended"], metric].mean())
+    best = runs.iloc[int(runs[metric].to_numpy(float).argmin())]
+    lost = recommended - float(best[metric])
+    if lost <= 0 or best["recommended"]:
+        text = f"the recommended run is the best of {len(runs)}: {metric} {recommended:.4g}"
+        return text, True
+    said = f"the recommended run loses {lost:.3g} to {best['run']}, the best of {len(runs)}"
+    chance = NORMAL * np.sqrt(2) * scatter * float(best[metric])
+    if np.isnan(regret) or np.isnan(chance):
+        return f"{said}; the ladder predicted no regret", None
+    within = bool(lost <= regret + chance)
+    how = "within" if within else "more than"
+    return f"{said}: {how} the predicted {regret:.3g} and the {chance:.3g} of chance", within
 
 
 def coordinates_sentence(compared: pd.DataFrame) -> str:

@@ -2,15 +2,17 @@
 
 A ladder is a sweep at several sizes. At each size (rung) losses are averaged over seeds. Of each
 hyperparameter the curve of the least loss over all others has an optimum
-(`mupl.analysis.transfer.Optimum`). The optima follow a line in the logarithms of value and size,
-and the best losses follow limit + c (flops / least flops)^-power.
+(`mupl.analysis.transfer.Optimum`). The optima and what is known of drifts beforehand give the value
+at the target, with its interval (`mupl.analysis.drift`). The best losses follow limit + c (flops /
+least flops)^-power.
 
-Intervals are a parametric bootstrap. The scatter s of a loss over seeds, as a share of the loss, is
-pooled over the good settings of all sizes, with f degrees of freedom. Then 400 times s is drawn
-anew (s^2 f / chi^2_f), every mean m of n seeds is shifted by a normal number times s m / sqrt(n),
-and everything is fitted again. What is given are the 2.5 and 97.5 percentiles. A loss is predicted
-for a single run, which has a scatter of its own. Where an optimum has no two neighbours, which were
-dropped or diverged, it may lie anywhere within half a step of the grid.
+Errors of optima and intervals of losses are a parametric bootstrap. The scatter s of a loss over
+seeds, as a share of the loss, is pooled over the good settings of all sizes, with f degrees of
+freedom. Then 400 times s is drawn anew (s^2 f / chi^2_f), every mean m of n seeds is shifted by a
+normal number times s m / sqrt(n), and everything is fitted again. What is given of a loss are the
+2.5 and 97.5 percentiles. A loss is predicted for a single run, which has a scatter of its own.
+Where an optimum has no two neighbours, which were dropped or diverged, it may lie anywhere within
+half a step of the grid.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,11 +23,13 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
+from mupl.analysis.drift import TAU, UNKNOWN, Drift
 from mupl.analysis.transfer import INF, NAN, SIZES, Optimum, curves, differing_columns
 from mupl.errors import ConfigError
 
 DRAWS = 400
 PERCENT = (2.5, 97.5)
+NORMAL = 1.96  # standard deviations of a normal number, within which 95 % lie
 POWERS = np.linspace(0.02, 2, 199)  # of FLOPs, that a law of losses may have
 LAW_SIZES = 3  # fewer do not tell limit, factor and power
 GOOD = 0.05  # of a loss above the best of its size: settings whose scatter over seeds counts
@@ -61,6 +65,9 @@ class Recommended:
         optima: the best value at each rung, by size: intervals, or choices.
         regret: the largest loss that the recommended value costs at a rung over the best one; NaN
             if it is not known.
+        target_regret: the loss that it may cost at the target over the best value there, if that
+            lies at an end of the interval, by the mean parabola of the rungs; NaN if it is not
+            known.
         source: where the value comes from, as a sentence without its end.
     """
 
@@ -70,6 +77,7 @@ class Recommended:
     optima: Mapping[float, Any]
     regret: float
     source: str
+    target_regret: float = NAN
 
     @property
     def plain(self) -> Any:
@@ -277,6 +285,11 @@ class _Draws:
         """Draw where, within a step of the grid, an optimum without neighbours lies: (draws,)."""
         return self._generator.uniform(-0.5, 0.5, DRAWS)
 
+    def normal(self, value: float, error: float) -> Interval:
+        """Return 95 % of a normal number; NaN if the scatter is not known."""
+        half = NORMAL * error if self.known else NAN
+        return Interval(value, value - half, value + half)
+
     def interval(self, value: float, drawn: np.ndarray) -> Interval:
         """Return the percentiles of what was fitted again; NaN if the scatter is not known."""
         finite = drawn[np.isfinite(drawn)]
@@ -296,12 +309,18 @@ def _check(settings: pd.DataFrame, size: str) -> None:
 
 
 def _is_graded(settings: pd.DataFrame, key: str, keys: Sequence[str]) -> bool:
-    """Say whether a key has values of a grid, all above 0, whose logarithms a line can join."""
+    """Say whether a key has values of a grid, all above 0, whose logarithms a line can join.
+
+    Of a grid, most values were tried with most settings of the other keys. A value that was drawn
+    was tried with those that were drawn together with it.
+    """
     values = settings[key]
     if not is_numeric_dtype(values) or is_bool_dtype(values) or not (values > 0).all():
         return False
-    drawn = len(keys) > 1 and values.nunique() > len(settings.drop_duplicates(keys)) / 2
-    return not drawn and values.nunique() > 1
+    tried = settings[[*keys]].drop_duplicates()
+    others = tried.drop(columns=key).drop_duplicates()
+    crossed = values.nunique() * max(len(others), 1)
+    return values.nunique() > 1 and len(tried) > crossed / 2
 
 
 def profile(settings: pd.DataFrame, key: str, size: str) -> pd.DataFrame:
@@ -318,37 +337,36 @@ def profile(settings: pd.DataFrame, key: str, size: str) -> pd.DataFrame:
 def _by_line(
     settings: pd.DataFrame, key: str, size: str, target: float, draw: _Draws
 ) -> Recommended:
-    """Recommend what the optima of the rungs say: their mean, or the line through them."""
+    """Recommend what the optima of the rungs and the prior of their drift say of the target."""
     optima: dict[float, Interval] = {}
     drawn = []
     curves_by_size = dict(iter(profile(settings, key, size).groupby(size)))
+    found = {of: Optimum.of(curve[key], curve["mean"]) for of, curve in curves_by_size.items()}
     for of_size, curve in curves_by_size.items():
         drawn.append(_drawn_optima(curve, key, draw))
-        best = np.log2(float(Optimum.of(curve[key], curve["mean"]).x))
+        best = np.log2(float(found[of_size].x))
         optima[float(str(of_size))] = _powers(draw.interval(best, drawn[-1]))
-    octaves = np.log2(list(optima))
-    values = np.log2([optimum.value for optimum in optima.values()])
-    all_drawn = np.stack(drawn)  # (sizes, draws), in octaves
-    if len(optima) < 2:
-        value = draw.interval(float(values[0]), all_drawn[0])
-        drift, source = None, f"the best at {size} {next(iter(optima)):g}, the only one"
-    else:
-        slope, start = np.polyfit(octaves, values, 1)
-        slopes, starts = np.polyfit(octaves, all_drawn, 1)
-        at = float(np.log2(target))
-        drift = draw.interval(float(slope), slopes)
-        line = draw.interval(float(start + slope * at), starts + slopes * at)
-        value = line
-        source = f"the line through the best at {len(optima)} sizes"
-        if not draw.known or 0 in drift:
-            value = Interval(float(values.mean()), line.low, line.high)
-            source = f"the mean of the best at {len(optima)} sizes, as no drift is certain"
-    back = _powers(value)
+    values = [optimum.value for optimum in optima.values()]
+    errors = [float(np.std(one)) if draw.known else UNKNOWN for one in drawn]
+    posterior = Drift.of(list(optima), values, errors)
+    at, error = posterior.at(target)
+    value = _powers(draw.normal(at, error))
+    drift, source = None, f"the best at {size} {next(iter(optima)):g}, the only one"
+    if len(optima) > 1:
+        octaves = np.log2(list(optima))
+        slopes = np.polyfit(octaves, np.stack(drawn), 1)[0]
+        drift = draw.interval(float(np.polyfit(octaves, np.log2(values), 1)[0]), slopes)
+        source = (
+            f"the best at {len(optima)} sizes, with {posterior.drift:+.2f} octaves of drift a "
+            f"doubling (measured {drift.value:+.2f}, expected 0 +- {TAU:g})"
+        )
     lost = []
-    for curve in curves_by_size.values():
-        found = Optimum.of(curve[key], curve["mean"])
-        lost.append(found.regret(back.value, curve[key], curve["mean"]))
-    return Recommended(key, back, drift, optima, _worst(lost), source)
+    for of_size, curve in curves_by_size.items():
+        lost.append(found[of_size].regret(value.value, curve[key], curve["mean"]))
+    curvatures = [optimum.curvature for optimum in found.values() if optimum.curvature > 0]
+    curvature = float(np.mean(curvatures)) if curvatures else NAN
+    at_end = curvature / 2 * (np.log2(value.high) - at) ** 2
+    return Recommended(key, value, drift, optima, _worst(lost), source, float(at_end))
 
 
 def _powers(octaves: Interval) -> Interval:
@@ -443,7 +461,7 @@ def _warnings(found: Prediction, settings: pd.DataFrame) -> list[str]:
             said.append(
                 f"the best {one.key} drifts by {one.drift.value:+.2f} octaves a doubling of "
                 f"{SIZES.get(size, size)} ({one.drift.low:.2f} to {one.drift.high:.2f}): the "
-                "recommended value follows the line, and is the less sure the further the target"
+                "recommended value follows it, and is the less sure the further the target"
             )
     if not found.freedom:
         said.append("one seed: no interval is known; say seed=0,1 or more")

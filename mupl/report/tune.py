@@ -188,7 +188,7 @@ def _record_proxies(
         config = with_values(source.config, _sizes_of(rung))
         for seed in sorted(rung["seed"].unique())[:SEEDS]:
             changed = with_values(config, {**values, "seed": int(seed)})
-            tables.append(record_first_steps(changed, sweep_dir / "proxies"))
+            tables.append(record_first_steps(changed))
     save_table(pd.concat(tables), sweep_dir / PROXIES)
 
 
@@ -237,7 +237,8 @@ def recommended_table(found: Prediction) -> pd.DataFrame:
         row |= {"low": value.low, "high": value.high}
         drift = one.drift or Interval(float("nan"))
         row |= {"drift": drift.value, "drift_low": drift.low, "drift_high": drift.high}
-        rows.append(row | {"regret": one.regret, "source": one.source})
+        row |= {"regret": one.regret, "target_regret": one.target_regret}
+        rows.append(row | {"source": one.source})
     return pd.DataFrame(rows)
 
 

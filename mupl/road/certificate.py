@@ -26,14 +26,25 @@ class Certificate(Callback):
         metric: the loss that was predicted.
         loss: value, low and high of it; None if none was predicted.
         recommended: the recommended values, by key.
+        regret: the loss that these may cost over the best ones; None if it is not known.
+        scatter: of a loss over seeds, as a share of the loss; None if it is not known.
     """
 
     def __init__(
-        self, metric: str, loss: Mapping[str, Any] | None, recommended: Mapping[str, Any]
+        self,
+        metric: str,
+        loss: Mapping[str, Any] | None,
+        recommended: Mapping[str, Any],
+        regret: float | None = None,
+        scatter: float | None = None,
     ) -> None:
         self.metric = metric
         self.loss = loss
-        self.recommended = recommended
+        self.recommended: Any = recommended
+        if OmegaConf.is_config(recommended):
+            self.recommended = OmegaConf.to_container(self.recommended)
+        self.regret = regret
+        self.scatter = scatter
         self._alone = False
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -76,13 +87,18 @@ class Certificate(Callback):
             said.append(f"other values than the recommended ones: {', '.join(changed)}")
         compared = _compared(folder, sweep, float(row["width"]))
         said.append(coordinates_sentence(compared))
+        values = {key: setting(key, row["config"], row["choices"]) for key in self.recommended}
         is_known = predicted is not None and not math.isnan(predicted.low)
         return {
             "metric": self.metric,
             "predicted": None if self.loss is None else dict(self.loss),
             "measured": measured if math.isfinite(measured) else None,
             "inside": measured in predicted if predicted is not None and is_known else None,
+            "recommended": dict(self.recommended),
+            "values": values,
             "changed": changed,
+            "regret": self.regret,
+            "scatter": self.scatter,
             "coordinates": plain(compared),
             "sentences": said,
             "ladder": str(sweep) if sweep else None,
@@ -90,11 +106,8 @@ class Certificate(Callback):
 
     def _changed(self, row: Mapping[str, Any]) -> list[str]:
         """Name the keys whose values are not the recommended ones."""
-        recommended: Any = self.recommended
-        if OmegaConf.is_config(recommended):
-            recommended = OmegaConf.to_container(recommended)
         found = []
-        for key, value in recommended.items():
+        for key, value in self.recommended.items():
             now = setting(key, row["config"], row["choices"])
             if str(now) != str(value) and now != value:
                 found.append(f"{key}={now} (recommended: {value})")

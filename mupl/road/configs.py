@@ -22,28 +22,34 @@ from mupl.tuning.ladder import SIZES
 MAIN = "train"  # the config that others are told apart from
 
 
-def compose(overrides: Sequence[str], name: str = MAIN, searched: Sequence[str] = ()) -> DictConfig:
+def compose(
+    overrides: Sequence[str],
+    name: str = MAIN,
+    searched: Sequence[str] = (),
+    folder: Path = CONF,
+) -> DictConfig:
     """Compose a config as the command line does.
 
     Args:
         overrides: of the command line, such as model=gpt.
         name: of the main config.
         searched: more places where config groups lie, such as file:///home/me/conf.
+        folder: where the main config lies, unless a command is running, which knows that.
     """
     if searched:
         overrides = [f"hydra.searchpath=[{','.join(searched)}]", *overrides]
-    with _loader() as loader:
+    with _loader(folder) as loader:
         return loader.load_configuration(name, list(overrides), RunMode.RUN, from_shell=False)
 
 
 @contextmanager
-def _loader() -> Iterator[Any]:
-    """Yield Hydra's loader of configs: the running command's, or one of mupl's own configs."""
+def _loader(folder: Path) -> Iterator[Any]:
+    """Yield Hydra's loader of configs: the running command's, or one of the configs in a folder."""
     if GlobalHydra().is_initialized():
         yield GlobalHydra.instance().config_loader()
         return
     register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
         yield GlobalHydra.instance().config_loader()
 
 

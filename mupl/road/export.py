@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mupl.errors import ConfigError
 from mupl.files import write_atomically
@@ -21,6 +21,7 @@ from mupl.road.numbers import Numbers, inexpressible
 from mupl.road.recommendation import FILE
 from mupl.roles import ParamInfo
 from mupl.training.config import load_data
+from mupl.training.overrides import CONF
 from mupl.training.setup import Setup
 
 DEFAULT_ROTARY = 10_000.0
@@ -69,10 +70,11 @@ def export(folder: Path, form: str, out: Path | None = None) -> tuple[Path, list
 
 def config_of(folder: Path) -> DictConfig:
     """Return the config that a ladder recommends, or else the one that a run had; resolved."""
-    if (folder / FILE).exists():
-        source = f"file://{folder.resolve()}"
-        return resolved(compose([], FILE.removesuffix(".yaml"), [source]))
-    return resolved(job_config(folder))
+    file = folder / FILE
+    if not file.exists():
+        return resolved(job_config(folder))
+    own: Any = OmegaConf.select(OmegaConf.load(file), "hydra.searchpath", default=[])
+    return resolved(compose([], file.stem, [f"file://{CONF.resolve()}", *own], folder))
 
 
 def table(setup: Setup) -> Form:

@@ -1,6 +1,7 @@
 """The first steps of a run, recorded: what its certificate is compared with."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 from lightning import Callback, LightningModule, Trainer
@@ -30,13 +31,13 @@ class StopAfter(Callback):
             trainer.should_stop = True
 
 
-def record_first_steps(config: DictConfig, folder: Path) -> pd.DataFrame:
-    """Train the first steps of a config's run, and return a recorder's rows of them.
+def record_first_steps(config: DictConfig) -> pd.DataFrame:
+    """Train the first steps of a config's run, and return a recorder's rows of them."""
+    with TemporaryDirectory() as folder:  # of this process, as several may end a sweep at once
+        return _record(config, Path(folder))
 
-    Args:
-        config: of the run.
-        folder: for the table that is recorded.
-    """
+
+def _record(config: DictConfig, folder: Path) -> pd.DataFrame:
     config = resolved(config)
     arguments = recorded(config.max_steps)
     coordinates = {

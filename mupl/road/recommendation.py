@@ -193,7 +193,8 @@ def _certificate(found: Prediction, metric: str) -> dict[str, Any]:
     entry: dict[str, Any] = {"_target_": "mupl.road.certificate.Certificate", "metric": metric}
     entry["loss"] = None if found.loss is None else _rounded(asdict(found.loss))
     entry["recommended"] = {one.key: one.plain for one in found.recommended}
-    return entry
+    regret = sum(one.target_regret for one in found.recommended)
+    return entry | _rounded({"regret": regret, "scatter": found.scatter})
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float | None]:

@@ -69,8 +69,20 @@ def _new_stacks(jobs: Sequence[Job], options: Options) -> list[list[Job]]:
     stacks = []
     for group in groups.values():
         limit = _limit(group[0], options)
-        stacks += plan.split(group, limit, seed=lambda job: job.config.seed)
+        parts = plan.split(group, limit, seed=lambda job: job.config.seed)
+        if len(parts) > 1 and group[0].config.halving.rungs:
+            print(_apart(group, parts), flush=True)
+        stacks += parts
     return stacks
+
+
+def _apart(jobs: Sequence[Job], stacks: Sequence[Sequence[Job]]) -> str:
+    """Say that a halving compares parts of the jobs only."""
+    return (
+        f"warning: {len(jobs)} jobs that halving should compare are {len(stacks)} stacks, as one "
+        f"may have {max(map(len, stacks))}; each is halved by itself, so that a setting may be "
+        "dropped of one seed and not of another; halving.rungs=[] trains all to the end"
+    )
 
 
 def _limit(job: Job, options: Options) -> int:
