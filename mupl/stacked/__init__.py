@@ -10,9 +10,10 @@ In the order of the data:
   is done already, and for the jobs that other processes train (`mupl.claims`). `finish` leaves of a
   job what Hydra does.
 - `stacks` puts jobs into stacks: `describe` makes a job's setup, `plan` says which jobs may share a
-  stack, and how many of them. `executors` may send a stack to another machine.
+  stack, and how many of them. `executors` may send a stack to another machine, `devices` to another
+  GPU of this one. `cohorts` says which jobs of a halving are compared, in whatever stacks.
 - `train` trains it, wherever it is: it builds the stack, asks it for steps, validates, saves and
-  stops.
+  stops; `progress` shows how far it is.
 - `stack` is the training loop. It is made of `model` (the setups of S members become one module
   with weights (S, ...)), `batches` (one batch a seed), `optimizer` (one update of all members) with
   its `rules` and `preconditioned`, and `compiled` (kernels and CUDA graphs).
@@ -28,4 +29,5 @@ What it guarantees, and the tests that hold it:
   one, with a line that says why (tests/test_launcher.py, tests/test_plan.py).
 - A sweep that was interrupted or killed goes on and ends as if nothing had been; a member that
   diverges is frozen and touches no other (tests/test_launcher.py, tests/test_stack.py).
+- Several devices leave what one leaves, and halving drops the same jobs (tests/test_devices.py).
 """

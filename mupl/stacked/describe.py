@@ -16,6 +16,7 @@ from mupl.stacked.rules import NotStackable, has_default_options, stackable
 from mupl.training.checks import check
 from mupl.training.config import TUNED_KEYS, build_setup, tuned
 from mupl.training.setup import Setup
+from mupl.training.threads import step_flops
 
 # By the values that are trained, without TUNED_KEYS: jobs that differ in nothing else share a
 # setup, which holds no weights.
@@ -64,6 +65,11 @@ def _describe(config: DictConfig) -> Setup:
     check_stackable(setup)
     stackable(setup.optimizer_class)
     return setup
+
+
+def flops(config: DictConfig, setup: Setup) -> float:
+    """Estimate the floating point operations of the training of a job."""
+    return config.max_steps * step_flops(setup.infos, instantiate(config.data), config.batch_size)
 
 
 def nbytes(config: DictConfig, setup: Setup) -> int:

@@ -20,7 +20,7 @@ from mupl.identity import (
     remember_id,
     without_hydra,
 )
-from mupl.stacked.cohorts import unfinished_cohorts
+from mupl.stacked.cohorts import delete_losses
 from mupl.stacked.compose import SweepConfigLoader
 from mupl.stacked.finish import finish, is_finished
 from mupl.stacked.member import Job
@@ -125,6 +125,7 @@ class Sweep:
                 self._returns[job.number] = returned
             elif row is None and holder(job.folder) is None and (rerun == "all" or job.is_done()):
                 (job.folder / RESULT_FILE).unlink(missing_ok=True)
+                delete_losses(job.folder)
                 anew.add(job.id)
         if anew:  # else there is no need to read the checkpoints twice
             self._delete_checkpoints(lambda ids: not anew.isdisjoint(ids))
@@ -146,22 +147,19 @@ class Sweep:
         return missing
 
     def _train(self, missing: Mapping[str, Job]) -> None:
-        """Train jobs in stacks, and then those that could not be stacked one by one."""
+        """Train jobs in stacks, and then those that could not be stacked one by one.
+
+        Jobs that wait at a rung for those of a process that is gone are left: these come next.
+        """
         # imports torch, for which a sweep that is done need not wait
         from mupl.stacked.checkpoint import begun
         from mupl.stacked.stacks import train_stacks
 
         known = {job.id: job for job in self._jobs}
-        earlier = []
         stacks = begun(self.states, missing, self._master.rerun)
-        if self._master.halving.rungs:
-            stacks += unfinished_cohorts(self.states, missing, stacks)
-        for ids in stacks:
-            # members that are done go along, so that the others train as before
-            earlier.append([known[id] for id in ids if id in known])
-        train_stacks(earlier, missing, self.states, self._options, ended=self._finish)
+        wait = train_stacks(stacks, missing, known, self.states, self._options, ended=self._finish)
         for job in missing.values():
-            if not job.is_done() and holder(job.folder) is None:
+            if not job.is_done() and job.id not in wait and holder(job.folder) is None:
                 # a copy, as Hydra makes its part read-only
                 config = copy.deepcopy(self._config(job))
                 folders = ("hydra.sweep.dir", "hydra.sweep.subdir")

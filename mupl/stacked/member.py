@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from mupl.identity import RESULT_FILE, write_result
+from mupl.stacked.cohorts import Rival
 
 if TYPE_CHECKING:
     from mupl.training.setup import Setup
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """A run of a sweep.
 
@@ -54,6 +55,11 @@ class Job:
     def is_done(self) -> bool:
         """Whether it has a result."""
         return (self.folder / RESULT_FILE).exists()
+
+    @property
+    def rival(self) -> Rival:
+        """What the other jobs of its cohort must know of it."""
+        return Rival(self.id, self.folder, self.row["config"])
 
     def write(self, outcome: dict[str, Any]) -> None:
         """Write its row of results."""

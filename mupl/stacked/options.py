@@ -12,18 +12,21 @@ class Options:
     """`hydra.launcher.*`, with the defaults.
 
     Args:
+        devices: of this machine that train stacks at the same time, each in a process of its own: a
+            number, or "all".
         max_members: of one stack; None for as many as memory holds and are fast.
         memory_gb: for one stack; None for what is free.
         save_every: seconds between checkpoints, or more where saving would take more than 5 % of
             the time.
         executor: "submitit_local", "submitit_slurm" or "ray" sends stacks there; None trains them
-            here.
+            on this machine.
         resources: of one stack's task, in the words of submitit or Ray.
 
     Raises:
         ConfigError: on a value that cannot be.
     """
 
+    devices: Any = 1
     max_members: int | None = None
     memory_gb: float | None = None
     save_every: float = 30.0
@@ -35,6 +38,17 @@ class Options:
             raise ConfigError(
                 f"hydra.launcher.executor={self.executor}: "
                 f"must be null or one of {', '.join(EXECUTORS)}"
+            )
+        is_count = type(self.devices) is int and self.devices >= 1
+        if self.devices != "all" and not is_count:
+            raise ConfigError(
+                f"hydra.launcher.devices={self.devices}: must be a whole number >= 1, or all; "
+                "CUDA_VISIBLE_DEVICES says which"
+            )
+        if self.devices != 1 and self.executor is not None:
+            raise ConfigError(
+                f"hydra.launcher.devices={self.devices}: are this machine's, and "
+                f"hydra.launcher.executor={self.executor} sends each stack to a task: leave out one"
             )
         if self.max_members is not None and self.max_members < 1:
             raise ConfigError(

@@ -116,6 +116,26 @@ def member_bytes(
     return itemsize * (round((2 + states) * parameters) + 4 * positions * outputs)
 
 
+def parts(costs: Sequence[float], devices: int) -> list[int]:
+    """Return into how many parts to divide each group of jobs, for devices of one speed.
+
+    No part then costs more than the share of one device.
+
+    Args:
+        costs: of the groups, in any unit.
+
+    Example:
+        >>> parts([1, 4, 9], devices=4)
+        [1, 2, 3]
+    """
+    share = sum(costs) / devices
+    counts = []
+    for cost in costs:
+        # rounded, as sums of floating point numbers may be a little too small
+        counts.append(max(1, math.ceil(round(cost / share, 6))) if share > 0 else 1)
+    return counts
+
+
 def split(
     members: Sequence[T],
     limit: int,

@@ -66,6 +66,15 @@ class Halving:
         """The number of updates after which each rung comes: from 1 to max_steps - 1."""
         return [min(max(1, round(rung * max_steps)), max_steps - 1) for rung in self.rungs]
 
+    def names(self, max_steps: int) -> list[str]:
+        """Say what is compared at each rung, and when.
+
+        Example:
+            >>> Halving((0.1, 0.3), (0.5, 0.5), None, "val_loss").names(100)
+            ['val_loss at step 10', 'val_loss at step 30']
+        """
+        return [f"{self.metric} at step {step}" for step in self.steps(max_steps)]
+
     def plain(self) -> dict[str, Any]:
         """What a dropped job's result records, to be compared with the same of another command."""
         plain: dict[str, Any] = json.loads(json.dumps(vars(self)))
