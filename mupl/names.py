@@ -138,6 +138,7 @@ AS_WRITTEN = {
     "val_loss": "validation loss",
     "train_loss": "training loss",
     "val_accuracy": "validation accuracy",
+    "readout_norm": "norm of the readout",
 }
 
 

@@ -103,16 +103,19 @@ def test_a_sweep_ends_with_one_tidy_table(sweep: Swept) -> None:
     folder, _ = sweep
     table = pd.read_csv(folder / "results.csv")
     assert list(table.columns[:5]) == ["width", "lr", "seed", "parametrization", "optimizer"]
-    assert list(table.columns[-8:]) == [
-        "status", "steps", "train_loss", "val_loss", "val_accuracy", "seconds", "error", "folder",
+    assert list(table.columns[-9:]) == [
+        "status", "steps", "train_loss", "val_loss", "val_accuracy", "readout_norm", "seconds",
+        "error", "folder",
     ]  # fmt: skip
     assert len(table) == 12
     status = table.groupby("lr")["status"].unique().map(list).to_dict()
     assert status == {0.05: ["completed"], 1e30: ["diverged"], -1.0: ["failed"]}
     assert set(table["width"]) == {"8", "[8, 16]"}
     completed = table[table["status"] == "completed"]
-    assert completed[["train_loss", "val_loss", "val_accuracy"]].notna().all(axis=None)
-    assert table.loc[table["status"] == "diverged", "val_loss"].isna().all()
+    finite = ["train_loss", "val_loss", "val_accuracy", "readout_norm"]
+    assert completed[finite].notna().all(axis=None)
+    unknown = table.loc[table["status"] == "diverged", ["val_loss", "readout_norm"]]
+    assert unknown.isna().all(axis=None)
     assert (
         table.loc[table["status"] == "failed", "error"].str.contains(
             "lr=-1: must be a finite number > 0"

@@ -95,6 +95,24 @@ def test_drift_in_octaves_per_doubling_with_its_interval() -> None:
     assert math.isnan(transfer(sweep(seeds=[0.0])).loc[0, "drift_low"])
 
 
+def test_norm_transfer_is_the_slope_of_the_norm_at_the_optimum() -> None:
+    results = sweep(drift=-0.5, seeds=(0.0,))
+    octaves = np.log2(results["lr"])
+    growth = np.log2(results["width"] / 64)
+    # linear in log2(lr) at a width, and 3 width^0.25 where the optimum of that width lies
+    at_optimum = octaves + 8.3 + 0.5 * growth
+    norms = results.assign(readout_norm=3 * 2 ** (0.25 * growth) + at_optimum)
+    found = optima(norms)
+    assert found["readout_norm"].tolist() == pytest.approx([3 * 2 ** (0.25 * k) for k in range(5)])
+    (row,) = transfer(norms).to_dict("records")
+    assert (row["norm_drift"], row["norm_low"]) == pytest.approx((0.25, 0.25))
+    assert "norm_drift" not in transfer(results)
+    # a width whose norms are not known leaves the slope unknown
+    lost = norms.assign(readout_norm=norms["readout_norm"].where(norms["width"] != 128))
+    (row,) = transfer(lost).to_dict("records")
+    assert math.isnan(row["norm_drift"])
+
+
 def test_the_fit_error_is_the_distance_from_the_scaling_law() -> None:
     shifts = dict(
         zip(WIDTHS, (0.3, -0.3, 0.0, -0.3, 0.3), strict=True)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from mupl.analysis.readout_norms import NORM
 from mupl.analysis.transfer import hyperparameter_name
 from mupl.errors import ConfigError, enumerated
 from mupl.identity import OUTCOMES
@@ -91,7 +92,7 @@ class Columns:
 class LossTable(NamedTuple):
     """Runs as `mupl.analysis.transfer` takes them, and how they were read."""
 
-    results: pd.DataFrame  # columns: table, by, size, x, seed, status and the loss
+    results: pd.DataFrame  # columns: table, by, size, x, seed, status, the loss, readout_norm
     size: str
     loss: str
     x: str  # lr, or the column of the hyperparameter that is looked at in its place
@@ -139,8 +140,12 @@ def read_losses(files: Sequence[Path], columns: Columns | None = None) -> LossTa
     results = _least_of_tuned(results, loss, columns.tuned)
     _check_grid(results, columns)
     order = ["table", *by, size, x, "seed"]
+    last = ["status", loss]
+    if NORM in texts:  # of a sweep's results.csv
+        results[NORM] = pd.to_numeric(texts[NORM].loc[results.index], errors="coerce")
+        last.append(NORM)
     results = results.sort_values(order, kind="stable", ignore_index=True)
-    return LossTable(results[[*order, "status", loss]], size, loss, x, notes)
+    return LossTable(results[[*order, *last]], size, loss, x, notes)
 
 
 def _check_grid(results: pd.DataFrame, columns: Columns) -> None:

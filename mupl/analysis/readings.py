@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mupl.analysis.readout_norms import norm_reading
 from mupl.analysis.transfer import (
     POWERS,
     SIZES,
@@ -58,6 +59,7 @@ def readings(
         parts = [_drift(row, size, x)] if "drift" in row else []
         parts.append(_regret(row, group, size))
         parts.append(_law(group, size))
+        parts.append(norm_reading(row, hyperparameter_name(x)))
         sentences = [part for part in parts if part]
         said.append("\n  ".join([f"{name}: {sentences[0]}", *sentences[1:]]))
     return said

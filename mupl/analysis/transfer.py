@@ -14,7 +14,9 @@ optimizer; `mupl.analysis.loss_tables` makes such a table of anybody's file, wit
 - worst_regret: the largest loss that the optimal x of the smallest size costs at a larger one;
 - grid_regret: the same of values that were tried: the largest loss, measured, that the best one
   of the smallest size costs over the best one; NaN if it was not tried at every size;
-- edges: sizes whose optimum lies at the edge of the grid; neither it nor what follows is known.
+- edges: sizes whose optimum lies at the edge of the grid; neither it nor what follows is known;
+- norm_drift, norm_low, norm_high: slope of log2(norm of the readout at the optimum) against
+  log2(size), and its interval by the scatter (`mupl.analysis.readout_norms`).
 
 and the metrics that Kalra & Barkeshli (2026) ask for, as defined here:
 
@@ -38,6 +40,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from mupl.analysis.coordinates import records
+from mupl.analysis.readout_norms import norm_drift, with_norms
 from mupl.analysis.slopes import fit_slope, interval
 from mupl.identity import IDENTITY, OUTCOMES
 
@@ -316,8 +319,9 @@ def optima(
     Columns: `curve_keys`, x (of the mean over seeds; see `Optimum`), loss, curvature, at_edge,
     regret (loss at the smallest size's optimal x over that at its own) and grid_regret (the same of
     the values that were tried, without a parabola). Where x is a number also the 95 % t-interval
-    over the optima of each seed, as `{x}_low` and `{x}_high`. Curves on which every run diverged
-    are left out.
+    over the optima of each seed, as `{x}_low` and `{x}_high`. Where norms of readouts are known
+    there is `readout_norm` (`mupl.analysis.readout_norms`). Curves on which every run diverged are
+    left out.
 
     >>> grid = [(width, lr) for width in (64, 128) for lr in (0.5, 1.0, 2.0)]
     >>> results = pd.DataFrame(grid, columns=["width", "lr"])
@@ -354,10 +358,12 @@ def optima(
             row["grid_regret"] = measured.sum(min_count=1) - losses.min()  # NaN if it was not tried
             rows.append(row)
     found = pd.DataFrame(rows)
-    if found.empty or not is_numeric_dtype(table[x]):
+    if found.empty:
         return found
-    of_seeds = _optima_of_seeds(results, metric, x)
-    return _with_intervals(found, of_seeds, keys, x)
+    if is_numeric_dtype(table[x]):
+        of_seeds = _optima_of_seeds(results, metric, x)
+        found = _with_intervals(found, of_seeds, keys, x)
+    return with_norms(found, results, keys, x)
 
 
 def _without(key: str, keys: list[str]) -> list[str]:
@@ -396,6 +402,7 @@ def transfer(
         if ordered:
             row |= _scaling_law(series, size, x)
         row |= _losses_along(series, size)
+        row |= norm_drift(series, size)
         rows.append(row)
     table = _with_penalty(pd.DataFrame(rows), keys)
     if table.empty or not ordered:

@@ -30,6 +30,7 @@ OUTCOMES = (
     "train_loss",
     "val_loss",
     "val_accuracy",
+    "readout_norm",
     "seconds",
     "error",
     "folder",

@@ -10,6 +10,7 @@ from pandas.api.types import is_numeric_dtype
 from mupl.analysis import transfer
 from mupl.analysis.headlines import transfer_headlines
 from mupl.analysis.readings import glossary, readings
+from mupl.analysis.readout_norms import NORM, NORM_COLUMNS
 from mupl.figures import transfer as figures
 from mupl.files import write_atomically
 from mupl.report.common import (
@@ -25,7 +26,7 @@ from mupl.sweep.results import loss_unit, read_jobs
 
 OCTAVES = [
     *("drift", "drift_low", "drift_high", "scatter_low", "scatter_high"),
-    *("fit_error", "robustness"),
+    *("fit_error", "robustness", *NORM_COLUMNS),
 ]
 MAX_HEADLINES = 10  # printed
 LOSSES = ["worst_regret", "grid_regret", "asymptotic_penalty"]
@@ -37,6 +38,7 @@ REASONS = {
     "grid_regret": "grids differ with size: no regret of values that were tried",
     "robustness": "fewer than two optima between finite losses: no robustness",
     "asymptotic_loss": "fewer than four sizes: no asymptotic loss",
+    "norm_low": "fewer than three sizes: no interval of the drift of the readout's norm",
 }
 
 
@@ -119,9 +121,10 @@ def _show_best(
 def _between_grid_points(optima: pd.DataFrame, x: str) -> pd.DataFrame:
     """Return the optimum of each curve under names that do not collide with the best value's."""
     numbers = [x, f"{x}_low", f"{x}_high", "loss", "curvature", "at_edge", "grid_regret"]
-    keys = [key for key in optima if key not in (*numbers, "regret")]
+    last = [column for column in ("regret", NORM) if column in optima]
+    keys = [key for key in optima if key not in (*numbers, *last)]
     names = {x: "optimum", f"{x}_low": "low", f"{x}_high": "high"}
-    return optima[[*keys, *names, "regret"]].rename(columns=names)
+    return optima[[*keys, *names, *last]].rename(columns=names)
 
 
 def _report_transfer(optima: pd.DataFrame, losses: Losses, folder: Path) -> None:

@@ -141,7 +141,8 @@ def _rounded(table: pd.DataFrame) -> str:
 
 def _kept_results(results: pd.DataFrame) -> str:
     results = results.drop(columns=[key for key in UNUSED if key in results])
-    return _whole(results.round({"train_loss": 6, METRIC: 6, "val_accuracy": 4}))
+    digits = {"train_loss": 6, METRIC: 6, "val_accuracy": 4, "readout_norm": 4}
+    return _whole(results.round(digits))
 
 
 def _kept_rows(rows: pd.DataFrame) -> str:

@@ -41,6 +41,7 @@ def write_members(
     """
     losses = stack.losses.T.cpu()
     first_bad = stack.diverged()
+    norms = stack.readout_norms()
     for i, job in enumerate(jobs):
         if job.is_done() or (ended is not None and i not in ended):
             continue  # done earlier: it was trained again only so that the others train as before
@@ -53,7 +54,7 @@ def write_members(
         if recorder is not None:
             recorder.write(job.folder / table, member=i)
             rows += metrics_by_step(recorder.rows_of(i)).items()
-        result, logged = _member_output(job, stack, losses[i], mine, first_bad[i])
+        result, logged = _member_output(job, stack, losses[i], mine, first_bad[i], norms[i])
         given = {} if ended is None else ended[i]
         outcome = {**result, **given, "seconds": seconds}
         _log(job, parametrization, rows + logged, outcome)
@@ -66,12 +67,14 @@ def _member_output(
     losses: Tensor,
     validation: Validation,
     first_bad: int | None,
+    readout_norm: float | None,
 ) -> tuple[dict[str, Any], list[Row]]:
     """The outcome and the rows of metrics.csv of one member.
 
     Args:
         losses: (max_steps,).
         first_bad: the step whose loss was the first that is not finite, or None.
+        readout_norm: of its weights, or None.
     """
     trainer = job.config.trainer
     every = trainer.log_every_n_steps
@@ -89,7 +92,7 @@ def _member_output(
         for k in stale:
             validation[k] = dict.fromkeys(VALIDATION, math.nan)
     last = validation[max(validation)] if validation else {}
-    result = outcome_of(losses[:steps], first_bad is not None, last)
+    result = outcome_of(losses[:steps], first_bad is not None, last, readout_norm)
     return result, _metrics(losses, validation, end, every, stack.per_epoch)
 
 

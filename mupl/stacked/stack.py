@@ -12,6 +12,7 @@ from torch import Tensor
 from mupl.data.splits import Examples
 from mupl.data.text import Tokens
 from mupl.nn.dropout import dropout_layers
+from mupl.roles import ParamInfo
 from mupl.stacked.batches import stacked_batches, validation_batches
 from mupl.stacked.compiled import CapturedStep, compiled
 from mupl.stacked.model import (
@@ -23,6 +24,7 @@ from mupl.stacked.model import (
 )
 from mupl.stacked.optimizer import StackedOptimizer
 from mupl.stacked.state import check_fits, tensors_by_member
+from mupl.stats.readout_norm import readout_norm, readout_of
 from mupl.stats.recorder import Recorder
 from mupl.training.setup import Setup, cross_entropy
 
@@ -223,6 +225,22 @@ class Stack:
     def mean_losses(self) -> list[float]:
         """Each member's mean training loss over the last tenth of the steps made so far."""
         return self.losses[self.k - max(1, round(0.1 * self.k)) : self.k].mean(0).tolist()
+
+    def readout_norms(self) -> list[float | None]:
+        """Each member's `Setup.readout_norm` of its weights as they are now."""
+        by_name: dict[str, list[float]] = {}
+        norms: list[float | None] = []
+        for i, member in enumerate(self.members):
+            name = readout_of(member.infos)
+            if name is None:
+                norms.append(None)
+                continue
+            if name not in by_name:
+                info = member.infos[name]
+                assert isinstance(info, ParamInfo)
+                by_name[name] = readout_norm(self.weights[name], info, members=1).tolist()
+            norms.append(by_name[name][i])
+        return norms
 
     def diverged(self) -> list[int | None]:
         """For each member the first step whose loss is not finite, or None.

@@ -6,6 +6,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from mupl.training.module import TrainingModule
 from mupl.training.outcome import outcome
 
 
@@ -22,6 +23,7 @@ class LossRecord(Callback):
             yet.
         steps: number of updates made; of a diverged run, the number whose loss was finite.
         diverged: whether a loss was not finite.
+        readout_norm: at the end, of a `TrainingModule` with one readout; else None.
     """
 
     def __init__(self) -> None:
@@ -31,6 +33,7 @@ class LossRecord(Callback):
         self.losses = torch.empty(0)
         self.steps = 0
         self.diverged = False
+        self.readout_norm: float | None = None
         self._checked = 0  # the losses before are means over processes, and finite
         self._batches: list[Tensor] = []  # losses since the last update
         self._updates = updates  # Lightning's number of them at the last batch
@@ -98,6 +101,10 @@ class LossRecord(Callback):
         self._check(trainer)
         self._validation = self._present(trainer)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(pl_module, TrainingModule):
+            self.readout_norm = pl_module.training_setup.readout_norm()
+
     def _check(self, trainer: Trainer) -> None:
         new = self.losses[self._checked : self.steps]
         if trainer.world_size > 1 and len(new):
@@ -112,4 +119,5 @@ class LossRecord(Callback):
     def outcome(self) -> dict[str, Any]:
         """Return what `mupl.training.outcome.outcome` says of these losses and metrics."""
         self._take_loaded()
-        return outcome(self.losses[: self.steps], self.diverged, self._validation)
+        losses = self.losses[: self.steps]
+        return outcome(losses, self.diverged, self._validation, self.readout_norm)

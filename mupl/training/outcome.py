@@ -10,14 +10,20 @@ VALIDATION = ("val_loss", "val_accuracy")
 
 
 def outcome(
-    losses: Tensor, diverged: bool, validation: Mapping[str, float], fraction: float = 0.1
+    losses: Tensor,
+    diverged: bool,
+    validation: Mapping[str, float],
+    readout_norm: float | None = None,
+    fraction: float = 0.1,
 ) -> dict[str, Any]:
-    """Return status, steps, train_loss, val_loss and val_accuracy for a run's row.
+    """Return status, steps, train_loss, val_loss, val_accuracy and readout_norm for a run's row.
 
     Args:
         losses: (steps,) the losses of the steps made, all finite.
         diverged: whether the next loss was not finite.
         validation: the last val_loss and val_accuracy, if there were any.
+        readout_norm: of the weights at the end (`mupl.stats.readout_norm`); None if it is not
+            known. A row has it only of a run that completed.
         fraction: the training loss is the mean over this share of the steps, the last ones: one
             mini-batch alone is too noisy to compare runs by.
     """
@@ -30,6 +36,8 @@ def outcome(
     row |= {"steps": len(losses), "train_loss": train_loss}
     for name in VALIDATION:
         row[name] = validation.get(name, math.nan) if completed else math.nan
+    if completed and readout_norm is not None:
+        row["readout_norm"] = readout_norm
     return row
 
 

@@ -17,6 +17,7 @@ from mupl.names import some_of
 from mupl.nn.dropout import Dropout
 from mupl.nn.fold import folded
 from mupl.nn.initialize import initialize_
+from mupl.nn.tensors import parameters
 from mupl.nn.unit_scaling import has_unit_readout, scales_gradients
 from mupl.optim.groups import build_optimizer
 from mupl.optim.registry import OptimizerLike, check_options, optimizer_rules, resolve
@@ -30,6 +31,7 @@ from mupl.parametrization.scales import scale_rows
 from mupl.parametrization.tables import UNIT_SCALED
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, kind_at_base
 from mupl.roles import Base, Build, MultiplierRole, ParamInfo, Width, describe, multipliers
+from mupl.stats.readout_norm import readout_norm, readout_of
 
 
 def _on_cpu(device: torch.device) -> AbstractContextManager[Any]:
@@ -288,6 +290,29 @@ class Setup:
             ConfigError: naming a multiplier that has no place in the plain model.
         """
         return folded(self.model, self._stock_values)
+
+    def readout_norm(self) -> float | None:
+        """Return the RMS -> infinity norm of the readout as it is now (`mupl.stats.readout_norm`).
+
+        None if the model has no readout, or several. A factor of the model's own, such as
+        `output_mult`, is not in it.
+
+        Example:
+            >>> from torch import nn
+            >>> def build(width):
+            ...     return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 10))
+            >>> setup = Setup(build, width=512, base_width=128, lr=0.1)
+            >>> w = nn.init.constant_(setup.model[2].weight, 0.01)  # of multiplier 1/4
+            >>> round(setup.readout_norm() / 512, 6)
+            0.0025
+        """
+        name = readout_of(self.infos)
+        if name is None:
+            return None
+        info = self.infos[name]
+        assert isinstance(info, ParamInfo)
+        w = parameters(self.model, self.scales)[name]
+        return float(self.scales[name].mult * readout_norm(w, info))
 
     def table(self) -> list[dict[str, Any]]:
         """List what each tensor is and got, one dict a tensor; `pandas.DataFrame` takes it."""

@@ -10,6 +10,7 @@ from pandas.api.types import is_numeric_dtype
 
 from mupl.analysis import transfer
 from mupl.analysis.readings import glossary, readings
+from mupl.analysis.readout_norms import NORM
 from mupl.figures.style import by_rank, with_unit, with_written_names
 from mupl.figures.transfer import loss_axis
 from mupl.report.hyperparameter_transfer import Losses
@@ -36,6 +37,9 @@ TRANSFER_COLUMNS = {
     "fit_error": "fit error (octaves)",
     "robustness": "robustness",
     "asymptotic_loss": "asymptotic loss",
+    "norm_drift": "drift of the readout's norm",
+    "norm_low": "its 95 % low, over sizes",
+    "norm_high": "its 95 % high, over sizes",
     "edges": "optimum at the edge at",
 }
 
@@ -227,10 +231,13 @@ def _along_size(optima: pd.DataFrame, losses: Losses, unit: str) -> list[Charts 
         panels.append(against_size(title, name, optima, size, x, series))
     title = f"Best loss against {along}"
     panels.append(against_size(title, with_unit(metric, unit), optima, size, "loss", series))
+    if NORM in optima:
+        title = f"Norm of the readout at the best {name}"
+        panels.append(against_size(title, "RMS to infinity norm", optima, size, NORM, series))
     caption = (
         f"Left: the {name} at the lowest point of each curve, between grid points by a parabola; "
         "bars are 95 % intervals over seeds. A flat line transfers."
-        if len(panels) > 1
+        if is_numeric_dtype(optima[x])
         else ""
     )
     parts: list[Charts | Table] = [Charts(caption, panels, series=series, legend="series")]
