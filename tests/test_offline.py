@@ -59,9 +59,7 @@ def test_an_attempt_would_be_seen(tmp_path: Path) -> None:
     assert "socket.connect" in seen
 
 
-@pytest.mark.parametrize(
-    "launcher", [pytest.param("basic", marks=pytest.mark.slow), "stacked"]
-)
+@pytest.mark.parametrize("launcher", [pytest.param("basic", marks=pytest.mark.slow), "stacked"])
 def test_a_sweep_opens_no_connection(launcher: str, tmp_path: Path) -> None:
     sweep = [f"hydra/launcher={launcher}", "lr=0.01,0.1", f"hydra.sweep.dir={tmp_path}/out"]
     assert attempts(tmp_path, "train.py", "-m", *TINY, *sweep) == ""

@@ -2,7 +2,6 @@
 
 import inspect
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError, enumerated
@@ -142,41 +140,6 @@ def loss_function(name: str) -> Callable[..., Any]:
     """
     function = "a function (output, target) -> mean loss, such as mupl.training.setup.cross_entropy"
     return find_object("loss", name, function)
-
-
-class CheckedLoss:
-    """A loss that says at its first call, before any update, what it does not fit.
-
-    Raises:
-        ConfigError: if it does not take the model's output and the target, or returns no scalar.
-    """
-
-    def __init__(self, loss: Callable[[Any, Tensor], Tensor]) -> None:
-        self._loss = loss
-        self._checked = False
-
-    def __call__(self, output: Any, target: Tensor) -> Tensor:
-        if self._checked:
-            return self._loss(output, target)
-        shapes = f"the model's output {_shape(output)} and the target {_shape(target)}"
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                value = self._loss(output, target)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"loss: does not fit {shapes} ({reason})") from error
-        if not isinstance(value, Tensor) or value.ndim:
-            raise ConfigError(f"loss: must return a scalar, not {_shape(value)}, for {shapes}")
-        self._checked = True
-        return value
-
-
-def _shape(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return f"of type {type(value).__name__}"
-    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
 
 
 def tuned(cfg: DictConfig) -> dict[str, Any]:
