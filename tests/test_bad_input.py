@@ -249,7 +249,7 @@ WRONG = {
     "data=table data.file=TMP/flats.csv": "data.target: is missing, and has no default",
     "data=table data.file=nowhere.csv data.target=price": "nowhere.csv: must be a CSV file",
     f"{TABLE} data.target=prize": "has no such column; did you mean price?",
-    f"{TABLE} data.target=price": "has words, such as 'Bern', in the columns 'city'; leave them out",
+    f"{TABLE} data.target=price": "has words, such as 'Bern', in the columns 'city'; leave",
     f"{FLATS} data.ignore=city": "data.ignore=city: must be a list of words, such as [a, b]",
     f"{FLATS} data.val_fraction=0": "data.val_fraction=0: leaves one split of 5 rows empty",
     f"{FLATS} data.separator=';'": "has one column, 'area,city,price'; say what stands between",

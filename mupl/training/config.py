@@ -27,6 +27,9 @@ from mupl.training.setup import Setup
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 SIZES = ("width", "depth")  # arguments of a model that a setup gives to it
 
+# Columns of the printed table, with the value at which they change nothing
+NEUTRAL = {"shape_factor": 1, "parts": "", "wd": 0, "grad": 1}
+
 TUNED_KEYS = ("lr", "eps", "weight_decay", "weight_decay_mode", "tune", "seed")
 
 
@@ -176,10 +179,18 @@ def show_parametrization(setup: Setup, folder: Path, quiet: bool) -> list[dict[s
     rows = scale_rows(setup.infos, setup.scales)
     write_csv(folder / "parametrization.csv", rows, columns=list(rows[0]))
     if not quiet:
-        print_table(rows, "parametrization")
+        print_table(_telling(rows), f"parametrization={setup.parametrization.name}")
         for note in notes(setup):
             print(f"note: {note}", file=sys.stderr, flush=True)
     return rows
+
+
+def _telling(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out the columns that say nothing of any tensor: the file has them."""
+    silent = {key for key, value in NEUTRAL.items() if all(row[key] == value for row in rows)}
+    if len({row["update_kind"] for row in rows}) == 1:  # the optimizer's
+        silent.add("update_kind")
+    return [{key: row[key] for key in row if key not in silent} for row in rows]
 
 
 def notes(setup: Setup) -> list[str]:
