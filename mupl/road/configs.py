@@ -2,8 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +21,25 @@ from mupl.tuning.ladder import SIZES
 MAIN = "train"  # the config that others are told apart from
 
 
-def compose(overrides: Sequence[str], name: str = MAIN, searched: Sequence[str] = ()) -> DictConfig:
+def compose(overrides: Sequence[str], name: str = MAIN) -> DictConfig:
     """Compose a config as the command line does.
 
     Args:
         overrides: of the command line, such as model=gpt.
         name: of the main config.
-        searched: more places where config groups lie, such as file:///home/me/conf.
     """
-    if searched:
-        overrides = [f"hydra.searchpath=[{','.join(searched)}]", *overrides]
-    with _loader() as loader:
+    if GlobalHydra().is_initialized():  # the running command's places to look for configs
+        loader: Any = GlobalHydra.instance().config_loader()
         return loader.load_configuration(name, list(overrides), RunMode.RUN, from_shell=False)
+    return compose_in(CONF, name, overrides)
 
 
-@contextmanager
-def _loader() -> Iterator[Any]:
-    """Yield Hydra's loader of configs: the running command's, or one of mupl's own configs."""
-    if GlobalHydra().is_initialized():
-        yield GlobalHydra.instance().config_loader()
-        return
+def compose_in(folder: Path, name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose a main config that lies in a folder of its own, on top of mupl's configs."""
     register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield GlobalHydra.instance().config_loader()
+    with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
+        loader: Any = GlobalHydra.instance().config_loader()
+        return loader.load_configuration(name, list(overrides), RunMode.RUN, from_shell=False)
 
 
 def sources(plan: DictConfig) -> list[str]:

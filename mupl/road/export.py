@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mupl.errors import ConfigError
 from mupl.files import write_atomically
 from mupl.names import block_pattern
 from mupl.parametrization.scales import Scale
-from mupl.road.configs import compose, job_config, resolved
+from mupl.road.configs import compose_in, job_config, resolved
 from mupl.road.cost import on_meta_setup
 from mupl.road.numbers import Numbers, inexpressible
 from mupl.road.recommendation import FILE
 from mupl.roles import ParamInfo
 from mupl.training.config import load_data
+from mupl.training.overrides import CONF
 from mupl.training.setup import Setup
 
 DEFAULT_ROTARY = 10_000.0
@@ -69,9 +70,12 @@ def export(folder: Path, form: str, out: Path | None = None) -> tuple[Path, list
 
 def config_of(folder: Path) -> DictConfig:
     """Return the config that a ladder recommends, or else the one that a run had; resolved."""
-    if (folder / FILE).exists():
-        source = f"file://{folder.resolve()}"
-        return resolved(compose([], FILE.removesuffix(".yaml"), [source]))
+    file = folder / FILE
+    if file.exists():
+        places = OmegaConf.select(OmegaConf.load(file), "hydra.searchpath", default=[])
+        searched = ",".join([*places, f"file://{CONF}"])
+        config = compose_in(folder, file.stem, [f"hydra.searchpath=[{searched}]"])
+        return resolved(config)
     return resolved(job_config(folder))
 
 
