@@ -246,8 +246,8 @@ class Arrays(Examples):
         if self.num_classes is None:
             if not y.is_floating_point() or y.ndim != 2:
                 raise ConfigError(
-                    f"{split}_y: must be (N, K) of floats, not {_described(y)}; for classes say "
-                    "num_classes"
+                    f"{split}_y: must be (N, K) of floats, not {_described(y)}; one number of each "
+                    "example is y[:, None], and for classes say num_classes"
                 )
         elif y.dtype != torch.int64 or y.ndim != 1:
             raise ConfigError(f"{split}_y: classes must be (N,) int64, not {_described(y)}")
