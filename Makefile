@@ -48,6 +48,7 @@ mutants: .venv/ready  ## spoil one line at a time and see that the tests notice
 # torch and torchvision are installed together and unpinned: each torchvision needs the torch it was built for
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mupl needs Python 3.11 or newer; say make PYTHON=...")'
+	@echo "setting up .venv: some minutes without a word, and 7 GB of disk"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet torch torchvision

@@ -21,6 +21,8 @@ GPT = "model=gpt data=text data.context=8 model.d_head=4"
 HF = "model=hf_gpt2 data=text data.context=8 model.sizes.num_attention_heads=1"
 STACKED = "-m lr=0.1,0.2 hydra/launcher=stacked"
 RECORDED = "callbacks=coordinates callbacks.coordinates"
+TABLE = "data=table data.file=TMP/flats.csv batch_size=3"
+FLATS = f"{TABLE} data.target=price data.ignore=[city]"
 DEPTH = "base_depth=null: parametrization="
 
 # Arguments, of which SMALL is added where they do not say it -> what the line must contain.
@@ -112,6 +114,8 @@ WRONG = {
     "loss=mse": "loss=mse: must be the dotted name of a function",
     "loss=torch.nn.functional.mse_loss": "loss: does not fit the model's output (64, 10) float32",
     "loss=tests.test_bad_input.no_mean": "loss: must return a scalar, not (64,) float32",
+    f"{FLATS} model._target_=tests.test_losses.Told": "does not fit the model's output (3,) fl",
+    f"{FLATS} loss=mupl.training.setup.cross_entropy": "say loss=torch.nn.functional.mse_loss",
     # parametrizations, roles, initializers
     "parametrization=completep": f"{DEPTH}completep scales with depth; say the depth where lr",
     "parametrization=depth_mup": f"{DEPTH}depth_mup scales with depth",
@@ -209,7 +213,7 @@ WRONG = {
     "model=resnet model.norm=layernorm": "model.norm=layernorm: must be one of groupnorm",
     "model=resnet width=[8,8]": "width=[8, 8]: must be one whole number >= 1 for a ResNet",
     # models of other libraries
-    "model=hf data=text": "Missing mandatory value: model.options.config",
+    "model=hf data=text": "model.options.config: is missing, and has no default",
     "model=hf_gpt2 width=32 base_width=32": "vocab_size=vocabulary: 'vocabulary' is no size here",
     "model=hf_gpt2 data=text": "width / 32: must be a whole number, and is 0.25 at width 8",
     f"{HF} +model.sizes.n_inner=4*widht": "model.sizes.n_inner=4*widht: 'widht' is no size here",
@@ -241,6 +245,14 @@ WRONG = {
     "data=image_folder data.root=TMP/good data.val_fraction=2": "must be between 0 and 1",
     "data=image_folder data.root=TMP/good data.image_size=0": "must be at least 1 pixel, or null",
     "data=image_folder data.root=TMP/good data.image_size=big": "must be a whole number or null",
+    "data=table": "data.file: is missing, and has no default; say data.file=...",
+    "data=table data.file=TMP/flats.csv": "data.target: is missing, and has no default",
+    "data=table data.file=nowhere.csv data.target=price": "nowhere.csv: must be a CSV file",
+    f"{TABLE} data.target=prize": "has no such column; did you mean price?",
+    f"{TABLE} data.target=price": "has words, such as 'Bern', in the columns 'city'; leave",
+    f"{FLATS} data.ignore=city": "data.ignore=city: must be a list of words, such as [a, b]",
+    f"{FLATS} data.val_fraction=0": "data.val_fraction=0: leaves one split of 5 rows empty",
+    f"{FLATS} data.separator=';'": "has one column, 'area,city,price'; say what stands between",
     f"{GPT} data.file=nowhere.txt": "nowhere.txt: must be a text file in UTF-8, not empty",
     f"{GPT} data.file=TMP/empty.txt": "empty.txt: must be a text file in UTF-8, not empty",
     f"{GPT} data.file=TMP/binary data.level=character": "must be a text file in UTF-8",
@@ -391,6 +403,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest = {"vocabulary": 64, "tokens": {"train": 40, "val": 30}, "hash": "0"}
     (folder / "cut" / "manifest.json").write_text(json.dumps(manifest))
     write_images(folder / "one_class", "cat")
+    rows = ["area,city,price", *[f"{area},Bern,{3 * area}" for area in range(20, 25)]]
+    (folder / "flats.csv").write_text("\n".join(rows))
     write_images(folder / "corrupt", "cat", "dog")
     (folder / "corrupt" / "cat" / "1.png").write_bytes(b"\x89PNG")
     write_images(folder / "two_sizes", "cat")

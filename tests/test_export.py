@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 import mupl
@@ -197,6 +198,26 @@ def test_a_run_is_exported_from_its_folder(
     if form == "table":
         written = pd.read_csv(tmp_path / "parametrization.csv")
         pd.testing.assert_frame_equal(pd.read_csv(file), written)
+
+
+def test_a_recommendation_is_exported_with_configs_of_ones_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As a ladder leaves it: a main config beside mupl's, which may name the user's folder."""
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/mine.yaml").write_text("_target_: mupl.models.MLP\n_partial_: true\n")
+    recommended = {
+        "defaults": ["train", "_self_", {"override /model": "mine"}],
+        "width": 32,
+        "lr": 0.25,
+        "hydra": {"searchpath": [f"file://{tmp_path / 'conf'}"]},
+    }
+    (tmp_path / "recommendation.yaml").write_text(yaml.safe_dump(recommended))
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(tmp_path), "--to", "table"])
+    assert not ended.value.code
+    written = pd.read_csv(tmp_path / "export/table.csv").set_index("name")
+    assert written.loc["layers.0.weight", ["shape", "lr"]].tolist() == ["32x64", 0.25]
 
 
 WRONG = {

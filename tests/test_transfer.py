@@ -213,6 +213,16 @@ def test_a_choice_has_a_regret_and_neither_drift_nor_edges() -> None:
     assert math.isnan(optima(missing, x="scheduler")["regret"].iloc[-1])
 
 
+@pytest.mark.parametrize("least", [0.0, -0.5])
+def test_losses_of_zero_or_below_have_a_linear_axis(least: float) -> None:
+    table = sweep(seeds=[0.0])
+    table["val_loss"] += least - table["val_loss"].min()
+    figure = plot_hyperparameter_transfer(table)
+    assert figure.axes[0].get_yscale() == "linear"
+    assert figure.axes[0].get_ylim()[0] < least
+    plt.close(figure)
+
+
 def test_curves_that_are_best_at_their_smallest_x_can_be_drawn() -> None:
     """The limits of the axis of losses would be equal, of which matplotlib warns."""
     figure = plot_hyperparameter_transfer(sweep(optimum=-14, seeds=[0.0], widths=[64]))

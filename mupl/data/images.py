@@ -17,11 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mupl.data.splits import Splits
+from mupl.data.splits import Splits, random_split
 from mupl.errors import ConfigError
 
-# Of every split that we make; not the run's seed, so that all runs see the same examples
-SPLIT_SEED = 0
 IDX_FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -299,15 +297,7 @@ def _check_size(root: Path, path: str, image: np.ndarray, first: np.ndarray) -> 
 
 
 def _split(x: Tensor, y: Tensor, num_classes: int, val_fraction: float) -> Splits:
-    """A fixed permutation of the examples; the last `val_fraction` of it is to validate on."""
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    num_val = round(val_fraction * len(x))
-    if not 0 < num_val < len(x):
-        raise ConfigError(
-            f"data.val_fraction={val_fraction}: leaves one split of {len(x)} images empty"
-        )
-    train = order[:-num_val]
-    val = order[-num_val:]
+    train, val = random_split(len(x), val_fraction, "images")
     return Splits(x[train], y[train], x[val], y[val], num_classes)
 
 

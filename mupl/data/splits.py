@@ -13,7 +13,33 @@ from mupl.data.batches import Batch, EvalLoader, ExampleBatches, Normalise
 from mupl.errors import ConfigError
 
 CPU = torch.device("cpu")
+# Of every split that we make; not the run's seed, so that all runs see the same examples
+SPLIT_SEED = 0
 COUNTED_AT_ONCE = 4096  # images; bounds the copy that flattening a channel makes
+
+
+def random_split(count: int, val_fraction: float, what: str) -> tuple[Tensor, Tensor]:
+    """Return the places of train and of validation examples, in a fixed random order.
+
+    Args:
+        count: of examples.
+        what: they are, for the error.
+
+    Raises:
+        ConfigError: if one of the two would be empty.
+
+    Example:
+        >>> train, val = random_split(10, 0.2, "images")
+        >>> len(train), len(val)
+        (8, 2)
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
+    num_val = round(val_fraction * count)
+    if not 0 < num_val < count:
+        raise ConfigError(
+            f"data.val_fraction={val_fraction}: leaves one split of {count} {what} empty"
+        )
+    return order[:-num_val], order[-num_val:]
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,8 +246,8 @@ class Arrays(Examples):
         if self.num_classes is None:
             if not y.is_floating_point() or y.ndim != 2:
                 raise ConfigError(
-                    f"{split}_y: must be (N, K) of floats, not {_described(y)}; for classes say "
-                    "num_classes"
+                    f"{split}_y: must be (N, K) of floats, not {_described(y)}; one number of each "
+                    "example is y[:, None], and for classes say num_classes"
                 )
         elif y.dtype != torch.int64 or y.ndim != 1:
             raise ConfigError(f"{split}_y: classes must be (N,) int64, not {_described(y)}")

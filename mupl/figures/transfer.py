@@ -246,7 +246,7 @@ def loss_axis(finite: pd.DataFrame, worst_best: float, keys: list[str], x: str) 
         at_start = finite.loc[smallest, "mean"]
     low = finite["min"].min()
     high = max(at_start.max(), worst_best)
-    if high > 4 * low:
+    if 0 < 4 * low < high:  # a logarithmic axis has no place for losses of 0 or below
         return {"yscale": "log", "ylim": (low / 1.1, high * 1.2)}
     if high == low:  # every curve is best at its smallest x
         return {}

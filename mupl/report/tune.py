@@ -61,7 +61,7 @@ class Costs:
     rate: float
 
     def sentence(self) -> str:
-        """Say it in words, with hours at the rate of this device.
+        """Say it in words, with times at the rate of this device.
 
         >>> Costs(1e15, 3600, 1e16, 4e17, 1e12).sentence().partition("; the same")[0]
         'tuning took 1e+15 FLOPs, 60 min; a run of the target takes 1e+16, 2.8 h'
@@ -70,8 +70,8 @@ class Costs:
         return (
             f"tuning took {self.ladder:.2g} FLOPs, {duration(self.seconds)}; a run of the target "
             f"takes {self.target:.2g}, {run}; the same search there would have taken "
-            f"{self.search:.2g}, {search}, {self.search / self.ladder:.3g} times the ladder (hours "
-            f"on this device, at the {self.rate:.2g} FLOPs a second of the largest proxies)"
+            f"{self.search:.2g}, {search}, {self.search / self.ladder:.3g} times the ladder (times "
+            f"of this device, at the {self.rate:.2g} FLOPs a second of the largest proxies)"
         )
 
 

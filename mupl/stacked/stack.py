@@ -26,7 +26,8 @@ from mupl.stacked.optimizer import StackedOptimizer
 from mupl.stacked.state import check_fits, tensors_by_member
 from mupl.stats.readout_norm import readout_norm, readout_of
 from mupl.stats.recorder import Recorder
-from mupl.training.setup import Setup, cross_entropy
+from mupl.training.losses import cross_entropy
+from mupl.training.setup import Setup
 
 COMPILED_STEPS = 300  # a shorter training takes less time than to compile it
 # Outputs times members in one batch of an evaluation; bounds the activations, on a CPU to what its
@@ -109,8 +110,23 @@ class Stack:
         self._loss_function: Callable[[Tensor, Tensor], Tensor] = self._losses
         self._eagerly: Callable[[], AbstractContextManager[Any]] = nullcontext
         self._captured = CapturedStep() if self.device.type == "cuda" else None
+        self._check_loss()
         if self._captured is not None and max_steps >= COMPILED_STEPS:
             self._compile()
+
+    @torch.no_grad()
+    def _check_loss(self) -> None:
+        """Give the loss what one member has of the first batch, as it is mapped unchecked later.
+
+        Raises:
+            ConfigError: see `mupl.training.losses.CheckedLoss`.
+        """
+        self._batches.set_step(0)
+        x, target = self._batches()
+        self.model.eval()  # leaves buffers and the numbers of the masks as they are
+        output = self.forward(x)
+        self.model.train()
+        self.members[0].loss(output[0].to(self._dtype), target[0])
 
     def _compile(self) -> None:
         """Compile the model's blocks, all as one, and the loss.
@@ -192,7 +208,7 @@ class Stack:
         members_each = len(output) // len(target)
         repeated = target[:, None].expand(-1, members_each, *target.shape[1:])
         target = repeated.reshape(len(output), *target.shape[1:])
-        loss = self.members[0].loss
+        loss = self.members[0].loss.function
         if loss is cross_entropy:  # its vmap costs as much as a small model's step
             return _cross_entropies(output, target)
         return torch.vmap(loss)(output, target)

@@ -79,7 +79,7 @@ def _check_list(key: str, value: Any, parameter: inspect.Parameter) -> None:
     The number is free unless the annotation has it, as `tuple[float, float]`.
     """
     default = parameter.default
-    of_numbers = all(_is_of(entry, float) for entry in default)
+    of_numbers = len(default) > 0 and all(_is_of(entry, float) for entry in default)
     annotation = parameter.annotation
     fixed = get_origin(annotation) is tuple and Ellipsis not in get_args(annotation)
     is_list = isinstance(value, list) and (not fixed or len(value) == len(default))
@@ -87,5 +87,5 @@ def _check_list(key: str, value: Any, parameter: inspect.Parameter) -> None:
         return
     count = f"{len(default)} " if fixed else ""
     entries = "numbers" if of_numbers else "words"
-    example = f"[{', '.join(map(str, default))}]"
+    example = f"[{', '.join(map(str, default or ('a', 'b')))}]"
     raise ConfigError(f"{key}={value}: must be a list of {count}{entries}, such as {example}")

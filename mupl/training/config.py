@@ -2,7 +2,6 @@
 
 import inspect
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError, enumerated
@@ -28,6 +26,9 @@ from mupl.training.setup import Setup
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 SIZES = ("width", "depth")  # arguments of a model that a setup gives to it
+
+# Columns of the printed table, with the value at which they change nothing
+NEUTRAL = {"shape_factor": 1, "parts": "", "wd": 0, "grad": 1}
 
 TUNED_KEYS = ("lr", "eps", "weight_decay", "weight_decay_mode", "tune", "seed")
 
@@ -144,41 +145,6 @@ def loss_function(name: str) -> Callable[..., Any]:
     return find_object("loss", name, function)
 
 
-class CheckedLoss:
-    """A loss that says at its first call, before any update, what it does not fit.
-
-    Raises:
-        ConfigError: if it does not take the model's output and the target, or returns no scalar.
-    """
-
-    def __init__(self, loss: Callable[[Any, Tensor], Tensor]) -> None:
-        self._loss = loss
-        self._checked = False
-
-    def __call__(self, output: Any, target: Tensor) -> Tensor:
-        if self._checked:
-            return self._loss(output, target)
-        shapes = f"the model's output {_shape(output)} and the target {_shape(target)}"
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                value = self._loss(output, target)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"loss: does not fit {shapes} ({reason})") from error
-        if not isinstance(value, Tensor) or value.ndim:
-            raise ConfigError(f"loss: must return a scalar, not {_shape(value)}, for {shapes}")
-        self._checked = True
-        return value
-
-
-def _shape(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return f"of type {type(value).__name__}"
-    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-
-
 def tuned(cfg: DictConfig) -> dict[str, Any]:
     """Return the arguments of a setup that follow from `TUNED_KEYS`; none shapes its model."""
     scaled = batch_scaling(cfg).values(cfg.lr, cfg.eps, cfg.weight_decay)
@@ -213,10 +179,18 @@ def show_parametrization(setup: Setup, folder: Path, quiet: bool) -> list[dict[s
     rows = scale_rows(setup.infos, setup.scales)
     write_csv(folder / "parametrization.csv", rows, columns=list(rows[0]))
     if not quiet:
-        print_table(rows, "parametrization")
+        print_table(_telling(rows), f"parametrization={setup.parametrization.name}")
         for note in notes(setup):
             print(f"note: {note}", file=sys.stderr, flush=True)
     return rows
+
+
+def _telling(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out the columns that say nothing of any tensor: the file has them."""
+    silent = {key for key, value in NEUTRAL.items() if all(row[key] == value for row in rows)}
+    if len({row["update_kind"] for row in rows}) == 1:  # the optimizer's
+        silent.add("update_kind")
+    return [{key: row[key] for key in row if key not in silent} for row in rows]
 
 
 def notes(setup: Setup) -> list[str]:

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from mupl.errors import ConfigError
-from mupl.training.setup import Setup, cross_entropy
+from mupl.training.losses import cross_entropy
+from mupl.training.setup import Setup
 
 DEPTH = "num_hidden_layers"  # what every config of transformers calls its number of blocks
 

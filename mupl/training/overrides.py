@@ -16,6 +16,7 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 
 from mupl.errors import ConfigError
 from mupl.identity import parsed_overrides
@@ -107,6 +108,8 @@ def jobs(swept: Mapping[str, list[Any] | None], limit: int) -> list[dict[str, An
 def in_plain_words(error: BaseException) -> str:
     """Say what an error of Hydra's or OmegaConf's means for a command line."""
     text = " ".join(str(error).split())
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}: is missing, and has no default; say {error.full_key}=..."
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override)
     if isinstance(error, InstantiationException):

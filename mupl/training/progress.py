@@ -8,13 +8,14 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.throughput import get_available_flops, measure_flops
 from rich.progress import (
+    BarColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from mupl.data.batches import TrainLoader
 from mupl.initializers import on_meta
@@ -53,14 +54,15 @@ class StepProgress(Callback):
     """
 
     def __init__(self, batch_size: int, tokens: int | None = None) -> None:
-        columns = (
+        self._progress = Progress(
             SpinnerColumn(),
-            *Progress.get_default_columns()[:2],
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),  # what the others leave
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("left {task.fields[said]}"),
+            expand=True,
         )
-        self._progress = Progress(*columns, TextColumn("{task.fields[said]}"))
         self._batch_size = batch_size
         self._unit = "examples" if tokens is None else "tokens"
         self._units = batch_size * (tokens or 1)  # of an update
@@ -95,13 +97,16 @@ class StepProgress(Callback):
         self._progress.update(self._task, completed=trainer.global_step)
         self._progress.stop()
         if trainer.global_step > self._begun_at:
-            note = "" if self._peak else " (no MFU: what this device could do is not known)"
-            print(f"speed: {self._speed(trainer)}{note}", flush=True)
+            print(f"speed: {self._speed(trainer)}{self._why_no_mfu(trainer)}", flush=True)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self._progress.stop()
+
+    def _why_no_mfu(self, trainer: Trainer) -> str:
+        is_cpu = trainer.strategy.root_device.type == "cpu"  # of which nobody expects an MFU
+        return "" if self._peak or is_cpu else " (no MFU: the peak of this device is not known)"
 
     def _speed(self, trainer: Trainer) -> str:
         """Say the speed since the start: "52,113 tokens/s, MFU 41.2 %", without MFU if unknown."""

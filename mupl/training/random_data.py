@@ -1,6 +1,5 @@
 """Random batches for a model whose first layer tells what it takes."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from mupl.errors import ConfigError
 from mupl.roles import Build, Width
 from mupl.stats.outputs import main_tensor
-from mupl.training.setup import cross_entropy
+from mupl.training.losses import Loss, cross_entropy
 
 BATCH_SIZE = 64
 TOKENS = (8, 8)  # batch size and length of random tokens
@@ -18,7 +17,6 @@ GIVE_DATA = (
     "say --data my_package.my_module:batches, a list of (x, target) or of dicts or a function that "
     "returns one, and --step for another loss than the cross-entropy"
 )
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def random_batches(build: Build, width: Width, steps: int = 3) -> tuple[list[Any], Loss]:

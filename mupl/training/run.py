@@ -39,7 +39,6 @@ from mupl.training.checkpoints import (
 )
 from mupl.training.checks import check
 from mupl.training.config import (
-    CheckedLoss,
     build_setup,
     load_data,
     show_parametrization,
@@ -143,7 +142,6 @@ def train(cfg: DictConfig, folder: Path, log: RunLog, quiet: bool = False) -> di
     sizes = {"batch_size": cfg.batch_size, "micro_batches": cfg.micro_batches}
     data = data_module(splits, seed=cfg.seed, **sizes)
     setup = build_setup(cfg, splits.model_args)
-    setup.loss = CheckedLoss(setup.loss)
     log.begin(show_parametrization(setup, folder, quiet))
     if cfg.checkpoint_activations:
         checkpoint_activations(setup.model)

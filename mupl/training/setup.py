@@ -2,14 +2,13 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
@@ -32,16 +31,12 @@ from mupl.parametrization.tables import UNIT_SCALED
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, kind_at_base
 from mupl.roles import Base, Build, MultiplierRole, ParamInfo, Width, describe, multipliers
 from mupl.stats.readout_norm import readout_norm, readout_of
+from mupl.training.losses import CheckedLoss, Loss, cross_entropy
 
 
 def _on_cpu(device: torch.device) -> AbstractContextManager[Any]:
     """Build on the CPU, whose generator gives one network on every device; or without memory."""
     return nullcontext() if device.type == "meta" else torch.device("cpu")
-
-
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean cross-entropy of logits (..., C) against class indices (...)."""
-    return F.cross_entropy(logits.flatten(0, -2), target.flatten())
 
 
 class Setup:
@@ -74,7 +69,7 @@ class Setup:
             `lr` was tuned. A parametrization with rules in depth needs them;
             `get_parametrization(name).width_only()` has none.
         schedule: multiplies all learning rates in the course of training.
-        loss: `(model output, target) -> scalar tensor`.
+        loss: `(model output, target) -> scalar tensor`; see `mupl.training.losses.CheckedLoss`.
         roles, init, keep, residual: see `mupl.describe`.
         seed: of the initial weights: that of torch's generator on the CPU while the model is built;
             0 if none is given. Own values of a model that is there already are drawn: there it is
@@ -129,7 +124,7 @@ class Setup:
         depth: int | None = None,
         base_depth: int | None = None,
         schedule: Schedule | None = None,
-        loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+        loss: Loss = cross_entropy,
         roles: Mapping[str, str] | None = None,
         init: Mapping[str, Mapping[str, Any]] | None = None,
         keep: Collection[str] = (),
@@ -145,7 +140,7 @@ class Setup:
         check_options(self.optimizer_class, lr=lr, eps=eps, weight_decay=weight_decay)
         self.optimizer_rules = optimizer_rules(self.optimizer_class, update_kind)
         self.schedule = schedule or Schedule()
-        self.loss = loss
+        self.loss = CheckedLoss(loss)
         self.seed = seed or 0
         given: dict[str, Any] = {"roles": roles, "init": init, "keep": keep, "residual": residual}
         given |= {"wider": wider, "base": base, "delta": delta}
