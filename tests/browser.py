@@ -53,6 +53,16 @@ class Browser:
         """Return the lines of the console since the last call, warnings too."""
         return [line["message"] for line in self.driver.get_log("browser")]
 
+    def shorten_tables(self, rows: int) -> None:
+        """Keep the first rows of each table, where the others are alike.
+
+        axe-core looks at each cell, which takes more than a minute for thousands.
+        """
+        later = f"table tbody tr:nth-child(n + {rows + 1})"
+        self.driver.execute_script(
+            "document.querySelectorAll(arguments[0]).forEach((row) => row.remove())", later
+        )
+
     def violations(self) -> list[str]:
         """Return what axe-core finds inaccessible."""
         import axe_core_python

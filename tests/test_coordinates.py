@@ -449,6 +449,8 @@ def test_the_figure_has_a_row_a_kind_and_a_column_a_step() -> None:
     assert len(figure.axes) == len(PANELS) * 3 == 27
     assert figure.axes[0].get_xscale() == "log"
     np.testing.assert_allclose(figure.axes[0].lines[0].get_xdata(), WIDTHS)
+    heights = [axes.get_window_extent().height / figure.dpi for axes in figure.axes]
+    assert min(heights) > 1.5  # inches: no label makes its panel shrink
 
 
 def test_norms_and_their_correlations_are_those_of_the_rows() -> None:

@@ -175,12 +175,14 @@ def test_tensorboard_has_settings_and_outcome_side_by_side(tmp_path: Path) -> No
         assert is_same or (math.isnan(loss.value) and row["status"] == "diverged")
 
 
-def test_mlflow_has_a_run_for_each_job_in_files(tmp_path: Path) -> None:
-    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own database
+def test_mlflow_has_a_run_for_each_job_in_a_file(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow", reason="pip install mupl[mlflow]")
     from mlflow.tracking import MlflowClient
 
-    store = f"file:{tmp_path}/mlruns"
+    store = f"sqlite:///{tmp_path}/mlflow.db"
     arguments = [f"logger.mlflow.tracking_uri={store}", f"hydra.sweep.dir={tmp_path}/sweep"]
+    arguments.append(f"logger.mlflow.artifact_location=file:{tmp_path}/mlruns")
     done = train(*JOBS, "logger=mlflow", *arguments, "hydra/launcher=stacked")
     assert done.returncode == 0, done.stderr
     client = MlflowClient(store)

@@ -157,6 +157,36 @@ def test_every_chart_is_drawn_and_nothing_is_inaccessible(
 
 
 @pytest.mark.parametrize("name", SWEEPS)
+def test_labels_are_whole_and_differ_and_open_tables_fit(
+    name: str, pages: dict[str, Path], browser: Browser
+) -> None:
+    browser.open(pages[name], width=WIDE)
+    of_axis = "[...axis.querySelectorAll('text')].map((text) => text.textContent)"
+    axes = browser.ask(f"[...document.querySelectorAll('.role-axis-label')].map(axis => {of_axis})")
+    assert axes
+    for labels in axes:
+        shown = [label for label in labels if label]
+        assert len(set(shown)) == len(shown)
+        assert not any("…" in label for label in shown)
+    heads = browser.ask("[...document.querySelectorAll('th')].map((head) => head.textContent)")
+    assert all(heads)
+    tables = "[...document.querySelectorAll('details[open] .scroll')]"
+    assert browser.ask(f"{tables}.filter((table) => table.scrollWidth > table.clientWidth)") == []
+
+
+def test_a_curve_has_one_star(pages: dict[str, Path], browser: Browser) -> None:
+    browser.open(pages["hyperparameter_transfer"])
+    stars = "document.querySelectorAll('#charts-1-1 path[stroke=currentColor]').length"
+    assert browser.ask(stars) == 6  # three widths, two parametrizations
+
+
+def test_steps_are_whole_numbers(pages: dict[str, Path], browser: Browser) -> None:
+    browser.open(pages["hyperparameter_transfer"])
+    ticks = "[...document.querySelectorAll('#charts-2-1 .role-axis-label')].map(a => a.textContent)"
+    assert "0123456789" in browser.ask(ticks)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
 def test_a_phone_needs_no_horizontal_scrolling(
     name: str, pages: dict[str, Path], browser: Browser
 ) -> None:
@@ -275,6 +305,10 @@ def test_a_page_of_588_runs_is_small_and_soon_ready(tmp_path: Path, browser: Bro
         curve.to_csv(folder / "metrics.csv", index=False)
     page = write_sweep_page(tmp_path)
     assert page.stat().st_size < MOST_BYTES
-    browser.open(page)
-    assert browser.complaints() == []
-    assert browser.ask("document.documentElement.scrollWidth") <= WIDE
+    for dark in (False, True):
+        for width in (WIDE, PHONE):
+            browser.open(page, width=width, dark=dark)
+            assert browser.complaints() == []
+            assert browser.ask("document.documentElement.scrollWidth") <= width
+            browser.shorten_tables(20)
+            assert browser.violations() == []

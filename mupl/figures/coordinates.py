@@ -14,13 +14,14 @@ from mupl.figures.look import styled
 from mupl.figures.style import MOST_LINES, chosen_lines, with_written_names
 from mupl.names import block_pattern
 
-# (kind, whether of biases) -> label of a row of panels, from top to bottom
+# (kind, whether of biases) -> label of a row of panels, from top to bottom. A line of a label that
+# is longer than a panel is high would make all panels shrink.
 PANELS = {
     ("output", False): "layer outputs",
     ("logits", False): "logits",
     ("attention_logits", False): "attention logits",
-    ("effective", False): "own part (W_t - W_0) x_t",
-    ("propagating", False): "part of the input W_0 (x_t - x_0)",
+    ("effective", False): "own part\n(W_t - W_0) x_t",
+    ("propagating", False): "part of the input\nW_0 (x_t - x_0)",
     ("param", False): "weights W",
     ("update", False): "weight changes ΔW",
     ("param", True): "biases b",

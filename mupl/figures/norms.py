@@ -54,5 +54,7 @@ def plot_update_norms(table: pd.DataFrame, by: str) -> Figure:
     grid.set_axis_labels("layer, in x out", "")
     for axes, label in zip(grid.axes, LABELS.values(), strict=True):
         axes[0].set_ylabel(label)
-    grid.tick_params(axis="x", rotation=60)
+    for axes in grid.axes[-1]:
+        for text in axes.get_xticklabels():  # each ends at its bar
+            text.set(rotation=60, ha="right", rotation_mode="anchor")
     return grid.figure

@@ -36,7 +36,7 @@ def plot_unit_scale(table: pd.DataFrame) -> Figure:
             x="ratio",
             y="name",
             hue="quantity",
-            style="passed",
+            style=None if table["passed"].all() else "passed",  # a legend of one entry says nothing
             markers={True: "o", False: "X"},
             col="owner",
             kind="scatter",

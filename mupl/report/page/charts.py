@@ -20,6 +20,7 @@ TEXTS = ("series", "note")  # fields of rows that are no numbers
 TICK_DIGITS = ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8))  # of log axes, the first that suffice
 LEAST_TICKS = 3
 MOST_TICKS = 7
+SMALL = 0.05  # powers of two below are longer than as 2^-n
 SIGNIFICANT = 5  # digits of numbers in specifications
 CONFIG = {
     "background": "transparent",
@@ -37,6 +38,7 @@ CONFIG = {
         "titleFontSize": 12,
         "labelOverlap": True,
         "labelSeparation": 8,
+        "labelLimit": 240,
     },
 }
 
@@ -51,6 +53,7 @@ class Axis:
         kind: "Q" for numbers, "O" for choices in order.
         ticks: the values that are labelled; by default a choice of Vega's.
         labels: an expression for their text.
+        least_step: the least distance of ticks, 1 where there is nothing between whole numbers.
     """
 
     label: str
@@ -58,6 +61,7 @@ class Axis:
     kind: str = "Q"
     ticks: Sequence[Any] | None = None
     labels: str | None = None
+    least_step: float | None = None
 
     @classmethod
     def of_values(cls, label: str, values: pd.Series) -> "Axis":
@@ -70,7 +74,7 @@ class Axis:
         scale = {"type": "log", "base": 2, "domain": [ticks[0] / 1.08, ticks[-1] * 1.08]}
         powers = np.log2(ticks)
         texts = "format(datum.value, '.4~g')"
-        if max(ticks) < 1 and np.allclose(powers, powers.round()):
+        if min(ticks) < SMALL and np.allclose(powers, powers.round()):
             texts = "'2^' + round(log(datum.value) / LN2)"
         return cls(label, scale, "Q", ticks, texts)
 
@@ -91,6 +95,8 @@ class Axis:
             options["values"] = list(self.ticks)
         if self.labels is not None:
             options["labelExpr"] = self.labels
+        if self.least_step is not None:
+            options["tickMinStep"] = self.least_step
         return channel(
             f"{field}:{self.kind}",
             title=self.label,

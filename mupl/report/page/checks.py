@@ -24,12 +24,15 @@ def norms_section(contents: Contents) -> tuple[Section | None, list[Finding]]:
     names = with_written_names(by_rank(norms))
     table = names.assign(series=names[by])
     series = list(dict.fromkeys(table["series"]))
-    panels = [_norm_panel(label, table, key, series) for key, label in LABELS.items()]
+    panels = []
+    for key, label in LABELS.items():
+        title = f"{label} norm" if key in correlations else label
+        panels.append(_norm_panel(title, table, key, series))
     caption = (
         "Change of the activations and norms of the update, of each layer (in x out). A norm that "
         "runs parallel to the change tells how far an update moves the activations."
     )
-    shown = with_written_names(correlations).rename(columns={by: "", **LABELS})
+    shown = with_written_names(correlations).rename(columns=LABELS)
     title = "Correlation over layers of log(norm) with log(change of activations)"
     best = correlations.set_index(by).loc["all"].astype(float)
     name = LABELS[str(best.idxmax())]

@@ -73,7 +73,7 @@ def _table(verdict: pd.DataFrame) -> Table:
     for column in ("slope", "ci_low", "ci_high"):
         numbers = pd.to_numeric(table[column]).round(3) + 0.0
         table[column] = numbers
-    table = table[["check", *COLUMNS]].rename(columns={"check": "", **COLUMNS})
+    table = table[["check", *COLUMNS]].rename(columns=COLUMNS)
     return Table.of("Every slope and its verdict", table)
 
 
@@ -93,7 +93,8 @@ def _charts(rows: pd.DataFrame, verdict: pd.DataFrame, along: str) -> Charts:
         of_kind = table[table["panel"] == title]
         height = Axis.of_size(STATISTICS[STATISTIC], of_kind["value"])
         for check, lines in of_kind.groupby("check", sort=False):
-            panels.append(_panel(f"{title}, {check}", lines, along, height, series, steps[-1]))
+            name = f"{title}, {check}".replace("\n", " ")
+            panels.append(_panel(name, lines, along, height, series, steps[-1]))
     caption = (
         f"Mean size of the entries against {along}. A line is the median over seeds, a band their "
         "range. The dashed line is the slope that the rule table predicts, from the line's first "

@@ -112,7 +112,7 @@ def _loss_axis(label: str, losses: pd.Series) -> Axis:
         return Axis.of_size(label, pd.Series([low, high]))
     span = (high - low) or 1.0
     scale = {"domain": [low - 0.05 * span, high + 0.05 * span], "nice": False, "zero": False}
-    return Axis(label, scale, labels="format(datum.value, '.3~g')")
+    return Axis(label, scale)
 
 
 def _panel(title: str, rows: pd.DataFrame, series: list[str], axis: Axis) -> Panel:
@@ -122,7 +122,7 @@ def _panel(title: str, rows: pd.DataFrame, series: list[str], axis: Axis) -> Pan
     means = rows.groupby(["series", "step"], sort=False)["loss"].agg(["mean", "min", "max"])
     points = means.reset_index()
     points = points.rename(columns={"mean": "loss", "min": "low", "max": "high"})
-    at_x = Axis("step", {"zero": False, "nice": False}).encode(alt.X, "step")
+    at_x = Axis("step", {"zero": False, "nice": False}, least_step=1).encode(alt.X, "step")
     loss = axis.encode(alt.Y, "loss")
     hover = tooltip(series="series", step="step", loss="loss", low="lowest", high="highest")
     layers = lines_with_bands(base(points), at_x, loss, series, hover, dots=False)

@@ -103,11 +103,12 @@ def config_section(contents: Contents) -> Section | None:
             common.append([key, values[0]])
         else:
             differing.append([key, _listed(values), str(len(values))])
-    differing_table = Table(
-        "Keys that differ between runs", ["key", "values", "how many"], differing, is_open=True
-    )
-    same = Table("Keys that are the same in all runs", ["key", "value"], common)
-    return Section("Configuration", [differing_table, same])
+    parts: list[Finding | str | Charts | Table] = []
+    if differing:
+        columns = ["key", "values", "how many"]
+        parts.append(Table("Keys that differ between runs", columns, differing, is_open=True))
+    parts.append(Table("Keys that are the same in all runs", ["key", "value"], common))
+    return Section("Configuration", parts)
 
 
 def _is_copy(key: str) -> bool:

@@ -26,22 +26,58 @@ from mupl.report.page.charts import (
 )
 from mupl.report.page.elements import Charts, Finding, Panel, Section, Table, cell
 
+# Columns of a table of transfer -> how the page calls them, and what they are
 TRANSFER_COLUMNS = {
-    "drift": "drift (octaves a doubling)",
-    "drift_low": "95 % low, over seeds",
-    "drift_high": "95 % high, over seeds",
-    "scatter_low": "95 % low, over sizes",
-    "scatter_high": "95 % high, over sizes",
-    "worst_regret": "worst regret",
-    "grid_regret": "of tried values",
-    "fit_error": "fit error (octaves)",
-    "robustness": "robustness",
-    "asymptotic_loss": "asymptotic loss",
-    "norm_drift": "drift of the readout's norm",
-    "norm_low": "its 95 % low, over sizes",
-    "norm_high": "its 95 % high, over sizes",
-    "edges": "optimum at the edge at",
+    "drift": (
+        "drift (octaves a doubling)",
+        "octaves (factors of 2) by which the best value rises when the size doubles; 0 transfers",
+    ),
+    "drift_interval": (
+        "95 % over seeds",
+        "an interval of the drift, from the drift of each seed",
+    ),
+    "scatter_interval": (
+        "95 % over sizes",
+        "an interval of the drift, from the scatter of the optima about a line",
+    ),
+    "worst_regret": (
+        "worst regret",
+        "the largest loss that the best value of the smallest size costs at a larger one",
+    ),
+    "grid_regret": (
+        "worst regret of tried values",
+        "the same of values that were tried, without the parabola between them",
+    ),
+    "fit_error": (
+        "fit error (octaves)",
+        "distance of the optima from the line whose slope is the drift",
+    ),
+    "robustness": (
+        "robustness",
+        "power of the size by which the cost of an error in the value grows; below 0 larger models "
+        "forgive more",
+    ),
+    "asymptotic_loss": (
+        "asymptotic loss",
+        "what the best losses fall to as the size grows, if they follow a power law",
+    ),
+    "norm_drift": (
+        "drift of the readout's norm",
+        "octaves by which the readout's RMS to infinity norm rises at the optimum when the size "
+        "doubles",
+    ),
+    "norm_interval": (
+        "95 % of it over sizes",
+        "an interval of that drift, from the scatter of the norms about a line",
+    ),
+    "edges": (
+        "optimum at the edge at",
+        "sizes whose best value was the first or last one tried: neither it nor what follows is "
+        "known",
+    ),
 }
+INTERVALS = ("drift", "scatter", "norm")  # columns NAME_low and NAME_high
+OCTAVE_DIGITS = 2  # after the point
 
 
 def transfer_section(losses: Losses, unit: str) -> tuple[Section | None, list[Finding]]:
@@ -81,8 +117,8 @@ class Curves:
         panel_keys = transfer.differing_keys(results, [key for key in keys if key != self.size])
         table["panel"] = transfer.labels(with_written_names(table[panel_keys]))
         table["series"] = table[self.size].astype(str)
-        best = table.groupby(["panel", "series"])["mean"].transform("min")
-        table["best"] = (table["mean"] == best) & np.isfinite(table["mean"])
+        best = table.groupby(["panel", "series"])["mean"].idxmin()
+        table["best"] = table.index.isin(best) & np.isfinite(table["mean"])
         self.table = table
         self.series = list(dict.fromkeys(table.sort_values(self.size)["series"]))
         finite = table[np.isfinite(table["mean"])]
@@ -115,7 +151,7 @@ class Curves:
     def _points(self) -> pd.DataFrame:
         _, metric, _, x, _ = self.losses
         columns = ["panel", self.size, x, "mean", "min", "max", "seeds"]
-        return self.table[columns].rename(columns={"panel": "", "mean": f"mean {metric}"})
+        return self.table[columns].rename(columns={"panel": "of", "mean": f"mean {metric}"})
 
     def _panel(self, title: str, rows: pd.DataFrame) -> Panel:
         x = self.losses.x
@@ -161,15 +197,14 @@ STAR = (
 
 def _loss_axis(label: str, limits: Mapping[str, Any]) -> Axis:
     """Return the axis that matplotlib's `limits` describe."""
-    number = "format(datum.value, '.3~g')"
     if "ylim" not in limits:
-        return Axis(label, {"zero": False}, labels=number)
+        return Axis(label, {"zero": False})
     low, high = map(float, limits["ylim"])
     scale: dict[str, Any] = {"domain": [low, high], "nice": False}
     if limits.get("yscale") == "log":
         scale["type"] = "log"
-        return Axis(label, scale, "Q", log_ticks(low, high), number)
-    return Axis(label, scale | {"zero": False}, labels=number)
+        return Axis(label, scale, "Q", log_ticks(low, high), "format(datum.value, '.3~g')")
+    return Axis(label, scale | {"zero": False})
 
 
 def _hover(size: str, x: str) -> list[alt.Tooltip]:
@@ -243,10 +278,42 @@ def _along_size(optima: pd.DataFrame, losses: Losses, unit: str) -> list[Charts 
     parts: list[Charts | Table] = [Charts(caption, panels, series=series, legend="series")]
     table = transfer.transfer(results, metric, size, x, optima.drop(columns="series"))
     if not table.empty:
-        shown = with_written_names(table)[[*names, *(c for c in TRANSFER_COLUMNS if c in table)]]
-        shown = shown.dropna(axis="columns", how="all").rename(columns=TRANSFER_COLUMNS)
-        parts.append(Table.of(f"How the {name} transfers along {along}", shown, is_open=True))
+        parts += _transfer_tables(table, names, f"How the {name} transfers along {along}")
     return parts
+
+
+def _transfer_tables(table: pd.DataFrame, names: Sequence[str], caption: str) -> list[Table]:
+    """Tabulate how well each series transfers, and what the columns mean."""
+    shown = with_written_names(table)
+    for key in INTERVALS:
+        if f"{key}_low" in table:
+            shown[f"{key}_interval"] = _intervals(table[f"{key}_low"], table[f"{key}_high"])
+    if "drift" in table:
+        shown["drift"] = _octaves(table["drift"])
+    known = shown.replace("", None).notna().any()
+    kept = [key for key in TRANSFER_COLUMNS if known.get(key, False)]
+    titles = {key: TRANSFER_COLUMNS[key][0] for key in kept}
+    meanings = [TRANSFER_COLUMNS[key] for key in kept]
+    return [
+        Table.of(caption, shown[[*names, *kept]].rename(columns=titles), is_open=True),
+        Table("What these columns mean", ["column", "what it is"], meanings),
+    ]
+
+
+def _intervals(lows: pd.Series, highs: pd.Series) -> list[str]:
+    r"""Write intervals of octaves, which no line breaks; "" where one is not known.
+
+    >>> _intervals(pd.Series([-0.5, float("nan")]), pd.Series([0.25, 1.0]))
+    ['-0.5\xa0to\xa00.25', '']
+    """
+    found = []
+    for low, high in zip(_octaves(lows), _octaves(highs), strict=True):
+        found.append(f"{low:g}\u00a0to\u00a0{high:g}" if np.isfinite([low, high]).all() else "")
+    return found
+
+
+def _octaves(values: pd.Series) -> pd.Series:
+    return values.round(OCTAVE_DIGITS) + 0.0  # no -0
 
 
 def against_size(
@@ -265,10 +332,7 @@ def against_size(
     table["high"] = optima.get(f"{y}_high", np.nan)
     along = transfer.SIZES.get(size, size)
     ends = pd.concat([table["value"], table["low"], table["high"]]).dropna()
-    if y == "loss":
-        vertical = Axis(label, {"zero": False}, labels="format(datum.value, '.3~g')")
-    else:
-        vertical = Axis.of_size(label, ends)
+    vertical = Axis(label, {"zero": False}) if y == "loss" else Axis.of_size(label, ends)
     chart = base(table[["series", "size", "value", "low", "high"]])
     at_x = Axis.of_values(along, table["size"]).encode(alt.X, "size")
     at_y = vertical.encode(alt.Y, "value")
