@@ -54,8 +54,8 @@ class HeldMultiplier(nn.Module):
     """
 
     multiplies: ClassVar = "a tensor"
-    # It registers nothing, and torch.compile would guard each step of the search for where to
-    __setattr__ = object.__setattr__
+    # Plain attributes: torch.compile would guard every look at where a module might register them.
+    __setattr__ = object.__setattr__  # type: ignore[assignment]
 
     def __init__(self, mult: float) -> None:
         super().__init__()
