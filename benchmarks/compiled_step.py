@@ -29,7 +29,8 @@ def training_step(
     device = crops.device.type
     optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
 
-    @torch.compile(fullgraph=True)
+    # not dynamic: a multiplier that another contestant has not would be taken for a variable
+    @torch.compile(fullgraph=True, dynamic=False)
     def loss_of(x: Tensor, target: Tensor) -> Tensor:
         with torch.autocast(device, torch.bfloat16):
             return cross_entropy(logits(model(x)), target)

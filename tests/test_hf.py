@@ -1,5 +1,6 @@
 """`mupl.hf`: a setup from a config of transformers and the fields that differ at the base."""
 
+import copy
 import sys
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,7 @@ def test_a_model_with_multipliers_compiles_once_and_whole(table: str) -> None:
     torch.compiler.reset()  # what was compiled of other models counts towards a limit
     counter = CompileCounterWithBackend("eager")
     compiled = torch.compile(setup.model, backend=counter, fullgraph=True)
-    expected = setup.model(TOKENS).logits
+    expected = copy.deepcopy(setup.model)(TOKENS).logits  # the compiled one has not been called
     optimizer = setup.optimizer()
     for step in range(2):
         loss = setup.loss(compiled(TOKENS), TOKENS)
