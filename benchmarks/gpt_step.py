@@ -1,33 +1,54 @@
 """Training steps of a large GPT on one GPU: plain, in nanoGPT's shape, and mupl's in SP and muP.
 
-    python benchmarks/gpt_step.py       # 12 layers, context 1024, widths 1024 and 2048
-    python benchmarks/gpt_step.py cpu   # the same code, tiny
+    python benchmarks/gpt_step.py           # 124M parameters: 12 layers of width 768
+    python benchmarks/gpt_step.py 350M      # 24 layers of width 1024
+    python benchmarks/gpt_step.py wide      # 12 layers of width 2048
+    python benchmarks/gpt_step.py cpu       # the same code, tiny
 
-Each step is compiled, in bfloat16 by autocast, with a fused AdamW and a batch that is already
-there. Tokens a second, and the model FLOPs utilisation: 6 FLOPs a token for each parameter of a
-matrix product and 12 * depth * width * context for attention (Chowdhery et al. 2022, appendix B,
-which counts the full square), over the peak of a Hopper GPU without sparsity, 989 TFLOP/s.
+Context 1024, GPT-2's vocabulary, a readout that shares the embedding's matrix, exact GELU, learned
+positions, no biases, no dropout, fused attention. Each step is compiled, in bfloat16 by autocast,
+with a fused AdamW and a batch that is already there. Tokens a second, and the model FLOPs
+utilisation: 6 FLOPs a token for each parameter of a matrix product and 12 * depth * width * context
+for attention (Chowdhery et al. 2022, appendix B, which counts the full square), over the peak of a
+Hopper GPU without sparsity, 989 TFLOP/s.
 """
 
-import statistics
-import sys
-from collections.abc import Callable, Iterable
+import argparse
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timing import Times, add_rows, alternate, new_table, show
+from compiled_step import print_throughput, training_step
+from timing import Step, add_rows, alternate, new_table, show
 from torch import Tensor, nn
 
 from mupl.models import GPT
 from mupl.nn.tensors import parameters
 from mupl.optim.groups import param_groups
-from mupl.training.setup import Setup, cross_entropy
+from mupl.training.setup import Setup
 
-PEAK = 989e12  # FLOP/s of products of bfloat16
-DEPTH, CONTEXT, VOCABULARY, D_HEAD, BASE_WIDTH = 12, 1024, 50304, 64, 256
-BATCH = {1024: 32, 2048: 16}  # crops a step
-MUP_TARGET, MFU_TARGET = 1.01, {2048: 0.45}
+D_HEAD = 64
+TARGET = 1.01  # of a step under muP over one under SP
+PLAIN_TARGET = 1.02  # and over the plain one
+
+
+class Size(NamedTuple):
+    """Of a model and its batches."""
+
+    width: int
+    depth: int
+    batch: int  # crops a step
+    context: int = 1024
+    vocabulary: int = 50304
+
+
+SIZES = {
+    "124M": Size(768, 12, batch=32),
+    "350M": Size(1024, 24, batch=16),
+    "wide": Size(2048, 12, batch=16),
+    "cpu": Size(128, 1, batch=4, context=64, vocabulary=256),
+}
 
 
 class PlainBlock(nn.Module):
@@ -63,16 +84,18 @@ class PlainBlock(nn.Module):
 
 
 class PlainGPT(nn.Module):
-    """What mupl.models.GPT(positions="learned") computes, written as nanoGPT is."""
+    """What mupl.models.GPT(positions="learned", tied=True) computes, written as nanoGPT is."""
 
-    def __init__(self, width: int, depth: int, context: int, vocabulary: int) -> None:
+    def __init__(self, size: Size) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(vocabulary, width)
-        self.positions = nn.Embedding(context, width)
-        blocks = [PlainBlock(width) for _ in range(depth)]
+        self.tokens = nn.Embedding(size.vocabulary, size.width)
+        self.positions = nn.Embedding(size.context, size.width)
+        blocks = [PlainBlock(size.width) for _ in range(size.depth)]
         self.blocks = nn.Sequential(*blocks)
-        self.norm = nn.LayerNorm(width, bias=False)
-        self.readout = nn.Linear(width, vocabulary, bias=False)
+        self.norm = nn.LayerNorm(size.width, bias=False)
+        self.readout = nn.Linear(size.width, size.vocabulary, bias=False)
+        self.readout.weight = self.tokens.weight
+        nn.init.normal_(self.tokens.weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
         places = torch.arange(tokens.shape[-1], device=tokens.device)
@@ -81,99 +104,73 @@ class PlainGPT(nn.Module):
         return self.readout(self.norm(x))
 
 
-def training_step(
-    model: nn.Module, groups: Iterable[object], batch: int, context: int, vocabulary: int
-) -> Callable[[], object]:
-    device = next(model.parameters()).device.type
-    optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)  # type: ignore[arg-type]
-    crops = torch.randint(vocabulary, (batch, context + 1), device=device)
-
-    @torch.compile
-    def loss_of(x: Tensor, target: Tensor) -> Tensor:
-        with torch.autocast(device, torch.bfloat16):
-            return cross_entropy(model(x), target)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        loss_of(crops[:, :-1], crops[:, 1:]).backward()
-        optimizer.step()
-
-    return step
+def random_crops(size: Size, device: str) -> Tensor:
+    return torch.randint(size.vocabulary, (size.batch, size.context + 1), device=device)
 
 
-def plain(width: int, batch: int, sizes: dict[str, int], device: str) -> Callable[[], object]:
-    model = PlainGPT(width, **sizes).to(device)
-    return training_step(model, model.parameters(), batch, sizes["context"], sizes["vocabulary"])
+def plain(size: Size, device: str) -> Step:
+    model = PlainGPT(size).to(device)
+    return training_step(model, model.parameters(), random_crops(size, device))
 
 
-def ours(
-    parametrization: str, width: int, batch: int, sizes: dict[str, int], device: str
-) -> Callable[[], object]:
+def ours(parametrization: str, size: Size, device: str) -> Step:
     def build(width: int) -> nn.Module:
-        return GPT(width=width, d_head=D_HEAD, positions="learned", **sizes)
+        return GPT(
+            size.vocabulary,
+            size.context,
+            width,
+            depth=size.depth,
+            d_head=D_HEAD,
+            positions="learned",
+            tied=True,
+        )
 
     setup = Setup(
         build,
-        width,
-        base_width=BASE_WIDTH,
+        size.width,
+        base_width=size.width // 2,
         lr=1e-4,
         weight_decay=0.1,
         parametrization=parametrization,
     )
     model = setup.model.to(device)
     groups = param_groups(parameters(model, setup.scales), setup.scales)
-    return training_step(model, groups, batch, sizes["context"], sizes["vocabulary"])
+    return training_step(model, groups, random_crops(size, device))
 
 
-def flops_of_step(width: int, batch: int, sizes: dict[str, int]) -> int:
+def flops_of_step(size: Size) -> int:
     """6 FLOPs a token for each parameter of a matrix product, and attention's."""
     with torch.device("meta"):
-        model = PlainGPT(width, **sizes)
+        model = PlainGPT(size)
     matrices = sum(p.numel() for p in model.parameters() if p.dim() == 2)
-    looked_up = (sizes["vocabulary"] + sizes["context"]) * width
-    of_attention = 12 * sizes["depth"] * width * sizes["context"]
-    of_token = 6 * (matrices - looked_up) + of_attention
-    return batch * sizes["context"] * of_token
+    multiplied = matrices - model.positions.weight.numel()
+    of_attention = 12 * size.depth * size.width * size.context
+    return size.batch * size.context * (6 * multiplied + of_attention)
 
 
-def print_throughput(times: Times, width: int, tokens: int, flops: int, device: str) -> None:
-    for name, values in times.items():
-        seconds = statistics.median(values)
-        line = f"width {width}: {name}: {tokens / seconds:,.0f} tokens/s"
-        if device == "cuda":
-            line += f", MFU {flops / seconds / PEAK:.3f}"
-            if width in MFU_TARGET:
-                line += f" (target {MFU_TARGET[width]})"
-        print(line, flush=True)
+def main() -> None:
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("size", nargs="?", default="124M", choices=SIZES)
+    arguments.add_argument("--seconds", type=float, default=20.0, help="of measuring")
+    given = arguments.parse_args()
 
-
-def main(device: str = "cuda") -> None:
-    sizes = {"depth": DEPTH, "context": CONTEXT, "vocabulary": VOCABULARY}
-    batches = BATCH
-    seconds = 15.0
-    queue = 4
-    if device == "cpu":
-        sizes = {"depth": 2, "context": 64, "vocabulary": 256}
-        batches = {128: 4}
-        seconds = 2.0
-        queue = 1
-    table = new_table("Training steps of GPTs", device)
-    for width, batch in batches.items():
-        makers = {
-            "plain": partial(plain, width, batch, sizes, device),
-            "sp": partial(ours, "sp", width, batch, sizes, device),
-            "mup": partial(ours, "mup", width, batch, sizes, device),
-        }
-        times = alternate(makers, seconds, builds=1, queue=queue)
-        label = f"width {width}, batch {batch}"
-        add_rows(table, label, times, "sp", {"mup": MUP_TARGET})
-        tokens = batch * sizes["context"]
-        flops = flops_of_step(width, batch, sizes)
-        print_throughput(times, width, tokens, flops, device)
-        if device == "cuda":
-            torch.cuda.empty_cache()
-    show(table)
+    size = SIZES[given.size]
+    device = "cpu" if given.size == "cpu" else "cuda"
+    makers = {
+        "plain": partial(plain, size, device),
+        "sp": partial(ours, "sp", size, device),
+        "mup": partial(ours, "mup", size, device),
+    }
+    times = alternate(makers, given.seconds, builds=1, queue=4 if device == "cuda" else 1)
+    tokens = size.batch * size.context
+    print_throughput(times, given.size, tokens, flops_of_step(size), device)
+    for baseline, targets in (("sp", {"mup": TARGET}), ("plain", {"mup": PLAIN_TARGET})):
+        table = new_table(f"A training step of a GPT of size {given.size}", device)
+        add_rows(table, f"{size.depth} layers, width {size.width}", times, baseline, targets)
+        show(table)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

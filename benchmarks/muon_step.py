@@ -1,4 +1,4 @@
-"""A training step of a transformer under Muon beside the same under a fused AdamW.
+"""A training step of a transformer under Muon and Hyperball beside the same under a fused AdamW.
 
     # on CUDA: 12 layers, width 768, 12 heads, 32 x 1024 tokens, bfloat16, compiled
     python benchmarks/muon_step.py
@@ -8,8 +8,9 @@
 
 All optimizers take turns on one compiled model: "Muon" is mupl's, hidden matrices by Newton-Schulz
 and the rest by the fused AdamW of the same object; "torch's Muon" is torch.optim.Muon for the same
-matrices and a fused AdamW for the rest; "none" is forward and backward alone. Then each optimizer's
-step by itself, on gradients that stay as they are.
+matrices and a fused AdamW for the rest; "AdamH" and "MuonH" are Hyperball's, whose hidden matrices
+keep their norms, about a fused AdamW and about Muon; "none" is forward and backward alone. Then
+each optimizer's step by itself, on gradients that stay as they are.
 """
 
 import argparse
@@ -19,11 +20,14 @@ from functools import partial
 import torch
 from timing import Step, add_rows, alternate, new_table, show
 from torch import nn
-from torch.optim import AdamW, Muon
+from torch.optim import AdamW, Muon, Optimizer
 
 from mupl.models import GPT
 from mupl.nn.tensors import parameters
+from mupl.optim.groups import build_optimizer
+from mupl.optim.normalized import Normalized
 from mupl.optim.orthogonal import Orthogonal
+from mupl.optim.scaling import scale
 from mupl.training.setup import Setup, cross_entropy
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -47,7 +51,16 @@ def optimizer_steps(muon: Setup) -> dict[str, Step]:
         "AdamW, fused": AdamW(by_name.values(), lr=LR, fused=True).step,
         "Muon": muon.optimizer().step,
         "torch's Muon": torch_muon,
+        "AdamH": hyperball(muon, partial(AdamW, fused=True)).step,
+        "MuonH": hyperball(muon, partial(Orthogonal, fused=True)).step,
     }
+
+
+def hyperball(setup: Setup, inner: partial[Optimizer]) -> Optimizer:
+    """Hyperball about an inner optimizer, for the setup's model, whose multipliers are the same."""
+    optimizer = partial(Normalized, inner=inner, normalise="hyperball")
+    scales = scale(setup.infos, setup.parametrization, optimizer, lr=LR)
+    return build_optimizer(optimizer, parameters(setup.model, scales), scales)
 
 
 def backward(
@@ -79,7 +92,7 @@ def main() -> None:
     for name, default in sizes.items():
         arguments.add_argument(f"--{name}", type=int, default=default)
     arguments.add_argument(
-        "--seconds", type=float, default=30.0, help="of measuring, of each half of the table"
+        "--seconds", type=float, default=25.0, help="of measuring, of each half of the table"
     )
     given = arguments.parse_args()
 

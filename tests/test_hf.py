@@ -1,13 +1,16 @@
 """`mupl.hf`: a setup from a config of transformers and the fields that differ at the base."""
 
+import copy
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import mupl
+from mupl.parametrization.tables import TABLES
 from mupl.training.hf import output_loss
 from tests.foreign import TOKENS, transformers
 
@@ -133,3 +136,23 @@ def test_it_trains_and_folds() -> None:
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
     torch.testing.assert_close(setup.fold()(TOKENS).logits, setup.model(TOKENS).logits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", [name for name in TABLES if name != "umup_output_scale"])
+def test_a_model_with_multipliers_compiles_once_and_whole(table: str) -> None:
+    """Without a graph break, and not again when a module has noted that its multiplier acts."""
+    base = {"hidden_size": 16, "intermediate_size": 44, "num_hidden_layers": 1}
+    setup = mupl.hf(config(num_hidden_layers=2), base, lr=0.01, parametrization=table)
+    torch.compiler.reset()  # what was compiled of other models counts towards a limit
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(setup.model, backend=counter, fullgraph=True)
+    expected = copy.deepcopy(setup.model)(TOKENS).logits  # the compiled one has not been called
+    optimizer = setup.optimizer()
+    for step in range(2):
+        loss = setup.loss(compiled(TOKENS), TOKENS)
+        if step == 0:
+            torch.testing.assert_close(compiled(TOKENS).logits, expected)
+        loss.backward()
+        optimizer.step()
+    assert counter.frame_count == 1

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import mupl
 from mupl.models import GPT, MLP
@@ -161,11 +162,15 @@ class Compilable(nn.Sequential):
 def test_compiled_and_exported_models_are_the_same_function(grad: float) -> None:
     torch.manual_seed(0)
     model = scaled(Compilable(), 0.3, grad)
-    expected = model(TOKENS)
-    gradient = gradients(model)["0.weight"].clone()
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    plain = copy.deepcopy(model)  # the one that is compiled has not been called
+    expected = plain(TOKENS)
+    gradient = gradients(plain)["0.weight"].clone()
+    torch.compiler.reset()  # else another number than in an earlier model is taken for a variable
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
     torch.testing.assert_close(compiled(TOKENS), expected)
     torch.testing.assert_close(gradients(compiled)["_orig_mod.0.weight"], gradient)
+    assert counter.frame_count == 1  # not once more for a module that has noted that it acts
     if grad == 1:
         exported = torch.export.export(model, (TOKENS,)).module()
         torch.testing.assert_close(exported(TOKENS), expected)

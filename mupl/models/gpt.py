@@ -435,8 +435,13 @@ class Attention(nn.Module):
         k_BT, v_BT = self.key_value(x).chunk(2, -1)
         k_BTGD = self._split_heads(k_BT)
         v_BTGD = self._split_heads(v_BT)
-        q_BTHD = self.scale(self.query_norm(q_BTHD))
+        q_BTHD = self.query_norm(q_BTHD)
         k_BTGD = self.key_norm(k_BTGD)
+        logit_scale = 1.0
+        if self._scales_in_kernel():
+            logit_scale = self.scale.value
+        else:
+            q_BTHD = self.scale(q_BTHD)
 
         q_NHTD = self.rotary(heads_first(q_BTHD))
         k_NGTD = self.rotary(heads_first(k_BTGD))
@@ -446,18 +451,30 @@ class Attention(nn.Module):
 
         if self.logits._forward_hooks:  # fused attention does not return them
             self.logits(q_NHTD, k_NGTD, x.shape[:-2])
-        y_NHTD = self._attend(q_NHTD, k_NGTD, v_NGTD)
+        y_NHTD = self._attend(q_NHTD, k_NGTD, v_NGTD, logit_scale)
         y_NT = y_NHTD.transpose(-3, -2).flatten(-2)
         y_BT = y_NT.view(*x.shape[:-1], -1)
         return self.out(y_BT)
 
-    def _attend(self, q_NHTD: Tensor, k_NGTD: Tensor, v_NGTD: Tensor) -> Tensor:
-        """Average the values of past tokens by softmax(q.k), times `value_scale`: (N, H, T, D)."""
+    def _scales_in_kernel(self) -> bool:
+        """Whether fused attention multiplies the logits, which saves a pass over the queries.
+
+        It takes one number, and shows neither multiplied queries nor logits to hooks.
+        """
+        watched = self.scale._forward_hooks or self.logits._forward_hooks
+        dropped = self.training and self.dropout.p > 0
+        return not (watched or dropped or isinstance(self.scale.value, Tensor))
+
+    def _attend(self, q_NHTD: Tensor, k_NGTD: Tensor, v_NGTD: Tensor, logit_scale: float) -> Tensor:
+        """Average the values of past tokens by softmax(logit_scale q.k): (N, H, T, D).
+
+        The result is multiplied by `value_scale`.
+        """
         if self.training and self.dropout.p > 0:
             y_NHTD = self._attend_with_dropout(q_NHTD, k_NGTD, v_NGTD)
         else:
             y_NHTD = F.scaled_dot_product_attention(
-                q_NHTD, k_NGTD, v_NGTD, is_causal=True, scale=1.0, enable_gqa=self.grouped
+                q_NHTD, k_NGTD, v_NGTD, is_causal=True, scale=logit_scale, enable_gqa=self.grouped
             )
         return times(self.value_scale, y_NHTD)
 

@@ -54,6 +54,8 @@ class HeldMultiplier(nn.Module):
     """
 
     multiplies: ClassVar = "a tensor"
+    # Plain attributes: torch.compile would guard every look at where a module might register them.
+    __setattr__ = object.__setattr__  # type: ignore[assignment]
 
     def __init__(self, mult: float) -> None:
         super().__init__()
@@ -88,28 +90,23 @@ class ScaledParameter(HeldMultiplier):
     Attributes:
         acted: whether a forward pass has used it.
         replaced: w while `mult * w` stands in its place in the module, which is during a forward
-            pass; a tuple, as a tensor alone would become a parameter of this module.
+            pass.
     """
 
-    replaced: tuple[Tensor, ...]
+    replaced: Tensor | None
 
     def __init__(self, mult: float, grad: float) -> None:
         super().__init__(mult)
         self.grad = grad
         self.acted = False
-        self.replaced = ()
+        self.replaced = None
 
     def scale(self, w: Tensor) -> Tensor:
         """Return `mult * w`."""
-        self.note()
+        self.acted = True
         if self.grad == 1:
             return self.mult * w
         return scaled(w, self.mult, self.mult * self.grad)
-
-    def note(self) -> None:
-        """Note that it acts, once."""
-        if not self.acted:
-            self.acted = True
 
     def extra_repr(self) -> str:
         return f"mult={self.mult:g}, grad={self.grad:g}"
@@ -211,14 +208,13 @@ def _put_scaled(module: nn.Module, args: tuple) -> tuple | None:
     """
     tensors = list(_scaled_tensors(module))
     queries = module._modules.get(QUERIES)
-    if args and _scales_input(module, tensors):
-        tensors[0].held.note()
-        return (tensors[0].held.mult * args[0], *args[1:])
+    if args and _scales_input(module, tensors, args[0]):
+        return (tensors[0].held.scale(args[0]), *args[1:])
     for owner, leaf, held in tensors:
-        if not held.replaced:
+        if held.replaced is None:
             w = owner._parameters[leaf]
             assert w is not None
-            held.replaced = (w,)
+            held.replaced = w
             owner._parameters[leaf] = held.scale(w)  # type: ignore[assignment]
     if isinstance(queries, ScaledQueries) and isinstance(module, nn.MultiheadAttention):
         queries.put(module)
@@ -238,9 +234,9 @@ def _put_back(module: nn.Module, *_: Any) -> None:
     if isinstance(queries, ScaledQueries):
         queries.put_back(module)
     for owner, leaf, held in _scaled_tensors(module):
-        if held.replaced:
-            owner._parameters[leaf] = held.replaced[0]  # type: ignore[assignment]
-            held.replaced = ()
+        if held.replaced is not None:
+            owner._parameters[leaf] = held.replaced  # type: ignore[assignment]
+            held.replaced = None
 
 
 class _ScaledTensor(NamedTuple):
@@ -249,11 +245,14 @@ class _ScaledTensor(NamedTuple):
     held: ScaledParameter
 
 
-def _scales_input(module: nn.Module, tensors: list[_ScaledTensor]) -> bool:
-    """Say whether `mult * x` does for `mult * w`: it is cheaper where w is larger than x."""
+def _scales_input(module: nn.Module, tensors: list[_ScaledTensor], x: Any) -> bool:
+    """Say whether `mult * x` does for `mult * w`, and is cheaper as x is the smaller of the two."""
     if type(module).forward is not nn.Linear.forward or len(tensors) != 1:
         return False
-    return tensors[0].leaf == "weight" and tensors[0].held.grad == 1
+    (owner, leaf, held), *_ = tensors
+    if leaf != "weight" or held.grad != 1:
+        return False
+    return x.numel() < owner.get_parameter(leaf).numel()
 
 
 def _scaled_tensors(module: nn.Module) -> Iterator[_ScaledTensor]:

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,14 +48,17 @@ def on_sphere(w: Tensor, u: Tensor, lr: Number) -> Tensor:
         w, u: matrices (S.., out, in) and the directions against which they move.
 
     Example:
-        >>> w, u = torch.tensor([[3.0, 4.0]]), torch.tensor([[0.1, 0.0]])
+        >>> w, u = torch.tensor([[3.0, 4.0]]), torch.tensor([[0.5, 0.0]])
         >>> on_sphere(w, u, lr=0.6)
         tensor([[0., 5.]])
     """
     radius = frobenius_norm(w)[..., None, None]
-    there = radius * unit(w - lr * radius * unit(u))
-    rests = frobenius_norm(u)[..., None, None] == 0
-    return torch.where(rests, w, there)
+    length = frobenius_norm(u)[..., None, None]
+    # by numbers for each matrix, so that few passes go over all entries
+    step = torch.where(length == 0, 0, lr * radius / length)
+    there = torch.addcmul(w, u, step, value=-1)
+    distance = frobenius_norm(there)[..., None, None]
+    return there * (radius / positive(distance))
 
 
 # Each divides an update (S.., out, in) by a norm; "hyperball" moves `on_sphere` besides
@@ -133,8 +136,9 @@ class Normalized(HasRules):
 
     Example:
         >>> import mupl
+        >>> from mupl.models import MLP
         >>> setup = mupl.Setup(
-        ...     lambda width: mupl.models.MLP(4, 2, width),
+        ...     lambda width: MLP(4, 2, width),
         ...     64,
         ...     base_width=16,
         ...     optimizer=partial(Normalized, inner="sgd", normalise="spectral"),
@@ -223,23 +227,43 @@ class Normalized(HasRules):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         groups = self._normalised_groups()
-        weights = [w for group in groups for w in group["params"]]
-        before = {w: w.clone() for w in weights}
+        batches = [batch for group in groups for batch in _batches(group)]
         with _as_inner(groups):
-            loss = self._inner.step(closure)
-        for group in groups:
+            self._inner.step()
+        for group, weights, before in batches:
+            u = before - _matrices(weights)
             decay = group["lr"] * group["weight_decay"]
-            for w in group["params"]:
-                old = before[w]
-                if w.grad is None:
-                    continue
-                u = (old - w).flatten(1)
-                matrix = moved(
-                    self._normalise, old.flatten(1), u, group["lr"], group["shape_factor"], decay
-                )
-                w.copy_(matrix.view_as(w))
+            matrices = moved(self._normalise, before, u, group["lr"], group["shape_factor"], decay)
+            after = [x.view_as(w) for x, w in zip(matrices, weights, strict=True)]
+            torch._foreach_copy_(weights, after)
         return loss
+
+
+class _Batch(NamedTuple):
+    """Tensors of one param group and shape, and the matrices (S, out, in) that they are."""
+
+    group: dict[str, Any]
+    weights: list[Tensor]
+    matrices: Tensor
+
+
+def _batches(group: dict[str, Any]) -> list[_Batch]:
+    """Return the tensors of a group that have gradients, those of one shape together."""
+    by_shape: dict[tuple[int, ...], list[Tensor]] = {}
+    for w in group["params"]:
+        if w.grad is not None:
+            by_shape.setdefault(tuple(w.shape), []).append(w)
+    return [_Batch(group, weights, _matrices(weights)) for weights in by_shape.values()]
+
+
+def _matrices(weights: list[Tensor]) -> Tensor:
+    """Return a copy of tensors of one shape as matrices (S, out, in)."""
+    return torch.stack([w.flatten(1) for w in weights])
 
 
 @contextmanager
