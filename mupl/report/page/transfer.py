@@ -288,8 +288,9 @@ def _transfer_tables(table: pd.DataFrame, names: Sequence[str], caption: str) ->
     for key in INTERVALS:
         if f"{key}_low" in table:
             shown[f"{key}_interval"] = _intervals(table[f"{key}_low"], table[f"{key}_high"])
-    if "drift" in table:
-        shown["drift"] = _octaves(table["drift"])
+    for key in ("drift", "norm_drift"):
+        if key in table:
+            shown[key] = _octaves(table[key])
     known = shown.replace("", None).notna().any()
     kept = [key for key in TRANSFER_COLUMNS if known.get(key, False)]
     titles = {key: TRANSFER_COLUMNS[key][0] for key in kept}
