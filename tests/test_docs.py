@@ -7,6 +7,7 @@ A comment directly before a Python block or an indented block changes what is do
 
 import importlib
 import pkgutil
+import json
 import re
 import shlex
 import sys
@@ -198,6 +199,15 @@ def with_folder(word: str) -> str:
     pytest.skip(f"{word}, which others measured, is not here")
 
 
+def certify(run: Path, lr: float, changed: list[str]) -> None:
+    """Write the certificate of a run of a recommendation."""
+    certificate = {"metric": "val_loss", "recommended": {"lr": 1.0}, "values": {"lr": lr}}
+    certificate |= {"measured": 2.0 + lr, "predicted": None, "changed": changed}
+    certificate |= {"regret": 0.1, "scatter": 0.01, "ladder": None}
+    run.mkdir()
+    (run / "certificate.json").write_text(json.dumps(certificate))
+
+
 @pytest.mark.parametrize(("page", "command"), of_mupl())
 def test_a_command_of_mupl_runs(
     page: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -213,6 +223,9 @@ def test_a_command_of_mupl_runs(
         words[2:] = ["sweep"]
     if words[1] == "reproduce":
         words.append("--redraw")  # from the kept table: it would train for minutes
+    if words[1] == "certificate":  # of runs of a recommendation, the first as it says
+        for place, word in enumerate(words[2:]):
+            certify(tmp_path / word, lr=1.0 + place, changed=["lr"] if place else [])
     if words[1] == "export":  # of a ladder's or a run's folder
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = compose("train", ["trainer=cpu"])

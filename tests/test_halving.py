@@ -99,13 +99,6 @@ def test_survivors_train_as_without_halving_and_losers_are_recorded(
     assert "step 4 of 20: 12 of 20 jobs go on" in done.stdout
 
 
-def test_a_halving_that_compares_parts_of_its_jobs_says_so(sweep: Sweep, tmp_path: Path) -> None:
-    done = sweep(tmp_path, *GRID, *RUNGS, "hydra.launcher.max_members=5")
-    assert "10 jobs that halving should compare are 2 stacks, as one may have 5" in done.stdout
-    whole = sweep(tmp_path / "whole", *GRID, *RUNGS)
-    assert "should compare" not in whole.stdout
-
-
 @pytest.mark.parametrize("at", [3, 5, 8, 12])
 def test_a_halving_that_is_interrupted_drops_the_same(
     at: int, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
