@@ -6,8 +6,8 @@ A comment directly before a Python block or an indented block changes what is do
 """
 
 import importlib
-import pkgutil
 import json
+import pkgutil
 import re
 import shlex
 import sys

@@ -318,8 +318,8 @@ def _is_graded(settings: pd.DataFrame, key: str, keys: Sequence[str]) -> bool:
     if not is_numeric_dtype(values) or is_bool_dtype(values) or not (values > 0).all():
         return False
     tried = settings[[*keys]].drop_duplicates()
-    others = tried.drop(columns=key).drop_duplicates()
-    crossed = values.nunique() * max(len(others), 1)
+    others = [other for other in keys if other != key]
+    crossed = values.nunique() * (len(tried[others].drop_duplicates()) if others else 1)
     return values.nunique() > 1 and len(tried) > crossed / 2
 
 
