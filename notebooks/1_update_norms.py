@@ -369,9 +369,9 @@ assert (lost.loc["mup", best] < 0.1).sum() >= 5
 # **Question 11. How are Frobenius and spectral norm related, under Adam and under Shampoo?** Under
 # Adam they are nearly equal, and both grow with the layer: its update is about one direction. Under
 # Shampoo the spectral norm is the learning rate in every layer. The Frobenius norm is sqrt(r) times
-# that, with r the number of directions of the gradient. That makes sense: the square of the Frobenius
-# norm is the sum of the squares of singular values. Here r is at most 9. For all errors come from
-# ten logits, whose errors sum to zero, and in deep layers examples look alike.
+# that, with r the number of directions of the gradient. That makes sense: the square of the
+# Frobenius norm is the sum of the squares of singular values. Here r is at most 9. For all errors
+# come from ten logits, where they sum to zero. And in deep layers examples look alike.
 
 # %%
 every = ("input", "hidden", "output")

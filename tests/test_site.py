@@ -54,6 +54,11 @@ def test_code_in_a_table_shows_a_bar_as_a_bar(site: Path) -> None:
     assert "\\|" not in page
 
 
+def test_commands_below_a_list_are_shown_as_commands(site: Path) -> None:
+    for page in site.rglob("*.html"):  # Python-Markdown adds indented lines to a list above them
+        assert not re.search(r"<p>(python \S+\.py|mupl report) ", page.read_text()), page
+
+
 def test_the_api_shows_every_public_name_with_its_example(site: Path) -> None:
     page = (site / "api.html").read_text()
     for name in mupl.__all__:
