@@ -25,6 +25,7 @@ import mupl
 from mupl.data import digits
 from mupl.data.modules import TensorData
 from mupl.models import MLP
+from mupl.optim.blocked import BlockedShampoo, BlockedSOAP
 from mupl.training.coord_check import default_dtype
 
 WIDTHS = (32, 64, 128, 256)
@@ -40,6 +41,14 @@ OPTIMIZERS: dict[str, tuple[Callable[[int], Any], float]] = {
     "SOAP, basis of every step": (lambda n: partial(SOAP, precondition_frequency=1), 1e-3),
     "SOAP, sides up to n": (lambda n: partial(SOAP, max_precondition_dim=n), 1e-3),
     "Shampoo": (lambda n: SHAMPOO, 0.02),
+    "SOAP in blocks of 16": (lambda n: partial(BlockedSOAP, block_size=16), 1e-3),
+    "SOAP in blocks, Adam's norm": (
+        lambda n: partial(BlockedSOAP, block_size=16, graft="adam"),
+        1e-3,
+    ),
+    "Shampoo in blocks of 16": (lambda n: partial(BlockedShampoo, block_size=16), 0.005),
+    "Shampoo, Adam's norm": (lambda n: partial(BlockedShampoo, graft="adam"), 1e-3),
+    "Shampoo, SGD's norm": (lambda n: partial(BlockedShampoo, graft="sgd"), 0.05),
 }
 
 

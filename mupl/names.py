@@ -134,6 +134,8 @@ AS_WRITTEN = {
     "shampoo": "Shampoo",
     "shampoo_svd": "Shampoo, simplified",
     "soap": "SOAP",
+    "blocked_soap": "SOAP in blocks",
+    "blocked_shampoo": "Shampoo in blocks",
     "lr": "learning rate",
     "val_loss": "validation loss",
     "train_loss": "training loss",

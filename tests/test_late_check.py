@@ -15,6 +15,7 @@ from mupl.data import digits
 from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
 from mupl.models import MLP
+from mupl.optim.blocked import BlockedShampoo, BlockedSOAP
 from mupl.optim.registry import optimizer_rules
 from mupl.parametrization.rules import get_parametrization
 from mupl.training.coord_check import coord_check
@@ -109,6 +110,34 @@ def test_soap_fails_under_sp_at_the_layers_whose_updates_grow() -> None:
     found = failed(verdict(recorded(optimizer=SOAP, parametrization="sp")))
     assert {("effective", "layers.1"), ("effective", "readout"), ("output", "readout")} <= found
     assert not {("update", "layers.0.weight"), ("effective", "layers.0")} & found
+
+
+BLOCKED = {
+    "soap": partial(BlockedSOAP, block_size=16),
+    "soap, adam": partial(BlockedSOAP, block_size=16, graft="adam"),
+    "shampoo": partial(BlockedShampoo, block_size=16),
+    "shampoo, adam": partial(BlockedShampoo, graft="adam"),
+    "shampoo, adam, blocks": partial(BlockedShampoo, block_size=16, graft="adam"),
+    "shampoo, sgd": partial(BlockedShampoo, graft="sgd"),
+}
+RATES = {"shampoo": 0.01, "shampoo, sgd": 0.1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BLOCKED)
+def test_blocks_and_grafts_pass_under_their_own_rules(name: str) -> None:
+    steps = {} if name.startswith("soap") else {"steps": LATE}
+    options = {"optimizer": BLOCKED[name], "lr": RATES.get(name, 0.003), **steps}
+    own = verdict(recorded(**options))
+    assert failed(own) == set(), own[own["verdict"] == "fail"].to_string()
+    assert (own["verdict"] != "pass").sum() <= 0.1 * len(own)
+
+
+@pytest.mark.slow
+def test_shampoo_in_blocks_fails_under_the_rule_of_one_block() -> None:
+    options = {"optimizer": BLOCKED["shampoo"], "lr": 0.01, "steps": LATE}
+    found = failed(verdict(recorded(update_kind="orthogonal", **options)))
+    assert {("effective", "layers.1"), ("output", "readout")} & found
 
 
 # --- negative controls ---

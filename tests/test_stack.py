@@ -19,6 +19,7 @@ from mupl.data.batches import Batch
 from mupl.data.modules import TensorData
 from mupl.models import MLP
 from mupl.nn.tensors import parameters
+from mupl.optim.blocked import BlockedShampoo, BlockedSOAP
 from mupl.optim.elementwise import AdamAtan2, Elementwise, Lion, SignSGD
 from mupl.optim.groups import build_optimizer
 from mupl.optim.normalized import Normalized
@@ -92,6 +93,14 @@ OPTIMIZERS: dict[str, Any] = {
         pytorch_optimizer.Shampoo, matrix_eps=1e-2, preconditioning_compute_steps=3
     ),
     "soap": pytorch_optimizer.SOAP,
+    "blocked_soap": partial(BlockedSOAP, block_size=5),
+    "blocked_shampoo": partial(
+        BlockedShampoo,
+        block_size=24,
+        graft="rmsprop",
+        matrix_eps=1e-4,
+        preconditioning_compute_steps=4,
+    ),
     "scion": partial(Scion, matrix_radius=2.0, readout_radius=2.0, other_radius=0.5, method="svd"),
     "adamh": partial(HYPERBALL, inner=partial(torch.optim.AdamW, betas=(0.8, 0.95))),
     "muonh": partial(HYPERBALL, inner=partial(Orthogonal, method="svd", scale="keller")),
@@ -288,11 +297,13 @@ CLIPPED = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:optimizer. updates of")  # blocked_soap, of tiny matrices
 @pytest.mark.parametrize(("optimizer", "clip"), [*((name, None) for name in OPTIMIZERS), *CLIPPED])
 def test_members_follow_the_trajectories_that_they_have_alone(
     optimizer: str, clip: float | None, splits: Splits
 ) -> None:
-    net, splits = (square, largest_pixel()) if optimizer == "soap" else (build, splits)
+    is_soap = optimizer in ("soap", "blocked_soap")
+    net, splits = (square, largest_pixel()) if is_soap else (build, splits)
     arguments = [a | {"optimizer": OPTIMIZERS[optimizer]} for a in members(optimizer)]
     clips = [clip if i % 2 else None for i in range(len(arguments))]
     stack = stack_of(net, arguments, splits, train=100, clip=clips)

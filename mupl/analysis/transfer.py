@@ -319,9 +319,8 @@ def optima(
     Columns: `curve_keys`, x (of the mean over seeds; see `Optimum`), loss, curvature, at_edge,
     regret (loss at the smallest size's optimal x over that at its own) and grid_regret (the same of
     the values that were tried, without a parabola). Where x is a number also the 95 % t-interval
-    over the optima of each seed, as `{x}_low` and `{x}_high`. Where norms of readouts are known
-    there is `readout_norm` (`mupl.analysis.readout_norms`). Curves on which every run diverged are
-    left out.
+    over the optima of each seed, as `{x}_low` and `{x}_high`; readout_norm where that is known.
+    Curves on which every run diverged are left out.
 
     >>> grid = [(width, lr) for width in (64, 128) for lr in (0.5, 1.0, 2.0)]
     >>> results = pd.DataFrame(grid, columns=["width", "lr"])

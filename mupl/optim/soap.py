@@ -48,12 +48,12 @@ def _rotation_of(largest: int, info: Info) -> Monomial:
     """
     kind = _kind_of(largest, info)
     if isinstance(info, ParamInfo) and info.role is Role.INPUT and len(info.shape) > 1:
-        outputs, _ = _sides(info)
+        outputs, _ = sides(info)
         kind = UpdateKind.ROTATED_OUT if max(outputs) <= largest else kind
     return ROTATIONS.get(kind, Monomial())
 
 
-def _sides(info: ParamInfo) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def sides(info: ParamInfo) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the sizes of the outputs' side and of the inputs' side of a tensor."""
     first, rest = info.shape[:1], info.shape[1:]
     return (first, rest) if info.out_first else (rest, first)
@@ -62,7 +62,7 @@ def _sides(info: ParamInfo) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def _kind_of(largest: int, info: Info) -> str:
     if not isinstance(info, ParamInfo) or len(info.shape) < 2:
         return UpdateKind.ADAM
-    outputs, inputs = _sides(info)
+    outputs, inputs = sides(info)
     if max(inputs) <= largest:
         return UpdateKind.ROTATED_IN
     if max(outputs) <= largest and info.role is not Role.INPUT:

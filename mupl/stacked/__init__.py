@@ -16,7 +16,7 @@ In the order of the data:
   stops; `progress` shows how far it is.
 - `stack` is the training loop. It is made of `model` (the setups of S members become one module
   with weights (S, ...)), `batches` (one batch a seed), `optimizer` (one update of all members) with
-  its `rules` and `preconditioned`, and `compiled` (kernels and CUDA graphs).
+  its `rules`, and `compiled` (kernels and CUDA graphs).
 - `checkpoint` is the file from which a stack goes on, `output` writes what each run would have
   left.
 

@@ -7,32 +7,37 @@ under other numbers: the `scalars` of a rule.
 """
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mupl.optim.blocked import (
+    Blocked,
+    blocked_direction,
+    blocked_matrices,
+    blocked_step,
+    buffers_of,
+)
 from mupl.optim.elementwise import Elementwise, sign_momentum
 from mupl.optim.normalized import Normalized, moved
 from mupl.optim.orthogonal import METHODS, accumulate
+from mupl.optim.preconditioned import (
+    SHAMPOO,
+    SOAP,
+    Preconditioner,
+    Shapes,
+    Tensors,
+    adam_corrections,
+)
 from mupl.optim.registry import qualified, resolve, unwrapped
 from mupl.optim.scion import unit_rows_momentum
 from mupl.parametrization.scales import Scale
-from mupl.parametrization.update_kinds import ROTATIONS
-from mupl.stacked.preconditioned import (
-    Tensors,
-    shampoo,
-    shampoo_matrices,
-    shampoo_roots_are_due,
-    soap,
-    soap_basis_is_due,
-    soap_matrices,
-)
+from mupl.parametrization.update_kinds import ROTATIONS, UpdateKind
 
 Scalars = dict[str, float]
 Options = Mapping[str, Any]
@@ -44,7 +49,7 @@ class NotStackable(Exception):
     """Says why something cannot be trained as a member of a stack."""
 
 
-def _no_matrices(shape: Sequence[int], options: Options) -> dict[str, int]:
+def _no_matrices(shape: Sequence[int], options: Options) -> Shapes:
     return {}
 
 
@@ -69,8 +74,8 @@ class StackedRule:
         step_scalars: `(options, k) ->` what `step` holds for a member at update k = 0, 1, ...,
             beside its "schedule".
         buffers: names of the tensors of W's shape that the rule keeps, 0 at first.
-        matrices: `(shape, options) ->` names and sizes n of the matrices (S, n, n) that it keeps, 0
-            at first.
+        matrices: `(shape, options) ->` names and shapes, but for S, of the other tensors that it
+            keeps, 0 at first.
         host_arguments: `(options, k) ->` arguments of `update` that are no tensors, which all
             members share.
         layout: of W in `update`: "entries" is (S, n), for rules that move each entry by itself;
@@ -83,7 +88,7 @@ class StackedRule:
     scalars: Callable[[Scale], Scalars]
     step_scalars: Callable[[Options, int], Scalars]
     buffers: tuple[str, ...] = ()
-    matrices: Callable[[Sequence[int], Options], Mapping[str, int]] = _no_matrices
+    matrices: Callable[[Sequence[int], Options], Shapes] = _no_matrices
     host_arguments: Callable[[Options, int], dict[str, Any]] = _no_arguments
     layout: Layout = "entries"
     needs_host: Callable[[Options, int], bool] = _never
@@ -91,9 +96,7 @@ class StackedRule:
     def states(self, shape: Sequence[int], options: Options) -> dict[str, tuple[int, ...]]:
         """Names and shapes of what the rule keeps of one member's tensor."""
         shapes = {name: tuple(shape) for name in self.buffers}
-        for name, n in self.matrices(shape, options).items():
-            shapes[name] = (n, n)
-        return shapes
+        return shapes | self.matrices(shape, options)
 
     def view_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape in which `update` takes a tensor (S, *shape); -1 stands for what is left."""
@@ -234,17 +237,7 @@ def _adamw_scalars(scale: Scale) -> Scalars:
     }
 
 
-def _bias_corrections(options: Options, k: int) -> Scalars:
-    beta1, beta2 = options["betas"]
-    return {
-        "1-beta1": 1 - beta1,
-        "1-beta2": 1 - beta2,
-        "1/correction1": 1 / (1 - beta1 ** (k + 1)),
-        "rsqrt_correction2": 1 / math.sqrt(1 - beta2 ** (k + 1)),
-    }
-
-
-_ADAMW = StackedRule(_adam, _adamw_scalars, _bias_corrections, buffers=("exp_avg", "exp_avg_sq"))
+_ADAMW = StackedRule(_adam, _adamw_scalars, adam_corrections, buffers=("exp_avg", "exp_avg_sq"))
 
 
 # Our own optimizers: a direction of the gradient c G that the member's own optimizer would see
@@ -457,50 +450,99 @@ def _preconditioned_scalars(scale: Scale) -> Scalars:
     }
 
 
-def _soap_corrections(options: Options, k: int) -> Scalars:
-    """Adam's bias corrections, one step late: SOAP's first update only initialises its basis."""
-    adam = _bias_corrections(options, max(k - 1, 0))
-    return {
-        "1-beta1": adam["1-beta1"],
-        "1-beta2": adam["1-beta2"],
-        "correction": adam["1/correction1"] / adam["rsqrt_correction2"],
-    }
+def _soap(
+    w: Tensor,
+    g: Tensor,
+    state: Tensors,
+    scalars: Tensors,
+    step: Tensors,
+    *,
+    first: bool,
+    **host_arguments: Any,
+) -> None:
+    """SOAP as the library makes it, which decays weights after the step, and not at the first."""
+    g = g * scalars["c"]
+    u = SOAP.direction(g, state, scalars["eps"], step, first=first, **host_arguments)
+    if not first:
+        w.addcmul_(u, -scalars["lr"] * step["schedule"])
+        w.mul_(1 - scalars["lr*weight_decay"] * step["schedule"])
 
 
-def _soap_arguments(options: Options, k: int) -> dict[str, Any]:
-    return {"first": k == 0, "basis_is_due": soap_basis_is_due(options, k)}
-
-
-def _matrix_eps(options: Options, k: int) -> Scalars:
-    return {"matrix_eps": options["matrix_eps"]}
+def _shampoo(
+    w: Tensor,
+    g: Tensor,
+    state: Tensors,
+    scalars: Tensors,
+    step: Tensors,
+    *,
+    weight_decouple: bool,
+    **host_arguments: Any,
+) -> None:
+    """Full Shampoo as the library makes it, whose weight decay may be part of the gradient."""
+    g = g * scalars["c"]
+    if weight_decouple:
+        w.mul_(1 - scalars["lr*weight_decay"] * step["schedule"])
+    else:
+        g = torch.addcmul(g, w, scalars["weight_decay/mult"])
+    u = SHAMPOO.direction(g, state, None, step, **host_arguments)
+    w.addcmul_(u, -scalars["lr"] * step["schedule"])
 
 
 def _shampoo_arguments(options: Options, k: int) -> dict[str, Any]:
-    return {
-        "roots_are_due": shampoo_roots_are_due(options, k),
-        "weight_decouple": options["weight_decouple"],
-    }
+    return SHAMPOO.host_arguments(options, k) | {"weight_decouple": options["weight_decouple"]}
 
 
-_SOAP = StackedRule(
-    soap,
-    _preconditioned_scalars,
-    _soap_corrections,
-    buffers=("exp_avg", "exp_avg_sq"),
-    matrices=soap_matrices,
-    host_arguments=_soap_arguments,
-    layout="tensor",
-    needs_host=soap_basis_is_due,
-)
-_SHAMPOO = StackedRule(
-    shampoo,
-    _preconditioned_scalars,
-    _matrix_eps,
-    matrices=shampoo_matrices,
-    host_arguments=_shampoo_arguments,
-    layout="tensor",
-    needs_host=shampoo_roots_are_due,
-)
+def _preconditioned(update: Callable[..., None], method: Preconditioner) -> StackedRule:
+    return StackedRule(
+        update,
+        _preconditioned_scalars,
+        method.step_scalars,
+        buffers=method.buffers,
+        matrices=method.matrices,
+        host_arguments=method.host_arguments,
+        layout="tensor",
+        needs_host=method.needs_host,
+    )
+
+
+_SOAP = _preconditioned(_soap, SOAP)
+_SHAMPOO = replace(_preconditioned(_shampoo, SHAMPOO), host_arguments=_shampoo_arguments)
+
+# Ours, in blocks
+
+
+@cache  # one rule for each: its table of steps is computed once
+def _blocked(method: Preconditioner, block_size: int | None, graft: str | None) -> StackedRule:
+    """Make the rule of a preconditioner in blocks, from its direction."""
+    options: dict[str, Any] = {"block_size": block_size, "graft": graft}
+
+    def update(
+        w: Tensor,
+        g: Tensor,
+        state: Tensors,
+        scalars: Tensors,
+        step: Tensors,
+        **host_arguments: Any,
+    ) -> None:
+        numbers = {name: x for name, x in step.items() if name != "schedule"}
+        g = g * scalars["c"]
+        u = blocked_direction(
+            method, g, state, scalars["eps"], numbers, **options, **host_arguments
+        )
+        _decay(w, scalars, step)
+        w.addcmul_(u, -scalars["lr"] * step["schedule"])
+
+    return StackedRule(
+        update,
+        _direction_scalars,
+        partial(blocked_step, method),
+        buffers=buffers_of(method, options),
+        matrices=partial(blocked_matrices, method),
+        host_arguments=method.host_arguments,
+        layout="tensor",
+        needs_host=method.needs_host,
+    )
+
 
 # What is no `Elementwise`, by package and class, as pytorch_optimizer may not be installed
 _KNOWN: dict[str, Stackable] = {
@@ -559,8 +601,8 @@ def stackable(optimizer: Callable[..., Optimizer]) -> tuple[Stackable, dict[str,
         found, options = stackable(resolve(chosen.get("inner", defaults["inner"])))
         normalise = chosen.get("normalise", defaults["normalise"])
         return replace(found, normalise=normalise), options
-    found = _look_up(constructor)
     defaults = _defaults(constructor)
+    found = _look_up(constructor, {**defaults, **chosen})
     known = (*found.options, *found.shared_options)
     for name, value in chosen.items():
         without_effect = name in GROUP_OPTIONS or name in _SPEED_OPTIONS
@@ -570,9 +612,14 @@ def stackable(optimizer: Callable[..., Optimizer]) -> tuple[Stackable, dict[str,
     return found, {name: chosen.get(name, defaults[name]) for name in known}
 
 
-def _look_up(constructor: Callable[..., Any]) -> Stackable:
+def _look_up(constructor: Callable[..., Any], options: Options) -> Stackable:
     if inspect.isclass(constructor) and issubclass(constructor, Elementwise):
         return _elementwise(constructor)
+    if inspect.isclass(constructor) and issubclass(constructor, Blocked):
+        rule = _blocked(constructor.method, options["block_size"], options["graft"])
+        shared = [name for name in _defaults(constructor) if name not in GROUP_OPTIONS]
+        shared.remove("betas")
+        return Stackable(dict.fromkeys(UpdateKind, rule), ("betas",), tuple(shared))
     if qualified(constructor) not in _KNOWN:
         names = [name.partition(".")[2] for name in _KNOWN]
         raise NotStackable(

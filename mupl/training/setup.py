@@ -230,7 +230,7 @@ class Setup:
         return [
             f"optimizer: updates of {some_of(list(changed))} are of another kind than at the base "
             f"width ({first!r}: {changed[first]}), so that their lr does not carry over; a "
-            "max_precondition_dim above all sizes, or below all, changes no kind"
+            "max_precondition_dim or block_size above all sizes, or below all, changes no kind"
         ]
 
     def _check_unit_scaling(self) -> None:

@@ -1,4 +1,4 @@
-"""SOAP and full Shampoo of stacked tensors, step for step as in `pytorch_optimizer` (version 4.1).
+"""The directions of SOAP and full Shampoo, step for step as in `pytorch_optimizer` (version 4.1).
 
 A gradient G (S, *shape) has a Gram matrix `G_d G_d^T` (S, n, n) along each dimension d of size n,
 where G_d is G with d first and all other dimensions flattened. Both optimizers keep a sum or
@@ -6,7 +6,9 @@ average of these, `gram<d>`, and a matrix made of it that they apply along d. In
 counts the dimensions of one member's tensor.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,28 +16,62 @@ from torch import Tensor
 
 Tensors = Mapping[str, Tensor]
 Options = Mapping[str, Any]
+Shapes = dict[str, tuple[int, ...]]
 
 
-def soap_matrices(shape: Sequence[int], options: Options) -> dict[str, int]:
-    """Names and sizes n of SOAP's states (S, n, n).
+def soap_matrices(shape: Sequence[int], options: Options) -> Shapes:
+    """Names of SOAP's states (S, n, n) and their shapes but for S.
 
     Vectors have none, and neither have sides above `max_precondition_dim`.
     """
-    sizes: dict[str, int] = {}
+    shapes: Shapes = {}
     for d, n in enumerate(shape):
         if len(shape) > 1 and n <= options["max_precondition_dim"]:
-            sizes[f"gram{d}"] = n
-            sizes[f"basis{d}"] = n
-    return sizes
+            shapes[f"gram{d}"] = (n, n)
+            shapes[f"basis{d}"] = (n, n)
+    return shapes
 
 
-def shampoo_matrices(shape: Sequence[int], options: Options) -> dict[str, int]:
-    """Names and sizes n of Shampoo's states (S, n, n)."""
-    sizes: dict[str, int] = {}
+def shampoo_matrices(shape: Sequence[int], options: Options) -> Shapes:
+    """Names of Shampoo's states (S, n, n) and their shapes but for S."""
+    shapes: Shapes = {}
     for d, n in enumerate(shape):
-        sizes[f"gram{d}"] = n
-        sizes[f"root{d}"] = n
-    return sizes
+        shapes[f"gram{d}"] = (n, n)
+        shapes[f"root{d}"] = (n, n)
+    return shapes
+
+
+def adam_corrections(options: Options, k: int) -> dict[str, float]:
+    """Return what Adam's moving averages are updated and corrected by at update k = 0, 1, ..."""
+    beta1, beta2 = options["betas"]
+    return {
+        "1-beta1": 1 - beta1,
+        "1-beta2": 1 - beta2,
+        "1/correction1": 1 / (1 - beta1 ** (k + 1)),
+        "rsqrt_correction2": 1 / math.sqrt(1 - beta2 ** (k + 1)),
+    }
+
+
+def soap_corrections(options: Options, k: int) -> dict[str, float]:
+    """Adam's bias corrections, one step late: SOAP's first update only initialises its basis."""
+    adam = adam_corrections(options, max(k - 1, 0))
+    return {
+        "1-beta1": adam["1-beta1"],
+        "1-beta2": adam["1-beta2"],
+        "correction": adam["1/correction1"] / adam["rsqrt_correction2"],
+    }
+
+
+def soap_arguments(options: Options, k: int) -> dict[str, Any]:
+    return {"first": k == 0, "basis_is_due": soap_basis_is_due(options, k)}
+
+
+def matrix_eps(options: Options, k: int) -> dict[str, float]:
+    return {"matrix_eps": options["matrix_eps"]}
+
+
+def shampoo_arguments(options: Options, k: int) -> dict[str, Any]:
+    return {"roots_are_due": shampoo_roots_are_due(options, k)}
 
 
 def soap_basis_is_due(options: Options, k: int) -> bool:
@@ -48,25 +84,23 @@ def shampoo_roots_are_due(options: Options, k: int) -> bool:
     return (k + 1) % options["preconditioning_compute_steps"] == 0
 
 
-def soap(
-    w: Tensor,
+def soap_direction(
     g: Tensor,
     state: Tensors,
-    scalars: Tensors,
+    eps: Tensor,
     step: Tensors,
     *,
     first: bool,
     basis_is_due: bool,
-) -> None:
-    """Adam in the eigenbasis of the averages of `G_d G_d^T` (Vyas et al. 2024).
+) -> Tensor:
+    """Return Adam's direction in the eigenbasis of the averages of `G_d G_d^T` (Vyas et al. 2024).
 
-    The first update only finds the basis. Later one power iteration and a QR decomposition bring it
-    up to date. Inside the null space of a gradient it is whatever rounding makes it.
+    The first update only finds the basis, and is 0. Later one power iteration and a QR
+    decomposition bring it up to date. Inside the null space of a gradient it is whatever rounding
+    makes it.
     """
-    g = g * scalars["c"]
     dims = [d for d in range(g.dim() - 1) if f"gram{d}" in state]
-    if not first:
-        _soap_step(w, g, state, scalars, step, dims)
+    direction = torch.zeros_like(g) if first else _soap_direction(g, state, eps, step, dims)
     for d in dims:
         state[f"gram{d}"].lerp_(_gram(d, g), step["1-beta2"].view(-1, 1, 1))
         if first:
@@ -74,24 +108,23 @@ def soap(
             state[f"basis{d}"].copy_(vectors.flip(-1))
         elif basis_is_due:
             _renew_basis(d, state)
+    return direction
 
 
-def _soap_step(
-    w: Tensor,
+def _soap_direction(
     g: Tensor,
     state: Tensors,
-    scalars: Tensors,
+    eps: Tensor,
     step: Tensors,
     dims: Sequence[int],
-) -> None:
+) -> Tensor:
     mean = state["exp_avg"].lerp_(g, step["1-beta1"])
     rotated = _rotate(g, state, dims)
     square = state["exp_avg_sq"].lerp_(rotated.square(), step["1-beta2"])
-    direction = _rotate(mean, state, dims) / (square.sqrt() + scalars["eps"])
+    direction = _rotate(mean, state, dims) / (square.sqrt() + eps)
     for d in dims:
         direction = _apply_along(d, state[f"basis{d}"], direction)
-    w.addcmul_(direction, -scalars["lr"] * step["schedule"] * step["correction"])
-    w.mul_(1 - scalars["lr*weight_decay"] * step["schedule"])
+    return direction * step["correction"]
 
 
 def _renew_basis(d: int, state: Tensors) -> None:
@@ -110,26 +143,19 @@ def _renew_basis(d: int, state: Tensors) -> None:
     basis.copy_(torch.linalg.qr(columns.float())[0])
 
 
-def shampoo(
-    w: Tensor,
+def shampoo_direction(
     g: Tensor,
     state: Tensors,
-    scalars: Tensors,
+    eps: Tensor | None,
     step: Tensors,
     *,
     roots_are_due: bool,
-    weight_decouple: bool,
-) -> None:
-    """Full Shampoo (Gupta et al. 2018).
+) -> Tensor:
+    """Return the direction of full Shampoo (Gupta et al. 2018).
 
-    Apply `(matrix_eps I + sum of G_d G_d^T)^(-1/(2 D))` along each of the D dimensions of G. These
-    roots are 0 before the first time that they are due.
+    It is `(matrix_eps I + sum of G_d G_d^T)^(-1/(2 D))` applied along each of the D dimensions of
+    G. These roots are 0 before the first time that they are due. There is no other eps.
     """
-    g = g * scalars["c"]
-    if weight_decouple:
-        w.mul_(1 - scalars["lr*weight_decay"] * step["schedule"])
-    else:
-        g = torch.addcmul(g, w, scalars["weight_decay/mult"])
     num_dims = g.dim() - 1
     direction = g
     for d in range(num_dims):
@@ -143,7 +169,7 @@ def shampoo(
             powers = shifted.abs() ** (-0.5 / num_dims)
             root.copy_((vectors * powers[:, None]) @ vectors.mT)
         direction = _apply_along(d, root, direction)
-    w.addcmul_(direction, -scalars["lr"] * step["schedule"])
+    return direction
 
 
 def _rotate(
@@ -183,3 +209,41 @@ def _eigh(x: Tensor) -> tuple[Tensor, Tensor]:
     finite = x.isfinite().all(-1).all(-1).view(-1, 1, 1)
     values, vectors = torch.linalg.eigh(x.where(finite, 0))
     return values, vectors.where(finite, torch.nan)
+
+
+@dataclass(frozen=True)
+class Preconditioner:
+    """A way to make a direction of stacked gradients (S, *shape), by matrices along their sides.
+
+    Args:
+        direction: `(G, state, eps, step, **host_arguments) -> U`, which changes `state`.
+        step_scalars: `(options, k) ->` what `step` holds at update k = 0, 1, ...
+        host_arguments: `(options, k) ->` arguments of `direction` that are no tensors.
+        matrices: `(shape, options) ->` names of the matrices (S, n, n) in the state, and (n, n).
+        needs_host: `(options, k) ->` whether update k decomposes matrices.
+        buffers: names of the tensors (S, *shape) in the state.
+    """
+
+    direction: Callable[..., Tensor]
+    step_scalars: Callable[[Options, int], dict[str, float]]
+    host_arguments: Callable[[Options, int], dict[str, Any]]
+    matrices: Callable[[Sequence[int], Options], Shapes]
+    needs_host: Callable[[Options, int], bool]
+    buffers: tuple[str, ...] = ()
+
+
+SOAP = Preconditioner(
+    soap_direction,
+    soap_corrections,
+    soap_arguments,
+    soap_matrices,
+    soap_basis_is_due,
+    buffers=("exp_avg", "exp_avg_sq"),
+)
+SHAMPOO = Preconditioner(
+    shampoo_direction,
+    matrix_eps,
+    shampoo_arguments,
+    shampoo_matrices,
+    shampoo_roots_are_due,
+)
