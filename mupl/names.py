@@ -8,7 +8,13 @@ from typing import Any
 
 from mupl.errors import ConfigError
 
-MODELS = ("transformers", "timm", "torchvision")  # what the extra mupl[models] installs
+# Packages that configs name, and the extra of mupl that installs each
+EXTRAS = {
+    "transformers": "models",
+    "timm": "models",
+    "torchvision": "models",
+    "pytorch_optimizer": "optimizers",
+}
 
 
 def block_pattern(name: str) -> str:
@@ -96,15 +102,25 @@ def find_object(key: str, name: str, what: str) -> Any:
         found = pkgutil.resolve_name(name)
     except ModuleNotFoundError as error:
         if dot and error.name == package:
-            install = ": pip install 'mupl[models]'" if package in MODELS else ""
-            raise ConfigError(
-                f"{key}={name}: needs the package {package}, which is not installed{install}"
-            ) from error
+            raise ConfigError(f"{key}={name}: {not_installed(package)}") from error
     except (ImportError, AttributeError, ValueError):
         pass
     if not callable(found):
         raise ConfigError(f"{key}={name}: must be the dotted name of {what}")
     return found
+
+
+def not_installed(package: str) -> str:
+    """Say that a package is missing, and how to get it.
+
+    Example:
+        >>> not_installed("timm")
+        "needs the package timm, which is not installed: pip install 'mupl[models]'"
+    """
+    remedy = ", nor a module of the working folder"
+    if package in EXTRAS:
+        remedy = f": pip install 'mupl[{EXTRAS[package]}]'"
+    return f"needs the package {package}, which is not installed{remedy}"
 
 
 # How people write what configs call by a name that is easy to type

@@ -95,13 +95,13 @@ def test_the_class_of_the_model_can_be_said(tmp_path: Path) -> None:
 
 def test_the_loss_is_the_models_or_of_its_logits() -> None:
     setup = mupl.hf(config(), BASE, lr=0.1)
-    assert setup.loss is output_loss
+    assert setup.loss.function is output_loss
     output = setup.model(TOKENS)
     flat = torch.nn.functional.cross_entropy(output.logits.view(-1, 11), TOKENS.view(-1))
     assert setup.loss(output, TOKENS) == flat
     with_loss = setup.model(TOKENS, labels=TOKENS)
     assert setup.loss(with_loss, TOKENS) is with_loss.loss
-    assert mupl.hf(config(), BASE, lr=0.1, loss=flat.add).loss == flat.add
+    assert mupl.hf(config(), BASE, lr=0.1, loss=flat.add).loss.function == flat.add
 
 
 @pytest.mark.parametrize(

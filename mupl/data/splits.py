@@ -259,7 +259,7 @@ class Arrays(Examples):
 
     @property
     def model_args(self) -> dict[str, Any]:
-        """As of all examples; num_classes is the number of outputs, also where numbers are told."""
+        """Return what a model is offered; num_classes is the number of outputs, also of numbers."""
         outputs = self.train_y.shape[1] if self.num_classes is None else self.num_classes
         return {"in_features": self.in_features, "num_classes": outputs}
 

@@ -1,5 +1,6 @@
 """What ends a command line, in one line: bad input, a full disk, a signal."""
 
+import logging
 import os
 import sys
 import traceback
@@ -23,6 +24,7 @@ def clear_errors() -> Iterator[None]:
 
     Any other error keeps its traceback.
     """
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it prints what is raised as well
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing its own report
     try:
         with signals.raised():

@@ -20,6 +20,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from mupl.errors import ConfigError
 from mupl.identity import parsed_overrides
+from mupl.names import not_installed
 
 PACKAGE = Path(__file__).parents[1]
 IN_WHEEL = PACKAGE / "conf"
@@ -152,5 +153,8 @@ def _not_constructed(error: BaseException, text: str) -> str:
         return text
     reason = " ".join(str(cause).split()) or type(cause).__name__
     if "locating" in target[0]:
+        missing = cause.__cause__
+        if isinstance(missing, ModuleNotFoundError) and missing.name:
+            reason = not_installed(missing.name)
         return f"{full_key[1]}._target_={target[1]}: cannot be imported ({reason})"
     return f"{full_key[1]} ({target[1]}): {reason}"
