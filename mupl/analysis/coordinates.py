@@ -1,7 +1,7 @@
 """Coordinate checks, from the rows that recorders wrote to slopes and a verdict."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,12 +119,14 @@ def verdict(
     along = _axis(rows, along)
     chosen = rows if statistic is None else rows[rows["statistic"] == statistic]
     by_series = _cases(chosen, along, tolerance, _rounding_errors(rows))
-    results = []
-    for cases in by_series.values():
-        found = discoveries([case.chance() for case in cases])
-        for case, is_off in zip(cases, found, strict=True):
-            results.append(case.row(is_off))
-    return pd.DataFrame(results)
+    judged = [pd.DataFrame(_judged(cases)) for cases in by_series.values()]
+    return pd.concat(judged, ignore_index=True)
+
+
+def _judged(cases: Sequence["_Case"]) -> list[dict[str, Any]]:
+    """Return the verdict's rows of one series, which share the 5 % that fail by chance alone."""
+    found = discoveries([case.chance() for case in cases])
+    return [case.row(is_off) for case, is_off in zip(cases, found, strict=True)]
 
 
 def _cases(

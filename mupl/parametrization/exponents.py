@@ -162,22 +162,17 @@ def expected_exponents(
     t -= rules.idle_steps  # so 0 is the first update that moves anything
     if t > 0 and not is_settled:
         return {}
+    decays_by = decay_exponent if decay else None
     expected: dict[tuple[str, ...], Expected] = {}
     for name, info in infos.items():
         if isinstance(info, MultiplierInfo):
             expected |= network.multiplier(name, info)
             continue
-        expected |= _of_weight(network, name, t, decay_exponent if decay else None)
+        expected |= _of_weight(network, name, t, decays_by)
         if is_settled or t < 0:
-            update = "gradient_update" if decay else "update"
-            expected[update, name] = network.stable_update(name, t)
-            expected |= _of_norms(update, name, network.update_norms(name, t))
+            expected |= _of_update("gradient_update" if decay else "update", network, name, t)
         if len(info.shape) > 1 and _makes_output(name, infos):
-            owner = _owner(name)
-            expected["output", owner] = network.output(name, t)
-            decays_by = decay_exponent if decay else None
-            expected["effective", owner] = network.effective(name, t, decays_by)
-            expected["propagating", owner] = network.propagating(name, t, decays_by)
+            expected |= _of_output(network, name, t, decays_by)
     expected["logits", MODEL_OUTPUT] = network.logits(t)
     expected["attention_logits", "*"] = network.attention_logits()
     return expected
@@ -195,6 +190,26 @@ def _of_weight(
     shrinks = network.decay_power(name, decay_exponent)
     decay_norms = {norm: one.shifted(-shrinks) for norm, one in weight_norms.items()}
     return expected | _of_norms("decay", name, decay_norms)
+
+
+def _of_update(
+    kind: str, network: "_Network", name: str, t: int
+) -> dict[tuple[str, ...], Expected]:
+    """Return the exponents of the change of W by its gradient, which is of that kind."""
+    expected = {(kind, name): network.stable_update(name, t)}
+    return expected | _of_norms(kind, name, network.update_norms(name, t))
+
+
+def _of_output(
+    network: "_Network", name: str, t: int, decay_exponent: float | None
+) -> dict[tuple[str, ...], Expected]:
+    """Return the exponents of what the owner of W returns, and of the parts of its change."""
+    owner = _owner(name)
+    return {
+        ("output", owner): network.output(name, t),
+        ("effective", owner): network.effective(name, t, decay_exponent),
+        ("propagating", owner): network.propagating(name, t, decay_exponent),
+    }
 
 
 def _of_norms(

@@ -33,7 +33,7 @@ CHECKED_KINDS = (
     "alignment",
     "grad",  # tells which updates are of rounding errors
 )
-EXAMPLES = {"widths": "[64, 128, 256]", "depths": "[4, 8, 16]", "seeds": "range(5)"}
+EXAMPLES = {"width": "[64, 128, 256]", "depth": "[4, 8, 16]", "seed": "range(5)"}
 Batch = Any  # (x, target), a dict of the model's arguments, or whatever `step` takes
 Step = Callable[[nn.Module, Any], Tensor]
 
@@ -103,14 +103,12 @@ def coord_check(
     moved = _moved(itertools.islice(batches, needed), device, dtype)
     recording = _Recording(recorded, kinds, statistics, step)
     tables = []
-    for width, depth, seed in runs:
-        given = setup if depth is None else {**setup, "depth": depth}
+    for run in runs:
         with default_dtype(dtype):  # weights are drawn in it, not rounded to it
-            one = Setup(build, width, base_width=base_width, seed=seed, **given)
+            one = Setup(build, base_width=base_width, **setup, **run)
         one.model.to(device)
-        along = "width" if depth is None else "depth"
-        rows = _train(one, moved, recording, along).assign(width=width, seed=seed)
-        tables.append(rows if depth is None else rows.assign(depth=depth))
+        along = "depth" if "depth" in run else "width"
+        tables.append(_train(one, moved, recording, along).assign(**run))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -119,21 +117,22 @@ def _runs(
     depths: Iterable[int] | None,
     seeds: Iterable[int],
     base_depth: int | None,
-) -> list[tuple[Width, int | None, int]]:
-    """List (width, depth, seed) of each training; refuse none, or both width and depth swept."""
-    widths, seeds = list(widths), list(seeds)
-    all_depths = [None] if depths is None else list(depths)
-    for key, values in {"widths": widths, "depths": all_depths, "seeds": seeds}.items():
+) -> list[dict[str, Any]]:
+    """List width, seed and depth, if given, of each training; refuse none, or two sizes swept."""
+    swept: dict[str, list[Any]] = {"width": list(widths), "seed": list(seeds)}
+    if depths is not None:
+        swept["depth"] = list(depths)
+    for key, values in swept.items():
         if not values:
-            raise ConfigError(f"{key}: needs at least one, such as {key}={EXAMPLES[key]}")
-    if depths is not None and len(widths) > 1:
+            raise ConfigError(f"{key}s: needs at least one, such as {key}s={EXAMPLES[key]}")
+    if depths is not None and len(swept["width"]) > 1:
         raise ConfigError("widths: a check against depth has one width, such as widths=[64]")
     if depths is not None and base_depth is None:
         raise ConfigError(
             "base_depth: a check against depth needs the depth where lr was tuned, such as "
             "base_depth=2"
         )
-    return list(itertools.product(widths, all_depths, seeds))
+    return [dict(zip(swept, run, strict=True)) for run in itertools.product(*swept.values())]
 
 
 @contextmanager
