@@ -36,7 +36,7 @@ def with_norms(
        width   lr  readout_norm
     0     64  2.0           4.0
     """
-    if NORM not in results or results[NORM].isna().all():
+    if optima.empty or NORM not in results or results[NORM].isna().all():
         return optima
     known = results.dropna(subset=NORM)
     points = known.groupby([*keys, x], dropna=False)[NORM].mean().reset_index()

@@ -357,11 +357,8 @@ def optima(
             row["grid_regret"] = measured.sum(min_count=1) - losses.min()  # NaN if it was not tried
             rows.append(row)
     found = pd.DataFrame(rows)
-    if found.empty:
-        return found
-    if is_numeric_dtype(table[x]):
-        of_seeds = _optima_of_seeds(results, metric, x)
-        found = _with_intervals(found, of_seeds, keys, x)
+    if is_numeric_dtype(table[x]) and not found.empty:
+        found = _with_intervals(found, _optima_of_seeds(results, metric, x), keys, x)
     return with_norms(found, results, keys, x)
 
 
