@@ -643,12 +643,9 @@ AFTERWARDS = [
         "mupl/optim/normalized.py",
         "tests/test_normalized.py",
         [
-            (
-                "there = radius * unit(w - lr * radius * unit(u))",
-                "there = w - lr * radius * unit(u)",
-            ),
-            ("w - lr * radius * unit(u)", "w - lr * unit(u)"),
-            ("torch.where(rests, w, there)", "there"),
+            ("return there * (radius / positive(distance))", "return there"),
+            ("lr * radius / length)", "lr / length)"),
+            ("torch.where(length == 0, 0, lr * radius / length)", "lr * radius / length"),
             ("w * (1 - decay) - lr * shape_factor *", "w * (1 - decay) - lr *"),
             ('"spectral": partial(unit, norm=spectral_norm)', '"spectral": unit'),
             ("dict.fromkeys(RELATIVES, 0.0)", "{UpdateKind.ROTATED: 0.0}"),

@@ -52,7 +52,7 @@ WRONG = {
     "+logger.csv.foo=1": "logger.csv (lightning.pytorch.loggers.csv_logs.CSVLogger): ",
     f"{RECORDED}.kinds=[grad] +callbacks.coordinates.foo=1": "callbacks.coordinates.foo: must be",
     # groups
-    "optimizer=adamx": "Available options in 'optimizer': adam adam_atan2 adamh adamw lion muon",
+    "optimizer=adamx": "Available options in 'optimizer': adam adam_atan2 adamh adamw blocked",
     "parametrization=muP": "Available options in 'parametrization': cerebras completep",
     "data=minst": "Available options in 'data': cifar10 digits fashion_mnist image_folder mnist",
     "trainer=tpu": "Available options in 'trainer': auto cpu ddp fsdp2 gpu",
@@ -530,7 +530,7 @@ WRONG_COMMANDS = {
     "reproduce": "mupl reproduce: needs the name of a figure; --list shows all",
     "reproduce lr_mpl": "lr_mpl: there is no such figure (--list shows all); did you mean lr_mlp?",
     "reproduce demo --size paper": "--size paper: demo has size tiny",
-    "reproduce completep_depth --size paper --redraw": "init_std: of size paper no table is kept; --run",
+    "reproduce completep_depth --size paper --redraw": "completep_depth: of size paper no table is kept; --run",
     "reproduce demo lr_mlp --folder x": "--folder x: is for one figure, not 2",
     f"report {LOSSES} --metric val_loss": "--metric: is for a sweep's folder; the loss of a table",
     f"report {LOSSES} nowhere.csv": "nowhere.csv: there is no such folder or file",

@@ -800,7 +800,9 @@ def test_an_interrupt_ends_the_tasks_that_were_sent_elsewhere(tmp_path: Path) ->
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert err.startswith("SIGINT: what is done is kept"), err  # submitit's own process may say so too
+    assert err.startswith("SIGINT: what is done is kept"), (
+        err
+    )  # submitit's own process may say so too
     while processes():
         assert time.monotonic() < deadline
         time.sleep(0.1)

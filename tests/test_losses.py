@@ -93,7 +93,7 @@ def test_each_pair_of_shapes_is_checked() -> None:
 class Told(nn.Sequential):
     """Tells one number of each example, without the last axis."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, **options: object) -> None:
         super().__init__(nn.Linear(1, width), nn.ReLU(), nn.Linear(width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
