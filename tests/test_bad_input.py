@@ -530,7 +530,7 @@ WRONG_COMMANDS = {
     "reproduce": "mupl reproduce: needs the name of a figure; --list shows all",
     "reproduce lr_mpl": "lr_mpl: there is no such figure (--list shows all); did you mean lr_mlp?",
     "reproduce demo --size paper": "--size paper: demo has size tiny",
-    "reproduce completep_depth --size paper --redraw": "completep_depth: of size paper no table is kept; --run",
+    "reproduce completep_depth --size paper --redraw": "of size paper no table is kept; --run",
     "reproduce demo lr_mlp --folder x": "--folder x: is for one figure, not 2",
     f"report {LOSSES} --metric val_loss": "--metric: is for a sweep's folder; the loss of a table",
     f"report {LOSSES} nowhere.csv": "nowhere.csv: there is no such folder or file",
