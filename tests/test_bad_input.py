@@ -496,6 +496,7 @@ def test_a_user_s_optimizer_is_scaled_as_its_update_kind_says(
     assert found == [[2, 1], [1, 0.5]]
 
 
+@pytest.mark.slow
 def test_a_width_is_added_to_a_coordinate_check(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

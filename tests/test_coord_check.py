@@ -267,7 +267,14 @@ def test_the_table_of_statistics_does_not_depend_on_the_formulation(batches: Bat
     assert not rows("sp")["value"].equals(reference["value"])
 
 
-@pytest.mark.parametrize("name", OTHERS)
+# of each kind of update one is fast, the others are slow
+KINDS_BY_ONE = ("lion", "shampoo", "muon", "adamh", "scion", "adam_spectral")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in KINDS_BY_ONE else pytest.mark.slow) for name in OTHERS],
+)
 def test_other_optimizers_pass_under_mup_and_fail_under_sp_where_they_must(
     name: str, small_batches: Batches
 ) -> None:

@@ -447,7 +447,10 @@ GROWING: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("variant", GROWING)
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(name, marks=pytest.mark.slow if name == "muon" else ()) for name in GROWING],
+)
 def test_the_coordinate_check_in_width_passes_under_mup(variant: str) -> None:
     assert check(**GROWING[variant]) == set()
 

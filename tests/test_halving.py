@@ -99,7 +99,9 @@ def test_survivors_train_as_without_halving_and_losers_are_recorded(
     assert "step 4 of 20: 12 of 20 jobs go on" in done.stdout
 
 
-@pytest.mark.parametrize("at", [3, 5, 8, 12])
+@pytest.mark.parametrize(
+    "at", [5, *(pytest.param(at, marks=pytest.mark.slow) for at in (3, 8, 12))]
+)
 def test_a_halving_that_is_interrupted_drops_the_same(
     at: int, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

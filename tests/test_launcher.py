@@ -173,7 +173,12 @@ SWEEPS: dict[str, tuple[list[str], int]] = {
 }
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+OFTEN = ("diverging", "shapes", "multipliers", "validated", "tuned by module", "recorded")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in OFTEN else SLOW) for name in SWEEPS]
+)
 def test_a_sweep_leaves_what_the_basic_launcher_leaves(
     name: str, sweep: Train, tmp_path: Path
 ) -> None:
@@ -218,8 +223,13 @@ def written(folder: Path) -> dict[str, int]:
     return {file.parent.name: file.stat().st_mtime_ns for file in folder.glob("*/result.json")}
 
 
-@pytest.mark.parametrize("first", ["basic", "stacked"])
-@pytest.mark.parametrize("second", ["basic", "stacked"])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        *(("basic", "stacked"), ("stacked", "stacked")),
+        *(pytest.param(first, "basic", marks=SLOW) for first in ("basic", "stacked")),
+    ],
+)
 def test_the_same_command_again_trains_nothing_and_a_larger_one_what_is_new(
     first: str, second: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,7 +253,7 @@ def test_the_same_command_again_trains_nothing_and_a_larger_one_what_is_new(
     assert len(results(folder)) == 8
 
 
-@pytest.mark.parametrize("launcher", ["basic", "stacked"])
+@pytest.mark.parametrize("launcher", [pytest.param("basic", marks=SLOW), "stacked"])
 def test_failed_jobs_or_all_run_again_on_request(
     launcher: str, sweep: Train, tmp_path: Path
 ) -> None:

@@ -19,8 +19,8 @@ JOBS = [
     "hydra.callbacks.sweep_report.report=tests.commands.table_only",
 ]
 LAUNCHERS = [
-    *("basic", "stacked"),
-    pytest.param("joblib", marks=pytest.mark.slow),
+    "stacked",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("basic", "joblib")),
 ]
 NAMES = {"SP lr=0.016", "SP lr=1e+30", "muP lr=0.016", "muP lr=1e+30"}
 
@@ -116,6 +116,7 @@ def test_without_a_key_one_line_says_that_nothing_is_sent(sweep: tuple[Path, Don
     assert about == [f"note: logger=wandb: {note}"]
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_a_run_too(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     report = "hydra.callbacks.sweep_report.report=tests.commands.table_only"
@@ -128,6 +129,7 @@ def test_a_failed_job_is_a_run_too(tmp_path: Path) -> None:
     assert "lr=-1" in runs["failed"].summary["error"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_alone_is_named_after_its_data(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     done = train(*SMALL, "width=8", "lr=0.02", "logger=wandb", f"hydra.run.dir={tmp_path}")

@@ -150,6 +150,7 @@ def test_optional_loggers_and_callbacks_compose_with_a_run(
     assert (np.diff(lr) < 0).all()
 
 
+@pytest.mark.slow
 def test_wandb_is_offline_unless_asked(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     done = train(*SMALL, "width=8", "logger=wandb", f"hydra.run.dir={tmp_path}")
@@ -281,7 +282,10 @@ def test_on_mnist_one_lr_serves_every_width_under_mup_and_not_under_sp(
     assert losses.loc[("mup", 256)].min() <= 0.5
 
 
-@pytest.mark.parametrize(("parametrization", "code"), [("mulinear", 0), ("sp", 1)])
+@pytest.mark.parametrize(
+    ("parametrization", "code"),
+    [pytest.param("mulinear", 0, marks=pytest.mark.slow), ("sp", 1)],
+)
 def test_a_coordinate_check_ends_with_a_verdict_and_an_exit_code(
     parametrization: str, code: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,7 @@ def test_what_the_best_have_in_common_is_told_from_what_they_have_not() -> None:
     assert abs(found.loc["other", "shift"]) < found.loc["other", "standard_error"]
 
 
+@pytest.mark.slow
 def test_the_best_setting_of_a_search_is_taken_to_another_size(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -129,8 +129,13 @@ def compare(
         assert losses[-1] != losses[0]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "optimizer"),
+    [
+        *((variant, "adamw") for variant in VARIANTS),
+        *(pytest.param(variant, "sgd", marks=pytest.mark.slow) for variant in VARIANTS),
+    ],
+)
 def test_members_follow_the_trajectories_that_they_have_alone(
     variant: str, optimizer: str, tokens: Tokens
 ) -> None:

@@ -60,8 +60,9 @@ def _result(run: Any) -> dict[str, Any] | None:
         return None
     outcome: dict[str, Any] = {}
     for key in OUTCOMES:
-        value = summary.get(key)
-        outcome[key] = float(value) if value in NOT_FINITE else value
+        if key in summary:
+            value = summary[key]
+            outcome[key] = float(value) if value in NOT_FINITE else value
     return config | outcome | {"folder": run.name}
 
 
