@@ -203,6 +203,7 @@ def test_a_result_records_the_packages_that_made_its_model() -> None:
     assert "timm" in provenance(config)["packages"]
 
 
+@pytest.mark.slow
 def test_a_sweep_of_both_launchers_and_a_coordinate_check(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

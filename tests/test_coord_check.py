@@ -122,7 +122,7 @@ def assert_passes(table: pd.DataFrame) -> None:
     assert len(missing) <= 0.1 * len(table), missing.to_string()
 
 
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("bias", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("optimizer", "parametrization"),
     [

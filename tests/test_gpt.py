@@ -505,7 +505,10 @@ def test_an_untreated_tied_readout_is_caught() -> None:
     assert ("output", "readout") in check(parametrization=wrong, tied=True)
 
 
-@pytest.mark.parametrize(("name", "residual_mult"), [("depth_mup", 1), ("completep", 0.5)])
+@pytest.mark.parametrize(
+    ("name", "residual_mult"),
+    [("depth_mup", 1), pytest.param("completep", 0.5, marks=pytest.mark.slow)],
+)
 def test_the_coordinate_check_in_depth_passes_with_rules_in_depth(
     name: str, residual_mult: float
 ) -> None:

@@ -228,6 +228,7 @@ def test_every_image_that_docs_show_is_there() -> None:
             assert (page.parent / path).exists(), (page, path)
 
 
+@pytest.mark.slow
 def test_the_gallery_is_not_stale() -> None:
     made = gallery()
     assert PAGE.read_text() == made, "python scripts/reproduce.py --gallery"

@@ -290,8 +290,10 @@ def assert_as_alone(arguments: list[dict[str, Any]], splits: Splits) -> None:
         assert max(distances(stack, i, alone(build, own, splits))) < 1e-10
 
 
+# variants of others that are fast, and what takes long
+VARIANTS = ("nesterov", "adam", "sign_sgd", "soft_sign", "shampoo_coupled", "blocked_shampoo")
 UNCLIPPED = [
-    pytest.param(name, None, marks=pytest.mark.slow if name == "blocked_shampoo" else ())
+    pytest.param(name, None, marks=pytest.mark.slow if name in VARIANTS else ())
     for name in OPTIMIZERS
 ]
 # gradients are clipped before the optimizer sees them, so that a few stand for all
