@@ -243,15 +243,11 @@ _ADAMW = StackedRule(_adam, _adamw_scalars, adam_corrections, buffers=("exp_avg"
 # Our own optimizers: a direction of the gradient c G that the member's own optimizer would see
 
 
-def _along(
-    direction: Direction,
-    buffers: tuple[str, ...],
-    takes_eps: bool = False,
-) -> Callable[..., None]:
-    """Make the update of an optimizer that follows a direction.
+def _moving(direction: Callable[..., Tensor]) -> Callable[..., None]:
+    """Make the update `W <- W - lr (weight_decay W + u)`.
 
-    `u, *buffers = direction(c G, *buffers, **step, **host_arguments)`, where `step` has no schedule
-    and eps is added if it is taken; then `W <- W - lr (weight_decay W + u)`.
+    `u = direction(c G, state, scalars, numbers, **host_arguments)`, where `numbers` is `step`
+    without the schedule.
     """
 
     def update(
@@ -262,17 +258,37 @@ def _along(
         step: Tensors,
         **host_arguments: Any,
     ) -> None:
-        arguments = {name: x for name, x in step.items() if name != "schedule"}
-        if takes_eps:
-            arguments["eps"] = scalars["eps"]
-        before = [state[name] for name in buffers]
-        u, *after = direction(g * scalars["c"], *before, **arguments, **host_arguments)
-        for name, x in zip(buffers, after, strict=True):
-            state[name].copy_(x)
+        numbers = {name: x for name, x in step.items() if name != "schedule"}
+        u = direction(g * scalars["c"], state, scalars, numbers, **host_arguments)
         _decay(w, scalars, step)
         w.addcmul_(u, -scalars["lr"] * step["schedule"])
 
     return update
+
+
+def _along(
+    direction: Direction,
+    buffers: tuple[str, ...],
+    takes_eps: bool = False,
+) -> Callable[..., None]:
+    """Make the update of an optimizer that follows a direction.
+
+    `u, *buffers = direction(c G, *buffers, **numbers, **host_arguments)`, to which eps is added if
+    it is taken (see `_moving`).
+    """
+
+    def with_state(
+        g: Tensor, state: Tensors, scalars: Tensors, numbers: Tensors, **host_arguments: Any
+    ) -> Tensor:
+        if takes_eps:
+            numbers = {**numbers, "eps": scalars["eps"]}
+        before = [state[name] for name in buffers]
+        u, *after = direction(g, *before, **numbers, **host_arguments)
+        for name, x in zip(buffers, after, strict=True):
+            state[name].copy_(x)
+        return u
+
+    return _moving(with_state)
 
 
 def _direction_scalars(scale: Scale) -> Scalars:
@@ -516,24 +532,14 @@ def _blocked(method: Preconditioner, block_size: int | None, graft: str | None) 
     """Make the rule of a preconditioner in blocks, from its direction."""
     options: dict[str, Any] = {"block_size": block_size, "graft": graft}
 
-    def update(
-        w: Tensor,
-        g: Tensor,
-        state: Tensors,
-        scalars: Tensors,
-        step: Tensors,
-        **host_arguments: Any,
-    ) -> None:
-        numbers = {name: x for name, x in step.items() if name != "schedule"}
-        g = g * scalars["c"]
-        u = blocked_direction(
-            method, g, state, scalars["eps"], numbers, **options, **host_arguments
-        )
-        _decay(w, scalars, step)
-        w.addcmul_(u, -scalars["lr"] * step["schedule"])
+    def direction(
+        g: Tensor, state: Tensors, scalars: Tensors, numbers: Tensors, **host_arguments: Any
+    ) -> Tensor:
+        eps = scalars["eps"]
+        return blocked_direction(method, g, state, eps, numbers, **options, **host_arguments)
 
     return StackedRule(
-        update,
+        _moving(direction),
         _direction_scalars,
         partial(blocked_step, method),
         buffers=buffers_of(method, options),
