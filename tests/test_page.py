@@ -10,7 +10,7 @@ import pytest
 
 from mupl import cli
 from mupl.identity import write_result
-from mupl.report.page import write_sweep_page
+from mupl.report.page import render, write_sweep_page
 from mupl.sweep.reports import get_report, write_page
 from tests.browser import Browser, start_browser
 from tests.commands import row_of
@@ -312,3 +312,19 @@ def test_a_page_of_588_runs_is_small_and_soon_ready(tmp_path: Path, browser: Bro
             assert browser.ask("document.documentElement.scrollWidth") <= width
             browser.shorten_tables(20)
             assert browser.violations() == []
+
+
+@pytest.mark.parametrize("home", ["writable", "a file"])
+def test_the_scripts_are_bundled_once_where_there_is_a_place_for_them(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundled = []
+    if home == "a file":
+        (tmp_path / "cache").write_text("")
+    monkeypatch.setattr(render, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(
+        render.vl_convert, "javascript_bundle", lambda: bundled.append(1) or "a</script"
+    )
+    for _ in range(2):
+        assert render._library.__wrapped__() == r"a<\/script"
+    assert len(bundled) == (1 if home == "writable" else 2)

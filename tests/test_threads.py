@@ -30,16 +30,25 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("flops", "load", "number"), [(1e8, 0, 1), (1e10, 0, 16), (1e10, 5.4, 11), (1e10, 40, 1)]
+    ("flops", "load", "number"),
+    [
+        (2e7, 0, 1),
+        (1e8, 0, 1),
+        (4e8, 0, 4),
+        (4e8, 14, 2),
+        (1e10, 0, 16),
+        (1e10, 5.4, 11),
+        (1e10, 40, 1),
+    ],
 )
-def test_small_steps_take_one_thread_and_large_ones_the_idle_cores(
+def test_small_steps_take_few_threads_and_large_ones_the_idle_cores(
     flops: float, load: float, number: int
 ) -> None:
     assert choose(flops, 16, load)[0] == number
 
 
 def test_what_is_chosen_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
-    for flops in (1e8, 2e8):
+    for flops in (1e8, 2e7):
         set_threads("auto", flops, CPU)
         assert torch.get_num_threads() == 1
     said = "1 of 16 CPU threads, as updates are small; threads=N to choose\n"

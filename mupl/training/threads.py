@@ -15,7 +15,10 @@ import torch
 
 from mupl.roles import Info
 
-SMALL_STEP = 1e9  # floating point operations of an update below which one thread is best
+# Floating point operations of an update that keep a thread busy. On two quiet cores a second thread
+# makes updates of 2e8 and more 1.3 to 1.8 times as fast, and smaller ones 1.2 to 1.5 times; but
+# these are what a busy core slows down most.
+WORTH_A_THREAD = 1e8
 CHOSEN_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables that torch follows
 
 
@@ -43,14 +46,15 @@ def set_threads(wanted: int | str, flops: float, device: torch.device) -> None:
 
 
 def choose(flops: float, cores: int, load: float) -> tuple[int, str]:
-    """Return how many threads to use, and why: 1 for small steps, else one for each idle core.
+    """Return how many threads to use, and why: one for each idle core, but few for small updates.
 
     Args:
         load: how many cores other programs use.
     """
-    if flops < SMALL_STEP:
-        return 1, "updates are small"
+    busy = max(1, round(flops / WORTH_A_THREAD))
     idle = max(1, cores - round(load))
+    if busy < idle:
+        return busy, "updates are small"
     return idle, f"the load of the machine is {load:.1f}"
 
 

@@ -7,14 +7,18 @@ scripts of Vega in a Python package.
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import resources
+from importlib.metadata import version
 from typing import Any
 
 import vl_convert
 from jinja2 import Environment
 from markupsafe import Markup
+from platformdirs import user_cache_path
 
+from mupl.files import write_atomically
 from mupl.report.page.colors import series_colors, style
 from mupl.report.page.elements import Charts, Finding, Section
 
@@ -56,9 +60,19 @@ def _file(name: str) -> str:
 
 @cache
 def _library() -> str:
-    """Return the scripts of Vega, Vega-Lite and Vega-Embed as one."""
+    """Return the scripts of Vega, Vega-Lite and Vega-Embed as one.
+
+    They take over a second to bundle, so they are kept in the user's cache folder.
+    """
+    file = user_cache_path("mupl") / f"vega-{version('vl-convert-python')}.js"
+    with suppress(OSError, UnicodeDecodeError):
+        return file.read_text()
     scripts = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub forgets a default
-    return scripts.replace("</script", r"<\/script")
+    scripts = scripts.replace("</script", r"<\/script")
+    with suppress(OSError):  # such as a home folder that is read-only
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, scripts)
+    return scripts
 
 
 def _script_json(spec: Mapping[str, Any]) -> Markup:
