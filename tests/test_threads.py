@@ -79,3 +79,13 @@ def test_the_operations_of_an_update_are_six_for_each_weight_and_example() -> No
     infos = describe(partial(MLP, 64, 10, depth=2), 32, 32)
     weights = 64 * 32 + 32 * 32 + 32 * 10
     assert step_flops(infos, digits(), batch_size=5) == 6 * 5 * weights
+
+
+def test_the_load_is_that_of_the_cores_that_the_process_may_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr("os.getloadavg", lambda: (60.0, 0.0, 0.0))
+    monkeypatch.setattr("os.cpu_count", lambda: 120)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    assert threads._at_start.__wrapped__() == (16, 8.0)

@@ -55,7 +55,7 @@ def choose(flops: float, cores: int, load: float) -> tuple[int, str]:
     idle = max(1, cores - round(load))
     if busy < idle:
         return busy, "updates are small"
-    return idle, f"the load of the machine is {load:.1f}"
+    return idle, f"the load of these cores is {load:.1f}"
 
 
 def step_flops(infos: Mapping[str, Info], splits: Any, batch_size: int) -> float:
@@ -78,9 +78,14 @@ def step_flops(infos: Mapping[str, Info], splits: Any, batch_size: int) -> float
 
 @cache
 def _at_start() -> tuple[int, float]:
-    """Return torch's own number of threads and the machine's load, before anything trains."""
+    """Return torch's own number of threads and the load of as many cores, before anything trains.
+
+    A container or a job of a cluster may use a part of the machine's cores, but the load is that of
+    all.
+    """
+    cores = torch.get_num_threads()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return torch.get_num_threads(), load
+    return cores, load * cores / max(cores, os.cpu_count() or 1)
 
 
 @cache
