@@ -15,9 +15,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from mupl.errors import ConfigError
-from mupl.road.configs import compose
 from mupl.road.export import export
 from mupl.road.neighbours import compare_runs
+from mupl.training.compose import compose
 from tests.commands import IGNORED, ROOT, command, environment, train, train_here
 
 pytestmark = IGNORED

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mupl.files import write_atomically
 from mupl.identity import RESULT_FILE, differing_settings, read_result, setting, value_text
-from mupl.road.configs import compose
+from mupl.training.compose import compose, search_overrides
 from mupl.training.processes import is_first_process
 
 FILE = "certificate.json"  # in the run's folder
@@ -132,8 +132,7 @@ def _listed(changed: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _as_it_stands(config: DictConfig) -> DictConfig:
     """Compose the config that a command named, without the values that it said behind it."""
-    places = [text for text in config.hydra.overrides.hydra if "hydra.searchpath" in text]
-    return compose(places, str(config.hydra.job.config_name))
+    return compose(search_overrides(config), str(config.hydra.job.config_name))
 
 
 def _sweep(config: DictConfig) -> Path | None:
