@@ -114,6 +114,10 @@ WRONG = {
     "loss=mse": "loss=mse: must be the dotted name of a function",
     "loss=torch.nn.functional.mse_loss": "loss: does not fit the model's output (64, 10) float32",
     "loss=tests.test_bad_input.no_mean": "loss: must return a scalar, not (64,) float32",
+    "-m lr=0.1,0.2 loss=torch.nn.functional.mse_loss": "loss: does not fit the model's output (3, ",
+    f"{STACKED} loss=tests.test_bad_input.no_mean": "loss: must return a scalar, not (3,) float32",
+    f"{STACKED} loss=torch.nn.functional.mse_loss,torch.nn.functional.l1_loss": "does not fit the",
+    f"-m lr=0.1,0.2 {FLATS} loss=mupl.training.setup.cross_entropy": "takes classes, not",
     f"{FLATS} model._target_=tests.test_losses.Told": "does not fit the model's output (3,) fl",
     f"{FLATS} loss=mupl.training.setup.cross_entropy": "say loss=torch.nn.functional.mse_loss",
     # parametrizations, roles, initializers
@@ -450,6 +454,11 @@ def test_there_are_enough_rows() -> None:
 # Arguments -> what is done with them instead: exit code, what stderr says, what stdout says.
 HANDLED = {
     "-m seed=0,4294967296": (1, "1 of 2 jobs will fail: seed=4294967296: must be", "1 completed"),
+    "-m loss=mupl.training.setup.cross_entropy,torch.nn.functional.mse_loss lr=0.1,0.2": (
+        1,
+        "2 of 4 jobs will fail: loss: does not fit the model's output (3, 10) float32 and the",
+        "2 completed, 2 failed",
+    ),
     "-m lr=0.1 hydra.sweep.subdir=one": (0, "", "1 completed"),
     "base_depth=2": (0, "note: base_depth: parametrization=mup has no rules in depth", "completed"),
     "base_depth=${depth} parametrization=completep": (0, "", "completed"),

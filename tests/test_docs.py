@@ -199,7 +199,7 @@ def with_folder(word: str) -> str:
     pytest.skip(f"{word}, which others measured, is not here")
 
 
-def certify(run: Path, lr: float, changed: list[str]) -> None:
+def certify(run: Path, lr: float, changed: dict[str, dict[str, float]]) -> None:
     """Write the certificate of a run of a recommendation."""
     certificate = {"metric": "val_loss", "recommended": {"lr": 1.0}, "values": {"lr": lr}}
     certificate |= {"measured": 2.0 + lr, "predicted": None, "changed": changed}
@@ -225,7 +225,8 @@ def test_a_command_of_mupl_runs(
         words.append("--redraw")  # from the kept table: it would train for minutes
     if words[1] == "certificate":  # of runs of a recommendation, the first as it says
         for place, word in enumerate(words[2:]):
-            certify(tmp_path / word, lr=1.0 + place, changed=["lr"] if place else [])
+            changed = {"lr": {"value": 1.0 + place, "recommended": 1.0}} if place else {}
+            certify(tmp_path / word, lr=1.0 + place, changed=changed)
     if words[1] == "export":  # of a ladder's or a run's folder
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = compose("train", ["trainer=cpu"])

@@ -13,7 +13,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
-from mupl.identity import IGNORED_KEYS, job_id, job_row, jobs, sweep_id, write_result
+from mupl.identity import (
+    IGNORED_KEYS,
+    differing_settings,
+    job_id,
+    job_row,
+    jobs,
+    sweep_id,
+    write_result,
+)
 from mupl.identity.results import LOSSES
 from mupl.models import MLP
 from mupl.sweep.results import collect
@@ -84,6 +92,21 @@ def test_different_trainings_have_different_ids(name: str) -> None:
     commands = [text.split() for text in DIFFERENT[name]]
     for one, other in combinations(commands, 2):
         assert job_id(config(*one)) != job_id(config(*other))
+
+
+DIFFERING: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "nothing": (["name=a", "seed=1", "trainer.devices=2", "lr=1e-3"], {}),
+    "what other keys follow from": (["max_steps=7"], {"max_steps": (7, 1000)}),
+    "a choice": (["optimizer=sgd", "optimizer.momentum=0.5"], {"optimizer": ("sgd", "adamw")}),
+    "a value of a group": (["model.bias=false"], {"model.bias": (False, True)}),
+    "a key more": (["tune.hidden.lr=2"], {"tune.hidden.lr": (2, None)}),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERING)
+def test_the_settings_in_which_trainings_differ_are_named(name: str) -> None:
+    overrides, differing = DIFFERING[name]
+    assert differing_settings(config(*overrides), config(), ("seed",)) == differing
 
 
 def test_widths_that_are_all_the_same_train_as_one_width() -> None:

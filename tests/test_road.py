@@ -15,9 +15,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from mupl.errors import ConfigError
-from mupl.road.configs import compose
 from mupl.road.export import export
 from mupl.road.neighbours import compare_runs
+from mupl.training.compose import compose
 from tests.commands import IGNORED, ROOT, command, environment, train, train_here
 
 pytestmark = IGNORED
@@ -88,7 +88,7 @@ def test_a_run_of_the_recommendation_ends_with_its_certificate(
     predicted = certificate["predicted"]
     inside = predicted["low"] <= row["val_loss"] <= predicted["high"]
     assert certificate["inside"] == inside
-    assert certificate["changed"] == []
+    assert certificate["changed"] == {}
     assert certificate["coordinates"]["compared"] > 20
     assert f"certificate: val_loss {row['val_loss']:.4g}, predicted" in done.stdout
     folders = [tmp_path]
@@ -96,7 +96,21 @@ def test_a_run_of_the_recommendation_ends_with_its_certificate(
         folders.append(tmp_path / f"lr{lr}")
         again = train_here(capfd, *given[:-1], f"hydra.run.dir={folders[-1]}", f"lr={lr}")
         assert f"other values than the recommended ones: lr={lr} (recommended: " in again.stdout
-    table, sentence = compare_runs(folders[::-1])
+    folders.append(tmp_path / "sp")  # with the recommended lr, and yet no recommended run
+    given[-1] = f"hydra.run.dir={folders[-1]}"
+    said = "parametrization=sp (recommended: mup)\n"
+    # neither the seed nor what only looks on is other than recommended
+    others = ("parametrization=sp", "seed=1", "callbacks.coordinates.steps=[0]")
+    assert (
+        f"other values than the recommended ones: {said}"
+        in train_here(capfd, *given, *others).stdout
+    )
+    found, _ = compare_runs([folders[0], folders[-1]])
+    assert found.set_index("recommended")["also differs"].to_dict() == {
+        True: "",
+        False: "parametrization=sp",
+    }
+    table, sentence = compare_runs(folders[2::-1])
     assert table["lr"].tolist() == [0.0005, certificate["recommended"]["lr"], 0.5]
     assert sentence.startswith("the recommended run is the best of 3: val_loss ")
     compared = json.loads((tmp_path / "certificate.json").read_text())["compared"]
@@ -105,6 +119,10 @@ def test_a_run_of_the_recommendation_ends_with_its_certificate(
         compare_runs(folders[1:])
     with pytest.raises(ConfigError, match=r"has no certificate\.json"):
         compare_runs([tmp_path, sweep])
+    old = json.dumps(certificate | {"changed": []})
+    (folders[1] / "certificate.json").write_text(old)
+    with pytest.raises(ConfigError, match="made by an older mupl"):
+        compare_runs(folders[:2])
 
 
 @pytest.mark.parametrize("form", ["table", "torchtitan", "megatron"])

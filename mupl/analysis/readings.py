@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mupl.analysis.columns import COLUMNS
 from mupl.analysis.readout_norms import norm_reading
 from mupl.analysis.transfer import (
     POWERS,
@@ -20,19 +21,27 @@ ERRORS = {"drift": "over seeds", "scatter": "by the scatter over sizes"}
 
 
 def glossary(size: str, x: str) -> list[str]:
-    """Explain the columns that decide, and what to do next.
+    """Explain the columns that decide, and say what to do next.
 
-    >>> glossary("width", "lr")[0]
-    'drift: octaves (factors of 2) by which the best learning rate rises when width doubles'
+    >>> glossary("width", "lr")[1]
+    'worst_regret: the largest loss that the best learning rate of the smallest width costs at a \
+larger one'
     """
-    name = hyperparameter_name(x)
+    deciding = ("drift", "worst_regret")
+    return [*(f"{key}: {COLUMNS[key].means(x, size)}" for key in deciding), advice(size)]
+
+
+def advice(size: str) -> str:
+    """Say what to do next.
+
+    >>> advice("width").partition(";")[0]
+    'regret near 0: tune at the smallest width and use that at all'
+    """
     along = SIZES.get(size, size)
-    return [
-        f"drift: octaves (factors of 2) by which the best {name} rises when {along} doubles",
-        f"regret: loss lost at a larger {along} with the best {name} of the smallest one",
+    return (
         f"regret near 0: tune at the smallest {along} and use that at all; else tune at each, or "
-        "scale by another parametrization",
-    ]
+        "scale by another parametrization"
+    )
 
 
 def readings(

@@ -4,29 +4,19 @@ All functions take a table of results: one row a run, with the columns seed, sta
 swept hyperparameter, and whatever else tells runs apart. Sweeps have width, lr, parametrization and
 optimizer; `mupl.analysis.loss_tables` makes such a table of anybody's file, with the column table.
 
-`transfer` ends with a row for each series of sizes, with
+`transfer` ends with a row for each series of sizes. `mupl.analysis.columns` says what its columns
+mean; fit_error, robustness and the asymptotic losses are what Kalra & Barkeshli (2026) ask for. As
+formulas, with the optimal x and the best loss of each size:
 
-- drift: slope of log2(optimal x) against log2(size), in octaves per doubling; drift_low and
-  drift_high: its 95 % t-interval over seeds;
+- drift: slope of log2(x) against log2(size); drift_low, drift_high: its 95 % t-interval over seeds;
 - scatter_low, scatter_high: its 95 % t-interval by the scatter of the optima about the line, which
   needs no seeds but three sizes;
-- sizes, drift_seeds: how many optima the drift is of, and how many seeds its interval is over;
-- worst_regret: the largest loss that the optimal x of the smallest size costs at a larger one;
-- grid_regret: the same of values that were tried: the largest loss, measured, that the best one
-  of the smallest size costs over the best one; NaN if it was not tried at every size;
-- edges: sizes whose optimum lies at the edge of the grid; neither it nor what follows is known;
-- norm_drift, norm_low, norm_high: slope of log2(norm of the readout at the optimum) against
-  log2(size), and its interval by the scatter (`mupl.analysis.readout_norms`).
-
-and the metrics that Kalra & Barkeshli (2026) ask for, as defined here:
-
-- fit_error: RMS distance, in octaves, of the optima from the line whose slope is the drift;
-- robustness: k where an error of one octave in x costs a loss proportional to size^k (the curvature
-  at the optimum): below 0 larger models forgive more; NaN where fewer than two sizes have a
-  curvature;
-- asymptotic_loss, loss_power: L and p of the best losses L + c size^-p; NaN for fewer than four
-  sizes;
-- asymptotic_penalty: asymptotic_loss over the least one among the parametrizations.
+- robustness: slope of log2(curvature of the loss at the optimum) against log2(size); NaN where
+  fewer than two sizes have a curvature;
+- asymptotic_loss, loss_power: L and p of the best losses L + c size^-p; NaN below four sizes;
+- norm_drift: slope of log2(norm of the readout at the optimum) against log2(size)
+  (`mupl.analysis.readout_norms`);
+- sizes, drift_seeds: how many optima the drift is of, and how many seeds its interval is over.
 
 Where x is no number but a choice there is no drift, fit_error or robustness.
 """

@@ -11,6 +11,7 @@ from mupl.identity.jobs import IGNORED_KEYS as IGNORED_KEYS
 from mupl.identity.jobs import METRICS as METRICS
 from mupl.identity.jobs import OUTCOMES as OUTCOMES
 from mupl.identity.jobs import SETTINGS as SETTINGS
+from mupl.identity.jobs import differing_settings as differing_settings
 from mupl.identity.jobs import hydra_of as hydra_of
 from mupl.identity.jobs import job_id as job_id
 from mupl.identity.jobs import job_row as job_row

@@ -15,7 +15,9 @@ PACKAGE = Path(__file__).parents[1]
 NOT_TRAINING = (
     "training/clear_errors.py",
     "training/cli.py",
+    "training/compose.py",
     "training/coord_check.py",
+    "training/loss_check.py",
     "training/lr_finder.py",
     "training/threads.py",
     "stacked/compose.py",

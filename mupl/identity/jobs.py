@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from mupl.files import read_manifest
-from mupl.identity.provenance import provenance
+from mupl.identity.provenance import leaves, provenance
 
 # Columns of a sweep's table of results: IDENTITY, SETTINGS, every other key that a command set, and
 # OUTCOMES
@@ -209,6 +209,42 @@ def setting(key: str, config: dict[str, Any], choices: dict[str, Any]) -> Any:
             return None
         value = value.get(name)
     return value
+
+
+def differing_settings(
+    config: DictConfig, other: DictConfig, without: Iterable[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """Return the settings in which two configs would train different things, with both values.
+
+    A key that only follows from others, as `trainer.max_steps` does from `max_steps`, is left out.
+    If a config group made another choice, the group stands for all keys below it.
+
+    Args:
+        config, other: of two jobs, with Hydra's part.
+        without: dotted keys that do not count, with all that lies below them.
+    """
+    values, others = _by_key(trained(config)), _by_key(trained(other))
+    said, others_said = _by_key(_plain(config, False)), _by_key(_plain(other, False))
+    choices, others_choices = config.hydra.runtime.choices, other.hydra.runtime.choices
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in {**values, **others}:
+        value, other_value = values.get(key), others.get(key)
+        name = key.rpartition(".")[2]
+        is_same = _canonical(value, name) == _canonical(other_value, name)
+        follows = key in said and "${" in str(said[key]) and said[key] == others_said.get(key)
+        if is_same or follows or is_ignored(key, without):
+            continue
+        group = key.partition(".")[0]
+        if choices.get(group) != others_choices.get(group):
+            found[group] = (choices.get(group), others_choices.get(group))
+        else:
+            found[key] = (value, other_value)
+    return found
+
+
+def _by_key(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return a config's values by dotted key, with what they mean here."""
+    return dict(leaves(_meant(plain)))
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -46,7 +46,7 @@ def provenance(plain: Mapping[str, Any], rooms: Iterable[str] = ()) -> dict[str,
     for room in (*ROOMS, *rooms):
         sources[f"mupl.{room}"] = source_digest(f"mupl.{room}")
     data = {}
-    for key, value in _leaves(plain, ""):
+    for key, value in leaves(plain):
         if key in DOTTED_NAMES or key.endswith("_target_"):
             part, is_package = _part_of(str(value))
             if is_package:
@@ -121,14 +121,18 @@ def _parts(row: Provenance | None) -> Iterator[tuple[str, str]]:
         yield f"{label} (contents)", digest[:6]
 
 
-def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Yield the dotted key and the value of each entry of a config that holds no others."""
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the value of each entry of a config that holds no others.
+
+    >>> list(leaves({"lr": 0.1, "model": {"depth": 2}, "keep": ["a"]}))
+    [('lr', 0.1), ('model.depth', 2), ('keep.0', 'a')]
+    """
     if isinstance(value, Mapping):
         for name, entry in value.items():
-            yield from _leaves(entry, f"{key}.{name}" if key else str(name))
+            yield from leaves(entry, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list):
         for i, entry in enumerate(value):
-            yield from _leaves(entry, f"{key}.{i}")
+            yield from leaves(entry, f"{key}.{i}")
     else:
         yield key, value
 

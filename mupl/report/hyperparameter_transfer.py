@@ -8,9 +8,10 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from mupl.analysis import transfer
+from mupl.analysis.columns import LOSS, OCTAVES, of_kind, what_is_unknown
 from mupl.analysis.headlines import transfer_headlines
 from mupl.analysis.readings import glossary, readings
-from mupl.analysis.readout_norms import NORM, NORM_COLUMNS
+from mupl.analysis.readout_norms import NORM
 from mupl.figures import transfer as figures
 from mupl.files import write_atomically
 from mupl.report.common import (
@@ -24,22 +25,8 @@ from mupl.report.common import (
 )
 from mupl.sweep.results import loss_unit, read_jobs
 
-OCTAVES = [
-    *("drift", "drift_low", "drift_high", "scatter_low", "scatter_high"),
-    *("fit_error", "robustness", *NORM_COLUMNS),
-]
 MAX_HEADLINES = 10  # printed
-LOSSES = ["worst_regret", "grid_regret", "asymptotic_penalty"]
 UNSHOWN = ["sizes", "drift_seeds", "edges", "loss_power"]  # said in sentences
-# What is said in place of a column of which no value is known
-REASONS = {
-    "drift_low": "too few seeds for an interval",
-    "scatter_low": "fewer than three sizes: no interval by the scatter over sizes",
-    "grid_regret": "grids differ with size: no regret of values that were tried",
-    "robustness": "fewer than two optima between finite losses: no robustness",
-    "asymptotic_loss": "fewer than four sizes: no asymptotic loss",
-    "norm_low": "fewer than three sizes: no interval of the drift of the readout's norm",
-}
 
 
 class Losses(NamedTuple):
@@ -147,9 +134,8 @@ def _report_transfer(optima: pd.DataFrame, losses: Losses, folder: Path) -> None
     if "drift_low" in known:
         shown = shown.drop(columns=["scatter_low", "scatter_high"], errors="ignore")
     show(shown, title, file)
-    for column, reason in REASONS.items():
-        if column in table and column not in known:
-            print(reason)
+    for reason in what_is_unknown(table, known):
+        print(reason)
     print_lines([*readings(optima, table, keys, size, x), *glossary(size, x)], file)
 
 
@@ -159,10 +145,10 @@ def _rounded(table: pd.DataFrame, loss: float) -> pd.DataFrame:
     What is left of an exact zero, such as -3e-16, becomes 0.
     """
     table = table.copy()
-    for column in OCTAVES:
+    for column in of_kind(OCTAVES):
         if column in table:
             table[column] = table[column].round(3) + 0.0  # -0.0 becomes 0.0
-    for column in LOSSES:
+    for column in of_kind(LOSS):
         if column in table:
             noticeable = table[column].isna() | (table[column].abs() > 1e-6 * loss)
             table[column] = table[column].where(noticeable, 0.0)

@@ -11,12 +11,15 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from mupl.files import write_atomically
-from mupl.identity import RESULT_FILE, read_result, setting
+from mupl.identity import RESULT_FILE, differing_settings, read_result, setting, value_text
+from mupl.training.compose import compose, search_overrides
 from mupl.training.processes import is_first_process
 
 FILE = "certificate.json"  # in the run's folder
 PROXIES = "proxies.csv"  # in the sweep's folder: the coordinates of the proxies' first steps
 TABLE = "coordinates.csv"  # of the run
+# What may be other than recommended: any seed will do, and the recorder only looks on
+FREE = ("seed", "callbacks.coordinates")
 
 
 class Certificate(Callback):
@@ -25,7 +28,7 @@ class Certificate(Callback):
     Args:
         metric: the loss that was predicted.
         loss: value, low and high of it; None if none was predicted.
-        recommended: the recommended values, by key.
+        recommended: the recommended values of what was tuned, by key.
         regret: the loss that these may cost over the best ones; None if it is not known.
         scatter: of a loss over seeds, as a share of the loss; None if it is not known.
     """
@@ -46,9 +49,12 @@ class Certificate(Callback):
         self.regret = regret
         self.scatter = scatter
         self._alone = False
+        self._differing: dict[str, tuple[Any, Any]] = {}
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         self._alone = True
+        # now, as the ladder's folder may have the recommendation of another target at the end
+        self._differing = differing_settings(config, _as_it_stands(config), FREE)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         folder = Path(config.hydra.runtime.output_dir)
@@ -84,7 +90,7 @@ class Certificate(Callback):
             said = [f"the run diverged at step {row['steps']}"]
         changed = self._changed(row)
         if changed:
-            said.append(f"other values than the recommended ones: {', '.join(changed)}")
+            said.append(f"other values than the recommended ones: {_listed(changed)}")
         compared = _compared(folder, sweep, float(row["width"]))
         said.append(coordinates_sentence(compared))
         values = {key: setting(key, row["config"], row["choices"]) for key in self.recommended}
@@ -104,14 +110,29 @@ class Certificate(Callback):
             "ladder": str(sweep) if sweep else None,
         }
 
-    def _changed(self, row: Mapping[str, Any]) -> list[str]:
-        """Name the keys whose values are not the recommended ones."""
-        found = []
-        for key, value in self.recommended.items():
-            now = setting(key, row["config"], row["choices"])
-            if str(now) != str(value) and now != value:
-                found.append(f"{key}={now} (recommended: {value})")
-        return found
+    def _changed(self, row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return the settings that are not the recommended ones: key -> value, recommended."""
+        pairs = {}
+        for key, recommended in self.recommended.items():
+            value = setting(key, row["config"], row["choices"])
+            if str(value) != str(recommended) and value != recommended:
+                pairs[key] = (value, recommended)
+        pairs = {**self._differing, **pairs}
+        return {key: {"value": now, "recommended": then} for key, (now, then) in pairs.items()}
+
+
+def _listed(changed: Mapping[str, Mapping[str, Any]]) -> str:
+    """Name settings with their values and the recommended ones."""
+    parts = []
+    for key, one in changed.items():
+        value, recommended = value_text(one["value"]), value_text(one["recommended"])
+        parts.append(f"{key}={value} (recommended: {recommended})")
+    return ", ".join(parts)
+
+
+def _as_it_stands(config: DictConfig) -> DictConfig:
+    """Compose the config that a command named, without the values that it said behind it."""
+    return compose(search_overrides(config), str(config.hydra.job.config_name))
 
 
 def _sweep(config: DictConfig) -> Path | None:

@@ -2,55 +2,17 @@
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mupl.errors import ConfigError
 from mupl.identity import RESULT_FILE, hydra_of
 from mupl.sweep.plan import read_plan
-from mupl.training.cli import register
 from mupl.training.overrides import CONF
 from mupl.tuning.ladder import SIZES
-
-MAIN = "train"  # the config that others are told apart from
-
-
-def compose(
-    overrides: Sequence[str],
-    name: str = MAIN,
-    searched: Sequence[str] = (),
-    folder: Path = CONF,
-) -> DictConfig:
-    """Compose a config as the command line does.
-
-    Args:
-        overrides: of the command line, such as model=gpt.
-        name: of the main config.
-        searched: more places where config groups lie, such as file:///home/me/conf.
-        folder: where the main config lies, unless a command is running, which knows that.
-    """
-    if searched:
-        overrides = [f"hydra.searchpath=[{','.join(searched)}]", *overrides]
-    with _loader(folder) as loader:
-        return loader.load_configuration(name, list(overrides), RunMode.RUN, from_shell=False)
-
-
-@contextmanager
-def _loader(folder: Path) -> Iterator[Any]:
-    """Yield Hydra's loader of configs: the running command's, or one of the configs in a folder."""
-    if GlobalHydra().is_initialized():
-        yield GlobalHydra.instance().config_loader()
-        return
-    register()
-    with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
-        yield GlobalHydra.instance().config_loader()
 
 
 def sources(plan: DictConfig) -> list[str]:

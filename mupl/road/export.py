@@ -15,11 +15,12 @@ from mupl.errors import ConfigError
 from mupl.files import write_atomically
 from mupl.names import block_pattern
 from mupl.parametrization.scales import Scale
-from mupl.road.configs import compose, job_config, resolved
+from mupl.road.configs import job_config, resolved
 from mupl.road.cost import on_meta_setup
 from mupl.road.numbers import Numbers, inexpressible
 from mupl.road.recommendation import FILE
 from mupl.roles import ParamInfo
+from mupl.training.compose import compose
 from mupl.training.config import load_data
 from mupl.training.overrides import CONF
 from mupl.training.setup import Setup

@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from mupl.errors import ConfigError
 from mupl.files import write_atomically
-from mupl.identity import task_overrides
-from mupl.road.configs import compose, resolved, target_sizes, with_values
+from mupl.road.configs import resolved, target_sizes, with_values
 from mupl.training.clear_errors import clear_errors
+from mupl.training.compose import compose_job
 from mupl.training.overrides import swept_values
 from mupl.tuning.ladder import target_problems
 
@@ -40,7 +40,7 @@ class FirstCheck(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with clear_errors():
-            first = first_job(config)
+            first = compose_job(config, {})
             check_target(first, self.target, max(_ladder(config)))
             if not self.check:
                 print("check=false: no coordinate check of the model comes first", flush=True)
@@ -49,26 +49,6 @@ class FirstCheck(Callback):
             failure = coordinate_check(first, widths, Path(str(config.hydra.sweep.dir)))
         if failure:
             sys.exit(f"error: {failure}; nothing was trained (check=false trains all the same)")
-
-
-def first_job(config: DictConfig) -> DictConfig:
-    """Compose the config of the first job of a multirun."""
-    swept = swept_values(config)
-    overrides = [text for text in task_overrides(config) if _key(text) not in swept]
-    for key, values in swept.items():
-        if values is None:
-            continue  # drawn: the value of the config is as good as any
-        added = "++" if "." in key else ""  # it may be a key that only the command line has
-        overrides.append(f"{added}{key}={_text(values[0])}")
-    return compose(overrides, str(config.hydra.job.config_name))
-
-
-def _key(text: str) -> str:
-    return text.lstrip("+~").partition("=")[0]
-
-
-def _text(value: Any) -> str:
-    return "null" if value is None else str(value)
 
 
 def _ladder(config: DictConfig) -> list[int]:

@@ -12,7 +12,10 @@ from mupl.analysis.certificate import regret_sentence
 from mupl.analysis.coordinates import records
 from mupl.errors import ConfigError
 from mupl.files import write_atomically
+from mupl.identity import value_text
 from mupl.road.certificate import FILE
+
+OTHERS = "also differs"  # column: what is not as recommended beside the tuned values
 
 
 def compare_runs(folders: Sequence[Path]) -> tuple[pd.DataFrame, str]:
@@ -23,8 +26,8 @@ def compare_runs(folders: Sequence[Path]) -> tuple[pd.DataFrame, str]:
             as half and twice the learning rate.
 
     Returns:
-        A row a run (the recommended values' keys, whether it has these values, the loss, and the
-        predicted loss with its interval), and the answer as a sentence.
+        A row a run (the tuned keys, whether it is as recommended, what else differs from that, the
+        loss, and the predicted loss with its interval), and the answer as a sentence.
 
     Raises:
         ConfigError: if a folder has no certificate, they are of several recommendations, or there
@@ -50,7 +53,8 @@ def compare_runs(folders: Sequence[Path]) -> tuple[pd.DataFrame, str]:
         if not one["changed"]:
             text = json.dumps({**one, "compared": compared}, indent=1, allow_nan=False)
             write_atomically(folder / FILE, text)
-    return table.drop(columns="run"), sentence
+    unneeded = ["run"] if table[OTHERS].any() else ["run", OTHERS]
+    return table.drop(columns=unneeded), sentence
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -61,21 +65,31 @@ def _read(folder: Path) -> dict[str, Any]:
             f"{folder}: has no {FILE}, which a run of a ladder's recommendation.yaml ends with"
         )
     certificate: dict[str, Any] = json.loads(file.read_text())
-    if "values" not in certificate:
-        raise ConfigError(f"{file}: was made by an older mupl; run the recommendation again")
+    if not isinstance(certificate.get("changed"), dict):
+        raise ConfigError(
+            f"{file}: was made by an older mupl, which compared tuned values only; give the run's "
+            "command again with resume=true, which trains nothing anew where the run has ended"
+        )
     return certificate
 
 
 def _row(folder: Path, certificate: Mapping[str, Any]) -> dict[str, Any]:
     values, measured = certificate["values"], certificate["measured"]
     predicted = certificate["predicted"] or {}
+    changed = {key: one["value"] for key, one in certificate["changed"].items()}
+    others = {key: value for key, value in changed.items() if key not in values}
     return {
-        "run": ", ".join(f"{key}={value}" for key, value in values.items()),
+        "run": _settings_text(values | others),
         **values,
-        "recommended": not certificate["changed"],
+        "recommended": not changed,
+        OTHERS: _settings_text(others),
         certificate["metric"]: math.inf if measured is None else measured,
         "predicted": predicted.get("value"),
         "low": predicted.get("low"),
         "high": predicted.get("high"),
         "folder": str(folder),
     }
+
+
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value_text(value)}" for key, value in settings.items())

@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from mupl.analysis.prediction import Interval, Prediction, Recommended
 from mupl.files import write_atomically
-from mupl.road.configs import compose, sources, with_values
+from mupl.road.configs import sources, with_values
+from mupl.training.compose import compose
 
 FILE = "recommendation.yaml"  # in the sweep's folder
 NOT_OF_RUNS = ("halving", "target", "check", "rerun", "name", "expect", "figure", "callbacks")

@@ -327,6 +327,9 @@ class CheckInput(Callback):
             _check_expectations(config)
             _check_loggers(config)
             _check_halving(config)
+            from mupl.training.loss_check import check_losses  # which needs what is above
+
+            check_losses(config)
             earlier = earlier_folder(config)
             if earlier is not None:
                 text = f"note: {earlier} has this sweep under the name that it had before; say "

@@ -99,8 +99,25 @@ def _values(override: Override, parser: OverridesParser) -> list[Any] | None:
     return [parser.parse_override(f"{key}={text}").value() for text in texts]
 
 
+def swept_texts(config: DictConfig) -> dict[str, list[str]]:
+    """Return the overrides that jobs get for each key that a multirun sets; none for a drawn one.
+
+    A key that is not swept has one.
+    """
+    found = {}
+    for key, override in parsed_overrides(config):
+        if not override.is_sweep_override():
+            found[key] = [str(override.input_line)]
+        elif override.is_discrete_sweep():
+            name = override.get_key_element()
+            found[key] = [f"{name}={text}" for text in override.sweep_string_iterator()]
+        else:
+            found[key] = []
+    return found
+
+
 def jobs(swept: Mapping[str, list[Any] | None], limit: int) -> list[dict[str, Any]]:
-    """Return the values that each job of a sweep has, at most `limit` jobs."""
+    """Return the values (or overrides) that each job of a sweep has, at most `limit` jobs."""
     known = {key: values for key, values in swept.items() if values is not None}
     points = itertools.islice(itertools.product(*known.values()), limit)
     return [dict(zip(known, point, strict=True)) for point in points]

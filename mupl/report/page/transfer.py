@@ -9,7 +9,8 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from mupl.analysis import transfer
-from mupl.analysis.readings import glossary, readings
+from mupl.analysis.columns import COLUMNS, in_tables
+from mupl.analysis.readings import advice, readings
 from mupl.analysis.readout_norms import NORM
 from mupl.figures.style import by_rank, with_unit, with_written_names
 from mupl.figures.transfer import loss_axis
@@ -26,57 +27,6 @@ from mupl.report.page.charts import (
 )
 from mupl.report.page.elements import Charts, Finding, Panel, Section, Table, cell
 
-# Columns of a table of transfer -> how the page calls them, and what they are
-TRANSFER_COLUMNS = {
-    "drift": (
-        "drift (octaves a doubling)",
-        "octaves (factors of 2) by which the best value rises when the size doubles; 0 transfers",
-    ),
-    "drift_interval": (
-        "95 % over seeds",
-        "an interval of the drift, from the drift of each seed",
-    ),
-    "scatter_interval": (
-        "95 % over sizes",
-        "an interval of the drift, from the scatter of the optima about a line",
-    ),
-    "worst_regret": (
-        "worst regret",
-        "the largest loss that the best value of the smallest size costs at a larger one",
-    ),
-    "grid_regret": (
-        "worst regret of tried values",
-        "the same of values that were tried, without the parabola between them",
-    ),
-    "fit_error": (
-        "fit error (octaves)",
-        "distance of the optima from the line whose slope is the drift",
-    ),
-    "robustness": (
-        "robustness",
-        "power of the size by which the cost of an error in the value grows; below 0 larger models "
-        "forgive more",
-    ),
-    "asymptotic_loss": (
-        "asymptotic loss",
-        "what the best losses fall to as the size grows, if they follow a power law",
-    ),
-    "norm_drift": (
-        "drift of the readout's norm",
-        "octaves by which the readout's RMS to infinity norm rises at the optimum when the size "
-        "doubles",
-    ),
-    "norm_interval": (
-        "95 % of it over sizes",
-        "an interval of that drift, from the scatter of the norms about a line",
-    ),
-    "edges": (
-        "optimum at the edge at",
-        "sizes whose best value was the first or last one tried: neither it nor what follows is "
-        "known",
-    ),
-}
-INTERVALS = ("drift", "scatter", "norm")  # columns NAME_low and NAME_high
 OCTAVE_DIGITS = 2  # after the point
 
 
@@ -97,7 +47,7 @@ def transfer_section(losses: Losses, unit: str) -> tuple[Section | None, list[Fi
     if size is not None:
         optima = by_rank(transfer.optima(results, metric, size, x))
         findings = _findings(optima, losses)
-        parts += [*_along_size(optima, losses, unit), *glossary(size, x)]
+        parts += [*_along_size(optima, losses, unit), advice(size)]
     else:
         findings = list(map(Finding, _best_values(losses, unit)))
     parts.append(_best_table(losses))
@@ -278,23 +228,26 @@ def _along_size(optima: pd.DataFrame, losses: Losses, unit: str) -> list[Charts 
     parts: list[Charts | Table] = [Charts(caption, panels, series=series, legend="series")]
     table = transfer.transfer(results, metric, size, x, optima.drop(columns="series"))
     if not table.empty:
-        parts += _transfer_tables(table, names, f"How the {name} transfers along {along}")
+        parts += _transfer_tables(table, names, x, size)
     return parts
 
 
-def _transfer_tables(table: pd.DataFrame, names: Sequence[str], caption: str) -> list[Table]:
+def _transfer_tables(table: pd.DataFrame, names: Sequence[str], x: str, size: str) -> list[Table]:
     """Tabulate how well each series transfers, and what the columns mean."""
     shown = with_written_names(table)
-    for key in INTERVALS:
-        if f"{key}_low" in table:
-            shown[f"{key}_interval"] = _intervals(table[f"{key}_low"], table[f"{key}_high"])
+    for key in COLUMNS:
+        ends = in_tables(key)
+        if len(ends) == 2 and ends[0] in table:
+            shown[key] = _intervals(table[ends[0]], table[ends[1]])
     for key in ("drift", "norm_drift"):
         if key in table:
             shown[key] = _octaves(table[key])
     known = shown.replace("", None).notna().any()
-    kept = [key for key in TRANSFER_COLUMNS if known.get(key, False)]
-    titles = {key: TRANSFER_COLUMNS[key][0] for key in kept}
-    meanings = [TRANSFER_COLUMNS[key] for key in kept]
+    kept = {key: column for key, column in COLUMNS.items() if known.get(key, False)}
+    titles = {key: column.title for key, column in kept.items()}
+    meanings = [[column.title, column.means(x, size)] for column in kept.values()]
+    along = transfer.SIZES.get(size, size)
+    caption = f"How the {transfer.hyperparameter_name(x)} transfers along {along}"
     return [
         Table.of(caption, shown[[*names, *kept]].rename(columns=titles), is_open=True),
         Table("What these columns mean", ["column", "what it is"], meanings),
