@@ -127,7 +127,7 @@ def kinds(optimizer: Any, width: int = 64) -> list[str]:
 
 
 SMALL, LARGE = 8, 64  # below all sides that grow, and as large as half of them
-UNBLOCKED_SOAP, UNBLOCKED_SHAMPOO = ["rotated_in"] * 4, ["orthogonal"] * 4
+UNBLOCKED_SOAP, UNBLOCKED_SHAMPOO = ["rotated_in"] * 4, ["whitened"] * 4
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ UNBLOCKED_SOAP, UNBLOCKED_SHAMPOO = ["rotated_in"] * 4, ["orthogonal"] * 4
         (BlockedSOAP, SMALL, "adam", ["adam"] * 4),
         (BlockedSOAP, SMALL, "sgd", ["sgd"] * 4),
         (BlockedShampoo, None, None, UNBLOCKED_SHAMPOO),
-        (BlockedShampoo, LARGE, None, ["orthogonal", "rotated_in", "rotated_out", "orthogonal"]),
+        (BlockedShampoo, LARGE, None, ["whitened", "rotated_in", "rotated_out", "whitened"]),
         (BlockedShampoo, SMALL, None, ["adam"] * 4),
         (BlockedShampoo, SMALL, "rmsprop", ["adam"] * 4),
         (BlockedShampoo, None, "sgd", ["sgd"] * 4),

@@ -12,6 +12,7 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 | update of W, kind `rotated...`  | e(mult) + e(lr), or between that and that - e(rotation)  |
 | update of W, kind `sign`        | e(mult) + e(lr) + e(shape factor)                        |
 | update of W, kind `normalized`  | that of `orthogonal`, or up to 1/2 above if hidden       |
+| update of W, kind `whitened`    | the same                                                 |
 | update of W, kind `relative...` | that of W at init, + e(lr)                               |
 | W after updates                 | the larger of init and update, or between that and init  |
 | W after more than four          | between the smaller and the larger of init and update    |
@@ -34,8 +35,9 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
   all are filled, by noise, so they are in W's own basis; if the gradient has few directions, the
   Frobenius norm is smaller by the rotation (`OptimizerRules.rotation`). What fills the rest adds up
   without coherence, so that it may have half the exponent of `STABLE`.
-- `normalized`: the same for an update of spectral norm 1. Its other singular values may be as
-  large, and there are n of them where both dimensions grow.
+- `normalized`, `whitened`: the same for an update of spectral norm 1. Its other singular values may
+  be as large, and there are n of them where both dimensions grow. Shampoo's sums over all steps
+  have all directions that any gradient had, and lift those of a new one that are small.
 - `relative`, `relative_low_rank`: the norm of an update is lr times the one of W. Its entries may
   have half the exponent of `STABLE`, which is right if n of its singular values are alike. What it
   does to activations is known between that and n^1/2 times as much, in few directions.
@@ -92,7 +94,8 @@ ENTRIES = ("l1", "rms")  # statistics that grow as the entries do
 MODEL_OUTPUT = "model output"  # the name of what a model returns, its logits
 _M_IN = Monomial.parse("m_in")
 
-_OF_SPECTRAL_NORM = (UpdateKind.ORTHOGONAL, UpdateKind.NORMALIZED)  # what they set
+_OF_ANY_RANK = (UpdateKind.NORMALIZED, UpdateKind.WHITENED)
+_OF_SPECTRAL_NORM = (UpdateKind.ORTHOGONAL, *_OF_ANY_RANK)  # what they set
 _OF_SHAPES = (*_OF_SPECTRAL_NORM, UpdateKind.SIGN)
 
 # The largest exponent of an update at which outputs stay bounded. An update sums over fan_in
@@ -507,7 +510,7 @@ class _Network:
         if kind == UpdateKind.SGD:
             power += mult + self._cell(info, "grad")
             power += self._gradient(info, t)
-        if kind == UpdateKind.NORMALIZED and info.role is Role.HIDDEN and not self._in_depth:
+        if kind in _OF_ANY_RANK and info.role is Role.HIDDEN and not self._in_depth:
             return Expected(power, power + HALF)
         return Expected(power - self._power(self.rules.rotation(info), info), power)
 
