@@ -134,6 +134,26 @@ def test_blocks_and_grafts_pass_under_their_own_rules(name: str) -> None:
 
 
 @pytest.mark.slow
+def test_shampoo_fills_a_matrix_and_a_wrong_lr_is_still_caught() -> None:
+    """In batches of 128 the rank of a gradient grows as these widths do."""
+    build = partial(MLP, 64, 10, depth=2, zero_readout=True)
+    given = list(itertools.islice(TensorData(digits(), batch_size=128).train_dataloader(), 5))
+
+    def found(**options: Any) -> pd.DataFrame:
+        settings: dict[str, Any] = {"lr": 0.02, "seeds": range(3), "steps": [0, 1, 2, 4]}
+        settings |= {"base_width": 32, "optimizer": BlockedShampoo}
+        return verdict(coord_check(build, (32, 64, 128), given, **settings | options))
+
+    own = found()
+    assert failed(own) == set(), own[own["verdict"] == "fail"].to_string()
+    assert ("update", "layers.1.weight") in failed(found(update_kind="orthogonal"))
+    for mistake in ({"layers.1.weight": {"lr": "m_in^1/2"}}, {"layers.0.weight": {"lr": "m_out"}}):
+        table = found(parametrization=get_parametrization("mup", mistake))
+        (tensor,) = mistake
+        assert ("effective", tensor.removesuffix(".weight")) in failed(table)
+
+
+@pytest.mark.slow
 def test_shampoo_in_blocks_fails_under_the_rule_of_one_block() -> None:
     options = {"optimizer": BLOCKED["shampoo"], "lr": 0.01, "steps": LATE}
     found = failed(verdict(recorded(update_kind="orthogonal", **options)))
