@@ -115,7 +115,9 @@ CONTROLS += [
 ]
 GRADED = ("layers.0.weight", "layers.1.weight", "layers.1.bias", "readout.weight")
 CONTROLS += [("mulinear", "adamw", "grad", tensor) for tensor in GRADED]
-CONTROLS += [("mup", "shampoo", "matrix_eps", name) for name in ("layers.0.weight", "layers.1.bias")]
+CONTROLS += [
+    ("mup", "shampoo", "matrix_eps", name) for name in ("layers.0.weight", "layers.1.bias")
+]
 CONTROLS += [("mup_table3", "shampoo", "matrix_eps", "readout.weight")]
 
 
