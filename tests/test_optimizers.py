@@ -30,7 +30,6 @@ from mupl.parametrization.update_kinds import UpdateKind
 from mupl.roles import describe
 from mupl.training.module import TrainingModule
 from mupl.training.setup import Setup
-from mupl.training.setup import Setup
 
 SHAPES = [(512, 2048), (2048, 512), (64, 64), (10, 784), (64, 32, 3, 3)]
 ROOT = Path(__file__).parents[1]

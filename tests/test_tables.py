@@ -267,7 +267,8 @@ def test_matrix_eps_is_that_of_qiu_et_al(name: str, block_size: int | None) -> N
     infos = describe(build, width=96, base_width=32, depth=4, base_depth=2)
     rules = shampoo_rules(1e-3, block_size)
     matrix_eps = rules.matrix_eps
-    assert matrix_eps is not None and matrix_eps.value == 1e-3
+    assert matrix_eps is not None
+    assert matrix_eps.value == 1e-3
     info = infos["0.weight"]
     rule = get_parametrization(name).rule(matrix_eps.kind_of(info), "hidden")
     symbols = SYMBOLS | {"m_in": 3.0, "m_out": 5.0, "m_L": 2.0}
