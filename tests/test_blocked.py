@@ -151,6 +151,16 @@ def test_a_side_in_blocks_of_a_fixed_size_gains_nothing(
     assert kinds(partial(make, block_size=block_size, graft=graft)) == expected
 
 
+def test_a_vector_has_norm_one_and_in_blocks_as_many_as_these() -> None:
+    info = mupl.describe(lambda w: nn.Linear(3, w), 64, 16)["bias"]
+    found = []
+    for size in (None, 8):
+        rules = optimizer_rules(partial(BlockedShampoo, block_size=size))
+        assert rules.matrix_eps is not None
+        found.append((rules.kind_of(info), rules.matrix_eps.kind_of(info)))
+    assert found == [("orthogonal", "rotated"), ("adam", "adam")]
+
+
 @pytest.mark.parametrize("optimizer", [BlockedSOAP, BlockedShampoo])
 @pytest.mark.parametrize(
     ("options", "message"),
