@@ -41,6 +41,7 @@ OPTIMIZERS: dict[str, tuple[Callable[[int], Any], float]] = {
     "SOAP, basis of every step": (lambda n: partial(SOAP, precondition_frequency=1), 1e-3),
     "SOAP, sides up to n": (lambda n: partial(SOAP, max_precondition_dim=n), 1e-3),
     "Shampoo": (lambda n: SHAMPOO, 0.02),
+    "Shampoo, matrix_eps of 0.1": (lambda n: partial(SHAMPOO, matrix_eps=0.1), 0.02),
     "SOAP in blocks of 16": (lambda n: partial(BlockedSOAP, block_size=16), 1e-3),
     "SOAP in blocks, Adam's norm": (
         lambda n: partial(BlockedSOAP, block_size=16, graft="adam"),

@@ -131,6 +131,43 @@ THEORY = [
         ],
     ),
     *in_file(
+        "mupl/parametrization/scales.py",
+        ids("tests/test_optimizers.py", "test_matrix_eps_comes_with_the_param_groups"),
+        [
+            ("_symbols(info, {}, rules)) ** 2)", "_symbols(info, {}, rules)))"),
+            ("return rules.matrix_eps.value * float(", "return float("),
+        ],
+    ),
+    *in_file(
+        "mupl/optim/shampoo.py",
+        ("tests/test_blocked.py", "tests/test_tables.py"),
+        [
+            ("any(blocks) else UpdateKind.ROTATED", "any(blocks) else UpdateKind.ADAM"),
+            ("return UpdateKind.ORTHOGONAL", "return UpdateKind.WHITENED"),
+            ("return is_cut, is_cut", "return False, False"),
+        ],
+    ),
+    *in_file(
+        "mupl/parametrization/exponents.py",
+        ids(
+            "tests/test_coordinates.py",
+            "test_a_whitened_update_may_have_any_rank_but_its_spectral_norm_is_one",
+        ),
+        [
+            ("_OF_ANY_RANK and info.role", "() and info.role"),
+            ("update.high and not self._is_filled_input(info)", "update.high"),
+            (
+                "            high = low\n        if self._is_rel",
+                "            pass\n        if self._is_rel",
+            ),
+        ],
+    ),
+    *in_file(
+        "mupl/training/setup.py",
+        ids("tests/test_soap.py", "test_a_first_gradient_of_zero_is_told"),
+        [("not self.optimizer_rules.idle_steps or", ""), ("or not all(at_zero)", "")],
+    ),
+    *in_file(
         "mupl/parametrization/update_kinds.py",
         ("tests/test_tables.py", "tests/test_soap.py"),
         [
@@ -143,6 +180,7 @@ THEORY = [
             ("if kind in DERIVED and len(info.shape) < 2 else kind", "if False else kind"),
             ('Monomial.parse("1/shape_factor")', 'Monomial.parse("shape_factor")'),
             ("NORMALIZED: Derived(UpdateKind.ORTHOGONAL)", "NORMALIZED: Derived(UpdateKind.ADAM)"),
+            ("WHITENED: Derived(UpdateKind.ORTHOGONAL)", "WHITENED: Derived(UpdateKind.ADAM)"),
             ("RELATIVE: Derived(None)", "RELATIVE: Derived(UpdateKind.ADAM)"),
             ('Monomial.parse("m_in^-1/2")', 'Monomial.parse("m_in^1/2")'),
             ("round(shape[1] / growth)", "shape[1]"),

@@ -20,6 +20,7 @@ from mupl.training.coord_check import default_dtype
 from mupl.training.setup import Setup
 
 BASE = 8
+MATRIX_EPS = 1e-2
 SGD = partial(torch.optim.SGD, momentum=0.9)
 HYPERPARAMETERS: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.05, "weight_decay": 0.01},
@@ -29,6 +30,7 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
     "adam_atan2": {"lr": 0.01, "weight_decay": 0.1},
     "shampoo_svd": {"lr": 0.05, "eps": 1e-3, "weight_decay": 0.1},
     "soap": {"lr": 0.01, "eps": 1e-3, "weight_decay": 0.1},
+    "shampoo": {"lr": 0.05, "weight_decay": 0.1},
     "adamh": {"lr": 0.03, "eps": 1e-3},
     "muonh": {"lr": 0.03, "eps": 1e-3},
     "scion": {"lr": 0.02},
@@ -43,6 +45,7 @@ OPTIMIZERS = {
     "adamw": torch.optim.AdamW,
     "shampoo_svd": MATRICES,
     "soap": pytorch_optimizer.SOAP,
+    "shampoo": partial(pytorch_optimizer.Shampoo, matrix_eps=MATRIX_EPS, weight_decouple=True),
     "adamh": NORMALISED,
     "scion": SCION,
     "muonh": partial(Normalized, normalise="hyperball", inner=MATRICES),

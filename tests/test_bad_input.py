@@ -296,6 +296,8 @@ WRONG = {
     "optimizer=muonh optimizer.normalise=l1": "optimizer.normalise=l1: must be one of spectral",
     "optimizer=muonh optimizer.inner.method=qr": "optimizer.method=qr: must be one of svd",
     "optimizer=blocked_shampoo optimizer.block_size=0": "optimizer.block_size=0: must be",
+    "optimizer=blocked_shampoo optimizer.matrix_eps=-1": "optimizer.matrix_eps=-1: must be a",
+    "optimizer=shampoo optimizer.matrix_eps=small": "optimizer.matrix_eps=small: must be a number",
     "optimizer=blocked_shampoo optimizer.graft=lion": "optimizer.graft=lion: must be null or",
     "optimizer=blocked_soap optimizer.graft=adam": "optimizer.graft=adam: no rule",
     "optimizer=muon optimizer.per=row": "optimizer.per=row: must be one of matrix, head, tensor",

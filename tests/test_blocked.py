@@ -127,7 +127,7 @@ def kinds(optimizer: Any, width: int = 64) -> list[str]:
 
 
 SMALL, LARGE = 8, 64  # below all sides that grow, and as large as half of them
-UNBLOCKED_SOAP, UNBLOCKED_SHAMPOO = ["rotated_in"] * 4, ["orthogonal"] * 4
+UNBLOCKED_SOAP, UNBLOCKED_SHAMPOO = ["rotated_in"] * 4, ["whitened"] * 4
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ UNBLOCKED_SOAP, UNBLOCKED_SHAMPOO = ["rotated_in"] * 4, ["orthogonal"] * 4
         (BlockedSOAP, SMALL, "adam", ["adam"] * 4),
         (BlockedSOAP, SMALL, "sgd", ["sgd"] * 4),
         (BlockedShampoo, None, None, UNBLOCKED_SHAMPOO),
-        (BlockedShampoo, LARGE, None, ["orthogonal", "rotated_in", "rotated_out", "orthogonal"]),
+        (BlockedShampoo, LARGE, None, ["whitened", "rotated_in", "rotated_out", "whitened"]),
         (BlockedShampoo, SMALL, None, ["adam"] * 4),
         (BlockedShampoo, SMALL, "rmsprop", ["adam"] * 4),
         (BlockedShampoo, None, "sgd", ["sgd"] * 4),
@@ -149,6 +149,16 @@ def test_a_side_in_blocks_of_a_fixed_size_gains_nothing(
     make: Any, block_size: int | None, graft: str | None, expected: list[str]
 ) -> None:
     assert kinds(partial(make, block_size=block_size, graft=graft)) == expected
+
+
+def test_a_vector_has_norm_one_and_in_blocks_as_many_as_these() -> None:
+    info = mupl.describe(lambda w: nn.Linear(3, w), 64, 16)["bias"]
+    found = []
+    for size in (None, 8):
+        rules = optimizer_rules(partial(BlockedShampoo, block_size=size))
+        assert rules.matrix_eps is not None
+        found.append((rules.kind_of(info), rules.matrix_eps.kind_of(info)))
+    assert found == [("orthogonal", "rotated"), ("adam", "adam")]
 
 
 @pytest.mark.parametrize("optimizer", [BlockedSOAP, BlockedShampoo])

@@ -386,6 +386,18 @@ def test_sp_with_per_layer_learning_rates_predicts_updates_like_those_of_mup(
         assert found["update", tensor, 1] == Expected(power, power)
 
 
+def test_a_whitened_update_may_have_any_rank_but_its_spectral_norm_is_one() -> None:
+    """What moves activations is as sharp as under an orthogonal update."""
+    found, few = (expected("mup", kind, zero_readout=False) for kind in ("whitened", "orthogonal"))
+    assert found["update", "layers.0.weight", 1] == Expected(0, 0.5)
+    assert found["update", "layers.1.weight", 1] == Expected(-1, -0.5)
+    assert found["update", "readout.weight", 1] == Expected(-1, -1)
+    for name in ("layers.0", "layers.1", "readout"):
+        assert found["effective", name, 2] == few["effective", name, 2]
+        norm = ("update", f"{name}.weight", "spectral", 1)
+        assert found[norm] == few[norm]
+
+
 @pytest.mark.parametrize("scale", SHAPE_FACTORS)
 def test_sp_with_orthogonal_updates_predicts_what_the_optimizer_makes_of_shapes(scale: str) -> None:
     """Of a square matrix, that is; the readout, under Adam, fails as ever."""

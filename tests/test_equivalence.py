@@ -20,6 +20,7 @@ from mupl.roles import Role
 from tests.loop import (
     BASE,
     HYPERPARAMETERS,
+    MATRIX_EPS,
     OPTIMIZERS,
     batches,
     build_mlp,
@@ -64,7 +65,7 @@ def test_formulations_of_mup_follow_one_trajectory(
     close(trajectory(name, optimizer, width), reference)
 
 
-NEW = ["lion", "sign_sgd", "adam_atan2", "shampoo_svd"]
+NEW = ["lion", "sign_sgd", "adam_atan2", "shampoo_svd", "shampoo"]
 
 
 @pytest.mark.parametrize("name", ["mup_table3", "mup_table9", "unit_init", "mean_field"])
@@ -114,12 +115,16 @@ CONTROLS += [
 ]
 GRADED = ("layers.0.weight", "layers.1.weight", "layers.1.bias", "readout.weight")
 CONTROLS += [("mulinear", "adamw", "grad", tensor) for tensor in GRADED]
+CONTROLS += [
+    ("mup", "shampoo", "matrix_eps", name) for name in ("layers.0.weight", "layers.1.bias")
+]
+CONTROLS += [("mup_table3", "shampoo", "matrix_eps", "readout.weight")]
 
 
 @pytest.mark.parametrize(("name", "optimizer", "field", "tensor"), CONTROLS)
 def test_dropping_one_rule_is_seen(name: str, optimizer: str, field: str, tensor: str) -> None:
     """The tensor gets the value that it has at the base width."""
-    base = (HYPERPARAMETERS[optimizer] | {"grad": 1.0})[field]
+    base = (HYPERPARAMETERS[optimizer] | {"grad": 1.0, "matrix_eps": MATRIX_EPS})[field]
 
     def edit(numbers: Mapping[str, Scale]) -> Mapping[str, Scale]:
         return {**numbers, tensor: replace(numbers[tensor], **{field: base})}

@@ -20,6 +20,8 @@ from mupl.optim.registry import optimizer_rules
 from mupl.parametrization.rules import get_parametrization
 from mupl.training.coord_check import coord_check
 
+# SOAP before a readout that starts at 0, whose first basis is an arbitrary one
+pytestmark = pytest.mark.filterwarnings("ignore:optimizer. finds its first basis")
 WIDTHS = (32, 64, 128, 256)
 SOAP = partial(pytorch_optimizer.SOAP, weight_decay=0.0)
 LATE = (0, 1, 2, 4, 16)
@@ -131,6 +133,26 @@ def test_blocks_and_grafts_pass_under_their_own_rules(name: str) -> None:
     own = verdict(recorded(**options))
     assert failed(own) == set(), own[own["verdict"] == "fail"].to_string()
     assert (own["verdict"] != "pass").sum() <= 0.1 * len(own)
+
+
+@pytest.mark.slow
+def test_shampoo_fills_a_matrix_and_a_wrong_lr_is_still_caught() -> None:
+    """In batches of 128 the rank of a gradient grows as these widths do."""
+    build = partial(MLP, 64, 10, depth=2, zero_readout=True)
+    given = list(itertools.islice(TensorData(digits(), batch_size=128).train_dataloader(), 5))
+
+    def found(**options: Any) -> pd.DataFrame:
+        settings: dict[str, Any] = {"lr": 0.02, "seeds": range(3), "steps": [0, 1, 2, 4]}
+        settings |= {"base_width": 32, "optimizer": BlockedShampoo}
+        return verdict(coord_check(build, (32, 64, 128), given, **settings | options))
+
+    own = found()
+    assert failed(own) == set(), own[own["verdict"] == "fail"].to_string()
+    assert ("update", "layers.1.weight") in failed(found(update_kind="orthogonal"))
+    for mistake in ({"layers.1.weight": {"lr": "m_in^1/2"}}, {"layers.0.weight": {"lr": "m_out"}}):
+        table = found(parametrization=get_parametrization("mup", mistake))
+        (tensor,) = mistake
+        assert ("effective", tensor.removesuffix(".weight")) in failed(table)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Orthogonal and entrywise optimizers: what an update is, and that all others accept them."""
 
 import copy
+import inspect
 import math
 import pickle
 import subprocess
@@ -181,6 +182,20 @@ def test_parity_of_param_groups_with_the_library_as_it_stands(library: type[Opti
         return build_optimizer(library, named, dict.fromkeys(named, fixed))
 
     torch.testing.assert_close(follow(ours), follow(partial(library, **common)), atol=1e-12, rtol=0)
+
+
+def test_matrix_eps_comes_with_the_param_groups() -> None:
+    """By default it is the library's own at the base width."""
+
+    def groups(**options: float) -> list[float]:
+        shampoo = partial(pytorch_optimizer.Shampoo, **options)
+        setup = Setup(partial(MLP, 6, 3), 32, base_width=8, optimizer=shampoo, lr=0.1)
+        return [group["matrix_eps"] for group in setup.optimizer().param_groups]
+
+    library = inspect.signature(pytorch_optimizer.Shampoo).parameters["matrix_eps"].default
+    of_hidden, of_others = library, library / 4
+    assert sorted(set(groups())) == pytest.approx([of_others, of_hidden])
+    assert sorted(set(groups(matrix_eps=0.1))) == pytest.approx([0.1 / 4, 0.1])
 
 
 def test_the_other_tensors_follow_torch_adamw() -> None:

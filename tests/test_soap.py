@@ -140,3 +140,19 @@ def test_a_layer_of_one_learning_rate_takes_no_rotated_basis() -> None:
 def test_a_named_kind_is_one_that_is_known() -> None:
     with pytest.raises(ConfigError, match="update_kind=turned: must be one of sgd, adam, orthogo"):
         as_optimizer_rules("turned")
+
+
+def test_a_first_gradient_of_zero_is_told() -> None:
+    """SOAP's first basis would be an arbitrary one of every matrix before the readout."""
+    options: Any = {"base_width": 8, "lr": 0.1}
+
+    def build(width: int, zero: bool) -> nn.Module:
+        return MLP(6, 3, width, zero_readout=zero)
+
+    for optimizer in ("soap", "blocked_soap"):
+        with pytest.warns(UserWarning, match="by the first gradient, which is 0 before a readout"):
+            mupl.Setup(partial(build, zero=True), 32, optimizer=optimizer, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mupl.Setup(partial(build, zero=False), 32, optimizer="soap", **options)
+        mupl.Setup(partial(build, zero=True), 32, optimizer="shampoo_svd", **options)

@@ -360,13 +360,13 @@ def test_preconditioners_of_tensors_of_any_shape_are_the_librarys(
         for _ in range(40)
     ]
     weights = {n: nn.Parameter(torch.ones(2, *s, dtype=torch.float64)) for n, s in shapes.items()}
-    update_kind = optimizer_rules(optimizer).kind_of(None)
     tuned = {
         "init": None,
         "lr": 0.01,
         "eps": 1e-4,
+        "matrix_eps": 1e-2,
         "weight_decay": 0.1,
-        "update_kind": update_kind,
+        "update_kind": "adam" if "SOAP" in str(optimizer) else "orthogonal",
         "shape_factor": 1.0,
     }
     scales = [Scale(mult=m, grad=grad, **tuned) for m, grad in ((0.75, 1.0), (2.0, 0.5))]

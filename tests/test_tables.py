@@ -10,7 +10,9 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
+from torch import nn
 
+from mupl.optim.shampoo import shampoo_rules
 from mupl.parametrization.rules import (
     CELLS,
     ROWS,
@@ -20,7 +22,7 @@ from mupl.parametrization.rules import (
 )
 from mupl.parametrization.symmetry import shift
 from mupl.parametrization.tables import TABLES
-from mupl.roles import SPECIAL_ROWS, Role
+from mupl.roles import SPECIAL_ROWS, Role, describe
 
 # Of which no product of powers is 1, so that two cells are equal only if they are the same
 SYMBOLS = {
@@ -85,7 +87,7 @@ COMPLETEP = {row: e._replace(sgd=e.sgd * S.m_L, eps=e.eps / S.m_L) for row, e in
 # By the roots of these Adam's update is smaller, and a gradient's entries larger, in an eigenbasis
 OF_SIDES = {"rotated": ("m_in", "m_out"), "rotated_in": ("m_in",), "rotated_out": ("m_out",)}
 # Kinds of which all cells but lr are those of Adam
-OF_ADAM = ("sign", "normalized", "relative", "relative_low_rank")
+OF_ADAM = ("sign", "normalized", "whitened", "relative", "relative_low_rank")
 GROWING = {"input": ("m_out",), "hidden": ("m_in", "m_out"), "output": ("m_in",), "scalar": ()}
 ROLE_ROWS = (*Role, *SPECIAL_ROWS)
 ONE_LR = ("sp", "ntk")  # whatever the optimizer does
@@ -249,6 +251,30 @@ def test_learning_rates_and_eps_of_soap_are_those_of_qiu_et_al(name: str) -> Non
     for kind, (lr, eps) in published.items():
         cells = found(get_parametrization(name), kind, "hidden")
         assert (cells["lr"], cells["eps"]) == pytest.approx((lr, eps)), kind
+
+
+@pytest.mark.parametrize("name", ["mup", "cerebras", "completep"])
+@pytest.mark.parametrize("block_size", [None, 48])
+def test_matrix_eps_is_that_of_qiu_et_al(name: str, block_size: int | None) -> None:
+    """2025, arXiv 2512.05620: d_in / d_out over the square of depth and the number of blocks.
+
+    A side of 96 has two blocks of 48, and has one of 32 at the base width.
+    """
+
+    def build(width: int, depth: int) -> nn.Module:
+        return nn.Sequential(*[nn.Linear(2 * width, width) for _ in range(depth)])
+
+    infos = describe(build, width=96, base_width=32, depth=4, base_depth=2)
+    rules = shampoo_rules(1e-3, block_size)
+    matrix_eps = rules.matrix_eps
+    assert matrix_eps is not None
+    assert matrix_eps.value == 1e-3
+    info = infos["0.weight"]
+    rule = get_parametrization(name).rule(matrix_eps.kind_of(info), "hidden")
+    symbols = SYMBOLS | {"m_in": 3.0, "m_out": 5.0, "m_L": 2.0}
+    blocks = 1 if block_size is None else 3 * 5
+    depth = 2 if name == "completep" else 1
+    assert rule.eps(**symbols) ** 2 == pytest.approx(3 / 5 / depth**2 / blocks)
 
 
 def test_a_table_may_have_columns_of_its_own_for_a_rotated_basis() -> None:

@@ -19,9 +19,10 @@ from mupl.optim.base import DirectionOptimizer
 from mupl.optim.blocks import tiles
 from mupl.optim.preconditioned import SHAMPOO, SOAP, Preconditioner, Shapes, adam_corrections
 from mupl.optim.registry import register
-from mupl.optim.soap import sides, soap_rules
+from mupl.optim.shampoo import OF_GRAFT, shampoo_rules
+from mupl.optim.soap import soap_rules
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind
-from mupl.roles import Info, ParamInfo, Role
+from mupl.roles import Info, Role
 
 Tensors = Mapping[str, Tensor]
 Options = Mapping[str, Any]
@@ -57,6 +58,7 @@ class Graft(NamedTuple):
     buffers: tuple[str, ...] = ()
 
 
+MATRIX_EPS = 1e-12  # so small that an update does not feel the gradient's scale
 GRAFTS = {
     "adam": Graft(_adam, ("graft_avg", "graft_avg_sq")),
     "rmsprop": Graft(_rmsprop, ("graft_avg_sq",)),
@@ -109,7 +111,7 @@ def blocked_direction(
     method: Preconditioner,
     g: Tensor,
     state: Tensors,
-    eps: Tensor,
+    scalars: Tensors,
     step: Tensors,
     *,
     block_size: int | None,
@@ -123,7 +125,8 @@ def blocked_direction(
     where U is 0.
 
     Args:
-        eps, step: one number a member, (S, 1, ...), with as many dimensions as g.
+        scalars, step: one number a member, (S, 1, ...), with as many dimensions as g. Those of the
+            tensor are "eps", of the grafted method and of SOAP, and "matrix_eps".
     """
     u = torch.zeros_like(g)
     for i, tile in enumerate(tiles(g.shape[1:], block_size)):
@@ -134,7 +137,7 @@ def blocked_direction(
             if number == str(i):
                 kept[matrix] = state[name].flatten(0, 1)
         of_block = {name: x.repeat_interleave(tile.count, 0) for name, x in step.items()}
-        eps_of_block = eps.repeat_interleave(tile.count, 0)
+        eps_of_block = scalars[method.eps].repeat_interleave(tile.count, 0)
         blocks = method.direction(tile.take(g), kept, eps_of_block, of_block, **host_arguments)
         tile.put(u, blocks)
         for name, x in own.items():
@@ -145,7 +148,7 @@ def blocked_direction(
     for name, x in step.items():
         if name.startswith("graft:"):
             numbers[name.removeprefix("graft:")] = x
-    wanted = _norms(GRAFTS[graft].direction(g, state, eps, numbers))
+    wanted = _norms(GRAFTS[graft].direction(g, state, scalars["eps"], numbers))
     return u / positive(_norms(u)) * wanted  # in this order 0 stays 0
 
 
@@ -176,12 +179,15 @@ class Blocked(DirectionOptimizer):
             numbers = {}
             for name, value in blocked_step(self.method, group, k).items():
                 numbers[name] = w.new_full(ones, value)
+            scalars = {}
+            for name in ("eps", self.method.eps):
+                scalars[name] = w.new_full(ones, group[name])
             tensors = {name: x for name, x in state.items() if name != "step"}
             u = blocked_direction(
                 self.method,
                 w.grad[None],
                 tensors,
-                w.new_full(ones, group["eps"]),
+                scalars,
                 numbers,
                 block_size=group["block_size"],
                 graft=group["graft"],
@@ -275,12 +281,12 @@ class BlockedShampoo(Blocked):
     blocks along each side. So lr falls by that root: it is that of `orthogonal` with no side in
     blocks, of `rotated_in` or `rotated_out` with only the outputs' or only the inputs' in blocks,
     and of `adam` with both (Qiu et al. 2025, arXiv 2512.05620). A grafted update has the norm of
-    Adam's, or SGD's, in few directions as theirs, and their rule.
+    Adam's, or SGD's, in few directions as theirs, and their rule (`mupl.optim.shampoo`).
 
     Args:
         params: param groups, as `mupl.optim.groups.param_groups` makes them.
         betas, eps: of the method whose norm is taken.
-        matrix_eps: of the sums of g g^T; the same for all tensors and widths.
+        matrix_eps: of the sums of g g^T, where a param group has none.
         preconditioning_compute_steps: steps between powers of the sums.
         block_size, graft: as in `BlockedSOAP`; graft may be "sgd" too.
 
@@ -293,17 +299,21 @@ class BlockedShampoo(Blocked):
         >>> import mupl
         >>> info = mupl.describe(lambda width: nn.Linear(width, width), 64, 16)["weight"]
         >>> [str(kind_of(info)) for kind_of in kinds]
-        ['orthogonal', 'adam', 'sgd']
+        ['whitened', 'adam', 'sgd']
     """
 
     method = SHAMPOO
 
     @classmethod
     def rules(
-        cls, block_size: int | None = None, graft: str | None = None, **_: Any
+        cls,
+        matrix_eps: float = MATRIX_EPS,
+        block_size: int | None = None,
+        graft: str | None = None,
+        **_: Any,
     ) -> OptimizerRules:
         check_blocks(block_size, graft)
-        return OptimizerRules(partial(_kind_of_shampoo, block_size, graft))
+        return shampoo_rules(matrix_eps, block_size, graft)
 
     def __init__(
         self,
@@ -313,12 +323,12 @@ class BlockedShampoo(Blocked):
         *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        matrix_eps: float = 1e-12,
+        matrix_eps: float = MATRIX_EPS,
         preconditioning_compute_steps: int = 1,
         block_size: int | None = None,
         graft: str | None = None,
     ) -> None:
-        check_blocks(block_size, graft)
+        self.rules(matrix_eps, block_size, graft)
         super().__init__(
             params,
             lr,
@@ -348,31 +358,4 @@ def _kind_of_soap(rules: OptimizerRules, graft: str, info: Info) -> str:
             "SOAP takes a growing side as one block; say an optimizer.block_size below its sides "
             "at the base width too, or graft=null"
         )
-    return _OF_GRAFT[graft]
-
-
-_OF_GRAFT = {"adam": UpdateKind.ADAM, "rmsprop": UpdateKind.ADAM, "sgd": UpdateKind.SGD}
-# whether the outputs' and the inputs' side that grow are in blocks -> kind of Shampoo's update
-_OF_BLOCKS = {
-    (False, False): UpdateKind.ORTHOGONAL,
-    (True, False): UpdateKind.ROTATED_IN,
-    (False, True): UpdateKind.ROTATED_OUT,
-    (True, True): UpdateKind.ADAM,
-}
-
-
-def _kind_of_shampoo(block_size: int | None, graft: str | None, info: Info) -> str:
-    if graft is not None:
-        return _OF_GRAFT[graft]
-    if block_size is None or not isinstance(info, ParamInfo):
-        return UpdateKind.ORTHOGONAL
-    if len(info.shape) < 2:  # of a vector in blocks each has norm 1, as entries of Adam's size
-        return UpdateKind.ADAM if max(info.shape, default=1) > block_size else UpdateKind.ORTHOGONAL
-    outputs, inputs = (max(side) > block_size for side in sides(info))
-    grows_out = info.role in (Role.INPUT, Role.HIDDEN)
-    grows_in = info.role in (Role.HIDDEN, Role.OUTPUT)
-    if not grows_out and not grows_in:
-        return UpdateKind.ORTHOGONAL
-    # a side that does not grow follows the other, so that one growing side in blocks is all of them
-    blocks = (outputs if grows_out else inputs, inputs if grows_in else outputs)
-    return _OF_BLOCKS[blocks]
+    return OF_GRAFT[graft]

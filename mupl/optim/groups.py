@@ -79,6 +79,8 @@ def _options(scale: Scale, eps: bool) -> dict[str, Any]:
         options["transposed"] = scale.transposed
     if eps:
         options["eps"] = scale.eps
+    if scale.matrix_eps is not None:
+        options["matrix_eps"] = scale.matrix_eps
     return options
 
 
@@ -179,7 +181,7 @@ def _check_at_first_step(
     handle = optimizer.register_step_pre_hook(check)
 
 
-COMPARED = ("lr", "weight_decay", "eps", "update_kind")
+COMPARED = ("lr", "weight_decay", "eps", "matrix_eps", "update_kind")
 SHOWN = 3  # differences in one line
 
 
@@ -195,8 +197,8 @@ def check_same_groups(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         state: what the `state_dict()` of an optimizer returned.
 
     Raises:
-        ConfigError: showing saved and present values of lr, weight_decay, eps or update_kind, by
-            tensor; or if the state is of other tensors, or of these in another order.
+        ConfigError: showing saved and present values of `COMPARED` by tensor; or if the state is of
+            other tensors, or of these in another order.
 
     Example:
         >>> import mupl, torch

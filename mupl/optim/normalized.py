@@ -101,7 +101,8 @@ def _kind_of(roles: Collection[str], kind: str, inner: OptimizerRules, info: Inf
     of_inner = inner.kind_of(info)
     if not _is_normalised(roles, info):
         return of_inner
-    fills = of_inner == UpdateKind.ORTHOGONAL  # all directions of the matrix, alike
+    # all directions of the matrix, alike
+    fills = of_inner in (UpdateKind.ORTHOGONAL, UpdateKind.WHITENED)
     return UpdateKind.RELATIVE if fills and kind in RELATIVES else kind
 
 
@@ -172,6 +173,7 @@ class Normalized(HasRules):
             partial(_inner_kind_of, tuple(roles), of_inner),
             {**of_inner.own_decay, **dict.fromkeys(RELATIVES, 0.0)},
             of_inner.settled,
+            matrix_eps=of_inner.matrix_eps,
         )
 
     def __init__(

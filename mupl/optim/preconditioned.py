@@ -66,8 +66,8 @@ def soap_arguments(options: Options, k: int) -> dict[str, Any]:
     return {"first": k == 0, "basis_is_due": soap_basis_is_due(options, k)}
 
 
-def matrix_eps(options: Options, k: int) -> dict[str, float]:
-    return {"matrix_eps": options["matrix_eps"]}
+def _no_scalars(options: Options, k: int) -> dict[str, float]:
+    return {}
 
 
 def shampoo_arguments(options: Options, k: int) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _renew_basis(d: int, state: Tensors) -> None:
 def shampoo_direction(
     g: Tensor,
     state: Tensors,
-    eps: Tensor | None,
+    matrix_eps: Tensor,
     step: Tensors,
     *,
     roots_are_due: bool,
@@ -154,7 +154,7 @@ def shampoo_direction(
     """Return the direction of full Shampoo (Gupta et al. 2018).
 
     It is `(matrix_eps I + sum of G_d G_d^T)^(-1/(2 D))` applied along each of the D dimensions of
-    G. These roots are 0 before the first time that they are due. There is no other eps.
+    G. These roots are 0 before the first time that they are due.
     """
     num_dims = g.dim() - 1
     direction = g
@@ -163,7 +163,7 @@ def shampoo_direction(
         root = state[f"root{d}"]
         if roots_are_due:
             values, vectors = _eigh(gram)
-            shifted = values + step["matrix_eps"].view(-1, 1)
+            shifted = values + matrix_eps.view(-1, 1)
             # rounding may make eigenvalues negative; the library takes singular values, hence their
             # size
             powers = shifted.abs() ** (-0.5 / num_dims)
@@ -217,6 +217,7 @@ class Preconditioner:
 
     Args:
         direction: `(G, state, eps, step, **host_arguments) -> U`, which changes `state`.
+        eps: the name of the hyperparameter that `direction` takes as eps.
         step_scalars: `(options, k) ->` what `step` holds at update k = 0, 1, ...
         host_arguments: `(options, k) ->` arguments of `direction` that are no tensors.
         matrices: `(shape, options) ->` names of the matrices (S, n, n) in the state, and (n, n).
@@ -225,6 +226,7 @@ class Preconditioner:
     """
 
     direction: Callable[..., Tensor]
+    eps: str
     step_scalars: Callable[[Options, int], dict[str, float]]
     host_arguments: Callable[[Options, int], dict[str, Any]]
     matrices: Callable[[Sequence[int], Options], Shapes]
@@ -234,6 +236,7 @@ class Preconditioner:
 
 SOAP = Preconditioner(
     soap_direction,
+    "eps",
     soap_corrections,
     soap_arguments,
     soap_matrices,
@@ -242,7 +245,8 @@ SOAP = Preconditioner(
 )
 SHAMPOO = Preconditioner(
     shampoo_direction,
-    matrix_eps,
+    "matrix_eps",
+    _no_scalars,
     shampoo_arguments,
     shampoo_matrices,
     shampoo_roots_are_due,

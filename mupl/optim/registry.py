@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from mupl import optim
 from mupl.errors import ConfigError
 from mupl.optim.base import HasRules
+from mupl.optim.shampoo import shampoo_rules
 from mupl.optim.soap import soap_rules
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, as_optimizer_rules
 
@@ -48,9 +49,7 @@ _FOREIGN_RULES: dict[str, Callable[..., OptimizerRules]] = {
     "torch.AdamW": _always(UpdateKind.ADAM),
     "pytorch_optimizer.Lion": _always(UpdateKind.ADAM),
     "pytorch_optimizer.SOAP": soap_rules,
-    # L^(-1/4) G R^(-1/4) is U V^T at the first step and keeps its scale; (g g^T)^(-1/2) g of a
-    # vector has norm 1
-    "pytorch_optimizer.Shampoo": _always(UpdateKind.ORTHOGONAL),
+    "pytorch_optimizer.Shampoo": shampoo_rules,
 }
 
 
@@ -152,7 +151,12 @@ def optimizer_rules(
         rules = as_optimizer_rules(update_kind)
         if known is None:
             return rules
-        return replace(rules, idle_steps=known.idle_steps, settled=known.settled)
+        return replace(
+            rules,
+            idle_steps=known.idle_steps,
+            settled=known.settled,
+            matrix_eps=known.matrix_eps,
+        )
     if known is not None:
         return known
     name = getattr(constructor, "__name__", type(constructor).__name__)

@@ -12,6 +12,7 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 | update of W, kind `rotated...`  | e(mult) + e(lr), or between that and that - e(rotation)  |
 | update of W, kind `sign`        | e(mult) + e(lr) + e(shape factor)                        |
 | update of W, kind `normalized`  | that of `orthogonal`, or up to 1/2 above if hidden       |
+| update of W, kind `whitened`    | the same; of inputs too                                  |
 | update of W, kind `relative...` | that of W at init, + e(lr)                               |
 | W after updates                 | the larger of init and update, or between that and init  |
 | W after more than four          | between the smaller and the larger of init and update    |
@@ -36,6 +37,9 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
   without coherence, so that it may have half the exponent of `STABLE`.
 - `normalized`: the same for an update of spectral norm 1. Its other singular values may be as
   large, and there are n of them where both dimensions grow.
+- `whitened`: the same. Shampoo lifts all directions that a gradient has. They are as many as the
+  shorter side, the batch and the steps before allow, so that of an input layer too they grow with n
+  while that is below its inputs. What such an update does to activations is the spectral norm's.
 - `relative`, `relative_low_rank`: the norm of an update is lr times the one of W. Its entries may
   have half the exponent of `STABLE`, which is right if n of its singular values are alike. What it
   does to activations is known between that and n^1/2 times as much, in few directions.
@@ -92,7 +96,8 @@ ENTRIES = ("l1", "rms")  # statistics that grow as the entries do
 MODEL_OUTPUT = "model output"  # the name of what a model returns, its logits
 _M_IN = Monomial.parse("m_in")
 
-_OF_SPECTRAL_NORM = (UpdateKind.ORTHOGONAL, UpdateKind.NORMALIZED)  # what they set
+_OF_ANY_RANK = (UpdateKind.NORMALIZED, UpdateKind.WHITENED)
+_OF_SPECTRAL_NORM = (UpdateKind.ORTHOGONAL, *_OF_ANY_RANK)  # what they set
 _OF_SHAPES = (*_OF_SPECTRAL_NORM, UpdateKind.SIGN)
 
 # The largest exponent of an update at which outputs stay bounded. An update sums over fan_in
@@ -303,6 +308,8 @@ class _Network:
         if self._in_depth:
             most = -1 - self._residual if info.in_block else 0.0
         filled = most / 2 if update.low < update.high else most
+        if self._is_filled_input(info):
+            filled = update.high
         if self._is_relative(info):
             most = filled = most / 2
         return Expected(min(update.low, most), min(update.high, filled))
@@ -331,6 +338,8 @@ class _Network:
         low = entries.low + HALF * (fan_in + fan_out)
         filled = entries.high + HALF * max(fan_in, fan_out)
         high = max(low, filled) if entries.low < entries.high else low
+        if self._is_filled_input(info):
+            high = low
         if self._is_relative(info):
             low = high = filled
         return self._norms(info, entries, Expected(low, high))
@@ -379,8 +388,14 @@ class _Network:
         random = update.high + HALF * fan_in
         if self._is_relative(info):
             return Expected(random, aligned)
-        high = max(aligned, random) if update.low < update.high else aligned
+        is_random = update.low < update.high and not self._is_filled_input(info)
+        high = max(aligned, random) if is_random else aligned
         return Expected(aligned, high)
+
+    def _is_filled_input(self, info: ParamInfo) -> bool:
+        """Say whether updates of an input layer may have more directions at larger widths."""
+        is_whitened = self.rules.kind_of(info) == UpdateKind.WHITENED
+        return is_whitened and info.role is Role.INPUT and not self._in_depth
 
     def _is_relative(self, info: ParamInfo) -> bool:
         """Say whether updates are a share of W, which is filled by noise."""
@@ -507,7 +522,8 @@ class _Network:
         if kind == UpdateKind.SGD:
             power += mult + self._cell(info, "grad")
             power += self._gradient(info, t)
-        if kind == UpdateKind.NORMALIZED and info.role is Role.HIDDEN and not self._in_depth:
+        is_filled = kind in _OF_ANY_RANK and info.role is Role.HIDDEN and not self._in_depth
+        if is_filled or self._is_filled_input(info):
             return Expected(power, power + HALF)
         return Expected(power - self._power(self.rules.rotation(info), info), power)
 

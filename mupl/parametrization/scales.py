@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from mupl.errors import ConfigError
@@ -37,6 +37,8 @@ class Scale:
         part_factors: their shape factors.
         transposed: whether the tensor is a matrix that is stored as (fan_in, fan_out).
         lr, eps, weight_decay: for the tensor's param group.
+        matrix_eps: the same, of an optimizer that takes roots of sums of `G G^T`; None: it does
+            not.
         grad: factor on the gradient of `w` before the optimizer sees it.
         shape_factor: what the optimizer multiplies an update of this shape by, beside lr.
         shape: of the tensor that these numbers are for; None: not known.
@@ -57,6 +59,7 @@ class Scale:
     lr: float = 0.0
     eps: float = 0.0
     weight_decay: float = 0.0
+    matrix_eps: float | None = None
     grad: float = 1.0
     shape_factor: float = 1.0
     inner_kind: str | None = None
@@ -113,7 +116,8 @@ def compute_scales(
             scales[name] = _scale_multiplier(info, rule, overrides[name], rules, own)
         else:
             tuned_here = _with_own_decay(name, info, overrides[name], rules, tuned)
-            scales[name] = _scale_tensor(info, rule, overrides[name], rules, tuned_here)
+            scale = _scale_tensor(info, rule, overrides[name], rules, tuned_here)
+            scales[name] = replace(scale, matrix_eps=_matrix_eps(info, parametrization, rules))
     return scales
 
 
@@ -210,6 +214,15 @@ def _scale_tensor(
     )
 
 
+def _matrix_eps(
+    info: ParamInfo, parametrization: Parametrization, rules: OptimizerRules
+) -> float | None:
+    if rules.matrix_eps is None:
+        return None
+    of_sums = parametrization.rule(rules.matrix_eps.kind_of(info), info.row)
+    return rules.matrix_eps.value * float(of_sums.eps(**_symbols(info, {}, rules)) ** 2)
+
+
 def _symbols(
     info: Info, override: Mapping[str, Monomial], rules: OptimizerRules
 ) -> dict[str, float]:
@@ -286,10 +299,12 @@ def _transposed(cell: Monomial) -> Monomial:
 def scale_rows(infos: Mapping[str, Info], scales: Mapping[str, Scale]) -> list[dict[str, Any]]:
     """Return one row a tensor to print: what it is, how it is drawn, what its param group holds.
 
-    Where factors are tuned by module, a column `tune` has them.
+    Columns `matrix_eps` and `tune` are there where an optimizer takes roots of sums, and where
+    factors are tuned by module.
     """
     rows = []
     any_tuned = any(scale.factors != Factors() for scale in scales.values())
+    any_matrix_eps = any(scale.matrix_eps is not None for scale in scales.values())
     for name, scale in scales.items():
         init = scale.init
         rows.append(
@@ -309,6 +324,8 @@ def scale_rows(infos: Mapping[str, Info], scales: Mapping[str, Scale]) -> list[d
                 "grad": scale.grad,
             }
         )
+        if any_matrix_eps:
+            rows[-1]["matrix_eps"] = scale.matrix_eps
         if any_tuned:
             rows[-1]["tune"] = str(scale.factors)
     return rows

@@ -15,13 +15,15 @@ class UpdateKind(StrEnum):
 
     SGD = "sgd"  # the gradient: updates are proportional to it
     ADAM = "adam"  # lr alone: entries have size lr (Adam, Lion, sign-SGD, ...)
-    ORTHOGONAL = "orthogonal"  # lr alone: singular values have size lr (Muon, Shampoo)
+    ORTHOGONAL = "orthogonal"  # lr alone: singular values have size lr (Muon)
     # lr alone: entries have size lr in a basis that turns with the gradient's (SOAP)
     ROTATED = "rotated"
     ROTATED_IN = "rotated_in"
     ROTATED_OUT = "rotated_out"
     SIGN = "sign"  # lr alone: entries have size lr times what the optimizer makes of shapes (Scion)
     NORMALIZED = "normalized"  # lr alone: the update is divided by its own norm
+    # lr alone: singular values are at most lr, in however many directions (full Shampoo)
+    WHITENED = "whitened"
     RELATIVE = "relative"  # lr and the tensor: the norm of the update is lr times its own
     RELATIVE_LOW_RANK = "relative_low_rank"  # the same, of an update that has few directions
 
@@ -63,6 +65,9 @@ DERIVED: dict[str, Derived] = {
     # a spectral norm of lr, as of an orthogonal update (Yang, Simon & Bernstein 2023; Qiu et al.
     # 2025); before it is divided by its norm the optimizer may have an eps
     UpdateKind.NORMALIZED: Derived(UpdateKind.ORTHOGONAL),
+    # at most that, in all directions that any gradient had (Qiu et al. 2025; measured:
+    # docs/optimizers.md)
+    UpdateKind.WHITENED: Derived(UpdateKind.ORTHOGONAL),
     # A relative step is the same at every width (Hyperball, 2026) if it has as many directions as
     # the tensor. In few of them its Frobenius norm, lr times the tensor's, is its spectral norm,
     # and that grows as the root of the width (measured: docs/optimizers.md).
@@ -70,6 +75,23 @@ DERIVED: dict[str, Derived] = {
     UpdateKind.RELATIVE_LOW_RANK: Derived(None, Monomial.parse("m_in^-1/2")),
 }
 RELATIVES = (UpdateKind.RELATIVE, UpdateKind.RELATIVE_LOW_RANK)
+
+
+@dataclass(frozen=True)
+class MatrixEps:
+    """What is added to sums of `G G^T`, as the number that is right at the base width.
+
+    The eps of Adam is as large as an entry of a gradient of few directions in an eigenbasis of its
+    sides. An eigenvalue of `G G^T` is the square of that, and so is the factor on this eps, in
+    every table (Qiu et al. 2025: d_in / d_out over the number of blocks).
+
+    Args:
+        value: at the base width.
+        kind_of: tensor -> the kind of Adam in an eigenbasis of the sides of which the sums are.
+    """
+
+    value: float
+    kind_of: Callable[[Info], str]
 
 
 @dataclass(frozen=True)
@@ -89,6 +111,7 @@ class OptimizerRules:
         settled: number of updates after which their size is the one that the update kinds tell.
         rotations: tensor -> what an update of few directions may be smaller by than one whose
             entries are lr; by default that of its kind (`ROTATIONS`).
+        matrix_eps: of an optimizer that takes roots of sums of `G G^T`.
     """
 
     kind_of: Callable[[Info], str]
@@ -99,6 +122,7 @@ class OptimizerRules:
     settled: int = 0
     rotations: Callable[[Info], Monomial] | None = None
     parts_of: Callable[[ParamInfo], tuple[int, ...]] | None = None
+    matrix_eps: MatrixEps | None = None
 
     def parts(self, info: Info) -> tuple[int, ...]:
         """Return the numbers of outputs of the matrices into which a tensor is cut, if it is."""

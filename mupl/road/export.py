@@ -87,7 +87,8 @@ def param_groups(setup: Setup) -> Form:
     """Return param groups by regular expressions on names, as a list of plain groups.
 
     A group is `{"pattern": ..., "lr": ..., "eps": ..., "weight_decay": ..., "mult": ...,
-    "init_std": ...}`; its pattern matches whole names. Blocks with the same numbers share one.
+    "init_std": ...}`, under Shampoo with `"matrix_eps"`; its pattern matches whole names. Blocks
+    with the same numbers share one.
     """
     groups: dict[str, dict[str, Any]] = {}
     for name, scale in setup.scales.items():
@@ -105,13 +106,16 @@ def param_groups(setup: Setup) -> Form:
 
 
 def _group(scale: Scale) -> dict[str, Any]:
-    return {
+    numbers = {
         "lr": scale.lr,
         "eps": scale.eps,
         "weight_decay": scale.weight_decay,
         "mult": scale.mult,
         "init_std": scale.init.std,
     }
+    if scale.matrix_eps is not None:
+        numbers["matrix_eps"] = scale.matrix_eps
+    return numbers
 
 
 def _multipliers(setup: Setup) -> dict[str, float]:

@@ -295,9 +295,16 @@ def _direction_scalars(scale: Scale) -> Scalars:
     return {
         "c": scale.mult * scale.grad,
         "lr": scale.lr * scale.mult * scale.shape_factor,
-        "eps": scale.eps,
+        **_eps(scale),
         "decay": scale.lr * scale.weight_decay,
     }
+
+
+def _eps(scale: Scale) -> Scalars:
+    """Return what is added to roots of averages of squares, and to sums of `G G^T`."""
+    if scale.matrix_eps is None:
+        return {"eps": scale.eps}
+    return {"eps": scale.eps, "matrix_eps": scale.matrix_eps}
 
 
 @cache  # one rule for each class: an update is compiled once
@@ -460,7 +467,7 @@ def _preconditioned_scalars(scale: Scale) -> Scalars:
     return {
         "c": scale.mult * scale.grad,
         "lr": scale.lr * scale.mult,
-        "eps": scale.eps,
+        **_eps(scale),
         "lr*weight_decay": scale.lr * scale.weight_decay,
         "weight_decay/mult": scale.weight_decay / scale.mult,
     }
@@ -500,7 +507,7 @@ def _shampoo(
         w.mul_(1 - scalars["lr*weight_decay"] * step["schedule"])
     else:
         g = torch.addcmul(g, w, scalars["weight_decay/mult"])
-    u = SHAMPOO.direction(g, state, None, step, **host_arguments)
+    u = SHAMPOO.direction(g, state, scalars["matrix_eps"], step, **host_arguments)
     w.addcmul_(u, -scalars["lr"] * step["schedule"])
 
 
@@ -535,8 +542,7 @@ def _blocked(method: Preconditioner, block_size: int | None, graft: str | None) 
     def direction(
         g: Tensor, state: Tensors, scalars: Tensors, numbers: Tensors, **host_arguments: Any
     ) -> Tensor:
-        eps = scalars["eps"]
-        return blocked_direction(method, g, state, eps, numbers, **options, **host_arguments)
+        return blocked_direction(method, g, state, scalars, numbers, **options, **host_arguments)
 
     return StackedRule(
         _moving(direction),
@@ -583,7 +589,7 @@ _KNOWN: dict[str, Stackable] = {
         shared_options=("precondition_frequency", "max_precondition_dim"),
     ),
     "pytorch_optimizer.Shampoo": Stackable(
-        {"orthogonal": _SHAMPOO},
+        dict.fromkeys(("whitened", "orthogonal"), _SHAMPOO),
         options=("matrix_eps",),
         shared_options=("preconditioning_compute_steps", "weight_decouple"),
     ),

@@ -15,7 +15,10 @@ from mupl.training.setup import Setup
 
 RESUME = ("strict", "changed")
 # Options of an optimizer that are in the table of tensors already, or choose an implementation
-NOT_RECORDED = ("lr", "eps", "weight_decay", "foreach", "fused", "capturable", "differentiable")
+NOT_RECORDED = (
+    *("lr", "eps", "matrix_eps", "weight_decay"),
+    *("foreach", "fused", "capturable", "differentiable"),
+)
 # What saved weights and states have no meaning without: the class of the optimizer, and of each
 # tensor these columns of the table
 FIXED = ("optimizer", "shape", "mult", "update_kind")

@@ -29,7 +29,16 @@ from mupl.parametrization.rules import Parametrization, as_parametrization
 from mupl.parametrization.scales import scale_rows
 from mupl.parametrization.tables import UNIT_SCALED
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, kind_at_base
-from mupl.roles import Base, Build, MultiplierRole, ParamInfo, Width, describe, multipliers
+from mupl.roles import (
+    Base,
+    Build,
+    MultiplierRole,
+    ParamInfo,
+    Role,
+    Width,
+    describe,
+    multipliers,
+)
 from mupl.stats.readout_norm import readout_norm, readout_of
 from mupl.training.losses import CheckedLoss, Loss, cross_entropy
 
@@ -210,7 +219,7 @@ class Setup:
                 "mupl.nn.multipliers.Residual and none of its residual branches was found, so they "
                 "are not scaled with depth; say residual=[globs on the modules that return them]"
             )
-        found += self._changes_of_kind()
+        found += self._changes_of_kind() + self._blind_first_step()
         for sentence in found:
             warnings.warn(sentence, stacklevel=3)
         return found
@@ -231,6 +240,20 @@ class Setup:
             f"optimizer: updates of {some_of(list(changed))} are of another kind than at the base "
             f"width ({first!r}: {changed[first]}), so that their lr does not carry over; a "
             "max_precondition_dim or block_size above all sizes, or below all, changes no kind"
+        ]
+
+    def _blind_first_step(self) -> list[str]:
+        """Say that an optimizer cannot learn what it looks for in the first gradient."""
+        tensors = [info for info in self.infos.values() if isinstance(info, ParamInfo)]
+        readouts = [info for info in tensors if info.role is Role.OUTPUT and len(info.shape) > 1]
+        at_zero = [info.init.std == info.init.mean == 0 for info in readouts]
+        if not self.optimizer_rules.idle_steps or not at_zero or not all(at_zero):
+            return []
+        return [
+            "optimizer: finds its first basis by the first gradient, which is 0 before a readout "
+            "that starts at 0. Until it looks again it trains hidden matrices as Adam would, with "
+            "a lr that is too large by the root of the width; start the readout at random "
+            "(model.zero_readout=false)"
         ]
 
     def _check_unit_scaling(self) -> None:
