@@ -1,0 +1,58 @@
+"""The figure of searched settings at other sizes than that of their search."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mupl.analysis.carried import OWN, PLAIN
+from mupl.analysis.transfer import SIZES, labels
+
+PANELS = {
+    "gain": "loss gained over plain",
+    "speedup": "speedup in steps, in the course of runs",
+    "run_speedup": "speedup in steps, between whole runs",
+}
+STEP = 0.1  # between series at one size, of the distance of sizes
+
+
+def plot_carried(table: pd.DataFrame) -> Figure:
+    """Plot what each setting gains at each size, with 95 % intervals over seeds.
+
+    The dashed line is the plain setting at the best learning rate of each size.
+
+    Args:
+        table: of `mupl.analysis.carried.carried`.
+
+    >>> table = pd.DataFrame({"width": [8, 16], "setting": "best", "rate_from": "own size"})
+    >>> for name in PANELS:
+    ...     table = table.assign(**{name: 1.1, f"{name}_low": 1.0, f"{name}_high": 1.2})
+    >>> [len(axes.containers) for axes in plot_carried(table).axes]
+    [1, 1, 1]
+    """
+    is_reference = (table["setting"] == PLAIN) & (table["rate_from"] == OWN)
+    keys = list(table.columns[: table.columns.get_loc("setting")])
+    places = labels(table[keys].rename(columns=SIZES))
+    shown = table[~is_reference].assign(place=places)
+    order = {place: number for number, place in enumerate(places.unique())}
+    panels = [name for name in PANELS if table[name].notna().any()]
+    figure = Figure(figsize=(4.2 * len(panels), 4.5), layout="constrained")
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, name in zip(grid, panels, strict=True):
+        _plot_panel(axes, shown, name, order)
+    handles, names = grid[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=3)
+    return figure
+
+
+def _plot_panel(axes: Axes, shown: pd.DataFrame, name: str, order: dict[str, int]) -> None:
+    """Plot one number of all settings: a place on the x axis for each size."""
+    for number, (key, series) in enumerate(shown.groupby(["setting", "rate_from"], sort=False)):
+        value = series[name]
+        ends = [value - series[f"{name}_low"], series[f"{name}_high"] - value]
+        x = series["place"].map(order) + STEP * number
+        label = f"{key[0]}, learning rate of the {key[1]}"
+        axes.errorbar(x, value, np.array(ends), fmt="o", markersize=4, capsize=2, label=label)
+    axes.axhline(0 if name == "gain" else 1, color="black", linestyle="--", linewidth=1)
+    axes.set_xticks(list(order.values()), list(order), rotation=90)
+    axes.set_ylabel(PANELS[name])
