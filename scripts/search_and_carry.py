@@ -27,10 +27,11 @@ def commands(folder: Path, search: list[str], transfer: list[str]) -> list[list[
     """Return what follows `python train.py -m` of each command."""
     first, near, last = folder / "search", folder / "near", folder / "transfer"
     searching = ["experiment=per_module_search", *search]
+    again = [*searching, "setting=near", "seed=1"]
     taking = ["experiment=per_module_transfer", "setting=best,mean,plain", *transfer]
     return [
         [*searching, f"hydra.sweep.dir={first}"],
-        ["--config-dir", str(first), *searching, "setting=near", "seed=1", f"hydra.sweep.dir={near}"],
+        ["--config-dir", str(first), *again, f"hydra.sweep.dir={near}"],
         ["--config-dir", str(near), *taking, f"hydra.sweep.dir={last}"],
     ]
 

@@ -5,6 +5,8 @@ loss, a swept learning rate, sizes, and setting: "plain" is the one without fact
 which the learning rate alone was tuned. It is also the one that the others are compared with.
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -15,7 +17,7 @@ from mupl.errors import ConfigError
 PLAIN = "plain"
 # Where the learning rate of a setting is from
 CARRIED = "smallest size"
-OWN = "own size"
+OWN = "same size"
 STEPS = "max_steps"
 
 
@@ -23,7 +25,7 @@ def carried(results: pd.DataFrame, validation: pd.DataFrame, metric: str) -> pd.
     """Compare settings at every size with the plain one at the best learning rate of that size.
 
     A row for each size, setting and rate_from: "smallest size", where the learning rate is the best
-    one of the smallest size, or "own size". Columns: these, the learning rate, the metric (mean
+    one of the smallest size, or "same size". Columns: these, the learning rate, the metric (mean
     over seeds; infinite if a run diverged), at_edge (whether that rate is the least or the largest
     tried) and, over the plain setting at the size's own rate,
 
@@ -50,7 +52,7 @@ def carried(results: pd.DataFrame, validation: pd.DataFrame, metric: str) -> pd.
     >>> results = pd.DataFrame(runs, columns=["setting", "width", "val_loss"])
     >>> results = results.assign(lr=0.1, seed=0, status="completed", folder=range(4), max_steps=9)
     >>> validation = results[["folder", "val_loss"]].assign(steps=9)
-    >>> table = carried(results, validation, "val_loss").query("rate_from == 'own size'")
+    >>> table = carried(results, validation, "val_loss").query("rate_from == 'same size'")
     >>> table[["width", "setting", "gain"]].round(6)
        width setting  gain
     1      8    best   0.2
@@ -160,14 +162,14 @@ def _speedups(runs: pd.DataFrame, validation: pd.DataFrame, metric: str) -> list
 
 def _run_speedups(runs: pd.DataFrame, keys: list[str], metric: str) -> pd.Series:
     """Compute the speedup of each run over others of as many steps, from runs of other lengths."""
-    found = pd.Series(float("nan"), index=runs.index)
+    found: dict[Any, float] = {}
     same = [key for key in (*keys, "setting", "rate_from", "seed") if key != STEPS]
     for _, lengths in runs.sort_values(STEPS).groupby(same):
         mine = pd.DataFrame({"steps": lengths[STEPS], metric: lengths[metric]})
         others = mine.assign(**{metric: lengths[f"plain_{metric}"]})
         for index, run in lengths.iloc[1:].iterrows():
             found[index] = _ratio(run, metric, mine, others, run[STEPS])
-    return found
+    return pd.Series(found, dtype=float).reindex(runs.index)
 
 
 def _ratio(

@@ -6,12 +6,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mupl.analysis.carried import OWN, PLAIN
-from mupl.analysis.transfer import SIZES, labels
+from mupl.analysis.transfer import SIZES
 
 PANELS = {
     "gain": "loss gained over plain",
-    "speedup": "speedup in steps, in the course of runs",
-    "run_speedup": "speedup in steps, between whole runs",
+    "speedup": "speedup, in the course of runs",
+    "run_speedup": "speedup, between whole runs",
 }
 STEP = 0.1  # between series at one size, of the distance of sizes
 
@@ -24,7 +24,7 @@ def plot_carried(table: pd.DataFrame) -> Figure:
     Args:
         table: of `mupl.analysis.carried.carried`.
 
-    >>> table = pd.DataFrame({"width": [8, 16], "setting": "best", "rate_from": "own size"})
+    >>> table = pd.DataFrame({"width": [8, 16], "setting": "best", "rate_from": "same size"})
     >>> for name in PANELS:
     ...     table = table.assign(**{name: 1.1, f"{name}_low": 1.0, f"{name}_high": 1.2})
     >>> [len(axes.containers) for axes in plot_carried(table).axes]
@@ -32,16 +32,19 @@ def plot_carried(table: pd.DataFrame) -> Figure:
     """
     is_reference = (table["setting"] == PLAIN) & (table["rate_from"] == OWN)
     keys = list(table.columns[: table.columns.get_loc("setting")])
-    places = labels(table[keys].rename(columns=SIZES))
+    places = table[keys].map(str).agg("\n".join, axis=1)
     shown = table[~is_reference].assign(place=places)
     order = {place: number for number, place in enumerate(places.unique())}
     panels = [name for name in PANELS if table[name].notna().any()]
-    figure = Figure(figsize=(4.2 * len(panels), 4.5), layout="constrained")
-    grid = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, name in zip(grid, panels, strict=True):
+    width = max(5, 0.8 * len(order))
+    figure = Figure(figsize=(width, 2.4 * len(panels) + 1), layout="constrained")
+    column = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, name in zip(column, panels, strict=True):
         _plot_panel(axes, shown, name, order)
-    handles, names = grid[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=3)
+    column[-1].set_xticks(list(order.values()), list(order))
+    column[-1].set_xlabel(", ".join(SIZES.get(key, key) for key in keys))
+    handles, names = column[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=2)
     return figure
 
 
@@ -54,5 +57,4 @@ def _plot_panel(axes: Axes, shown: pd.DataFrame, name: str, order: dict[str, int
         label = f"{key[0]}, learning rate of the {key[1]}"
         axes.errorbar(x, value, np.array(ends), fmt="o", markersize=4, capsize=2, label=label)
     axes.axhline(0 if name == "gain" else 1, color="black", linestyle="--", linewidth=1)
-    axes.set_xticks(list(order.values()), list(order), rotation=90)
     axes.set_ylabel(PANELS[name])

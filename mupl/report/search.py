@@ -63,13 +63,13 @@ def settings(ranked: pd.DataFrame, liked: pd.DataFrame) -> dict[str, dict[str, A
     >>> found["near"]
     {'hydra.sweeper.params': {'lr': 'tag(log,interval(0.1,0.4))'}}
     """
-    best = ranked.iloc[0].to_dict()
+    best = {str(key): value for key, value in ranked.iloc[0].items()}
     mean = dict(best)
     near: dict[str, str] = {}
-    for row in liked.itertuples():
-        mean[row.key] = float(f"{row.top_mean:.6g}")
-        low, high = f"{row.top_low:.6g}", f"{row.top_high:.6g}"
-        near[row.key] = low if low == high else f"tag(log,interval({low},{high}))"
+    for row in liked.to_dict("records"):
+        mean[row["key"]] = float(f"{row['top_mean']:.6g}")
+        low, high = f"{row['top_low']:.6g}", f"{row['top_high']:.6g}"
+        near[row["key"]] = low if low == high else f"tag(log,interval({low},{high}))"
     return {"best": best, "mean": mean, "near": {"hydra.sweeper.params": near}}
 
 
