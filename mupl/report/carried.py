@@ -31,9 +31,10 @@ def carried(sweep_dir: Path, metric: str = "val_loss", where: str | None = None)
     validation = read_validation(results, sweep_dir, metric)
     table = analysis.carried(results, validation, metric)
     save_table(table, sweep_dir / "carried.csv")
-    print("compared with the plain setting at the best learning rate of each size (low, high: 95 %)")
+    print("gain and speedup are over the plain setting at the best learning rate of each size,")
+    print("low and high the ends of 95 % intervals over seeds")
     taken = table[table["rate_from"] == analysis.CARRIED]
-    title = "gain and speedup at the learning rate that is best at the smallest size"
+    title = "settings at the learning rate that is best at the smallest size"
     short = without_unknown(taken.drop(columns=["rate_from", "seeds"]))
     show(short, title, sweep_dir / "carried.csv")
     failed = save_figure(sweep_dir / "carried.png", plot_carried, table)
