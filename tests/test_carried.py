@@ -110,8 +110,8 @@ def test_the_script_searches_twice_and_carries_what_it_found(tmp_path: Path) -> 
     everywhere = ["base_width=8", "base_depth=1", "model.d_head=4", "data.context=8"]
     everywhere += ["batch_size=2", "trainer=cpu"]
     search = ["--search", "width=8", "depth=1", "max_steps=10", "hydra.sweeper.settings=8"]
-    carry = ["--transfer", "width=8,16", "depth=1,2", "max_steps=10,20", "base_steps=10"]
-    carry += ["tune.all.lr=0.5,1", "seed=2,3", "trainer.val_check_interval=5"]
+    carry = ["--transfer", "width=8,16", "depth=1", "max_steps=10,20", "base_steps=10"]
+    carry += ["tune.all.lr=1", "seed=2,3", "trainer.val_check_interval=5"]
     script = [str(ROOT / "scripts/search_and_carry.py"), *everywhere, "--folder", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, *script, *search, *carry],
@@ -130,6 +130,6 @@ def test_the_script_searches_twice_and_carries_what_it_found(tmp_path: Path) -> 
     assert set(first["seed"]) == {0}
     assert set(near["seed"]) == {1}
     table = pd.read_csv(tmp_path / "transfer/carried.csv")
-    assert len(table) == 8 * 3 * 2  # sizes, settings, where the learning rate is from
+    assert len(table) == 4 * 3 * 2  # sizes, settings, where the learning rate is from
     assert np.isfinite(table["gain"]).all()
     assert (tmp_path / "transfer/carried.png").exists()

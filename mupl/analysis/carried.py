@@ -3,6 +3,20 @@
 All functions take a table of results, one row a run, with the columns seed, status, folder, a
 loss, a swept learning rate, sizes, and setting: "plain" is the one without factors by module, in
 which the learning rate alone was tuned. It is also the one that the others are compared with.
+
+`carried` ends with a row for each size, setting and rate_from: "smallest size", where the learning
+rate is the best one of the smallest size, or "same size". Its columns are these, the learning rate,
+at_edge (whether that rate is the least or the largest tried), the loss (mean over seeds; infinite
+if a run diverged) and, over the plain setting at the best rate of the same size,
+
+- gain: how much less the loss is;
+- speedup: how many times fewer steps reach the final loss, read from the losses in the course of a
+  run (`steps_to_reach`). Below 1 it is the other way round: the plain setting reaches the other's
+  final loss sooner;
+- run_speedup: the same between whole runs of several `max_steps`, each with a schedule of its own.
+  NaN where fewer than two lengths were trained, and for the shortest one;
+- seeds: how many each is a mean over (of speedups the geometric one), with its 95 % t-interval over
+  seeds as `_low` and `_high`. Both runs of a difference or ratio have the same seed.
 """
 
 from typing import Any
@@ -23,21 +37,6 @@ STEPS = "max_steps"
 
 def carried(results: pd.DataFrame, validation: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Compare settings at every size with the plain one at the best learning rate of that size.
-
-    A row for each size, setting and rate_from: "smallest size", where the learning rate is the best
-    one of the smallest size, or "same size". Columns: these, the learning rate, the metric (mean
-    over seeds; infinite if a run diverged), at_edge (whether that rate is the least or the largest
-    tried) and, over the plain setting at the size's own rate,
-
-    - gain: how much less the loss is;
-    - speedup: how many times fewer steps reach the final loss, read from the losses in the course
-      of a run (`steps_to_reach`). Below 1 it is the other way round: the plain setting reaches
-      the other's final loss sooner;
-    - run_speedup: the same between whole runs of several `max_steps`, each with a schedule of its
-      own. NaN where fewer than two of them were trained, and for the shortest one.
-
-    Each is a mean over seeds (of speedups the geometric one) with its 95 % t-interval over seeds
-    as `_low` and `_high`. Both runs of a difference or ratio have the same seed.
 
     Args:
         results: see the head of this module. Where rules were swept too, such as batch_scaling,
@@ -138,6 +137,14 @@ def _chosen_rates(results: pd.DataFrame, x: str, keys: list[str], metric: str) -
     table = pd.concat(both, ignore_index=True).rename(columns={"mean": metric})
     table["at_edge"] = table[x].isin([results[x].min(), results[x].max()])
     return table[[*alike, "rate_from", x, "at_edge", metric]]
+
+
+def _runs_of(chosen: pd.DataFrame, results: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return the runs of all seeds at the chosen learning rates, a row each."""
+    places = chosen.drop(columns=["at_edge", metric])
+    same = list(places.columns.drop("rate_from"))
+    columns = dict.fromkeys([*same, STEPS, "seed", "folder", metric])
+    return places.merge(results[list(columns)], on=same)
 
 
 def _beside_plain(runs: pd.DataFrame, keys: list[str], metric: str) -> pd.DataFrame:
