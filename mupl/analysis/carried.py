@@ -61,13 +61,11 @@ def carried(results: pd.DataFrame, validation: pd.DataFrame, metric: str) -> pd.
     """
     x, keys = rate_and_keys(results)
     chosen = _chosen_rates(results, x, keys, metric)
-    alike = [*keys, "setting"]
-    columns = dict.fromkeys([*alike, x, STEPS, "seed", "folder", metric])
-    runs = chosen.drop(columns=[metric, "at_edge"]).merge(results[list(columns)])
-    runs = _beside_plain(runs, keys, metric)
+    runs = _beside_plain(_runs_of(chosen, results, metric), keys, metric)
     runs["gain"] = runs[f"plain_{metric}"] - runs[metric]
     runs["speedup"] = _speedups(runs, validation, metric)
     runs["run_speedup"] = _run_speedups(runs, keys, metric)
+    alike = [*keys, "setting"]
     rows = []
     for place, of_seeds in runs.groupby([*alike, "rate_from"], sort=False):
         row = dict(zip([*alike, "rate_from"], place, strict=True))
@@ -143,7 +141,7 @@ def _runs_of(chosen: pd.DataFrame, results: pd.DataFrame, metric: str) -> pd.Dat
     """Return the runs of all seeds at the chosen learning rates, a row each."""
     places = chosen.drop(columns=["at_edge", metric])
     same = list(places.columns.drop("rate_from"))
-    columns = dict.fromkeys([*same, STEPS, "seed", "folder", metric])
+    columns = dict.fromkeys([*same, STEPS, "seed", "folder", metric])  # STEPS may be among same
     return places.merge(results[list(columns)], on=same)
 
 
