@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from subprocess import Popen
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -58,6 +59,22 @@ def noted() -> Iterator[Callable[[], int]]:
 
     with _handlers(handle) as restored:
         yield lambda: arrived
+
+
+@contextmanager
+def passed_on(process: Popen[Any]) -> Iterator[None]:
+    """Pass the first of the signals of `ENDING` on to another process, within the block.
+
+    It must have a session of its own, or a terminal's Ctrl-C would come to it twice. A second
+    signal has its usual effect on this process.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        restored.close()
+        process.send_signal(number)
+
+    with _handlers(handle) as restored:
+        yield
 
 
 @contextmanager

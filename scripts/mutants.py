@@ -547,6 +547,19 @@ NUMBERS = [
         ],
     ),
     *in_file(
+        "mupl/analysis/carried.py",
+        ("tests/test_carried.py",),
+        [
+            ("own.loc[is_smallest, [*rules, x]]", "own[[*rules, x]]"),
+            ("== PLAIN) & (runs", "!= PLAIN) & (runs"),
+            ("(low[0] == 0 and losses.iloc[0] < target)", "False"),
+            ("(before - target) / (before - after)", "(before - target)"),
+            ("np.log2(of_seeds[name])", "np.log2(of_seeds[name] * 2)"),
+            ("lengths.iloc[1:].iterrows()", "lengths.iterrows()"),
+            ("run[metric] <= run[", "run[metric] >= run["),
+        ],
+    ),
+    *in_file(
         "mupl/analysis/slopes.py",
         COORDINATES,
         [

@@ -15,6 +15,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,6 +23,7 @@ from omegaconf import OmegaConf
 
 from mupl.identity import write_result
 from mupl.parametrization.tables import TABLES
+from mupl.report.search import settings, write_setting
 from tests.commands import FOREIGN, ROOT, row_of
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -137,14 +139,20 @@ def trainings() -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def my_conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of configs that a page tells to make, as it shows its file."""
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the folders of configs lie that commands name: a page's own, and a search's."""
+    parent = tmp_path_factory.mktemp("repository")
+    searched = pd.DataFrame({"lr": [0.3]})
+    liked = pd.DataFrame({"key": ["lr"], "top_low": 0.1, "top_mean": 0.2, "top_high": 0.4})
+    (parent / "SWEEP").mkdir()
+    for name, values in settings(searched, liked).items():
+        write_setting(parent / "SWEEP", name, values)
     shown = [block.code for block in blocks("docs/command_line.md", INDENTED)]
     (config,) = [code for code in shown if "_target_: " in code]
-    folder = tmp_path_factory.mktemp("repository") / "my_conf"
-    (folder / "model").mkdir(parents=True)
-    (folder / "model/mine.yaml").write_text(re.sub("(?m)^    ", "", config))
-    return folder
+    mine = parent / "my_conf/model/mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text(re.sub("(?m)^    ", "", config))
+    return parent
 
 
 def single(overrides: list[str]) -> list[str]:
@@ -163,14 +171,15 @@ def single(overrides: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize(("page", "command"), trainings())
-def test_a_command_that_trains_composes(page: str, command: str, my_conf: Path) -> None:
+def test_a_command_that_trains_composes(page: str, command: str, folders: Path) -> None:
     words = shlex.split(command, comments=True)[2:]
     overrides = []
     while words:
         word = words.pop(0)
         if word == "--config-dir":
-            assert words.pop(0) == my_conf.name
-            overrides.append(f"hydra.searchpath=[file://{my_conf}]")
+            folder = folders / words.pop(0)
+            assert folder.exists()
+            overrides.append(f"hydra.searchpath=[file://{folder}]")
         elif not word.startswith("-"):
             overrides.append(word)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

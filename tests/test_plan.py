@@ -9,9 +9,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mupl.identity import hydra_of, job_id, without_hydra
+from mupl.identity import hydra_of, job_id, trained, without_hydra
 from mupl.identity.folders import sweep_folder
 from mupl.stacked.compose import SweepConfigLoader
+from mupl.stacked.describe import describe
 from mupl.stacked.options import Options
 from mupl.stacked.plan import member_bytes, shape_key, split
 from mupl.stacked.rules import NotStackable
@@ -227,6 +228,12 @@ def test_bad_overrides_of_a_job_are_the_errors_that_they_are_for_hydra(override:
 def test_members_of_a_stack_may_differ_in_numbers(override: str) -> None:
     override = f"+{override}" if override.startswith(("roles", "init=")) else override
     assert shape_key(resolved(override)) == default_key()
+
+
+def test_members_may_differ_in_multipliers_under_an_optimizer_with_options() -> None:
+    for mult in (1, 2):
+        job = resolved("width=64", "batch_scaling=sde", "base_steps=10", f"tune.output.mult={mult}")
+        assert describe(job, trained(job)).scales["readout.weight"].mult == mult
 
 
 @pytest.mark.parametrize(

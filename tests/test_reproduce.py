@@ -274,3 +274,26 @@ def test_a_reader_who_stops_reading_is_no_error() -> None:
         ["bash", "-c", command], capture_output=True, text=True, check=False, env=environment()
     )
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_signal_ends_the_process_that_trains(tmp_path: Path) -> None:
+    training, starting = tmp_path / "training.py", tmp_path / "starting.py"
+    training.write_text(
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+        "print('trains', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    starting.write_text(
+        "import sys\n"
+        "from mupl.reproduce.run import start\n"
+        f"sys.exit(start([sys.executable, {str(training)!r}]))\n"
+    )
+    arguments = [sys.executable, str(starting)]
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, text=True, env=environment()
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "trains\n"
+        process.terminate()
+        assert process.wait(timeout=20) == 7

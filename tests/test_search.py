@@ -41,6 +41,8 @@ def test_the_best_setting_of_a_search_is_taken_to_another_size(
     done = train_here(capfd, "-m", *command, *TINY, "max_steps=10", f"hydra.sweep.dir={found}")
     assert done.returncode == 0, done.stderr
     assert (found / "search.png").exists()
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("[1/")]
+    assert "and 23 more:" in line  # of 28 keys
     results = pd.read_csv(found / "results.csv")
     assert results["status"].value_counts().to_dict() == {"dropped": 6, "completed": 2}
     best = yaml.safe_load((found / "setting/best.yaml").read_text())
@@ -49,6 +51,7 @@ def test_the_best_setting_of_a_search_is_taken_to_another_size(
     assert best["tune"]["query"]["lr"] == chosen["tune.query.lr"]
     place = ["--config-dir", str(found), f"hydra.sweep.dir={taken}", "setting=best,plain"]
     given = ["experiment=per_module_transfer", *TINY, "max_steps=4", "seed=0", "lr=0.01,0.02"]
+    given += ["base_steps=4", "tune.all.lr=1", "trainer.val_check_interval=4"]
     done = train_here(capfd, "-m", *place, *given, "width=8,16")
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(taken / "results.csv")

@@ -461,6 +461,11 @@ def test_any_loss_will_do(splits: Splits) -> None:
     assert_as_alone([{"seed": s, "lr": 0.01, "loss": squared} for s in (0, 1)], splits)
 
 
+def test_no_member_has_diverged_before_the_first_step(splits: Splits) -> None:
+    arguments = [{"seed": seed, "lr": 0.01} for seed in (0, 1)]
+    assert stack_of(build, arguments, splits).diverged() == [None, None]  # as after a signal
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "shampoo"])
 def test_a_member_that_diverges_is_frozen_and_touches_no_other(
     optimizer: str, splits: Splits

@@ -41,9 +41,10 @@ def ranking(results: pd.DataFrame, metric: str) -> pd.DataFrame:
 def preferences(results: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Say of each searched number what the best tenth of all settings has in common.
 
-    Columns: key, low and high (of all that were tried), best (of the best setting), top_low and
-    top_high (the quartiles of the best tenth), and shift: how many standard deviations of what was
-    tried the mean of the best tenth lies off, in octaves. Beyond 2 standard errors it is no chance.
+    Columns: key, low and high (of all that were tried), best (of the best setting), top_low,
+    top_mean and top_high (the quartiles and the geometric mean of the best tenth), and shift: how
+    many standard deviations of what was tried that mean lies off, in octaves. Beyond 2 standard
+    errors it is no chance.
 
     >>> results = pd.DataFrame({"lr": 2.0 ** np.arange(20), "seed": 0, "status": "completed"})
     >>> table = preferences(results.assign(val_loss=range(20)), "val_loss")
@@ -61,7 +62,8 @@ def preferences(results: pd.DataFrame, metric: str) -> pd.DataFrame:
         shift = (of_top.mean() - of_all.mean()) / of_all.std()
         row = {"key": key, "low": tried[key].min(), "high": tried[key].max()}
         row |= {"best": ranked[key].iloc[0], "top_low": top[key].quantile(0.25)}
-        row |= {"top_high": top[key].quantile(0.75), "shift": shift}
+        row |= {"top_mean": 2 ** of_top.mean(), "top_high": top[key].quantile(0.75)}
+        row |= {"shift": shift}
         rows.append(row | {"standard_error": 1 / np.sqrt(len(top))})
     return pd.DataFrame(rows)
 

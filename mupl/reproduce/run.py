@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mupl.errors import ConfigError
 from mupl.reproduce.entries import ROOT, Size
+from mupl.signals import passed_on
 from mupl.training.overrides import PACKAGE
 
 TRAIN = ["python", "train.py"]
@@ -39,12 +40,17 @@ def train(size: Size, folder: Path, data: str, overrides: Sequence[str] = ()) ->
 
 
 def start(arguments: Sequence[str]) -> int:
-    """Run a process in which this package and its launcher are found; return its exit code."""
+    """Run a process in which this package and its launcher are found; return its exit code.
+
+    A signal that ends this process ends that one, which saves what it has.
+    """
     paths = [str(PACKAGE.parent), str(PACKAGE / "stacked" / "plugin")]
     if before := os.environ.get("PYTHONPATH"):
         paths.append(before)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    return subprocess.run(arguments, env=environment, check=False).returncode
+    process = subprocess.Popen(arguments, env=environment, start_new_session=True)
+    with passed_on(process):
+        return process.wait()
 
 
 def command_line(command: str, folder: Path, data: str, overrides: Sequence[str] = ()) -> list[str]:

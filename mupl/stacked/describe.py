@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from mupl.data.splits import Examples
 from mupl.data.text import Tokens
 from mupl.initializers import on_meta
+from mupl.optim.groups import build_optimizer
 from mupl.stacked.model import check_stackable
 from mupl.stacked.plan import member_bytes
 from mupl.stacked.rules import NotStackable, has_default_options, stackable
@@ -50,7 +51,8 @@ def describe(config: DictConfig, trained: dict[str, Any]) -> Setup:
     for scale in setup.scales.values():
         suspicious |= min(scale.lr, scale.eps, scale.weight_decay) < 0
     if suspicious:
-        setup.optimizer()
+        # of the tensors alone: the multipliers of a shared model are those of another job
+        build_optimizer(setup.optimizer_class, setup.model.named_parameters(), setup.scales)
     return setup
 
 

@@ -263,6 +263,8 @@ class Stack:
 
         Freezes the members that have one. Here the host waits for the device.
         """
+        if self.k == 0:  # interrupted before the first step
+            return [None] * len(self.members)
         bad = ~self.losses[: self.k].isfinite()
         any_bad = bad.any(0)
         self.optimizer.freeze(any_bad)

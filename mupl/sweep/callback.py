@@ -20,6 +20,8 @@ from mupl.identity import RESULT_FILE, read_result, swept_keys
 from mupl.sweep.plan import figure_options
 from mupl.sweep.reports import get_report, run_report, write_page
 
+MOST_KEYS = 5  # of a job's swept ones in its line
+
 
 class SweepReport(Callback):
     """A Hydra callback that prints a line for each finished job, and ends a multirun with a report.
@@ -122,6 +124,8 @@ class SweepReport(Callback):
             key = text.lstrip("+~").partition("=")[0]
             if not self.swept or key in self.swept:
                 names.append(text)
+        if len(names) > MOST_KEYS:
+            names[MOST_KEYS:] = [f"and {len(names) - MOST_KEYS} more"]
         return " ".join(names)
 
     def _time_left(self, config: DictConfig) -> str:
