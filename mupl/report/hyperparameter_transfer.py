@@ -134,7 +134,7 @@ def _report_transfer(optima: pd.DataFrame, losses: Losses, folder: Path) -> None
     if "drift_low" in known:
         shown = shown.drop(columns=["scatter_low", "scatter_high"], errors="ignore")
     show(shown, title, file)
-    for reason in what_is_unknown(table, known):
+    for reason in what_is_unknown(table.columns, known.columns):
         print(reason)
     print_lines([*readings(optima, table, keys, size, x), *glossary(size, x)], file)
 
