@@ -31,7 +31,11 @@ NAMES = entry_names()
 DOCS = ROOT / "docs"
 IMAGE = re.compile(r"\]\(([^)]+\.png)\)")
 # The head of a page (see docs/reading_a_report.md), and a table's own report (see docs/results)
-OTHERS = {"docs/figures/report.png", "docs/figures/gpt_397m.png"}
+OTHERS = {
+    "docs/figures/report.png",
+    "docs/figures/gpt_397m.png",
+    "docs/figures/per_module_carried.png",
+}
 # Sizes of figures whose tables tell no parametrizations apart, as they say
 NOT_TOLD_APART = {("init_std", "tiny"), ("lr_depth", "tiny"), ("embedding_lr", "tiny")}
 ONE_PARAMETRIZATION = {"unit_scale", "base_width"}  # there is nothing to trade
