@@ -42,7 +42,7 @@ def test_the_best_setting_of_a_search_is_taken_to_another_size(
     assert done.returncode == 0, done.stderr
     assert (found / "search.png").exists()
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("[1/")]
-    assert "and 23 more:" in line  # of 28 keys
+    assert "and 22 more:" in line  # of 27 keys
     results = pd.read_csv(found / "results.csv")
     assert results["status"].value_counts().to_dict() == {"dropped": 6, "completed": 2}
     best = yaml.safe_load((found / "setting/best.yaml").read_text())
