@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mupl.analysis.bootstrap import Interval, Scatter
 from mupl.analysis.certificate import (
     compare,
     coordinates_sentence,
@@ -14,7 +15,7 @@ from mupl.analysis.certificate import (
     statistics,
 )
 from mupl.analysis.drift import TAU
-from mupl.analysis.prediction import Interval, Prediction, predict
+from mupl.analysis.prediction import Prediction, predict
 from mupl.errors import ConfigError
 from mupl.report.tune import ladder_size
 
@@ -32,8 +33,12 @@ def ladder(
     curvature: float = 0.02,
     fall: float = 1.0,
     grid: np.ndarray = GRID,
+    common: float = 0.0,
 ) -> pd.DataFrame:
-    """Losses (1.8 + fall (FLOPs / least)^-0.3) (1 + noise) above a parabola in log2(lr)."""
+    """Losses (1.8 + fall (FLOPs / least)^-0.3) (1 + noise) above a parabola in log2(lr).
+
+    A seed moves all losses of a width by `common` times a normal number.
+    """
     generator = np.random.default_rng(seed)
     rows = []
     for width in widths:
@@ -41,6 +46,7 @@ def ladder(
         loss = true_loss(width, widths[0], fall) + curvature * (np.log2(grid) - best) ** 2
         for s in range(seeds):
             noisy = loss * (1 + noise * generator.standard_normal(len(grid)))
+            noisy += loss * common * generator.standard_normal() if common else 0.0
             rows += [(width, lr, s, value) for lr, value in zip(grid, noisy, strict=True)]
     table = pd.DataFrame(rows, columns=["width", "lr", "seed", "val_loss"])
     return table.assign(status="completed")
@@ -84,7 +90,7 @@ def test_a_drift_is_followed_to_the_target() -> None:
 
 
 def test_a_drift_that_may_be_chance_is_hardly_followed() -> None:
-    found = predicted(ladder(noise=0.01, drift=-0.1))
+    found = predicted(ladder(noise=0.012, drift=-0.1))
     [lr] = found.recommended
     assert lr.drift is not None
     assert 0 in lr.drift
@@ -128,6 +134,54 @@ def test_intervals_hold_the_truth() -> None:
     of_rates, of_losses = coverage(30, drift=0.0)
     assert of_rates >= 0.8
     assert of_losses >= 0.8
+
+
+COMMON = 0.02  # by which a seed moves a whole curve; what tells settings apart is 0.004
+
+
+def optima_of(results: pd.DataFrame) -> pd.DataFrame:
+    """The interval of the optimum of each width: its width in octaves, and if it holds the best."""
+    [lr] = predicted(results).recommended
+    rows = []
+    for best in lr.optima.values():
+        rows.append((np.log2(best.high / best.low), 2**BEST in best))
+    return pd.DataFrame(rows, columns=["octaves", "holds"])
+
+
+def unpaired(results: pd.DataFrame) -> pd.DataFrame:
+    """Give each setting seeds of its own, so that nothing is known of which runs share what."""
+    return results.assign(seed=range(len(results)))
+
+
+def test_what_a_seed_does_to_all_learning_rates_does_not_move_the_optimum() -> None:
+    results = ladder(common=COMMON)
+    scatter = Scatter.of(results, "val_loss", ["width", "lr"])
+    assert scatter.paired == pytest.approx(0.004, rel=0.3)
+    assert scatter.run > 3 * scatter.paired
+    assert scatter.paired_freedom < scatter.freedom
+    alone = Scatter.of(unpaired(results), "val_loss", ["width", "lr"])
+    assert alone.paired == alone.run == scatter.run
+    paired, wide = optima_of(results), optima_of(unpaired(results))
+    assert (paired["octaves"] < wide["octaves"] / 3).all()
+    assert paired["holds"].all()
+    # the loss of one run scatters as before
+    of_loss, of_unpaired = predicted(results).loss, predicted(unpaired(results)).loss
+    assert of_loss is not None
+    assert of_unpaired is not None
+    widths = [one.high - one.low for one in (of_loss, of_unpaired)]
+    assert widths[0] == pytest.approx(widths[1], rel=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("common", [0.0, COMMON])
+def test_intervals_of_optima_hold_the_truth_as_often_as_they_say(common: float) -> None:
+    ladders = [ladder(seed, common=common) for seed in range(150)]
+    found = pd.concat(map(optima_of, ladders))
+    wide = pd.concat([optima_of(unpaired(results)) for results in ladders[:20]])
+    octaves = [table["octaves"].median() for table in (found, wide)]
+    print(f"common {common}: {found['holds'].mean():.1%}, {octaves[0]:.2f} octaves")
+    print(f"  seeds of each setting alone: {wide['holds'].mean():.1%}, {octaves[1]:.2f} octaves")
+    assert 0.91 <= found["holds"].mean() <= 0.98
 
 
 DRIFTS = {"as expected": None, "down": -0.3, "none": 0.0, "up": 0.3}

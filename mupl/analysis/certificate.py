@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mupl.analysis.bootstrap import NORMAL, Interval
 from mupl.analysis.coordinates import over_blocks, records
-from mupl.analysis.prediction import NORMAL, Interval
 
 SAME = 0.5  # octaves off the line through the proxies that still count as the same
 KEYS = ["kind", "name", "t"]

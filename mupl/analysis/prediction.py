@@ -6,13 +6,7 @@ hyperparameter the curve of the least loss over all others has an optimum
 at the target, with its interval (`mupl.analysis.drift`). The best losses follow limit + c (flops /
 least flops)^-power.
 
-Errors of optima and intervals of losses are a parametric bootstrap. The scatter s of a loss over
-seeds, as a share of the loss, is pooled over the good settings of all sizes, with f degrees of
-freedom. Then 400 times s is drawn anew (s^2 f / chi^2_f), every mean m of n seeds is shifted by a
-normal number times s m / sqrt(n), and everything is fitted again. What is given of a loss are the
-2.5 and 97.5 percentiles. A loss is predicted for a single run, which has a scatter of its own.
-Where an optimum has no two neighbours, which were dropped or diverged, it may lie anywhere within
-half a step of the grid.
+Errors of optima and intervals of losses are a bootstrap over seeds (`mupl.analysis.bootstrap`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,35 +17,16 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
+from mupl.analysis.bootstrap import PERCENT, Draws, Interval, Scatter
 from mupl.analysis.drift import TAU, UNKNOWN, Drift
 from mupl.analysis.transfer import INF, NAN, SIZES, Optimum, curves, differing_columns
 from mupl.errors import ConfigError
 
-DRAWS = 400
-PERCENT = (2.5, 97.5)
-NORMAL = 1.96  # standard deviations of a normal number, within which 95 % lie
 POWERS = np.linspace(0.02, 2, 199)  # of FLOPs, that a law of losses may have
 LAW_SIZES = 3  # fewer do not tell limit, factor and power
-GOOD = 0.05  # of a loss above the best of its size: settings whose scatter over seeds counts
 STEEP = 0.03  # of a loss by which both neighbours of the best value lie above it, on no plateau
 LITTLE = 0.05  # octaves of drift a doubling of size, of which nothing is said
 FAR = 1.0  # octaves of size beyond the ladder, over those that the ladder spans
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A number with its 95 % interval, NaN where nothing tells it.
-
-    >>> 1.5 in Interval(1.0, 0.0, 2.0)
-    True
-    """
-
-    value: float
-    low: float = NAN
-    high: float = NAN
-
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
@@ -168,8 +143,8 @@ def predict(
         raise ConfigError("nothing was swept but sizes and seeds; say several values, as of lr")
     settings = curves(results, metric, keys[0], [size, *keys[1:]])
     _check(settings, size)
-    scatter, freedom = pooled_scatter(results, metric, [size, *keys])
-    draw = _Draws(scatter, freedom)
+    scatter = Scatter.of(results, metric, [size, *keys])
+    draw = Draws(scatter)
     recommended = []
     for key in keys:
         if _is_graded(settings, key, keys):
@@ -182,7 +157,8 @@ def predict(
     loss = None
     if law is not None:
         loss = _predicted_loss(law, rungs, drawn, target_flops, draw)
-    found = Prediction(size, target, target_flops, rungs, recommended, loss, law, scatter, freedom)
+    of_scatter = {"scatter": scatter.run, "freedom": scatter.freedom}
+    found = Prediction(size, target, target_flops, rungs, recommended, loss, law, **of_scatter)
     return Prediction(**{**vars(found), "warnings": _warnings(found, settings)})
 
 
@@ -194,36 +170,6 @@ def hyperparameters(results: pd.DataFrame, size: str) -> list[str]:
     ['lr']
     """
     return [key for key in differing_columns(results) if key not in (*SIZES, size, "seed")]
-
-
-def pooled_scatter(results: pd.DataFrame, metric: str, keys: Sequence[str]) -> tuple[float, int]:
-    """Pool the variance over seeds, relative to the mean, of the settings near their size's best.
-
-    Args:
-        results: one row a run.
-        metric: the loss.
-        keys: the column of the size, and those that tell settings apart.
-
-    Returns:
-        The standard deviation, and its degrees of freedom: the sum of seeds - 1.
-
-    >>> runs = pd.DataFrame({"width": 8, "lr": [1, 1, 2, 2], "val_loss": [1.99, 2.01, 5.0, 9.0]})
-    >>> scatter, freedom = pooled_scatter(
-    ...     runs.assign(status="completed"), "val_loss", ["width", "lr"]
-    ... )
-    >>> round(scatter, 4), freedom
-    (0.0071, 1)
-    """
-    ended = results[(results["status"] == "completed") & np.isfinite(results[metric])]
-    groups = ended.groupby([*keys], dropna=False)[metric].agg(["mean", "var", "size"])
-    least = groups["mean"].groupby(level=0).transform("min")
-    is_good = groups["mean"] - least <= GOOD * least.abs()
-    good = groups[is_good & (groups["size"] > 1) & (groups["mean"] != 0)]
-    freedom = int((good["size"] - 1).sum())
-    if not freedom:
-        return NAN, 0
-    relative = good["var"] / good["mean"] ** 2
-    return float(np.sqrt((relative * (good["size"] - 1)).sum() / freedom)), freedom
 
 
 def fit_law(flops: np.ndarray, losses: np.ndarray) -> ComputeLaw | None:
@@ -256,47 +202,6 @@ def _fit_laws(flops: np.ndarray, losses: np.ndarray) -> np.ndarray:
         found = np.stack([squares, limit, c, np.full_like(c, power)])
         best[:, better] = found[:, better]
     return best[1:]
-
-
-class _Draws:
-    """Normal numbers for the scatter over seeds, the same whenever they are drawn."""
-
-    def __init__(self, scatter: float, freedom: int) -> None:
-        self._generator = np.random.default_rng(0)
-        self.known = freedom > 0
-        self.scatter = np.zeros(DRAWS)
-        if self.known:
-            shrink = np.sqrt(freedom / self._generator.chisquare(freedom, DRAWS))
-            self.scatter = scatter * shrink
-
-    def means(self, means: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-        """Draw means over seeds anew: (points,) -> (draws, points)."""
-        normal = self._generator.standard_normal((DRAWS, len(means)))
-        finite = np.isfinite(means)
-        known = np.where(finite, means, 0.0)
-        shares = self.scatter[:, None] / np.sqrt(seeds) * normal
-        return np.where(finite, known + np.abs(known) * shares, INF)
-
-    def one_run(self, means: np.ndarray) -> np.ndarray:
-        """Draw the loss of one run about each mean: (draws,)."""
-        return means + np.abs(means) * self.scatter * self._generator.standard_normal(DRAWS)
-
-    def within_step(self) -> np.ndarray:
-        """Draw where, within a step of the grid, an optimum without neighbours lies: (draws,)."""
-        return self._generator.uniform(-0.5, 0.5, DRAWS)
-
-    def normal(self, value: float, error: float) -> Interval:
-        """Return 95 % of a normal number; NaN if the scatter is not known."""
-        half = NORMAL * error if self.known else NAN
-        return Interval(value, value - half, value + half)
-
-    def interval(self, value: float, drawn: np.ndarray) -> Interval:
-        """Return the percentiles of what was fitted again; NaN if the scatter is not known."""
-        finite = drawn[np.isfinite(drawn)]
-        if not self.known or not len(finite):
-            return Interval(value)
-        low, high = np.percentile(finite, PERCENT)
-        return Interval(value, float(min(low, value)), float(max(high, value)))
 
 
 def _check(settings: pd.DataFrame, size: str) -> None:
@@ -335,7 +240,7 @@ def profile(settings: pd.DataFrame, key: str, size: str) -> pd.DataFrame:
 
 
 def _by_line(
-    settings: pd.DataFrame, key: str, size: str, target: float, draw: _Draws
+    settings: pd.DataFrame, key: str, size: str, target: float, draw: Draws
 ) -> Recommended:
     """Recommend what the optima of the rungs and the prior of their drift say of the target."""
     optima: dict[float, Interval] = {}
@@ -373,21 +278,22 @@ def _powers(octaves: Interval) -> Interval:
     return Interval(2**octaves.value, 2**octaves.low, 2**octaves.high)
 
 
-def _drawn_optima(curve: pd.DataFrame, key: str, draw: _Draws) -> np.ndarray:
+def _drawn_optima(curve: pd.DataFrame, key: str, draw: Draws) -> np.ndarray:
     """Find the optimum of a curve again for each draw of its means: (draws,), in octaves."""
     x, seeds = curve[key], curve["seeds"].to_numpy(float)
     grid = np.log2(x.to_numpy(float))
     step = float(np.diff(grid).max()) if len(grid) > 1 else 0.0
     inside = draw.within_step()
+    drawn = draw.means(curve["mean"].to_numpy(float), seeds, draw.paired)
     found = []
-    for losses, place in zip(draw.means(curve["mean"].to_numpy(float), seeds), inside, strict=True):
+    for losses, place in zip(drawn, inside, strict=True):
         optimum = Optimum.of(x, pd.Series(losses))
         known = optimum.curvature > 0
         found.append(np.log2(float(optimum.x)) + (0.0 if known else place * step))
     return np.array(found)
 
 
-def _by_best(settings: pd.DataFrame, key: str, size: str, draw: _Draws) -> Recommended:
+def _by_best(settings: pd.DataFrame, key: str, size: str, draw: Draws) -> Recommended:
     """Recommend the value of the best setting at the largest size: of choices, or drawn values."""
     optima: dict[float, Any] = {}
     for of_size, rung in settings.groupby(size):
@@ -396,7 +302,8 @@ def _by_best(settings: pd.DataFrame, key: str, size: str, draw: _Draws) -> Recom
     best: Any = largest.sort_values("mean", kind="stable").iloc[0][key]
     value: Interval | str = str(best)
     if is_numeric_dtype(largest[key]) and not is_bool_dtype(largest[key]):
-        means = draw.means(largest["mean"].to_numpy(float), largest["seeds"].to_numpy(float))
+        seeds = largest["seeds"].to_numpy(float)
+        means = draw.means(largest["mean"].to_numpy(float), seeds, draw.paired)
         drawn = largest[key].to_numpy(float)[means.argmin(axis=1)]
         value = draw.interval(float(best), drawn)
     lost = []
@@ -411,14 +318,15 @@ def _worst(lost: Sequence[float]) -> float:
     return max(lost) if np.isfinite(lost).all() else NAN
 
 
-def _best_losses(settings: pd.DataFrame, size: str, draw: _Draws) -> tuple[np.ndarray, np.ndarray]:
+def _best_losses(settings: pd.DataFrame, size: str, draw: Draws) -> tuple[np.ndarray, np.ndarray]:
     """Return the best loss of each size (sizes,), and the same drawn anew (draws, sizes)."""
     losses, drawn = [], []
     for _, rung in settings.groupby(size):
         finite = rung[np.isfinite(rung["mean"])]
         best = finite.loc[finite["mean"].idxmin()]
         losses.append(float(best["mean"]))
-        drawn.append(draw.means(np.array([best["mean"]]), np.array([best["seeds"]]))[:, 0])
+        mean, seeds = np.array([best["mean"]]), np.array([best["seeds"]])
+        drawn.append(draw.means(mean, seeds, draw.run)[:, 0])
     return np.array(losses), np.stack(drawn, axis=1)
 
 
@@ -441,7 +349,7 @@ def _rungs(
 
 
 def _predicted_loss(
-    law: ComputeLaw, rungs: pd.DataFrame, drawn: np.ndarray, target_flops: float, draw: _Draws
+    law: ComputeLaw, rungs: pd.DataFrame, drawn: np.ndarray, target_flops: float, draw: Draws
 ) -> Interval:
     limit, c, power = _fit_laws(rungs["flops"].to_numpy(float), drawn)
     means = limit + c * (target_flops / law.least) ** -power

@@ -5,13 +5,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mupl.analysis.prediction import (
-    Interval,
-    Prediction,
-    Recommended,
-    hyperparameters,
-    profile,
-)
+from mupl.analysis.bootstrap import Interval
+from mupl.analysis.prediction import Prediction, Recommended, hyperparameters, profile
 from mupl.analysis.transfer import SIZES, curves, hyperparameter_name
 from mupl.figures.style import with_unit
 

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig
 
+from mupl.analysis.bootstrap import Interval
 from mupl.analysis.coordinates import records
-from mupl.analysis.prediction import Interval, Prediction, predict
+from mupl.analysis.prediction import Prediction, predict
 from mupl.analysis.transfer import SIZES, hyperparameter_name
 from mupl.errors import ConfigError
 from mupl.figures.prediction import plot_prediction

@@ -77,8 +77,8 @@ class Certificate(Callback):
             row: its result.
             sweep: the ladder's folder; None if it is not known.
         """
+        from mupl.analysis.bootstrap import Interval
         from mupl.analysis.certificate import coordinates_sentence, loss_sentence, plain
-        from mupl.analysis.prediction import Interval
 
         predicted = None
         if self.loss is not None:

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from mupl.analysis.prediction import Interval, Prediction, Recommended
+from mupl.analysis.bootstrap import Interval
+from mupl.analysis.prediction import Prediction, Recommended
 from mupl.files import write_atomically
 from mupl.road.configs import sources, with_values
 from mupl.training.compose import compose
