@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -14,10 +15,16 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from mupl.analysis.coordinates import verdict
+from mupl.data.modules import data_module
 from mupl.errors import ConfigError
+from mupl.road.configs import resolved
 from mupl.road.export import export
+from mupl.road.first_check import check_widths
 from mupl.road.neighbours import compare_runs
 from mupl.training.compose import compose
+from mupl.training.config import load_data, setup_arguments
+from mupl.training.coord_check import coord_check
 from tests.commands import IGNORED, ROOT, command, environment, train, train_here
 
 pytestmark = IGNORED
@@ -174,6 +181,33 @@ def test_a_ladder_whose_model_fails_its_check_is_not_trained(
     assert "nothing was trained (check=false trains all the same)" in done.stderr
     assert not list(tmp_path.glob("*/result.json"))
     assert json.loads((tmp_path / "check/verdict.json").read_text())["failures"] > 0
+
+
+def words_of_a_check(parametrization: str, widths: list[int]) -> dict[str, int]:
+    """How many slopes pass, fail and are not judged, of a GPT on 32 tokens under SGD."""
+    given = ["model=gpt", "data=text", "optimizer=sgd", "lr=0.1", "depth=2", "base_width=16"]
+    given += ["width=16", "batch_size=4", "data.context=8", "model.d_head=8", "trainer=cpu"]
+    config = resolved(compose([*given, f"parametrization={parametrization}"]))
+    splits = load_data(config)
+    batches = islice(iter(data_module(splits, batch_size=4, seed=1).train_dataloader()), 3)
+    build, arguments = setup_arguments(config, splits.model_args)
+    del arguments["seed"]
+    rows = coord_check(build, widths, batches, seeds=range(3, 6), **arguments)
+    words = verdict(rows)["verdict"].value_counts().to_dict()
+    print(parametrization, widths, words)
+    return words
+
+
+@pytest.mark.slow
+def test_the_check_of_a_narrow_ladder_is_of_networks_that_are_wide_enough() -> None:
+    """The gain of the last norm gets gradients of which a part, the logits' variance, falls as
+    1 / width: right networks fail by it where they are narrow."""
+    wide = check_widths(16)
+    right, wrong = (words_of_a_check(name, wide) for name in ("mup", "sp"))
+    assert "fail" not in right
+    assert right["pass"] > 0.95 * sum(right.values())
+    assert wrong["fail"] > 40
+    assert words_of_a_check("mup", [16, 32, 64])["fail"] > 0
 
 
 def test_a_config_is_composed_as_the_command_line_does() -> None:

@@ -21,7 +21,10 @@ from mupl.tuning.ladder import target_problems
 
 VERDICT = "check/verdict.json"  # in the sweep's folder
 SEEDS = 3
-WIDER = (1, 2, 4)  # widths of the check, over the smallest of the ladder
+WIDER = (1, 2, 4)  # widths of the check, over the first of them
+# The smallest width of a check. Below it networks are far from the limit of many units: what falls
+# as 1 / width, such as the logits' variance, is as large as what stays
+NARROWEST = 64
 
 
 class FirstCheck(Callback):
@@ -45,7 +48,7 @@ class FirstCheck(Callback):
             if not self.check:
                 print("check=false: no coordinate check of the model comes first", flush=True)
                 return
-            widths = [min(_ladder(config)) * times for times in WIDER]
+            widths = check_widths(min(_ladder(config)))
             failure = coordinate_check(first, widths, Path(str(config.hydra.sweep.dir)))
         if failure:
             sys.exit(f"error: {failure}; nothing was trained (check=false trains all the same)")
@@ -57,6 +60,17 @@ def _ladder(config: DictConfig) -> list[int]:
     if not all(isinstance(width, int) for width in widths):
         raise ConfigError(f"width={widths[0]}: a ladder has one width for all layers")
     return widths
+
+
+def check_widths(smallest: int) -> list[int]:
+    """Return the widths of a check: a ladder's smallest one, doubled until it is wide enough, ...
+
+    >>> check_widths(48), check_widths(256)
+    ([96, 192, 384], [256, 512, 1024])
+    """
+    while smallest < NARROWEST:
+        smallest *= 2
+    return [smallest * times for times in WIDER]
 
 
 def check_target(config: DictConfig, target: Mapping[str, Any], largest: int) -> None:
