@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 
 from mupl.analysis.loss_tables import Columns, LossTable, read_losses
 from mupl.analysis.readings import glossary, readings
-from mupl.analysis.transfer import curve_keys, optima, transfer
+from mupl.analysis.transfer import best, curve_keys, optima, transfer
 from mupl.cli import main
 from mupl.errors import ConfigError
 from mupl.report.hyperparameter_transfer import hyperparameter_transfer
@@ -209,6 +209,9 @@ def test_several_files_are_compared(tmp_path: Path) -> None:
     files = [write(tmp_path, f"width,lr,loss {SMALL}", name) for name in ("a.csv", "b.csv")]
     table = read_losses(files)
     assert transfer(table.results, "loss", "width")["table"].tolist() == ["a", "b"]
+    table = read_losses(files[::-1])  # as they are given
+    assert transfer(table.results, "loss", "width")["table"].tolist() == ["b", "a"]
+    assert best(table.results, "loss")["table"].unique().tolist() == ["b", "a"]
     write(tmp_path, f"width,lr,loss {SMALL} 128,-1,2", "b.csv")
     with pytest.raises(ConfigError, match="row 7 of b has '-1'; must be a number above 0"):
         read_losses(files)

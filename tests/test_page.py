@@ -292,6 +292,9 @@ def test_sweeps_are_compared_on_one_page(tmp_path: Path) -> None:
     assert "before and after" in text
     results = pd.read_csv(tmp_path / "both" / "results.csv")
     assert results["table"].value_counts().to_dict() == {"before": 4, "after": 4}
+    assert results["table"].unique().tolist() == ["before", "after"]  # as they are given
+    table = pd.read_csv(tmp_path / "both" / "best.csv")
+    assert table["table"].unique().tolist() == ["before", "after"]
 
 
 @pytest.mark.slow

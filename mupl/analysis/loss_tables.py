@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mupl.analysis.readout_norms import NORM
-from mupl.analysis.transfer import hyperparameter_name
+from mupl.analysis.transfer import hyperparameter_name, in_given_order
 from mupl.errors import ConfigError, enumerated
 from mupl.identity import OUTCOMES
 
@@ -144,7 +144,8 @@ def read_losses(files: Sequence[Path], columns: Columns | None = None) -> LossTa
     if NORM in texts:  # of a sweep's results.csv
         results[NORM] = pd.to_numeric(texts[NORM].loc[results.index], errors="coerce")
         last.append(NORM)
-    results = results.sort_values(order, kind="stable", ignore_index=True)
+    results = results.sort_values(order, kind="stable")
+    results = in_given_order(results.reset_index(drop=True), list(dict.fromkeys(texts["table"])))
     return LossTable(results[[*order, *last]], size, loss, x, notes)
 
 

@@ -8,7 +8,9 @@ optimizer; `mupl.analysis.loss_tables` makes such a table of anybody's file, wit
 mean; fit_error, robustness and the asymptotic losses are what Kalra & Barkeshli (2026) ask for. As
 formulas, with the optimal x and the best loss of each size:
 
-- drift: slope of log2(x) against log2(size); drift_low, drift_high: its 95 % t-interval over seeds;
+- drift: slope of log2(x) against log2(size); drift_low, drift_high: its 95 % t-interval over seeds,
+  each with optima of its own. A seed moves a whole curve of losses more than its optimum, so that
+  these intervals are those of differences between runs that share initial weights and data;
 - scatter_low, scatter_high: its 95 % t-interval by the scatter of the optima about the line, which
   needs no seeds but three sizes;
 - robustness: slope of log2(curvature of the loss at the optimum) against log2(size); NaN where
@@ -146,7 +148,21 @@ def curves(
         max="max",
         seeds="size",
     )
-    return table.reset_index()
+    return in_given_order(table.reset_index(), list(dict.fromkeys(results.get("table", ()))))
+
+
+def in_given_order(rows: pd.DataFrame, tables: Sequence[str]) -> pd.DataFrame:
+    """Sort rows that have a column table as these tables follow each other; else leave them.
+
+    >>> rows = pd.DataFrame({"table": ["after", "before"], "lr": [0.1, 0.2]})
+    >>> in_given_order(rows, ["before", "after"])["lr"].tolist()
+    [0.2, 0.1]
+    """
+    if "table" not in rows:
+        return rows
+    places = {name: place for place, name in enumerate(tables)}
+    order = rows["table"].map(places).sort_values(kind="stable").index
+    return rows.loc[order].reset_index(drop=True)
 
 
 def best(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.DataFrame:
@@ -167,7 +183,7 @@ def best(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.D
     table["at_edge"] = (is_first | is_last) & several & ordered
     finite = table[table["mean"] < INF]
     by_curve = finite.groupby(keys, dropna=False)
-    rows = by_curve["mean"].idxmin()
+    rows = by_curve["mean"].idxmin().sort_values()  # in the order of the curves
     columns = [*keys, x, "mean", "seeds", "at_edge"]
     table = finite.loc[rows, columns].reset_index(drop=True)
     return table.rename(columns={"mean": metric})

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from mupl.analysis.transfer import differing_columns
+from mupl.analysis.transfer import differing_columns, in_given_order
 from mupl.errors import ConfigError
 from mupl.files import write_atomically
 from mupl.identity import (
@@ -61,7 +61,8 @@ def tabulate(results: list[dict[str, Any]]) -> pd.DataFrame:
     for name, column in table.items():
         if column.map(_is_container).any():
             table[name] = column.map(str)  # one width a layer, or roles: they have no hash
-    return _sorted(table)
+    # sweeps that are compared stay in their order
+    return in_given_order(_sorted(table), list(dict.fromkeys(table.get("table", ()))))
 
 
 def read_jobs(sweep_dir: Path, say: Callable[[str], object] = print) -> list[dict[str, Any]]:
