@@ -174,7 +174,7 @@ WRONG = {
         "target.in_proportion=['width']: must be a list of depth, batch_size, max_steps"
     ),
     "-m experiment=tune hydra/launcher=stacked target.width=64 target.in_proportion=[depth]": (
-        "target.depth=null: is to grow in proportion; say that of the target"
+        "target.depth=null: is to grow in proportion; say the target's"
     ),
     "-m experiment=tune hydra/launcher=stacked target.width=64 target.max_steps=64 "
     "target.in_proportion=[max_steps] max_steps=2 width=8": "max_steps=2: is to grow in proportion",
@@ -327,7 +327,7 @@ WRONG = {
     "checkpoint_activations=1": "checkpoint_activations=1: must be true or false",
     f"{GPT} checkpoint_activations=true model.dropout=0.1": "would draw another mask in the second",
     "resume=3": "resume=3: must be true, false, or the folder of a run",
-    "resume=/nowhere": "resume=/nowhere: there is no such folder; say that of a run, or true",
+    "resume=/nowhere": "resume=/nowhere: there is no such folder; say a run's folder, or true",
     "resume=TMP/good": "has no checkpoints/step-*.ckpt; name the folder of a run that saved one",
     "checkpoint.every_steps=0": "checkpoint.every_steps=0: must be a whole number >= 1, or null",
     "checkpoint.every_minutes=0": "checkpoint.every_minutes=0: must be a number > 0, or null",

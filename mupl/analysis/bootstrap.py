@@ -51,7 +51,7 @@ class Scatter:
     taken as mean_k (1 + a_s + e_ks).
 
     Args:
-        run: standard deviation of a_s + e_ks, which is that of one run; NaN if it is not known.
+        run: standard deviation of a_s + e_ks, by which single runs scatter; NaN if it is not known.
         freedom: its degrees of freedom, the sum of seeds - 1 over settings.
         paired: standard deviation of e_ks alone, by which differences between settings of the same
             seeds scatter. It is `run` where settings do not share seeds, or only one is good.

@@ -125,7 +125,7 @@ def regret_sentence(
 
 
 def coordinates_sentence(compared: pd.DataFrame) -> str:
-    """Say how many tensors do what those of the proxies do, and which one is farthest off.
+    """Say how many tensors do as in the proxies, and which one is farthest off.
 
     >>> table = pd.DataFrame({"kind": ["output"], "name": ["readout"], "octaves": [2.0], "t": [4]})
     >>> coordinates_sentence(table.assign(same=False)).partition("; ")[2]

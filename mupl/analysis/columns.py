@@ -128,7 +128,7 @@ def what_is_unknown(columns: Iterable[str], known: Iterable[str]) -> list[str]:
 
     Args:
         columns: of the table.
-        known: those of which a value is known.
+        known: the columns of which a value is known.
 
     >>> what_is_unknown(["drift", "drift_low", "drift_high"], ["drift"])
     ['too few seeds for an interval']

@@ -408,7 +408,7 @@ def _alike_as_one(rates: pd.Series, name: str, notes: list[str]) -> pd.Series:
 
 
 def _losses(texts: pd.Series) -> pd.Series:
-    """Read losses; those of runs that diverged are infinite."""
+    """Read losses; where a run diverged, they are infinite."""
     said = texts.str.lower()
     diverged = said.isin(NOT_FINITE)
     is_number = pd.to_numeric(said.mask(diverged), errors="coerce").notna()

@@ -154,11 +154,9 @@ def predict(
     losses, drawn = _best_losses(settings, size, draw)
     rungs = _rungs(settings, size, flops, losses, drawn)
     law = fit_law(rungs["flops"].to_numpy(float), losses)
-    loss = None
-    if law is not None:
-        loss = _predicted_loss(law, rungs, drawn, target_flops, draw)
-    of_scatter = {"scatter": scatter.run, "freedom": scatter.freedom}
-    found = Prediction(size, target, target_flops, rungs, recommended, loss, law, **of_scatter)
+    loss = _predicted_loss(law, rungs, drawn, target_flops, draw)
+    spread = scatter.run, scatter.freedom
+    found = Prediction(size, target, target_flops, rungs, recommended, loss, law, *spread)
     return Prediction(**{**vars(found), "warnings": _warnings(found, settings)})
 
 
@@ -309,7 +307,7 @@ def _by_best(settings: pd.DataFrame, key: str, size: str, draw: Draws) -> Recomm
     lost = []
     for _, rung in settings.groupby(size):
         lost.append(rung.loc[rung[key] == best, "mean"].min() - rung["mean"].min())
-    source = f"that of the best setting at {size} {settings[size].max():g}"
+    source = f"as in the best setting at {size} {settings[size].max():g}"
     return Recommended(key, value, None, optima, _worst(lost), source)
 
 
@@ -349,8 +347,14 @@ def _rungs(
 
 
 def _predicted_loss(
-    law: ComputeLaw, rungs: pd.DataFrame, drawn: np.ndarray, target_flops: float, draw: Draws
-) -> Interval:
+    law: ComputeLaw | None,
+    rungs: pd.DataFrame,
+    drawn: np.ndarray,
+    target_flops: float,
+    draw: Draws,
+) -> Interval | None:
+    if law is None:
+        return None
     limit, c, power = _fit_laws(rungs["flops"].to_numpy(float), drawn)
     means = limit + c * (target_flops / law.least) ** -power
     return draw.interval(law.at(target_flops), draw.one_run(means))

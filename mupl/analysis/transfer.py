@@ -10,7 +10,7 @@ formulas, with the optimal x and the best loss of each size:
 
 - drift: slope of log2(x) against log2(size); drift_low, drift_high: its 95 % t-interval over seeds,
   each with optima of its own. A seed moves a whole curve of losses more than its optimum, so that
-  these intervals are those of differences between runs that share initial weights and data;
+  these intervals are narrower than the scatter of the losses;
 - scatter_low, scatter_high: its 95 % t-interval by the scatter of the optima about the line, which
   needs no seeds but three sizes;
 - robustness: slope of log2(curvature of the loss at the optimum) against log2(size); NaN where

@@ -243,7 +243,7 @@ class TrainLoader:
     def state_dict(self) -> dict[str, int]:
         """The batches given so far: Lightning saves them, so that a resumed run sees what is left.
 
-        The state is that of all processes.
+        All processes have one state.
         """
         return {"step": self._given, "micro_batches": self._micro_batches}
 
@@ -292,3 +292,23 @@ def on_device(tokens: TokenArray, device: torch.device) -> TokenArray:
     if isinstance(tokens, Tensor):
         return tokens.to(device)
     return tokens
+
+
+def shared_seeds(seeds: Sequence[int]) -> list[int]:
+    """The seeds of the batches of members that share them: each seed once, where that is possible.
+
+    It is where equal seeds lie side by side, as many of each, so that G batches go evenly to S
+    members; otherwise the seeds are returned as they are.
+
+    Example:
+        >>> shared_seeds([3, 3, 5, 5])
+        [3, 5]
+        >>> shared_seeds([3, 3, 3, 5])
+        [3, 3, 3, 5]
+    """
+    distinct = list(dict.fromkeys(seeds))
+    members_of_each = len(seeds) // len(distinct)
+    evenly: list[int] = []
+    for seed in distinct:
+        evenly += [seed] * members_of_each
+    return distinct if evenly == list(seeds) else list(seeds)

@@ -39,7 +39,7 @@ CACHES = ("mupl_images_", "__pycache__", ".")
 def source_digest(name: str) -> str:
     """Return a digest of the code of a room of mupl, or of a class or function of the user's.
 
-    The latter is that of its module and of all the user's modules which that one imports. Comments,
+    The latter covers its module and all the user's modules which that one imports. Comments,
     docstrings and line breaks do not count.
     """
     files = _room_files(name) if name.startswith("mupl.") else _own_modules(name)

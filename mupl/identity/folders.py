@@ -236,7 +236,7 @@ def _resolve_job_folder(*, _root_: DictConfig) -> str:
 def _resolve_sweep_folder(*, _root_: DictConfig) -> str:
     """Resolve the multirun's name once, as a job's config would have another.
 
-    Hydra copies the cache of the multirun's config to those of jobs.
+    Hydra copies the cache of the multirun's config to the configs of its jobs.
     """
     cache = OmegaConf.get_cache(_root_)
     if "sweep_folder" not in cache:

@@ -159,7 +159,7 @@ def _parse(file: Path) -> dict[str, Any]:
     if "checksum" not in content:
         content.pop("provenance", None)  # of an earlier version, which recorded neither
     elif content["checksum"] != _checksum(content):
-        raise ValueError("its checksum is not that of its content")
+        raise ValueError("its checksum does not fit its content")
     _check(content)
     row = {}
     for key, value in content.items():

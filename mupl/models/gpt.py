@@ -494,7 +494,7 @@ class Logits(nn.Module):
     """Attention logits q.k of the past, for whoever hooks this module; nothing else calls it."""
 
     def forward(self, q_NHTD: Tensor, k_NGTD: Tensor, leading: tuple[int, ...]) -> Tensor:
-        """Logits (*leading, H, T, T), those of the future 0; N is the product of `leading`."""
+        """Logits (*leading, H, T, T), of the future 0; N is the product of `leading`."""
         logits_NHTT = (q_NHTD @ repeat_groups(k_NGTD, q_NHTD).mT).tril()
         return logits_NHTT.view(*leading, *logits_NHTT.shape[1:])
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mupl.errors import ConfigError
 
-SUFFIX = "_scale"  # of the name of a tensor: that of its `ScaledParameter`
+SUFFIX = "_scale"  # follows the name of a tensor in the name of its `ScaledParameter`
 QUERIES = "attention_scale"  # name of the `ScaledQueries` of an `nn.MultiheadAttention`
 
 
@@ -143,12 +143,12 @@ class ScaledQueries(HeldMultiplier):
         self.replaced = ()
 
 
-# What makes the queries of an `nn.MultiheadAttention`; those of keys and values come after them
+# What makes the queries of an `nn.MultiheadAttention`; keys and values come after them
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "in_proj_bias")
 
 
 def scale_queries(w: Tensor, size: int, mult: float) -> Tensor:
-    """Return a tensor with its first `size` rows, those of the queries, multiplied."""
+    """Return a tensor with its first `size` rows, which make the queries, multiplied."""
     return torch.cat([mult * w[:size], w[size:]])
 
 

@@ -62,7 +62,7 @@ def embedding(tokens: Tensor, w: Tensor) -> Tensor:
 def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     """Return x with entries set to 0 with probability p, the others over sqrt(1 - p).
 
-    So the std of x with mean 0 stays what it is, and that of its gradient; plain dropout divides by
+    So x with mean 0 and its gradient keep their std; plain dropout divides by
     1 - p, which keeps the mean. When not training, x itself is returned.
     """
     if not training:

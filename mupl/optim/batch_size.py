@@ -42,7 +42,7 @@ class BatchScaling:
 
     Args:
         rule: one of `SIZE_RULES`.
-        m_B, m_D: batch size and number of examples (of tokens) over those of the base.
+        m_B, m_D: batch size and number of examples (of tokens) over the base's.
 
     Raises:
         ConfigError: on an unknown rule or sizes that are not positive.

@@ -278,7 +278,7 @@ class BlockedShampoo(Blocked):
 
     An update in one block has singular values of size 1. Of few directions each of the blocks of a
     fixed size makes such an update, so that the spectral norm grows as the root of the number of
-    blocks along each side. So lr falls by that root: it is that of `orthogonal` with no side in
+    blocks along each side. So lr falls by that root: it is `orthogonal`'s with no side in
     blocks, of `rotated_in` or `rotated_out` with only the outputs' or only the inputs' in blocks,
     and of `adam` with both (Qiu et al. 2025, arXiv 2512.05620). A grafted update has the norm of
     Adam's, or SGD's, in few directions as theirs, and their rule (`mupl.optim.shampoo`).
@@ -343,7 +343,7 @@ class BlockedShampoo(Blocked):
 
 
 def grafted(rules: OptimizerRules, graft: str) -> OptimizerRules:
-    """Return SOAP's rules with those of the method whose norm updates have."""
+    """Return SOAP's rules, but for the norm of updates, which another method has."""
     return replace(rules, kind_of=partial(_kind_of_soap, rules, graft), rotations=None)
 
 

@@ -121,7 +121,7 @@ class Normalized(HasRules):
       norm, so that the update has the RMS->RMS norm lr;
     - "frobenius": the same with the Frobenius norm, so that it has at most that;
     - "hyperball": `w <- R unit(w - lr R unit(u))`, with unit(x) = x / |x|, the Frobenius norm and
-      R = |w|, which stays that of the initial w. There is no weight decay.
+      R = |w|, which stays as it was at the start. There is no weight decay.
 
     Args:
         params: param groups with the keys `inner_kind` and `shape_factor` for those whose updates
@@ -207,7 +207,7 @@ class Normalized(HasRules):
         with _as_inner(normalised):
             self._inner = constructor(groups, **options)
         own = {"inner": qualified(type(self._inner)), "normalise": normalise}
-        # the groups are those of the inner optimizer, so that a schedule of one is one of both
+        # both share the inner optimizer's groups, so that a schedule of one is one of both
         super().__init__(self._inner.param_groups, {**self._inner.defaults, **options, **own})
         self.state = self._inner.state
 
@@ -255,7 +255,7 @@ class _Batch(NamedTuple):
 
 
 def _batches(group: dict[str, Any]) -> list[_Batch]:
-    """Return the tensors of a group that have gradients, those of one shape together."""
+    """Return the tensors of a group that have gradients, by shape."""
     by_shape: dict[tuple[int, ...], list[Tensor]] = {}
     for w in group["params"]:
         if w.grad is not None:

@@ -140,14 +140,12 @@ def expected_exponents(
     "frobenius", "spectral" or "rms_to_rms". Kinds are
 
     - `param`: the tensor;
-    - `update`: its change from t to t + 1. With decoupled weight decay the two parts of it are
-      told apart instead, as `gradient_update` and `decay`;
-    - `effective` and `propagating`: the parts of the change of what a module returns, by its name
-      (`mupl.stats.parts`);
+    - `update`: its change from t to t + 1; with decoupled weight decay its two parts instead,
+      `gradient_update` and `decay`;
+    - `effective`, `propagating`: the parts of the change of a module's output (`mupl.stats.parts`);
     - `logits`: what the model returns; and `attention_logits`, the same for all modules ("*");
-    - `output`: what a multiplier returns, or the module that owns a matrix. Where the size of
-      heads grows, scaled queries must have -1, so that attention logits (`logits` beside them) do
-      not grow; these may keep the -1/2 that they have while q and k are random.
+    - `output`: what a multiplier returns, or the module that owns a matrix. Where heads grow,
+      scaled queries must have -1, and attention logits may keep the -1/2 that they begin with.
 
     Args:
         infos: what `describe` returns.
@@ -159,8 +157,6 @@ def expected_exponents(
     Raises:
         ConfigError: if `along` is neither, or if the parametrization has no rules for an update.
     """
-    if along not in ("width", "depth"):
-        raise ConfigError(f"along={along}: must be width or depth")
     rules = as_optimizer_rules(optimizer)
     network = _Network(infos, parametrization, rules, along)
     is_settled = t >= rules.settled
@@ -168,19 +164,17 @@ def expected_exponents(
     if t > 0 and not is_settled:
         return {}
     decays_by = decay_exponent if decay else None
-    expected: dict[tuple[str, ...], Expected] = {}
+    expected: dict[tuple[str, ...], Expected] = {("logits", MODEL_OUTPUT): network.logits(t)}
     for name, info in infos.items():
         if isinstance(info, MultiplierInfo):
             expected |= network.multiplier(name, info)
             continue
         expected |= _of_weight(network, name, t, decays_by)
         if is_settled or t < 0:
-            expected |= _of_update("gradient_update" if decay else "update", network, name, t)
+            expected |= _of_update(network, name, t, decays_by)
         if len(info.shape) > 1 and _makes_output(name, infos):
             expected |= _of_output(network, name, t, decays_by)
-    expected["logits", MODEL_OUTPUT] = network.logits(t)
-    expected["attention_logits", "*"] = network.attention_logits()
-    return expected
+    return expected | {("attention_logits", "*"): network.attention_logits()}
 
 
 def _of_weight(
@@ -198,9 +192,10 @@ def _of_weight(
 
 
 def _of_update(
-    kind: str, network: "_Network", name: str, t: int
+    network: "_Network", name: str, t: int, decay_exponent: float | None
 ) -> dict[tuple[str, ...], Expected]:
-    """Return the exponents of the change of W by its gradient, which is of that kind."""
+    """Return the exponents of the change of W by its gradient, whose kind says if W decays too."""
+    kind = "update" if decay_exponent is None else "gradient_update"
     expected = {(kind, name): network.stable_update(name, t)}
     return expected | _of_norms(kind, name, network.update_norms(name, t))
 
@@ -245,6 +240,8 @@ class _Network:
         rules: OptimizerRules,
         along: str,
     ) -> None:
+        if along not in ("width", "depth"):
+            raise ConfigError(f"along={along}: must be width or depth")
         self.rules = rules
         self._parametrization = parametrization
         self._in_depth = along == "depth"

@@ -40,7 +40,7 @@ def job_config(folder: Path) -> DictConfig:
 
 
 def plan_of(sweep_dir: Path, job_folder: Path) -> DictConfig:
-    """Return the config of a sweep's last command, or that of a job where a sweeper leaves none."""
+    """Return the config of a sweep's last command, or of a job where a sweeper leaves none."""
     plan = read_plan(sweep_dir)
     if plan is not None:
         return plan

@@ -261,7 +261,7 @@ MEGATRON: tuple[tuple[str, str, Read], ...] = (
 
 
 def _values(setup: Setup, group: str, read: Read) -> list[float]:
-    """List the different values of the tensors of a group, that of most entries first.
+    """List the different values of the tensors of a group, the most frequent first.
 
     Args:
         group: blocks, ends (what is in no block), matrices, or all.

@@ -102,7 +102,7 @@ def differing(
     without: Sequence[str] = (),
     always: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return the entries of a nested config that are not those of another.
+    """Return the entries of a nested config that another does not have so.
 
     Args:
         config, stock: the two.

@@ -244,7 +244,7 @@ def _terms(value: ast.expr) -> Iterator[ast.expr]:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.stmt]:
-    """Yield the statements of a method in their order, those of conditions and loops too."""
+    """Yield the statements of a method in their order, also within conditions and loops."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt):
             yield child

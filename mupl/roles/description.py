@@ -244,7 +244,7 @@ def _describe_tensors(
 
 
 def _unclassified_error(tensors: Sequence[Unclassified]) -> ConfigError:
-    """Make one error of all tensors whose role has to be said, those of all blocks as one."""
+    """Make one error of all tensors whose role has to be said, once for all blocks."""
     proposals: dict[str, set[Role]] = {}
     for tensor in tensors:
         proposals.setdefault(block_pattern(tensor.name), set()).add(tensor.proposal)

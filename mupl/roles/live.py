@@ -42,7 +42,7 @@ def _copy_on(model: nn.Module, device: str) -> nn.Module:
 
 
 def _fill(model: nn.Module) -> None:
-    """Fill a model's tensors, those of children before those of their parents.
+    """Fill a model's tensors, children before their parents.
 
     Of modules that share a tensor the first fills it last, such as an embedding before a readout.
     """

@@ -336,6 +336,6 @@ def _with_parents(names: Iterable[str]) -> list[str]:
 
 
 def by_name(rows: Mapping[str, T], across_blocks: bool) -> Callable[[str], T | None]:
-    """Return a look-up of what belongs to a name; across blocks that of the same one of another."""
+    """Return a look-up of what belongs to a name, or to the same name in another block."""
     patterns = {block_pattern(name): row for name, row in rows.items()} if across_blocks else {}
     return lambda name: rows.get(name, patterns.get(block_pattern(name)))

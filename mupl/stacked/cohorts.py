@@ -38,7 +38,7 @@ def read_cohorts(states: Path) -> list[list[str]]:
 
 
 def remember_cohorts(states: Path, cohorts: Iterable[list[str]]) -> None:
-    """Add cohorts to those of a sweep."""
+    """Add cohorts to a sweep's."""
     states.mkdir(parents=True, exist_ok=True)
     known = read_cohorts(states)
     new = [ids for ids in cohorts if ids not in known]

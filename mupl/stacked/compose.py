@@ -26,7 +26,7 @@ class SweepConfigLoader:
     gave, and the config is the one that Hydra makes, in a hundredth of its 0.09 s.
 
     Hydra's part, three quarters of a config, is not copied: the jobs of the same groups share one,
-    which is that of the job that was composed last. So compose a job when it is its turn.
+    which the job has that was composed last. So compose a job when it is its turn.
     """
 
     def __init__(self, loader: Any) -> None:

@@ -149,7 +149,7 @@ class Sweep:
     def _train(self, missing: Mapping[str, Job]) -> None:
         """Train jobs in stacks, and then those that could not be stacked one by one.
 
-        Jobs that wait at a rung for those of a process that is gone are left: these come next.
+        Jobs that wait at a rung for jobs of a process that is gone are left: these come next.
         """
         # imports torch, for which a sweep that is done need not wait
         from mupl.stacked.checkpoint import begun

@@ -88,7 +88,7 @@ class StackedOptimizer:
         Args:
             gradients: of the effective weights, (S, *shape).
             k: a tensor (1,) on the device, which a captured graph reads anew at every replay.
-            k_on_host: the same number; in a captured graph it stays that of the capture.
+            k_on_host: the same number; in a captured graph it stays as it was at the capture.
         """
         clip = self._clip_factor(gradients)
         for name, slot in self._slots.items():

@@ -107,7 +107,7 @@ def member_bytes(
     Args:
         shapes: of the parameters. The outputs of a matrix (out, ...) count four times: with what
             follows them, and the gradients of both.
-        states: entries of the optimizer's state, over those of the weights.
+        states: entries of the optimizer's state, over entries of the weights.
         positions: at which a matrix is applied in a step: examples, or tokens.
         itemsize: bytes of a number.
     """

@@ -113,7 +113,7 @@ class Stackable:
 
     Args:
         rules: by update kind.
-        options: those of its constructor in which members may differ.
+        options: arguments of its constructor in which members may differ.
         shared_options: those in which they must agree.
         normalise: how updates with an inner kind are normalised (`mupl.optim.normalized`).
     """

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mupl.data.batches import shared_seeds
 from mupl.data.splits import Examples
 from mupl.data.text import Tokens
 from mupl.nn.dropout import dropout_layers
 from mupl.roles import ParamInfo
-from mupl.stacked.batches import stacked_batches, validation_batches
 from mupl.stacked.compiled import CapturedStep, compiled
 from mupl.stacked.model import (
     MappedModel,
@@ -100,10 +100,12 @@ class Stack:
             max_steps,
         )
         differ = any(isinstance(value, Tensor) for value in numbers.values())
-        self._batches = stacked_batches(splits, seeds, batch_size, self.device, share=not differ)
+        of_batches = seeds if differ else shared_seeds(seeds)
+        self._batches = splits.train_batches(batch_size, of_batches, self.device)
         self.per_epoch = self._batches.per_epoch
         outputs = EVALUATED_ON_CPU if self.device.type == "cpu" else EVALUATED
-        self._validation = validation_batches(splits, outputs // len(members), self.device)
+        outputs //= len(members) * (splits.context if isinstance(splits, Tokens) else 1)
+        self._validation = splits.val_batches(max(1, outputs), self.device)
         self.k = 0
         self._k_on_device = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.losses = torch.full((max_steps, len(members)), torch.nan, dtype=dtype, device=device)

@@ -20,7 +20,7 @@ class CoordinateStats(Callback):
     At each recorded step every logger gets `metrics_by_step`, at the number of updates done; the
     table is written when training ends. Needs a LightningModule with a `model` and with `scales`,
     its own or those of its `training_setup`, such as `mupl.training.module.TrainingModule`. With
-    several processes (DDP) the values are those of the first: outputs are of its own first batch.
+    several processes (DDP) the first one records: outputs are of its own first batch.
 
     Args:
         folder: where the table goes; by default the first logger's, or else the trainer's root.

@@ -145,7 +145,7 @@ class Recorder:
     def rows(self) -> list[Row]:
         """Dicts of the constant columns, t, kind, name, statistic and value.
 
-        The name is that of the parameter or module.
+        The name is the parameter's or the module's.
         """
         return self._rows.rows
 

@@ -35,7 +35,7 @@ KINDS = {
     "effective": ITERATIONS_GAP,  # (W_t - W_0) x_t
     "propagating": ITERATIONS,  # W_0 (x_t - x_0)
     "alignment": ITERATIONS,  # RMS((W_t - W_0) x_t) / (RMS(W_t - W_0) RMS(x_t)), a number
-    "logits": ITERATIONS,  # what the model returns; its name is that of `MODEL_OUTPUT`
+    "logits": ITERATIONS,  # what the model returns, by the name `MODEL_OUTPUT`
     "attention_logits": ITERATIONS,  # scaled products q.k; by the module that takes their softmax
 }
 COLUMNS = ("t", "kind", "name", "statistic", "value")

@@ -167,14 +167,14 @@ def _rng_states(device: torch.device) -> dict[str, Any]:
 
 
 def _restore_rng(states: Mapping[str, Any], device: torch.device) -> None:
-    """Set the generators to the states of the first process, as those of all begin alike."""
+    """Set the generators to the states of the first process, as all processes begin alike."""
     _set_rng_states(dict(states))
     if device.type == "cuda" and "gpu" in states:
         torch.cuda.set_rng_state(states["gpu"].cpu(), device)
 
 
 def saved(folder: Path) -> list[Path]:
-    """List the checkpoints in a folder, that of the last step last."""
+    """List the checkpoints in a folder, the last step last."""
     files = folder.glob(PATTERN)
     return sorted(files, key=lambda file: int(file.stem.partition("-")[2]))
 
@@ -237,7 +237,7 @@ def _count_rows(loggers: Sequence[Logger]) -> int:
 
 
 def _say_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Say in one line which settings are not those of the run that saved the checkpoint."""
+    """Say in one line which settings differ from the run that saved the checkpoint."""
     different = [
         f"{key}={now.get(key)} (was {before.get(key)})"
         for key in sorted({*before, *now})

@@ -246,7 +246,7 @@ def _resume_problems(key: str, value: Any) -> Iterator[str]:
     if not isinstance(value, bool | str):
         yield f"{key}={value}: must be true, false, or the folder of a run"
     elif isinstance(value, str) and not Path(value).exists():
-        yield f"{key}={value}: there is no such folder; say that of a run, or true"
+        yield f"{key}={value}: there is no such folder; say a run's folder, or true"
 
 
 def _minutes_problems(key: str, value: Any) -> Iterator[str]:

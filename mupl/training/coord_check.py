@@ -76,7 +76,7 @@ def coord_check(
         kinds: of `mupl.stats.rows.KINDS`.
         statistics: of `mupl.stats.reductions.STATISTICS`. There are predictions for "l1" and "rms",
             and for "frobenius", "spectral" and "rms_to_rms" of weights and updates.
-        depths: with one width, check against depth instead, that of `build(width, depth=depth)`,
+        depths: with one width, check against depth instead, by `build(width, depth=depth)`
             tuned at `base_depth`; rows have a column depth, and are means over the blocks.
         step: `(model, batch) -> loss`, for batches of another kind.
         setup: further arguments of `Setup`: lr, parametrization, optimizer, loss, base_depth, ...
@@ -137,7 +137,7 @@ def _runs(
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Make `dtype` that of new floating-point tensors, as `torch.set_default_dtype` does."""
+    """Make new floating-point tensors of `dtype`, as `torch.set_default_dtype` does."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

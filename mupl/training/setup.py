@@ -80,8 +80,8 @@ class Setup:
         schedule: multiplies all learning rates in the course of training.
         loss: `(model output, target) -> scalar tensor`; see `mupl.training.losses.CheckedLoss`.
         roles, init, keep, residual: see `mupl.describe`.
-        seed: of the initial weights: that of torch's generator on the CPU while the model is built;
-            0 if none is given. Own values of a model that is there already are drawn: there it is
+        seed: of the initial weights, by torch's generator on the CPU while the model is built; 0
+            if none is given. Own values of a model that is there already are drawn: there it is
             for `init` and for the masks of `mupl.nn.dropout.Dropout`.
 
     Attributes:

@@ -51,4 +51,4 @@ def target_problems(target: Mapping[str, Any]) -> Iterator[str]:
         return
     for key in growing:
         if target.get(key) is None:
-            yield f"target.{key}=null: is to grow in proportion; say that of the target"
+            yield f"target.{key}=null: is to grow in proportion; say the target's"

@@ -81,5 +81,5 @@ def _charts(plain: dict[str, Any], recommended: pd.DataFrame, unit: str) -> Char
         losses = pd.concat([losses, pd.DataFrame([target])], ignore_index=True)
     label = with_unit(plain["metric"], unit)
     panels.append(against_size("Best loss against FLOPs", label, losses, "flops", "loss", SERIES))
-    caption = "Bars are 95 % intervals; that of the target's loss is for a single run."
+    caption = "Bars are 95 % intervals; the target's loss has the interval of a single run."
     return Charts(caption, panels, series=SERIES, legend="runs")

@@ -19,7 +19,7 @@ from mupl.stacked.options import Options
 class StackedLauncher(Launcher):
     """Trains the jobs of a multirun in stacks.
 
-    Its arguments are those of `mupl.stacked.options.Options`.
+    It takes the arguments of `mupl.stacked.options.Options`.
     """
 
     def __init__(self, **options: Any) -> None:
