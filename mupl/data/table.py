@@ -29,8 +29,8 @@ def read_table(
     """Examples of a CSV file: a column to tell from all others, which hold numbers.
 
     Each feature gets mean 0 and standard deviation 1 over the train split, which is the same for
-    all seeds. So does a target of numbers: who tells the mean has a mean squared error of 1, and
-    0.2 leaves a fifth of the variance. A column with one value only becomes 0.
+    all seeds. So does a target of numbers: predicting the mean gives a mean squared error of 1,
+    and 0.2 leaves a fifth of the variance. A column with one value only becomes 0.
 
     Args:
         target: the column to tell.
