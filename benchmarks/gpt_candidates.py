@@ -47,7 +47,8 @@ class Way:
     weights: str = "cast"  # cast in each step | copies: kept in bfloat16, gradients in bfloat16
     update: str = "each"  # each tensor by itself | one compiled function
     loss_parts: int = 1  # members' logits and losses in so many parts, one after the other
-    compile: str = "blocks"  # blocks | whole | edges: blocks, what is before and after | nothing
+    # blocks | edges: and what is before and after | whole | joint: and gradients, updates | nothing
+    compile: str = "blocks"
     captured: bool = True  # as a CUDA graph
     cuda_only: str = ""  # why it does not run on a CPU
     inductor: tuple[tuple[str, Any], ...] = ()  # options
@@ -105,6 +106,7 @@ CANDIDATES = {
     "loss_parts": Way(loss_parts=4),
     "edges": Way(compile="edges"),
     "whole": Way(compile="whole"),
+    "joint": Way(compile="joint"),
     "cublaslt": Way(library="cublaslt", cuda_only="a library of a GPU"),
     "descent": _inductor(coordinate_descent_tuning=True),
     "pointwise": _inductor(max_autotune_pointwise=True),
@@ -426,12 +428,47 @@ class _Unread(Linear):
         return x
 
 
+class JointStack(Stack):
+    """One graph of outputs, losses, gradients and updates, without a cut between them."""
+
+    whole_step: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+    def _step(self) -> dict[str, Tensor]:
+        x, target = self._batches()
+        with torch.no_grad():
+            losses = self.whole_step(x, target, self._k_on_device)
+            self.losses.index_copy_(0, self._k_on_device, losses[None])
+            self._k_on_device.add_(1)
+        return {}
+
+
+def _join(stack: Stack) -> None:
+    def total(weights: dict[str, Tensor], x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        lower = stack._autocast is not None
+        with torch.autocast(stack.device.type, stack._autocast, enabled=lower):
+            output = torch.func.functional_call(stack.model, weights, (x,))
+        losses = stack._losses(output, target)
+        return losses.sum(), losses
+
+    shapes = {name: weight.shape for name, weight in stack.weights.items()}
+
+    def whole_step(x: Tensor, target: Tensor, k: Tensor) -> Tensor:
+        slots = stack.optimizer._slots
+        weights = {name: slot.weight.view(shapes[name]) for name, slot in slots.items()}
+        gradients, losses = torch.func.grad(total, has_aux=True)(weights, x, target)
+        stack.optimizer.step(gradients, k, 0)
+        return losses
+
+    stack.__class__ = JointStack
+    stack.whole_step = compiled(whole_step, dynamic=False)
+
+
 # Compilation
 
 
 def _compile(stack: Stack, way: Way) -> None:
     """Stacks have compiled their blocks and losses; take it back where a way says so."""
-    if way.compile in ("nothing", "whole"):
+    if way.compile in ("nothing", "whole", "joint"):
         for block in stack.model.blocks:
             block.__dict__.pop("forward", None)
     if way.compile == "nothing":
@@ -445,6 +482,8 @@ def _compile(stack: Stack, way: Way) -> None:
 
         stack.forward = lambda x: x
         stack._loss_function = compiled(as_one, dynamic=False)
+    elif way.compile == "joint":
+        _join(stack)
     elif way.compile == "edges":
         stack.model.embedding.forward = compiled(stack.model.embedding.forward, dynamic=False)
         stack.model.norm.forward = compiled(stack.model.norm.forward, dynamic=False)
@@ -506,7 +545,7 @@ def _contexts(way: Way) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
         yield partial(torch._inductor.config.patch, dict(way.inductor))
     if way.sdpa is not None:
         yield partial(sdpa_kernel, [way.sdpa])
-    if way.update == "one":
+    if way.update == "one" or way.compile == "joint":
         yield partial(patch.object, optimizer, "_compiled", lambda update: update)
     if way.library:
         yield partial(_library, way.library)

@@ -254,7 +254,7 @@ def arguments_of_command() -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, default=1, help="processes at once, each with its own")
     parser.add_argument("--tiny", action="store_true", help="on a CPU, with small models")
     parser.add_argument("--here", action="store_true", help="one candidate, in this process")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()  # names may follow options
 
 
 def main() -> None:
