@@ -42,13 +42,15 @@ class Way:
         "plain"  # plain | folded: gains in the next matrices, normalised x kept in bfloat16
     )
     stream: str = "float32"  # dtype of the residual stream
-    weight_gradient: str = "plain"  # plain | split | float32 (written by the product)
+    # plain | rows: written as the weight lies | split: that in parts | float32: by the product
+    weight_gradient: str = "plain"
     embedding: str = "plain"  # plain | product: its gradient by a product with ones and zeros
     weights: str = "cast"  # cast in each step | copies: kept in bfloat16, gradients in bfloat16
     update: str = "each"  # each tensor by itself | one compiled function
     loss_parts: int = 1  # members' logits and losses in so many parts, one after the other
     # blocks | edges: and what is before and after | whole | joint: and gradients, updates | nothing
     compile: str = "blocks"
+    gelu: str = "plain"  # plain | exponential: erf and its gradient by one exponential
     captured: bool = True  # as a CUDA graph
     cuda_only: str = ""  # why it does not run on a CPU
     inductor: tuple[tuple[str, Any], ...] = ()  # options
@@ -96,6 +98,8 @@ CANDIDATES = {
     "flex_uncaptured": replace(_flex(), captured=False),
     "folded": Way(norms="folded"),
     "stream": Way(stream="bfloat16"),
+    "gelu": Way(gelu="exponential"),
+    "rows": Way(weight_gradient="rows"),
     "split": Way(weight_gradient="split"),
     "fp32_gradient": Way(
         weight_gradient="float32", cuda_only="products of bfloat16 into float32 are of cuBLAS"
@@ -158,7 +162,7 @@ class _Product(torch.autograd.Function):
         if ctx.kind == "float32":
             return grad_x, torch.bmm(g.mT, x, out_dtype=torch.float32), None
         members, rows, _ = x.shape
-        parts = _split_parts(*w.shape)
+        parts = _split_parts(*w.shape) if ctx.kind == "split" else 1
         split = (members * parts, rows // parts, -1)
         sums = torch.bmm(g.reshape(split).mT, x.reshape(split))
         grad_w = sums.view(members, parts, *w.shape[1:]).sum(1, dtype=w_dtype)
@@ -256,6 +260,45 @@ class Embedding(layers.Embedding):
         else:
             x = super().forward(tokens)
         return x.bfloat16() if self.way.stream == "bfloat16" else x
+
+
+# GELU
+
+# erf(z) = 1 - (a_1 t + ... + a_5 t^5) exp(-z^2) with t = 1 / (1 + p z) for z >= 0, to 1.5e-7
+# (Abramowitz and Stegun 1964, 7.1.26)
+ERF_P = 0.3275911
+ERF_A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+
+
+def _normal(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The cumulative distribution of N(0, 1) at x, and the density, of one exponential."""
+    exponential = torch.exp(-0.5 * x * x)
+    t = 1 / (1 + ERF_P * 2**-0.5 * x.abs())
+    polynomial = ERF_A[-1] * t
+    for a in reversed(ERF_A[:-1]):
+        polynomial = (polynomial + a) * t
+    tail = 0.5 * polynomial * exponential
+    return torch.where(x < 0, tail, 1 - tail), exponential * (2 * torch.pi) ** -0.5
+
+
+class _Gelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        x_full = x.float() if x.dtype is torch.bfloat16 else x
+        return (x_full * _normal(x_full)[0]).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        x_full = x.float() if x.dtype is torch.bfloat16 else x
+        cumulative, density = _normal(x_full)
+        return (g * (cumulative + x_full * density)).to(x.dtype)
+
+
+class FeedForward(gpt.FeedForward):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(_Gelu.apply(self.up(x)))
 
 
 # Attention
@@ -502,6 +545,8 @@ def change(stack: Stack, way: Way) -> None:
             module.__class__ = Embedding
         elif isinstance(module, gpt.Attention):
             module.__class__ = Attention
+        elif isinstance(module, gpt.FeedForward) and way.gelu == "exponential":
+            module.__class__ = FeedForward
         else:
             continue
         module.way = way
