@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from itertools import product
@@ -36,7 +36,7 @@ from torch import Tensor
 
 STEPS, VOCABULARY = 1_000, 256
 COLUMNS = ("width", "candidate", "ms", "before_ms", "ratio", "low", "high")
-COLUMNS += ("first", "deviation", "gigabytes", "built_s", "device", "note")
+COLUMNS += ("first", "deviation", "gigabytes", "built_s", "before_built_s", "device", "note")
 MARK = "RESULT "
 
 
@@ -116,35 +116,31 @@ def step_of(stack: Any) -> Callable[[], object]:
     return step
 
 
-def made(steps: dict[str, Any]) -> dict[str, Callable[[], Any]]:
-    """Functions that return the steps, as `alternate` wants to make them itself."""
-    return {name: partial(lambda step: step, step) for name, step in steps.items()}
+def measure(
+    name: str, before: Any, expected: Tensor, width: int, size: Size, seconds: float
+) -> tuple[dict[str, Any], Callable[[], object]]:
+    """Build a candidate, compare its losses, and time it in turn with the step as it is.
 
-
-def measure(name: str, width: int, size: Size, seconds: float, folder: Path) -> dict[str, Any]:
-    """Build both, compare their losses, and time them in turn."""
+    Return what was found, and the step.
+    """
     from gpt_candidates import change, settings, way_of
-    from kernels import as_text, kernels_of
     from timing import alternate, median_interval, ratios
 
     way = way_of(name)
-    before = new_stack(width, size)
-    expected = first_losses(before, size.compared)
     started = time.perf_counter()
     with settings(way):
         stack = new_stack(width, size)
         change(stack, way)
         losses = first_losses(stack, size.compared)
         built = time.perf_counter() - started
-        deviations = ((losses - expected) / expected).abs()
-        steps = {"before": step_of(before), name: step_of(stack)}
-        times = alternate(made(steps), seconds, builds=1, queue=2)
-        kernels = as_text(f"width {width}, {name}", kernels_of(steps[name]))
-        (folder / f"kernels_{width}_{name}.txt").write_text(kernels)
+        step = step_of(stack)
+        makers = {"before": lambda: step_of(before), name: lambda: step}
+        times = alternate(makers, seconds, builds=1, queue=2)
+    deviations = ((losses - expected) / expected).abs()
     paired = ratios(times, name, "before")
     low, high = median_interval(paired)
     on_gpu = size.device == "cuda"
-    return {
+    found = {
         "ms": 1e3 * statistics.median(times[name]),
         "before_ms": 1e3 * statistics.median(times["before"]),
         "ratio": statistics.median(paired),
@@ -157,6 +153,7 @@ def measure(name: str, width: int, size: Size, seconds: float, folder: Path) -> 
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "note": _note(way.attention),
     }
+    return found, step
 
 
 def _note(attention: str) -> str:
@@ -167,11 +164,24 @@ def _note(attention: str) -> str:
     return chosen_sizes()
 
 
-def in_this_process(name: str, width: int, size: Size, seconds: float, folder: Path) -> None:
+def in_this_process(
+    names: Sequence[str], width: int, size: Size, seconds: float, folder: Path
+) -> None:
+    """Measure one candidate after the other, beside one stack that trains as it is."""
+    from kernels import as_text, kernels_of
+
     if size.device == "cpu":  # the same without Inductor, which takes minutes
         torch.compile = partial(torch.compile, backend="aot_eager")
-    found = measure(name, width, size, seconds, folder)
-    print(MARK + json.dumps(found), flush=True)
+    started = time.perf_counter()
+    before = new_stack(width, size)
+    expected = first_losses(before, size.compared)
+    before_built = time.perf_counter() - started
+    for name in names:
+        found, step = measure(name, before, expected, width, size, seconds)
+        found["before_built_s"] = before_built
+        print(MARK + json.dumps(found), flush=True)
+        kernels = as_text(f"width {width}, {name}", kernels_of(step))
+        (folder / f"kernels_{width}_{name}.txt").write_text(kernels)
 
 
 # In the process that starts the others
@@ -217,7 +227,8 @@ def row_of(found: dict[str, Any], width: int, name: str) -> str:
     interval = f"{found['ratio']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
     times = f"{found['ms']:8.3f} ms of {found['before_ms']:8.3f}"
     deviations = f"{found['first']:.1e} {found['deviation']:.1e}"
-    rest = f"{found['gigabytes']:5.1f} GB {found['built_s']:4.0f} s {found['note']}"
+    built = f"{found['built_s']:3.0f} s of {found['before_built_s']:3.0f}"
+    rest = f"{found['gigabytes']:5.1f} GB {built} {found['note']}"
     return f"{width:5d} {name:28s} {times} {interval}  {deviations} {rest}"
 
 
@@ -241,7 +252,7 @@ class Table:
             (self.folder / f"failed_{width}_{name}.txt").write_text(found["output"])
 
 
-def arguments_of_command() -> argparse.Namespace:
+def arguments_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     from gpt_candidates import CANDIDATES
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -253,18 +264,18 @@ def arguments_of_command() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60.0, help="nothing is begun after these")
     parser.add_argument("--gpus", type=int, default=1, help="processes at once, each with its own")
     parser.add_argument("--tiny", action="store_true", help="on a CPU, with small models")
-    parser.add_argument("--here", action="store_true", help="one candidate, in this process")
-    return parser.parse_intermixed_args()  # names may follow options
+    parser.add_argument("--here", action="store_true", help="all in this process, at one width")
+    return parser.parse_intermixed_args(arguments)  # names may follow options
 
 
 def main() -> None:
-    arguments = arguments_of_command()
+    arguments = arguments_of()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     size = TINY if arguments.tiny else Size()
     widths = [32] if arguments.tiny else arguments.widths
     if arguments.here:
         in_this_process(
-            arguments.names[0], arguments.widths[0], size, arguments.seconds, arguments.folder
+            arguments.names, arguments.widths[0], size, arguments.seconds, arguments.folder
         )
         return
     from gpt_candidates import way_of
