@@ -48,8 +48,9 @@ class Way:
     weights: str = "cast"  # cast in each step | copies: kept in bfloat16, gradients in bfloat16
     update: str = "each"  # each tensor by itself | one compiled function
     loss_parts: int = 1  # members' logits and losses in so many parts, one after the other
-    # blocks | edges: and what is before and after | whole | joint: and gradients, updates | nothing
-    compile: str = "blocks"
+    # whole: model and loss as one | blocks: each by itself, and the loss | edges: and what is
+    # before and after them | joint: also gradients and updates | nothing
+    compile: str = "whole"
     gelu: str = "plain"  # plain | exponential: erf and its gradient by one exponential
     captured: bool = True  # as a CUDA graph
     cuda_only: str = ""  # why it does not run on a CPU
@@ -109,7 +110,7 @@ CANDIDATES = {
     "one_update": Way(update="one"),
     "loss_parts": Way(loss_parts=4),
     "edges": Way(compile="edges"),
-    "whole": Way(compile="whole"),
+    "blocks": Way(compile="blocks"),
     "joint": Way(compile="joint"),
     "cublaslt": Way(library="cublaslt", cuda_only="a library of a GPU"),
     "descent": _inductor(coordinate_descent_tuning=True),
@@ -124,7 +125,7 @@ CANDIDATES = {
 
 
 def way_of(name: str) -> Way:
-    """The candidate of a name, or several joined, such as "merged+whole"."""
+    """The candidate of a name, or several joined, such as "merged+folded"."""
     way = Way()
     for part in name.split("+"):
         way = way & CANDIDATES[part]
@@ -394,7 +395,7 @@ class CopiesStack(Stack):
 
     def _step(self) -> dict[str, Tensor]:
         x, target = self._batches()
-        losses = self._loss_function(self.forward(x), target)
+        losses = self._training_losses(x, target)
         gradients = torch.autograd.grad(losses.sum(), list(self.trained.values()))
         by_name = dict(zip(self.trained, gradients, strict=True))
         with torch.no_grad():
@@ -463,7 +464,6 @@ def _losses_in_parts(stack: Stack, parts: int) -> None:
 
     readout.__class__ = _Unread
     stack._losses = losses
-    stack._loss_function = compiled(losses, dynamic=False)
 
 
 class _Unread(Linear):
@@ -510,26 +510,19 @@ def _join(stack: Stack) -> None:
 
 
 def _compile(stack: Stack, way: Way) -> None:
-    """Stacks have compiled their blocks and losses; take it back where a way says so."""
-    if way.compile in ("nothing", "whole", "joint"):
-        for block in stack.model.blocks:
-            block.__dict__.pop("forward", None)
+    """Compile other parts than a stack has chosen; its own are compiled when they are called."""
     if way.compile == "nothing":
-        stack._loss_function = stack._losses
-    elif way.compile == "whole":
-        forward = stack.forward
-        losses = stack._losses
-
-        def as_one(x: Tensor, target: Tensor) -> Tensor:
-            return losses(forward(x), target)
-
-        stack.forward = lambda x: x
-        stack._loss_function = compiled(as_one, dynamic=False)
+        stack._training_losses = stack._losses_of_batch
     elif way.compile == "joint":
         _join(stack)
-    elif way.compile == "edges":
-        stack.model.embedding.forward = compiled(stack.model.embedding.forward, dynamic=False)
-        stack.model.norm.forward = compiled(stack.model.norm.forward, dynamic=False)
+    elif way.compile in ("blocks", "edges"):
+        of_outputs = compiled(stack._losses, dynamic=False)
+        stack._training_losses = lambda x, target: of_outputs(stack.forward(x), target)
+        parts = list(stack.model.blocks)
+        if way.compile == "edges":
+            parts += [stack.model.embedding, stack.model.norm]
+        for part in parts:
+            part.forward = compiled(part.forward, dynamic=False)
 
 
 # A whole way
