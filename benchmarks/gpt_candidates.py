@@ -52,7 +52,6 @@ class Way:
     # before and after them | joint: also gradients and updates | nothing
     compile: str = "whole"
     gelu: str = "plain"  # plain | exponential: erf and its gradient by one exponential
-    captured: bool = True  # as a CUDA graph
     cuda_only: str = ""  # why it does not run on a CPU
     inductor: tuple[tuple[str, Any], ...] = ()  # options
     library: str = ""  # cublaslt, or torch's choice
@@ -96,7 +95,6 @@ CANDIDATES = {
     "efficient": _sdpa(SDPBackend.EFFICIENT_ATTENTION),
     "flex": _flex(),
     "flex64": _flex(64, BLOCK_M=64, BLOCK_N=64),
-    "flex_uncaptured": replace(_flex(), captured=False),
     "folded": Way(norms="folded"),
     "stream": Way(stream="bfloat16"),
     "gelu": Way(gelu="exponential"),
@@ -559,8 +557,6 @@ def change(stack: Stack, way: Way) -> None:
     if way.update == "one":
         _one_update(stack)
     _compile(stack, way)
-    if not way.captured:
-        stack._captured = None
 
 
 def _fold(norm: nn.Module, *following: Linear) -> None:

@@ -9,10 +9,10 @@ from torch.profiler import ProfilerActivity, profile
 
 # Words in the names of kernels, of which the first that is found counts
 GROUPS = {
+    "loss": ("softmax", "nll", "softMax"),
     "attention": ("sdpa", "flash", "fmha", "flex", "attention", "dot_do_o", "dq_to_16"),
     "attention, Triton": ("_forward", "_backward_queries", "_backward_keys"),
     "optimizer": ("lerp", "addcmul", "indexSelect", "index_select"),
-    "loss": ("softmax", "nll", "softMax"),
     "norm": ("layer_norm", "GammaBeta", "rsqrt"),
     "gelu": ("gelu", "erf"),
     "embedding": ("embedding", "gather_kernel", "radix", "compute_grad_weight", "index_put"),
