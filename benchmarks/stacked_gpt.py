@@ -13,8 +13,8 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from kernels import as_text, kernels_of
 from timing import add_rows, alternate, new_table, print_speed_up, show
-from torch.profiler import ProfilerActivity, profile
 
 from mupl.data.text import Tokens
 from mupl.models import GPT
@@ -67,29 +67,13 @@ def stacked(width: int) -> Callable[[], object]:
     return lambda: stack.train(stack.k + 1)
 
 
-def print_kernels(width: int, steps: int = 3, lines: int = 40) -> None:
-    """Print the kernels of a step of a stack that take longest, in ms a step."""
-    step = stacked(width)
-    step()
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        for _ in range(steps):
-            step()
-        torch.cuda.synchronize()
-    kernels = [event for event in profiler.key_averages() if event.self_device_time_total > 0]
-    kernels.sort(key=lambda event: event.self_device_time_total, reverse=True)
-    total = sum(event.self_device_time_total for event in kernels)
-    print(f"{torch.cuda.get_device_name()}, width {width}: {total / 1e3 / steps:.1f} ms a step")
-    for event in kernels[:lines]:
-        milliseconds = event.self_device_time_total / 1e3 / steps
-        print(f"{milliseconds:8.3f} ms {event.count // steps:4d} x {event.key[:100]}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kernels", type=int, metavar="WIDTH")
     arguments = parser.parse_args()
     if arguments.kernels is not None:
-        print_kernels(arguments.kernels)
+        title = f"{torch.cuda.get_device_name()}, width {arguments.kernels}"
+        print(as_text(title, kernels_of(stacked(arguments.kernels))))
         return
     table = new_table("Training steps of GPTs", "cuda")
     for width, target in TARGETS.items():
