@@ -239,6 +239,21 @@ class Told(nn.Module):
         self.down_bias = nn.Parameter(torch.randn(width // 4, width))
 
 
+class Router(nn.Module):
+    """A matrix whose owner knows the number of experts, and holds none."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.num_experts = width // 4
+        self.weight = nn.Parameter(torch.randn(width // 4, width))
+
+
+def test_a_router_that_knows_the_number_of_experts_is_one_matrix() -> None:
+    info = mupl.describe(Router, 32, 16)["weight"]
+    assert isinstance(info, ParamInfo)
+    assert (info.row, info.m_in, info.m_out, info.copies_grow) == ("hidden", 2, 2, False)
+
+
 def test_copies_are_found_in_other_modules() -> None:
     infos = mupl.describe(Cubes, 32, 16)
     found = {n: (i.role, i.m_in, i.m_out, i.m_copies, i.copies_grow) for n, i in infos.items()}
