@@ -154,7 +154,7 @@ THEORY = [
             "test_a_whitened_update_may_have_any_rank_but_its_spectral_norm_is_one",
         ),
         [
-            ("_OF_ANY_RANK and info.role", "() and info.role"),
+            ("kind in _OF_ANY_RANK or", "False or"),
             ("update.high and not self._is_filled_input(info)", "update.high"),
             (
                 "            high = low\n        if self._is_rel",
@@ -177,7 +177,7 @@ THEORY = [
             ),
             ('ROTATED_IN: Monomial.parse("m_in^1/2")', 'ROTATED_IN: Monomial.parse("m_out^1/2")'),
             ('ROTATED_OUT: Monomial.parse("m_out^1/2")', 'ROTATED_OUT: Monomial.parse("m_in^1/2")'),
-            ("if kind in DERIVED and len(info.shape) < 2 else kind", "if False else kind"),
+            ("if kind in DERIVED and len(info.copy_shape) < 2 else kind", "if False else kind"),
             ('Monomial.parse("1/shape_factor")', 'Monomial.parse("shape_factor")'),
             ("NORMALIZED: Derived(UpdateKind.ORTHOGONAL)", "NORMALIZED: Derived(UpdateKind.ADAM)"),
             ("WHITENED: Derived(UpdateKind.ORTHOGONAL)", "WHITENED: Derived(UpdateKind.ADAM)"),
@@ -382,7 +382,7 @@ RESUME = [
             "tests/test_stack.py::test_a_member_that_diverges_is_frozen_and_touches_no_other",
             "tests/test_stack_state.py::test_members_that_diverged_stay_frozen_after_a_resume",
         ),
-        [("tensor[diverged] = 0", "tensor[:] = 0"), ('slot.scalars["lr"]):', "slot.weight):")],
+        [("tensor[stopped] = 0", "tensor[:] = 0"), ('slot.scalars["lr"]):', "slot.weight):")],
     ),
     *in_file(
         "mupl/nn/dropout.py",
@@ -403,11 +403,23 @@ RESUME = [
 ]
 MODELS = [
     *in_file(
+        "mupl/models/sizes.py",
+        "tests/test_conf_models.py::test_an_argument_follows_from_sizes",
+        [('if sign == "*" else value / factor', 'if sign == "*" else value')],
+    ),
+    *in_file(
         "mupl/models/library.py",
         "tests/test_conf_models.py::test_an_argument_follows_from_sizes",
+        [("return image_size[0]", "return image_size")],
+    ),
+    *in_file(
+        "mupl/nn/experts.py",
+        "tests/test_stacked_gpt.py::test_each_expert_is_moved_as_a_matrix_of_its_own",
         [
-            ('if sign == "*" else value / factor', 'if sign == "*" else value'),
-            ("return image_size[0]", "return image_size"),
+            (
+                "y.unflatten(0, self.weight.shape[:2])",
+                "y.unflatten(0, self.weight.shape[:2]).flip(1)",
+            )
         ],
     ),
     *in_file(
@@ -526,7 +538,7 @@ NUMBERS = [
             "test_members_of_a_stack_are_measured_one_by_one",
         ),
         [
-            ("self.x.flatten(self.members + 1)", "self.x.flatten(self.members, -2)"),
+            ("self.members + self.batch_dims + 1)", "self.members + self.batch_dims, -2)"),
             ("math.sqrt(fan_in / fan_out)", "math.sqrt(fan_out / fan_in)"),
             ("x.frobenius / math.sqrt(x.numel)", "x.frobenius / x.numel"),
             ("_norm(block - mean)", "_norm(block)"),
@@ -642,6 +654,24 @@ ROLES = [
         ],
     ),
     *in_file(
+        "mupl/roles/fans.py",
+        "tests/test_experts.py",
+        [
+            ("or (len(shape) == 3 and all(grows))", ""),
+            ("is_weight = not getattr", "is_weight = getattr"),
+            ("of_owner and len(shape) > 0", "len(shape) > 0"),
+        ],
+    ),
+    *in_file(
+        "mupl/parametrization/exponents.py",
+        "tests/test_experts.py",
+        [
+            ("share = -float(info.copies_grow)", "share = 0.0"),
+            ("fewer = HALF if info.copies_grow", "fewer = HALF if False"),
+            ('powers["m_copies"] = float(info.copies_grow)', 'powers["m_copies"] = 0.0'),
+        ],
+    ),
+    *in_file(
         "mupl/roles/infos.py",
         SHAPES,
         [
@@ -716,7 +746,7 @@ AFTERWARDS = [
         "mupl/optim/orthogonal.py",
         "tests/test_parts.py",
         [
-            ('x.mT if group.get("transposed")', 'x if group.get("transposed")'),
+            ('copy.mT if group.get("transposed")', 'copy if group.get("transposed")'),
             (
                 'matrix.split(group["parts"]) if group.get("parts")',
                 '(matrix,) if group.get("parts")',

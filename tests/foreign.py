@@ -63,7 +63,9 @@ def qwen3(width: int, depth: int = 1, **options: Any) -> nn.Module:
     return transformers.Qwen3ForCausalLM(config)
 
 
-def mixtral(width: int, depth: int = 1, d_head: int | None = None) -> nn.Module:
+def mixtral(
+    width: int, depth: int = 1, d_head: int | None = None, num_local_experts: int = 3
+) -> nn.Module:
     config = transformers.MixtralConfig(
         vocab_size=11,
         hidden_size=width,
@@ -71,7 +73,7 @@ def mixtral(width: int, depth: int = 1, d_head: int | None = None) -> nn.Module:
         num_hidden_layers=depth,
         num_attention_heads=heads_of(width, d_head),
         num_key_value_heads=heads_of(width, d_head),
-        num_local_experts=3,
+        num_local_experts=num_local_experts,
         max_position_embeddings=8,
     )
     return transformers.MixtralForCausalLM(config)

@@ -205,6 +205,8 @@ WRONG = {
     "model._target_=tests.models.Unclassifiable": "'positions' of shape (3, 8)",
     "model=gpt": "model=mupl.models.GPT: takes vocabulary and context, which these data do not",
     "data=text": "model=mupl.models.MLP: takes in_features and num_classes",
+    f"{GPT} model.experts=width/3": "model.experts=width/3: must be a whole number, and is",
+    f"{GPT} model.experts=widht/4": "model.experts=widht/4: 'widht' is no size here",
     "model=gpt data=text width=100": "model.d_head=32: must be a whole number that divides the",
     f"{GPT} model.d_head=null model.heads=3": "model.heads=3: must be a whole number that divides",
     f"{GPT} model.d_head=null": "model.d_head=None, model.heads=None: give one and null for the",

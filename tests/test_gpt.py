@@ -43,6 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "larger heads": {"d_head": None, "heads": 2},
     "no gains": {"norm_gain": False},
     "experts": {"experts": 4},
+    "growing experts": {"experts": "width / 4", "bias": True},
     "multipliers": {
         "input_mult": 2.0,
         "attention_mult": 0.5,
@@ -191,7 +192,14 @@ def test_unit_scaled_dropout_keeps_unit_scale_and_attention_its_own() -> None:
         ({"depth": 0}, "depth=0"),
         ({"init_std": -1}, "model.init_std=-1"),
         ({"dropout": 1.0}, "model.dropout=1.0: must be at least 0 and below 1"),
-        ({"experts": 1}, "model.experts=1: must be a whole number >= 2, or null"),
+        ({"experts": 1}, "model.experts=1: must be a whole number >= 2, a text"),
+        ({"experts": "width / 16"}, "model.experts=width / 16: must be a whole number >= 2 .at wi"),
+        ({"experts": "width / 3"}, "model.experts=width / 3: must be a whole number, and is 5.3"),
+        ({"experts": "widht / 4"}, "model.experts=widht / 4: 'widht' is no size here"),
+        (
+            {"experts": "width / 8", "experts_per_token": 3},
+            "model.experts_per_token=3: must be .* from 1 to 2, the number of experts .at width 16",
+        ),
         (
             {"experts": 4, "experts_per_token": 5},
             "model.experts_per_token=5: must be .* from 1 to 4",
@@ -216,25 +224,39 @@ def test_a_token_goes_through_the_experts_that_its_router_prefers() -> None:
     for b, t in itertools.product(range(3), range(T)):
         best = logits[b, t].argsort(descending=True)[:2]
         shares = logits[b, t, best].softmax(0)
-        outputs = [experts.networks[int(e)](x[b, t]) for e in best]
+        outputs = []
+        for e in best:
+            hidden = F.gelu(F.linear(x[b, t], experts.networks.up.weight[e]))
+            outputs.append(F.linear(hidden, experts.networks.down.weight[e]))
         torch.testing.assert_close(y[b, t], shares[0] * outputs[0] + shares[1] * outputs[1])
 
 
 def test_experts_that_are_alike_are_one_feed_forward_network() -> None:
-    experts = small(16, experts=3).blocks[0].mlp
-    one = experts.networks[0]
-    for network in experts.networks:
-        network.load_state_dict(one.state_dict())
+    options = {"bias": True, "activation": "swiglu"}
+    experts = small(16, experts=3, **options).blocks[0].mlp
+    one = small(16, **options).blocks[0].mlp
+    for name, w in one.named_parameters():
+        nn.init.normal_(w)
+        of_experts = experts.networks.get_parameter(name)
+        of_experts.data = w.detach().expand_as(of_experts).clone()
     x = torch.randn(2, T, 16)
     torch.testing.assert_close(experts(x), one(x))
 
 
 def test_roles_of_a_mixture_of_experts_follow_from_its_shapes() -> None:
-    infos = describe(partial(small, experts=4), 16, BASE)
-    assert infos["blocks.0.mlp.router.weight"].role is Role.OUTPUT
-    assert infos["blocks.0.mlp.networks.3.down.weight"].role is Role.HIDDEN
-    with pytest.raises(ConfigError, match=r"the base model has not 'blocks.0.mlp.networks"):
-        describe(lambda width: small(width, experts=width // 4), 16, BASE)
+    mlp = "blocks.0.mlp"
+    infos = describe(partial(small, experts=4, bias=True), 16, BASE)
+    assert infos[f"{mlp}.router.weight"].role is Role.OUTPUT
+    down = infos[f"{mlp}.networks.down.weight"]
+    assert (down.role, down.fan_in, down.fan_out, down.m_copies) == (Role.HIDDEN, 64, 16, 1)
+    assert (down.copies_grow, infos[f"{mlp}.networks.up.bias"].row) == (False, "input_vector")
+
+    growing = describe(partial(small, experts="width / 4", bias=True), 16, BASE)
+    assert growing[f"{mlp}.router.weight"].role is Role.HIDDEN
+    for name in ("up.weight", "up.bias", "down.weight", "down.bias"):
+        info = growing[f"{mlp}.networks.{name}"]
+        assert (info.row, info.m_out) == (infos[f"{mlp}.networks.{name}"].row, 2)
+        assert (info.m_copies, info.copies_grow, info.batch_dims) == (2, True, 1)
 
 
 def losses(
@@ -264,8 +286,13 @@ UNTIED = ("mup_table3", "sp_full_align", "ntk_full_align")  # embedding and read
 FORMULATIONS = ["mup_table3", "mup_table9", "unit_init", "mulinear", "mean_field"]
 
 
+SLOW = ("growing experts",)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", [pytest.param(v, marks=pytest.mark.slow if v in SLOW else ()) for v in VARIANTS]
+)
 def test_formulations_of_mup_follow_one_trajectory(variant: str, optimizer: str) -> None:
     reference = losses("mup", optimizer, 2 * BASE, **VARIANTS[variant])
     assert reference[-1] < reference[0]

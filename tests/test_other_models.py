@@ -154,6 +154,20 @@ def test_experts_are_matrices_of_their_own() -> None:
         torch.testing.assert_close(model.get_parameter(name), own[name] / 2, rtol=0.1, atol=1e-3)
 
 
+def test_experts_whose_number_grows_are_those_of_the_base_and_more() -> None:
+    infos = mupl.describe(lambda width: mixtral(width, num_local_experts=width // 8), 64, 16)
+    scales = mupl.scale(infos, "mup", "adam", lr=0.01)
+    mlp = "model.layers.0.mlp"
+    assert (
+        infos[f"{mlp}.gate.weight"].role is Role.HIDDEN
+    )  # of a fixed number it has to be asked for
+    for leaf in ("gate_up_proj", "down_proj"):
+        info = infos[f"{mlp}.experts.{leaf}"]
+        assert isinstance(info, ParamInfo)
+        assert (info.role, info.m_in, info.m_out, info.m_copies) == (Role.HIDDEN, 4, 4, 4)
+        assert scales[f"{mlp}.experts.{leaf}"].eps == scales[f"{mlp}.gate.weight"].eps / 4
+
+
 def test_matrices_of_gpt2_are_stored_as_in_by_out() -> None:
     infos = mupl.describe(gpt2, 64, 16)
     info = infos["transformer.h.0.attn.c_attn.weight"]

@@ -429,7 +429,7 @@ def test_the_printed_table_is_the_table_of_rules() -> None:
     assert (rows[-2]["mult"], rows[-2]["lr"]) == ("1/m_in", "")  # a number is not trained
     assert get_parametrization("depth_mup").table("adam")[0]["wd"] == "1"
     table = rich_table(rows)
-    assert (table.row_count, len(table.columns)) == (len(Role) + 2, 2 + len(CELLS))
+    assert (table.row_count, len(table.columns)) == (len(Role) + 3, 2 + len(CELLS))
     special = {row["role"] for row in get_parametrization("umup").table("adam")} & {*SPECIAL_ROWS}
     assert special == {"input_embedding", "input_vector"}
 

@@ -13,6 +13,10 @@ from mupl.data import Tokens
 from mupl.data.modules import TextData
 from mupl.models import GPT
 from mupl.nn.tensors import parameters
+from mupl.optim.blocked import BlockedShampoo
+from mupl.optim.normalized import Normalized
+from mupl.optim.orthogonal import Orthogonal
+from mupl.optim.scion import Scion
 from mupl.stacked.rules import NotStackable
 from mupl.stacked.stack import Stack
 from mupl.stats.recorder import Recorder
@@ -36,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tied": {"tied": True},
     "post-norm without gains": {"post_norm": True, "norm_gain": False},
     "dropout": {"dropout": 0.3, "d_head": 4, "group_size": 2},
-    "experts": {"experts": 4, "experts_per_token": 2},
+    "experts": {"experts": 4, "experts_per_token": 2, "bias": True, "activation": "swiglu"},
 }
 
 
@@ -141,6 +145,24 @@ def test_members_follow_the_trajectories_that_they_have_alone(
 ) -> None:
     arguments = members(optimizer)
     options = [VARIANTS[variant]] * len(arguments)
+    compare(stack_of(arguments, tokens, options), arguments, tokens, options)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        partial(Orthogonal, method="accurate"),
+        partial(Normalized, inner="adamw", normalise="hyperball"),
+        pytest.param(partial(BlockedShampoo, block_size=8), marks=pytest.mark.slow),
+        pytest.param(Scion, marks=pytest.mark.slow),
+    ],
+)
+def test_each_expert_is_moved_as_a_matrix_of_its_own(optimizer: Any, tokens: Tokens) -> None:
+    arguments: list[dict[str, Any]] = []
+    for seed, name in ((0, "mup"), (1, "unit_init")):
+        tuned = {"parametrization": name, "lr": 0.01, "seed": seed}
+        arguments.append({**tuned, "optimizer": optimizer})
+    options = [{"experts": "width / 4", "bias": True, "activation": "swiglu"}] * 2
     compare(stack_of(arguments, tokens, options), arguments, tokens, options)
 
 

@@ -28,6 +28,7 @@ from mupl.roles import SPECIAL_ROWS, Role, describe
 SYMBOLS = {
     "m_in": 5.0,
     "m_out": 7.0,
+    "m_copies": 17.0,
     "m_L": 3.0,
     "fan_in": 11.0,
     "fan_out": 13.0,
@@ -162,8 +163,29 @@ def of_umup(name: str, row: str) -> dict[str, float]:
     return {"mult": mult, "init": init, "lr": lr * S.m_L**-0.5, "eps": 1.0, "grad": 1.0}
 
 
+# Whatever happens to gradients, in their eps at least
+NOT_OF_GRADIENTS = (*ONE_LR, "umup", "umup_output_scale")
+
+
+def of_copies(name: str, kind: str) -> dict[str, float]:
+    """What multiplies the row of a tensor with more matrices (arXiv 2605.14200, 2026).
+
+    Each sees a share 1 / m_copies of the examples, and its gradients are as much smaller.
+    """
+    cells = dict.fromkeys(CELLS, 1.0)
+    if name == "mulinear":
+        return cells | {"grad": S.m_copies}
+    if name in NOT_OF_GRADIENTS or kind == "orthogonal":
+        return cells
+    if kind == "sgd":
+        return cells | {"lr": S.m_copies}
+    return cells if name.endswith("full_align") else cells | {"eps": 1 / S.m_copies}
+
+
 def expected(name: str, kind: str, row: str) -> dict[str, float]:
     """Cells of a row by the papers; of a multiplier's row, mult alone."""
+    if row == "copies":
+        return of_copies(name, kind)
     if kind in OF_SIDES:
         cells = expected(name, "adam", row)
         growing = GROWING[SPECIAL_ROWS.get(row, row)] if row in ROLE_ROWS else ()

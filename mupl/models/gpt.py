@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mupl.errors import ConfigError
+from mupl.models.sizes import size_of
 from mupl.nn.dropout import Dropout
+from mupl.nn.experts import ExpertLinear
 from mupl.nn.layers import Embedding, LayerNorm, RMSNorm, ScaledLinear, times
 from mupl.nn.multipliers import Multiplier, Residual, TiedReadout
 from mupl.nn.scaled_parameters import effective, scaled
@@ -57,7 +59,8 @@ class GPTConfig:
     post_norm: bool = False  # norms after the residual sums instead of before the branches
     activation: str = "gelu"  # gelu | swiglu (Shazeer 2020)
     mlp_ratio: float = 4.0  # hidden units of a feed-forward network over width
-    experts: int | None = None  # feed-forward networks of a block, between which a router chooses
+    # feed-forward networks of a block, between which a router chooses; or a text: "width / 16"
+    experts: int | str | None = None
     experts_per_token: int = 2  # of `experts`, how many a token goes through
     positions: str = "rotary"  # rotary (Su et al. 2021) | learned
     qk_norm: bool = False  # normalise the queries and keys of each head
@@ -128,15 +131,26 @@ class GPTConfig:
             not self.unit_scaling,
             f"model.experts={self.experts}: unit scaling is without; say model.experts=null",
         )
+        count = self.num_experts
+        at_width = f" (at width {self.width})" if isinstance(self.experts, str) else ""
         _require(
-            _is_count(self.experts) and self.experts >= 2,
-            f"model.experts={self.experts}: must be a whole number >= 2, or null",
+            _is_count(count) and count >= 2,
+            f"model.experts={self.experts}: must be a whole number >= 2{at_width}, a text that "
+            "says one at every width, such as 'width / 16', or null",
         )
         _require(
-            _is_count(self.experts_per_token) and self.experts_per_token <= self.experts,
+            _is_count(self.experts_per_token) and self.experts_per_token <= count,
             f"model.experts_per_token={self.experts_per_token}: "
-            f"must be a whole number from 1 to {self.experts}, the number of experts",
+            f"must be a whole number from 1 to {count}, the number of experts{at_width}",
         )
+
+    @property
+    def num_experts(self) -> int:
+        """Experts of a block at this width; 0 if there is one feed-forward network."""
+        if isinstance(self.experts, str):
+            known = {"width": self.width, "depth": self.depth}
+            return int(size_of("model.experts", self.experts, known))
+        return self.experts or 0
 
     @property
     def num_heads(self) -> int:
@@ -305,7 +319,7 @@ class GPT(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=self.config.embedding_std)
-            elif isinstance(module, ScaledLinear):
+            elif isinstance(module, ScaledLinear | ExpertLinear):
                 module.init_normal_(self._std_of(module) / math.sqrt(module.in_features))
             elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
                 module.reset_parameters()
@@ -371,8 +385,6 @@ class GPT(nn.Module):
 class Block(nn.Module):
     """Attention and a feed-forward network, each added to the residual stream."""
 
-    last_of_branch: ClassVar = {"attention_residual": "attention.out", "mlp_residual": "mlp.down"}
-
     def __init__(
         self, config: GPTConfig, operations: Operations, rotary: nn.Module, index: int
     ) -> None:
@@ -385,6 +397,8 @@ class Block(nn.Module):
         self.mlp_residual = operations.residual(2 * index + 1)
         self.dropout = operations.dropout()
         self.post_norm = config.post_norm
+        last = "mlp.down" if config.experts is None else "mlp.networks.down"
+        self.last_of_branch = {"attention_residual": "attention.out", "mlp_residual": last}
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., T, width) -> the same shape."""
@@ -524,12 +538,13 @@ class Rotary(nn.Module):
 class FeedForward(nn.Module):
     """`down(hidden_scale h)`, h being `gelu(mult up(x)) / mult`.
 
-    For "swiglu", h is `silu(mult a) / mult * b` for `(a, b) = up(x)`.
+    For "swiglu", h is `silu(mult a) / mult * b` for `(a, b) = up(x)`. With `num_experts` it is as
+    many networks, whose inputs and outputs are those of `mupl.nn.experts.ExpertLinear`.
     """
 
     per_member: ClassVar = ("mult",)
 
-    def __init__(self, config: GPTConfig, operations: Operations) -> None:
+    def __init__(self, config: GPTConfig, operations: Operations, num_experts: int = 0) -> None:
         super().__init__()
         gradient_scale = operations.hidden_gradient_scale
         self.gated = config.activation == "swiglu"
@@ -538,11 +553,17 @@ class FeedForward(nn.Module):
         self.gradient_scale = gradient_scale
         hidden = 2 * config.hidden if self.gated else config.hidden
         self.fused = {"up.weight": 2 if self.gated else 1}  # matrices in a tensor
-        self.up = operations.linear(config.width, hidden, [gradient_scale])
-        self.down = operations.linear(config.hidden, config.width)
+        self.up: ScaledLinear | ExpertLinear
+        self.down: ScaledLinear | ExpertLinear
+        if num_experts:
+            self.up = ExpertLinear(num_experts, config.width, hidden, config.bias)
+            self.down = ExpertLinear(num_experts, config.hidden, config.width, config.bias)
+        else:
+            self.up = operations.linear(config.width, hidden, [gradient_scale])
+            self.down = operations.linear(config.hidden, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., width) -> the same shape."""
+        """(..., width) -> the same shape, or of experts their outputs for it."""
         h = self.up(x)
         if self.gated:
             a, b = h.chunk(2, -1)
@@ -563,22 +584,19 @@ class Experts(nn.Module):
 
     def __init__(self, config: GPTConfig, operations: Operations) -> None:
         super().__init__()
-        assert config.experts is not None
         self.chosen = config.experts_per_token
-        self.router = operations.linear(config.width, config.experts)
-        networks = [FeedForward(config, operations) for _ in range(config.experts)]
-        self.networks = nn.ModuleList(networks)
+        self.router = operations.linear(config.width, config.num_experts)
+        self.networks = FeedForward(config, operations, config.num_experts)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> the same shape."""
         logits_BE = self.router(x)
         least = logits_BE.topk(self.chosen, -1).values[..., -1:]
         shares_BE = logits_BE.masked_fill(logits_BE < least, -torch.inf).softmax(-1)
-        outputs = [network(x) for network in self.networks]
-        y = torch.zeros_like(x)
-        for share, output in zip(shares_BE.unbind(-1), outputs, strict=True):
-            y = y + share.unsqueeze(-1) * output
-        return y
+        experts_dim = self.networks.up.weight.dim() - 3  # after the members of a stack
+        outputs = self.networks(x.unsqueeze(experts_dim))
+        shares = shares_BE.movedim(-1, experts_dim).unsqueeze(-1)
+        return (shares * outputs).sum(experts_dim)
 
 
 def new_feed_forward(config: GPTConfig, operations: Operations) -> nn.Module:

@@ -3,16 +3,15 @@
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mupl.errors import ConfigError, enumerated
+from mupl.models.sizes import Size, size_of
 from mupl.names import find_object
 
-Size = int | Sequence[int]
 CAUSAL = "transformers.AutoModelForCausalLM"
 EXAMPLES = {"width": "+model.sizes.embed_dim=width", "depth": "+model.sizes.depth=depth, or null"}
 
@@ -63,7 +62,7 @@ def from_library(
     arguments = dict(options or {})
     for name, said in sizes.items():
         if said is not None:
-            arguments[name] = _size(f"model.sizes.{name}", said, known)
+            arguments[name] = size_of(f"model.sizes.{name}", said, known)
     return _construct(constructor, arguments)
 
 
@@ -93,30 +92,6 @@ def _check_sizes(
                 f"{name}={known[name]}: no entry of model.sizes follows from it, so that it would "
                 f"change nothing; say one, such as {EXAMPLES[name]}"
             )
-
-
-def _size(key: str, said: Any, known: Mapping[str, Size]) -> Any:
-    """Return the size that a text says, or the list of those that a list says."""
-    if isinstance(said, list | tuple):
-        return [_size(key, entry, known) for entry in said]
-    if said in known:
-        return known[said]
-    value = Fraction(1)
-    first, *rest = re.split(r"([*/])", str(said))
-    for sign, text in zip(["*", *rest[::2]], [first, *rest[1::2]], strict=True):
-        factor = int(text) if text.strip().isdecimal() else known.get(text.strip())
-        if not isinstance(factor, int) or factor < 1:
-            raise ConfigError(
-                f"{key}={said}: {text.strip()!r} is no size here; must be a product of whole "
-                f"numbers and of {enumerated(known)}, such as '4 * width' or 'width / 32'"
-            )
-        value = value * factor if sign == "*" else value / factor
-    if value.denominator != 1:
-        raise ConfigError(
-            f"{key}={said}: must be a whole number, and is {float(value):g} at width "
-            f"{known['width']}; models are built at the width, the base width and twice that"
-        )
-    return int(value)
 
 
 def _construct(name: str, arguments: Mapping[str, Any]) -> nn.Module:

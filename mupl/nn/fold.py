@@ -11,6 +11,7 @@ from torch import nn
 
 from mupl.errors import ConfigError
 from mupl.names import child_path
+from mupl.nn.experts import ExpertLinear
 from mupl.nn.insertions import (
     OUTPUT,
     ScaledAttribute,
@@ -246,8 +247,8 @@ def _last_layer(module: nn.Module) -> nn.Module | None:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    convolutions = nn.Conv1d | nn.Conv2d | nn.Conv3d
-    return isinstance(module, nn.Linear | convolutions) or is_conv1d_of_transformers(module)
+    kinds = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | ExpertLinear
+    return isinstance(module, kinds) or is_conv1d_of_transformers(module)
 
 
 def _is_layer(module: nn.Module) -> bool:

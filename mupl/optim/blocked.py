@@ -166,16 +166,19 @@ class Blocked(DirectionOptimizer):
     def update(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         for w in weights:
             assert w.grad is not None
+            shape = w.shape[group.get("batch_dims", 0) :]
+            gradients = w.grad.reshape(-1, *shape)  # of each matrix that w holds
+            copies = len(gradients)
             state = self.state[w]
             if not state:
                 state["step"] = 0
-                shapes = dict.fromkeys(buffers_of(self.method, group), tuple(w.shape))
-                shapes |= blocked_matrices(self.method, w.shape, group)
-                for name, shape in shapes.items():
-                    state[name] = w.new_zeros(1, *shape)
+                shapes = dict.fromkeys(buffers_of(self.method, group), tuple(shape))
+                shapes |= blocked_matrices(self.method, shape, group)
+                for name, of_copy in shapes.items():
+                    state[name] = w.new_zeros(copies, *of_copy)
             k = state["step"]
             state["step"] = k + 1
-            ones = [1] * (w.dim() + 1)
+            ones = [copies] + [1] * len(shape)
             numbers = {}
             for name, value in blocked_step(self.method, group, k).items():
                 numbers[name] = w.new_full(ones, value)
@@ -185,7 +188,7 @@ class Blocked(DirectionOptimizer):
             tensors = {name: x for name, x in state.items() if name != "step"}
             u = blocked_direction(
                 self.method,
-                w.grad[None],
+                gradients,
                 tensors,
                 scalars,
                 numbers,
@@ -194,7 +197,7 @@ class Blocked(DirectionOptimizer):
                 **self.method.host_arguments(group, k),
             )
             w.mul_(1 - group["lr"] * group["weight_decay"])
-            w.add_(u[0], alpha=-group["lr"])
+            w.add_(u.view_as(w), alpha=-group["lr"])
 
 
 @register("blocked_soap")

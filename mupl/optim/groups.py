@@ -27,8 +27,9 @@ def param_groups(
 
     Groups come in the order of their first tensor. Frozen tensors are left out. Some keys are for
     mupl's own optimizers: `update_kind` says how to move a group's tensors, `parts` and
-    `transposed` how they hold matrices that get orthogonal updates, `inner_kind` and `shape_factor`
-    how updates are made that are divided by their norm. Others do not look at these.
+    `transposed` how they hold matrices that get orthogonal updates, `batch_dims` how many of their
+    first dimensions count matrices, `inner_kind` and `shape_factor` how updates are made that are
+    divided by their norm. Others do not look at these.
 
     Args:
         parameters: the model that `mupl.initialize_` returned, its `named_parameters()`, or a dict
@@ -77,6 +78,8 @@ def _options(scale: Scale, eps: bool) -> dict[str, Any]:
     if scale.update_kind == UpdateKind.ORTHOGONAL:
         options["parts"] = scale.parts
         options["transposed"] = scale.transposed
+    if scale.batch_dims:
+        options["batch_dims"] = scale.batch_dims
     if eps:
         options["eps"] = scale.eps
     if scale.matrix_eps is not None:

@@ -92,9 +92,9 @@ def moved(
 
 def _is_normalised(roles: Collection[str], info: Info) -> bool:
     """Whether a tensor is a matrix of one of these roles, in either orientation."""
-    if not isinstance(info, ParamInfo) or len(info.shape) < 2 or info.role not in roles:
+    if not isinstance(info, ParamInfo) or len(info.copy_shape) < 2 or info.role not in roles:
         return False
-    return info.out_first or len(info.shape) == 2
+    return info.out_first or len(info.copy_shape) == 2
 
 
 def _kind_of(roles: Collection[str], kind: str, inner: OptimizerRules, info: Info) -> str:
@@ -238,7 +238,7 @@ class Normalized(HasRules):
         with _as_inner(groups):
             self._inner.step()
         for group, weights, before in batches:
-            u = before - _matrices(weights)
+            u = before - _matrices(group, weights)
             decay = group["lr"] * group["weight_decay"]
             matrices = moved(self._normalise, before, u, group["lr"], group["shape_factor"], decay)
             after = [x.view_as(w) for x, w in zip(matrices, weights, strict=True)]
@@ -247,7 +247,7 @@ class Normalized(HasRules):
 
 
 class _Batch(NamedTuple):
-    """Tensors of one param group and shape, and the matrices (S, out, in) that they are."""
+    """Tensors of one param group and shape, and the matrices (S.., out, in) that they are."""
 
     group: dict[str, Any]
     weights: list[Tensor]
@@ -260,12 +260,13 @@ def _batches(group: dict[str, Any]) -> list[_Batch]:
     for w in group["params"]:
         if w.grad is not None:
             by_shape.setdefault(tuple(w.shape), []).append(w)
-    return [_Batch(group, weights, _matrices(weights)) for weights in by_shape.values()]
+    return [_Batch(group, weights, _matrices(group, weights)) for weights in by_shape.values()]
 
 
-def _matrices(weights: list[Tensor]) -> Tensor:
-    """Return a copy of tensors of one shape as matrices (S, out, in)."""
-    return torch.stack([w.flatten(1) for w in weights])
+def _matrices(group: dict[str, Any], weights: list[Tensor]) -> Tensor:
+    """Return a copy of tensors of one shape as matrices (S, out, in), or (S, copies, out, in)."""
+    out_dim = group.get("batch_dims", 0)
+    return torch.stack([w.flatten(out_dim + 1) for w in weights])
 
 
 @contextmanager

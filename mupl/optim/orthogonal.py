@@ -167,11 +167,12 @@ def _route(roles: Collection[str], info: Info) -> str:
 def is_matrix(info: Info) -> bool:
     """Whether a tensor is a matrix (fan_out, fan_in), or a hidden one that is stored transposed.
 
-    Embeddings and transposed convolutions are none.
+    Several of them, such as those of experts, count as one. Embeddings and transposed convolutions
+    are none.
     """
-    if not isinstance(info, ParamInfo) or len(info.shape) < 2 or info.is_embedding:
+    if not isinstance(info, ParamInfo) or len(info.copy_shape) < 2 or info.is_embedding:
         return False
-    return info.out_first or (len(info.shape) == 2 and info.role is Role.HIDDEN)
+    return info.out_first or (len(info.copy_shape) == 2 and info.role is Role.HIDDEN)
 
 
 def move_orthogonally(
@@ -185,8 +186,8 @@ def move_orthogonally(
     Matrices of one shape are stacked and computed at once.
 
     Args:
-        group: its `method`, lr and weight decay; `parts` and `transposed` say how its tensors hold
-            matrices (`mupl.optim.groups.param_groups`).
+        group: its `method`, lr and weight decay; `parts`, `transposed` and `batch_dims` say how
+            its tensors hold matrices (`mupl.optim.groups.param_groups`).
         cells: the factor of a matrix is the largest of these in its fan_out and fan_in.
     """
     torch._foreach_mul_(list(weights), 1 - group["lr"] * group["weight_decay"])
@@ -202,10 +203,14 @@ def move_orthogonally(
         torch._foreach_add_(places, list(directions), alpha=-group["lr"] * factor)
 
 
-def matrices(x: Tensor, group: Mapping[str, Any]) -> Sequence[Tensor]:
+def matrices(x: Tensor, group: Mapping[str, Any]) -> list[Tensor]:
     """Return the matrices (fan_out, fan_in) that a tensor of a group holds, as views of it."""
-    matrix = x.mT if group.get("transposed") else x.view(len(x), -1)
-    return matrix.split(group["parts"]) if group.get("parts") else (matrix,)
+    copies = x.view(-1, *x.shape[group.get("batch_dims", 0) :])
+    found: list[Tensor] = []
+    for copy in copies:
+        matrix = copy.mT if group.get("transposed") else copy.view(len(copy), -1)
+        found += matrix.split(group["parts"]) if group.get("parts") else (matrix,)
+    return found
 
 
 def momenta(
@@ -230,8 +235,8 @@ class Orthogonal(DirectionOptimizer):
     A matrix W (fan_out, fan_in) moves by `w <- w - lr (weight_decay w + factor U V^T)` with
     `U S V^T` the momentum (see `accumulate`). A convolution's weight is such a matrix with the
     receptive field in fan_in. A tensor that holds several matrices, such as queries, keys and
-    values, is cut into these. Momenta of one shape are stacked and computed at once. Where all
-    gradients so far were 0 there is no direction, and no update.
+    values, or those of experts, is cut into these. Momenta of one shape are stacked and computed at
+    once. Where all gradients so far were 0 there is no direction, and no update.
 
     Args:
         params: param groups with the keys `params` and `update_kind` ("orthogonal" or "adam"), as

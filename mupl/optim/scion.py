@@ -136,7 +136,8 @@ class Scion(DirectionOptimizer):
             return
         of_tensor = torch.sign if group["update_kind"] == UpdateKind.SIGN else unit_rows
         for w, momentum in zip(weights, directions, strict=True):
-            fan_out = len(w) if w.dim() else 1
-            factor = largest(cells, fan_out, w.numel() // fan_out)
+            shape = w.shape[group.get("batch_dims", 0) :]
+            fan_out = shape[0] if shape else 1
+            factor = largest(cells, fan_out, shape.numel() // fan_out)
             w.mul_(1 - group["lr"] * group["weight_decay"])
             w.sub_(of_tensor(momentum), alpha=group["lr"] * factor)

@@ -53,7 +53,7 @@ def _kind_of(block_size: int | None, graft: str | None, info: Info) -> str:
     if graft is not None:
         return OF_GRAFT[graft]
     blocks = _in_blocks(block_size, info)
-    if len(info.shape) < 2 and not any(blocks):
+    if len(info.copy_shape) < 2 and not any(blocks):
         return UpdateKind.ORTHOGONAL
     return _OF_BLOCKS[blocks]
 
@@ -71,8 +71,8 @@ def _in_blocks(block_size: int | None, info: Info) -> tuple[bool, bool]:
     """
     if block_size is None or not isinstance(info, ParamInfo):
         return False, False
-    if len(info.shape) < 2:
-        is_cut = max(info.shape, default=1) > block_size
+    if len(info.copy_shape) < 2:
+        is_cut = max(info.copy_shape, default=1) > block_size
         return is_cut, is_cut
     outputs, inputs = (max(side) > block_size for side in sides(info))
     grows_out = info.role in (Role.INPUT, Role.HIDDEN)

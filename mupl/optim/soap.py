@@ -47,20 +47,20 @@ def _rotation_of(largest: int, info: Info) -> Monomial:
     Of an input layer it is the outputs' side too, which its rule leaves out.
     """
     kind = _kind_of(largest, info)
-    if isinstance(info, ParamInfo) and info.role is Role.INPUT and len(info.shape) > 1:
+    if isinstance(info, ParamInfo) and info.role is Role.INPUT and len(info.copy_shape) > 1:
         outputs, _ = sides(info)
         kind = UpdateKind.ROTATED_OUT if max(outputs) <= largest else kind
     return ROTATIONS.get(kind, Monomial())
 
 
 def sides(info: ParamInfo) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the sizes of the outputs' side and of the inputs' side of a tensor."""
-    first, rest = info.shape[:1], info.shape[1:]
+    """Return the sizes of the outputs' side and of the inputs' side of a matrix."""
+    first, rest = info.copy_shape[:1], info.copy_shape[1:]
     return (first, rest) if info.out_first else (rest, first)
 
 
 def _kind_of(largest: int, info: Info) -> str:
-    if not isinstance(info, ParamInfo) or len(info.shape) < 2:
+    if not isinstance(info, ParamInfo) or len(info.copy_shape) < 2:
         return UpdateKind.ADAM
     outputs, inputs = sides(info)
     if max(inputs) <= largest:

@@ -27,10 +27,13 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 
 - `adam`: entries of w move by lr, whatever the gradient is.
 - `sgd`: g is the exponent of the gradient of W. It is 0 for the readout. For every tensor before
-  it, it is the exponent of the readout's W, because backpropagation is linear in that.
+  it, it is the exponent of the readout's W, because backpropagation is linear in that. If a tensor
+  holds matrices whose number grows with width, such as those of experts, each sees a share of the
+  examples, and g is less by 1.
 - `orthogonal`: d is the number of dimensions that grow. r singular values of 1 make entries of
   sqrt(r / (fan_in fan_out)), and the rank r of a gradient does not grow with width once that is
-  above the batch size.
+  above the batch size. Of an expert, one of a growing number, it may fall as its share of the
+  examples; of the router between them it may grow with their number.
 - `rotated`, `rotated_in`, `rotated_out`: entries have size lr in the eigenbasis of the sides. If
   all are filled, by noise, so they are in W's own basis; if the gradient has few directions, the
   Frobenius norm is smaller by the rotation (`OptimizerRules.rotation`). What fills the rest adds up
@@ -50,14 +53,17 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 - No update may exceed `STABLE`, above which outputs grow. A table that predicts such updates (sp,
   ntk under Adam) describes a network that fails, and it must be seen to fail.
 - Let f be 1 where fan_in grows, else 0. The few directions of an update are those of its inputs,
-  so that it sums over fan_in coherently; what noise fills of a rotated basis adds f/2. W at init is
-  random, so its sums grow as n^1/2. A readout may grow as n, as backpropagation turns its inputs
-  into its own directions. Inputs x_t - x_0 move as the effective parts before them do. Neither part
-  may grow, and nothing is said while nothing has moved (Haas et al. 2025, arXiv 2505.22491).
+  so that it sums over fan_in coherently; what noise fills of a rotated basis adds f/2. Between both
+  is what it makes of all examples for an expert, one of a growing number, that saw few of them. W
+  at init is random, so its sums grow as n^1/2. A readout may grow as n, as backpropagation turns
+  its inputs into its own directions. Inputs x_t - x_0 move as the effective parts before them do.
+  Neither part may grow, and nothing is said while nothing has moved (Haas et al. 2025, arXiv
+  2505.22491).
 - Matrix norms of a weight, an update or a decay of d growing dimensions: the entries' exponent plus
   d/2 where a few directions make it, so that all norms are alike. The spectral norm of what is
   random (W at init, what fills a rotated basis) grows by the largest side's n^1/2 alone. RMS->RMS:
-  the spectral norm's plus (f - g)/2, with g 1 where fan_out grows, else 0.
+  the spectral norm's plus (f - g)/2, with g 1 where fan_out grows, else 0. Where the number of
+  matrices in a tensor grows, the Frobenius norm of all grows by n^1/2 besides.
 - Outputs must have the exponent 0 in every parametrization: this is what muP is for.
 - While every readout is 0, no gradient reaches the layers before it: their first update is 0.
   All updates are 0 while an optimizer is idle (`OptimizerRules.idle_steps`).
@@ -73,6 +79,7 @@ Roles are those of the shapes, and cells those of the parametrization's own tabl
 nor an override that a user sets changes what must be seen.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -80,7 +87,7 @@ from fractions import Fraction
 from mupl.errors import ConfigError
 from mupl.initializers import Initializer
 from mupl.parametrization.cells import Monomial
-from mupl.parametrization.rules import ROWS, Parametrization
+from mupl.parametrization.rules import COPIES, ROWS, Parametrization
 from mupl.parametrization.scales import tied_rule
 from mupl.parametrization.update_kinds import (
     RELATIVES,
@@ -172,7 +179,7 @@ def expected_exponents(
         expected |= _of_weight(network, name, t, decays_by)
         if is_settled or t < 0:
             expected |= _of_update(network, name, t, decays_by)
-        if len(info.shape) > 1 and _makes_output(name, infos):
+        if len(info.copy_shape) > 1 and _makes_output(name, infos):
             expected |= _of_output(network, name, t, decays_by)
     return expected | {("attention_logits", "*"): network.attention_logits()}
 
@@ -248,10 +255,13 @@ class _Network:
         self._tensors: dict[str, ParamInfo] = {}
         self._readouts: list[str] = []
         self._tied: list[float] = []  # of tied readouts, the exponents of W
+        self._copies: set[int] = set()  # growing numbers of matrices in one tensor
         residuals: list[float] = []
         for name, info in infos.items():
             if isinstance(info, ParamInfo):
                 self._tensors[name] = replace(info, role=info.shape_role)
+                if info.copies_grow:
+                    self._copies.add(math.prod(info.shape[: info.batch_dims]))
                 if info.shape_role is Role.OUTPUT:
                     self._readouts.append(name)
             elif info.role is MultiplierRole.TIED:
@@ -315,7 +325,7 @@ class _Network:
         """Return the exponents of the norms of W after t updates; of a vector none."""
         info = self._tensors[name]
         entries = self.weight(name, t)
-        if entries.zero or info.kept or len(info.shape) < 2:
+        if entries.zero or info.kept or len(info.copy_shape) < 2:
             return {}
         fan_in, fan_out = self._growth(info)
         low = high = entries.high + HALF * (fan_in + fan_out)  # of updates, if there are any
@@ -329,10 +339,13 @@ class _Network:
         """Return the exponents of the norms of an update at t; of a vector none."""
         info = self._tensors[name]
         entries = self.stable_update(name, t)
-        if entries.zero or len(info.shape) < 2:
+        if entries.zero or len(info.copy_shape) < 2:
             return {}
         fan_in, fan_out = self._growth(info)
-        low = entries.low + HALF * (fan_in + fan_out)
+        few = entries.low
+        if self.rules.kind_of(info) in _OF_SPECTRAL_NORM and info.copies_grow:
+            few = entries.high  # of smaller entries there are fewer directions
+        low = few + HALF * (fan_in + fan_out)
         filled = entries.high + HALF * max(fan_in, fan_out)
         high = max(low, filled) if entries.low < entries.high else low
         if self._is_filled_input(info):
@@ -343,8 +356,9 @@ class _Network:
 
     def _norms(self, info: ParamInfo, entries: Expected, spectral: Expected) -> dict[str, Expected]:
         fan_in, fan_out = self._growth(info)
+        copies = 0.0 if self._in_depth else float(info.copies_grow)
         return {
-            "frobenius": entries.shifted(HALF * (fan_in + fan_out)),
+            "frobenius": entries.shifted(HALF * (fan_in + fan_out + copies)),
             "spectral": spectral,
             "rms_to_rms": spectral.shifted(HALF * (fan_in - fan_out)),
         }
@@ -374,15 +388,19 @@ class _Network:
         """Return the exponent of (W_(t+1) - W_t) x_t.
 
         Rows of an update that points along x_t add up as fan_in, random ones as fan_in^1/2. A step
-        that is relative to the norm of W may be either: its data say how many directions it has.
+        that is relative to the norm of W may be either: its data say how many directions it has. So
+        are the inputs of an expert, which are all examples: it was updated for ever fewer of them
+        where the number of experts grows.
         """
         update = self.stable_update(name, t)
         if update.zero:
             return ZERO
         info = self._tensors[name]
         fan_in, _ = self._growth(info)
-        aligned = update.low + fan_in
         random = update.high + HALF * fan_in
+        if info.copies_grow:
+            return Expected(random, update.high + fan_in)
+        aligned = update.low + fan_in
         if self._is_relative(info):
             return Expected(random, aligned)
         is_random = update.low < update.high and not self._is_filled_input(info)
@@ -476,7 +494,7 @@ class _Network:
         found = []
         for name in names[last + 1 :]:
             info = self._tensors[name]
-            if len(info.shape) > 1 and info.role is Role.SCALAR:
+            if len(info.copy_shape) > 1 and info.role is Role.SCALAR:
                 found.append(name)
         return found
 
@@ -519,10 +537,17 @@ class _Network:
         if kind == UpdateKind.SGD:
             power += mult + self._cell(info, "grad")
             power += self._gradient(info, t)
-        is_filled = kind in _OF_ANY_RANK and info.role is Role.HIDDEN and not self._in_depth
-        if is_filled or self._is_filled_input(info):
+        if self._is_filled_input(info):
             return Expected(power, power + HALF)
+        if kind in _OF_SPECTRAL_NORM and info.role is Role.HIDDEN and not self._in_depth:
+            fewer = HALF if info.copies_grow else 0.0
+            more = HALF if kind in _OF_ANY_RANK or self._is_router(info) else 0.0
+            return Expected(power - fewer, power + more)
         return Expected(power - self._power(self.rules.rotation(info), info), power)
+
+    def _is_router(self, info: ParamInfo) -> bool:
+        """Say whether a matrix has as many outputs as there are experts, whose number grows."""
+        return info.fan_out in self._copies
 
     def _is_of_readout(self, name: str) -> bool:
         return _owner(name) in map(_owner, self._readouts)
@@ -531,17 +556,18 @@ class _Network:
         """Return the exponent of the gradient of W."""
         if self._in_depth:
             return self._residual if info.in_block else 0.0
+        share = -float(info.copies_grow)
         if info.role not in (Role.INPUT, Role.HIDDEN):
-            return 0.0
+            return share
         readouts = [self.weight(name, t).high for name in self._readouts]
-        return max(readouts + self._tied, default=0.0)
+        return share + max(readouts + self._tied, default=0.0)
 
     def _initial(self, info: ParamInfo) -> float:
         return self._cell(info, "mult") + self._cell(info, "init")
 
     def _cell(self, info: Info, cell: str) -> float:
         """Return the exponent of a cell of the rule for a tensor or a multiplier."""
-        rule = self._parametrization.rule(self.rules.kind_of(info), info.row)
+        rule = self._parametrization.rule_of(self.rules.kind_of(info), info)
         return self._power(getattr(rule, cell), info)
 
     def _growth(self, info: Info) -> tuple[float, float]:
@@ -558,6 +584,7 @@ def exponent(cell: Monomial, info: Info, rules: OptimizerRules) -> float:
     """Return the power of width in a cell, where fan_in and fan_out grow as the role says."""
     fan_in, fan_out = _growth(info)
     powers = {"m_in": fan_in, "fan_in": fan_in, "m_out": fan_out, "fan_out": fan_out}
+    powers["m_copies"] = float(info.copies_grow)
     powers["shape_factor"] = shape_factor_exponent(info, rules)
     return _sum_of_powers(cell, powers)
 
@@ -608,7 +635,7 @@ def table_with_exponents(
     predicted = _exponents_of_rows(parametrization, update_kind)
     table = []
     for row in parametrization.table(update_kind):
-        found = predicted.get(row["role"], {"W": "", "update": ""})  # a number is not trained
+        found = predicted.get(row["role"], {"W": "", "update": ""})  # of no tensor by itself
         table.append(row | found)
     return table
 
@@ -619,7 +646,7 @@ def _exponents_of_rows(
     """Return the exponents of `W` at init and of an `update` of it, for every row of a table."""
     infos: dict[str, Info] = {}
     for row in ROWS:
-        if row not in list(MultiplierRole):
+        if row not in (COPIES, *MultiplierRole):
             infos[f"{row}.w"] = _typical_tensor(row)
     expected = expected_exponents(infos, parametrization, update_kind, t=0)
     table = {}

@@ -10,15 +10,17 @@ from mupl.names import match_globs
 from mupl.parametrization.cells import Monomial
 from mupl.parametrization.tables import TABLES
 from mupl.parametrization.update_kinds import DERIVED, Derived, UpdateKind
-from mupl.roles import SPECIAL_ROWS, MultiplierRole, Role
+from mupl.roles import SPECIAL_ROWS, Info, MultiplierRole, Role
 
 Overrides = Mapping[str, Mapping[str, str | float]]
 
 # A tied readout has no row: its multiplier follows from the rows `input` and `output`.
-ROWS = (*Role, *SPECIAL_ROWS, MultiplierRole.ATTENTION, MultiplierRole.RESIDUAL)
+COPIES = "copies"  # the row that multiplies those of tensors with more matrices than at the base
+ROWS = (*Role, *SPECIAL_ROWS, COPIES, MultiplierRole.ATTENTION, MultiplierRole.RESIDUAL)
 ONE = Monomial()
-# symbols that are 1 for tensors of a role
+# symbols that are 1 in a row; those of `copies` are in the row that it multiplies
 _ONES: dict[str, tuple[str, ...]] = {
+    COPIES: ("m_in", "m_out", "shape_factor"),
     Role.INPUT: ("m_in",),
     Role.OUTPUT: ("m_out",),
     Role.SCALAR: ("m_in", "m_out"),
@@ -38,6 +40,12 @@ class Rule:
     eps: Monomial = ONE
     grad: Monomial = ONE
     wd: Monomial | None = None
+
+    def times(self, other: "Rule") -> "Rule":
+        """Return the product of two rules, cell by cell."""
+        cells = {cell: getattr(self, cell) * getattr(other, cell) for cell in CELLS}
+        wd = None if self.wd is None else self.wd * (other.wd or ONE / other.lr)
+        return Rule(**cells, wd=wd)
 
 
 def _derived(row: str, adam: Rule, lr: Monomial, derived: Derived) -> Rule:
@@ -74,8 +82,8 @@ class Parametrization:
     Args:
         name: for messages and tables.
         rules: update kind -> row -> rule. A row that is missing is all ones, one of
-            `SPECIAL_ROWS` that of its role. The update kind `"*"` stands for every kind that has
-            no rules of its own.
+            `SPECIAL_ROWS` that of its role. The row `COPIES` multiplies others (`rule_of`). The
+            update kind `"*"` stands for every kind that has no rules of its own.
         overrides: glob on names -> cells in place of the table's, such as
             `{"readout.*": {"mult": 1}}` or `{"layers.1.*": {"lr": "1/m_in", "wd": 0}}`. Beside the
             cells of `Rule` there is `lr_scale` (alpha), and `wd` holds in every weight decay mode.
@@ -139,6 +147,21 @@ class Parametrization:
             row = SPECIAL_ROWS.get(row, row)
         return by_row.get(row, Rule())
 
+    def rule_of(self, update_kind: str, info: Info) -> Rule:
+        """Return the rule of a tensor or a multiplier.
+
+        It is the one of its row, times the row `copies` if it holds more matrices at larger widths.
+
+        Example:
+            >>> from mupl.nn.experts import ExpertLinear
+            >>> from mupl.roles import describe
+            >>> infos = describe(lambda width: ExpertLinear(width // 4, width, width), 32, 8)
+            >>> print(get_parametrization("mup").rule_of("adam", infos["weight"]).eps)
+            1/m_out/m_copies
+        """
+        rule = self.rule(update_kind, info.row)
+        return rule.times(self.rule(update_kind, COPIES)) if info.copies_grow else rule
+
     def override(self, overrides: Overrides) -> "Parametrization":
         """Return the parametrization with these cells replaced, on top of earlier overrides."""
         return replace(self, overrides={**self.overrides, **overrides})
@@ -184,7 +207,8 @@ class Parametrization:
     def table(self, update_kind: str) -> list[dict[str, str]]:
         """Return the rules as rows of text to print, by role; cells are factors on base values.
 
-        `wd` is the factor on decoupled weight decay. A multiplier's row has only `mult`.
+        `wd` is the factor on decoupled weight decay. A multiplier's row has only `mult`. The row
+        `copies` is a factor on the others.
 
         Args:
             update_kind: one of `mupl.parametrization.update_kinds.UpdateKind`.
@@ -198,7 +222,7 @@ class Parametrization:
         by_row = self.rules_of(update_kind)
         table = []
         for row in ROWS:
-            if row in SPECIAL_ROWS and row not in by_row:
+            if row in (*SPECIAL_ROWS, COPIES) and row not in by_row:
                 continue
             rule = self.rule(update_kind, row)
             cells = {cell: str(getattr(rule, cell)) for cell in CELLS}

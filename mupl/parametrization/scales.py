@@ -36,6 +36,7 @@ class Scale:
         parts: numbers of outputs of the matrices into which the optimizer cuts the tensor.
         part_factors: their shape factors.
         transposed: whether the tensor is a matrix that is stored as (fan_in, fan_out).
+        batch_dims: how many of its first dimensions count matrices, as in `ParamInfo`.
         lr, eps, weight_decay: for the tensor's param group.
         matrix_eps: the same, of an optimizer that takes roots of sums of `G G^T`; None: it does
             not.
@@ -66,6 +67,7 @@ class Scale:
     parts: tuple[int, ...] = ()
     part_factors: tuple[float, ...] = ()
     transposed: bool = False
+    batch_dims: int = 0
     shape: tuple[int, ...] | None = None
     init_factor: float = 1.0
     own: OwnValues | None = None
@@ -111,7 +113,7 @@ def compute_scales(
         if info.row == MultiplierRole.TIED:
             rule = tied_rule(parametrization, infos, rules)
         else:
-            rule = parametrization.rule(rules.kind_of(info), info.row)
+            rule = parametrization.rule_of(rules.kind_of(info), info)
         if isinstance(info, MultiplierInfo):
             scales[name] = _scale_multiplier(info, rule, overrides[name], rules, own)
         else:
@@ -206,7 +208,8 @@ def _scale_tensor(
         inner_kind=rules.inner_kind(info),
         parts=rules.parts(info),
         part_factors=rules.part_factors(info),
-        transposed=len(info.shape) == 2 and not info.out_first,
+        transposed=len(info.copy_shape) == 2 and not info.out_first,
+        batch_dims=info.batch_dims,
         shape=info.shape,
         init_factor=init_factor,
         own=info.own,
@@ -219,7 +222,7 @@ def _matrix_eps(
 ) -> float | None:
     if rules.matrix_eps is None:
         return None
-    of_sums = parametrization.rule(rules.matrix_eps.kind_of(info), info.row)
+    of_sums = parametrization.rule_of(rules.matrix_eps.kind_of(info), info)
     return rules.matrix_eps.value * float(of_sums.eps(**_symbols(info, {}, rules)) ** 2)
 
 

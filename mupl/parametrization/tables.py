@@ -21,6 +21,10 @@ which dimensions of a tensor grow with width. A column is what is multiplied:
 
 Rows beside the roles:
 
+- `copies`: multiplies the row of a tensor that holds m_copies times as many matrices as at the base
+  width, such as those of experts. Each of them sees a share of the examples that falls as their
+  number grows, and so do its gradients: SGD's lr makes up for it, eps follows it, and an update
+  that is invariant to the scale of the gradient stays;
 - `attention`, `residual`: the multiplier of attention logits and of a residual branch;
 - `input_embedding`, `input_vector`, `scalar_vector`: embeddings, and tensors of fewer than two
   dimensions such as biases and gains, where their rule differs from the one of their role.
@@ -56,6 +60,7 @@ TABLES: dict[str, str] = {
     input      1          1          m_out^1/2  1
     hidden     1          m_in^-1/2  m_in^-1/2  1/m_in
     output     1          m_in^-1/2  1/m_in     1/m_in
+    copies     1          1          m_copies   1
     attention  m_in^-1/2  1          1          1
     """,
     "ntk_full_align": """
@@ -64,31 +69,35 @@ TABLES: dict[str, str] = {
     input      1          m_out^1/2  1          1
     hidden     m_in^-1/2  m_in^1/2   m_in^-1/2  m_in^-1/2
     output     m_in^-1/2  1          m_in^-1/2  m_in^-1/2
+    copies     1          m_copies   1          1
     attention  m_in^-1/2  1          1          1
     """,
     "mean_field": """
     mean-field parametrization (one abc-class with muP): Mei et al.; Everett et al., 2018
-               mult       sgd.lr  adam.lr    adam.eps         orthogonal.lr
-    input      1          m_out   1          1/m_out          m_out^1/2/shape_factor
-    hidden     m_in^-1/2  m_out   m_in^-1/2  m_in^-1/2/m_out  m_out^1/2/shape_factor
-    output     1/m_in     m_in    1          1/m_in           m_in^1/2/shape_factor
-    attention  1/m_in     1       1          1                1
+               mult       sgd.lr    adam.lr    adam.eps         orthogonal.lr
+    input      1          m_out     1          1/m_out          m_out^1/2/shape_factor
+    hidden     m_in^-1/2  m_out     m_in^-1/2  m_in^-1/2/m_out  m_out^1/2/shape_factor
+    output     1/m_in     m_in      1          1/m_in           m_in^1/2/shape_factor
+    copies     1          m_copies  1          1/m_copies       1
+    attention  1/m_in     1         1          1                1
     """,
     "mup": """
     muP, output multiplier: Yang et al., Tensor Programs V, Table 8, 2022
-               mult    init       sgd.lr      adam.lr  adam.eps  orthogonal.lr
-    input      1       1          m_out       1        1/m_out   m_out^1/2/shape_factor
-    hidden     1       m_in^-1/2  m_out/m_in  1/m_in   1/m_out   m_out^1/2*m_in^-1/2/shape_factor
-    output     1/m_in  1          m_in        1        1/m_in    m_in^1/2/shape_factor
-    attention  1/m_in  1          1           1        1         1
+               mult    init       sgd.lr      adam.lr  adam.eps    orthogonal.lr
+    input      1       1          m_out       1        1/m_out     m_out^1/2/shape_factor
+    hidden     1       m_in^-1/2  m_out/m_in  1/m_in   1/m_out     m_out^1/2*m_in^-1/2/shape_factor
+    output     1/m_in  1          m_in        1        1/m_in      m_in^1/2/shape_factor
+    copies     1       1          m_copies    1        1/m_copies  1
+    attention  1/m_in  1          1           1        1           1
     """,
     "mup_table3": """
     muP without multipliers: Yang et al., Tensor Programs V, Table 3, 2022
-               mult    init       sgd.lr      adam.lr  adam.eps  orthogonal.lr
-    input      1       1          m_out       1        1/m_out   m_out^1/2/shape_factor
-    hidden     1       m_in^-1/2  m_out/m_in  1/m_in   1/m_out   m_out^1/2*m_in^-1/2/shape_factor
-    output     1       1/m_in     1/m_in      1/m_in   1         m_in^-1/2/shape_factor
-    attention  1/m_in  1          1           1        1         1
+               mult    init       sgd.lr      adam.lr  adam.eps    orthogonal.lr
+    input      1       1          m_out       1        1/m_out     m_out^1/2/shape_factor
+    hidden     1       m_in^-1/2  m_out/m_in  1/m_in   1/m_out     m_out^1/2*m_in^-1/2/shape_factor
+    output     1       1/m_in     1/m_in      1/m_in   1           m_in^-1/2/shape_factor
+    copies     1       1          m_copies    1        1/m_copies  1
+    attention  1/m_in  1          1           1        1           1
     """,
     "mup_table9": """
     muP, the original abc form: Yang & Hu; Yang et al., Tensor Programs IV; V, Table 9, 2021
@@ -96,12 +105,14 @@ TABLES: dict[str, str] = {
     input      m_out^1/2  m_out^-1/2  1           1/shape_factor
     hidden     1          m_in^-1/2   m_out/m_in  m_out^1/2*m_in^-1/2/shape_factor
     output     m_in^-1/2  m_in^-1/2   1           1/shape_factor
+    copies     1          1           m_copies    1
     attention  1/m_in     1           1           1
 
                adam.lr     adam.eps
     input      m_out^-1/2  m_out^-1/2
     hidden     1/m_in      1/m_out
     output     m_in^-1/2   m_in^-1/2
+    copies     1           1/m_copies
     """,
     "unit_init": """
     muP, every w ~ N(0, 1): Yang et al., Tensor Programs V, Lemma J.1 on Table 8, 2022
@@ -109,28 +120,32 @@ TABLES: dict[str, str] = {
     input      sigma            1/sigma  m_out/sigma^2  m_out^1/2/sigma/shape_factor
     hidden     sigma*m_in^-1/2  1/sigma  m_out/sigma^2  m_out^1/2/sigma/shape_factor
     output     sigma/m_in       1/sigma  m_in/sigma^2   m_in^1/2/sigma/shape_factor
+    copies     1                1        m_copies       1
     attention  1/m_in           1        1              1
 
                adam.lr          adam.eps
     input      1/sigma          sigma/m_out
     hidden     m_in^-1/2/sigma  sigma*m_in^-1/2/m_out
     output     1/sigma          sigma/m_in
+    copies     1                1/m_copies
     """,
     # One global lr, eps and weight decay: multipliers and gradient factors are in the layer.
     "mulinear": """
     MuLinear, Table 9 under SGD and Table 8 under Adam: abcd-parametrization, 2024
-               sgd.mult             sgd.init
-    input      alpha^1/2*m_out^1/2  alpha^-1/2*m_out^-1/2
-    hidden     alpha^1/2            alpha^-1/2*m_in^-1/2
-    output     alpha^1/2*m_in^-1/2  alpha^-1/2*m_in^-1/2
-    scalar     alpha^1/2            alpha^-1/2
-    attention  1/m_in               1
+               sgd.mult             sgd.init               sgd.grad
+    input      alpha^1/2*m_out^1/2  alpha^-1/2*m_out^-1/2  1
+    hidden     alpha^1/2            alpha^-1/2*m_in^-1/2   1
+    output     alpha^1/2*m_in^-1/2  alpha^-1/2*m_in^-1/2   1
+    scalar     alpha^1/2            alpha^-1/2             1
+    copies     1                    1                      m_copies
+    attention  1/m_in               1                      1
 
                adam.mult       adam.init            adam.grad
     input      alpha^1/2       alpha^-1/2           m_out
     hidden     alpha^1/2/m_in  alpha^-1/2*m_in^1/2  m_in^2
     output     alpha^1/2/m_in  alpha^-1/2           m_in
     scalar     alpha^1/2       alpha^-1/2           1
+    copies     1               1                    m_copies
     attention  1/m_in          1                    1
     """,
     "cerebras": """
@@ -139,6 +154,7 @@ TABLES: dict[str, str] = {
     input      1          1          1        1/m_out
     hidden     1          m_in^-1/2  1/m_in   1/m_out
     output     1/m_in     1          1        1/m_in
+    copies     1          1          1        1/m_copies
     attention  1/m_in     1          1        1
     """,
     # eps and weight decay as in CompleteP
@@ -149,6 +165,7 @@ TABLES: dict[str, str] = {
     hidden     1         m_in^-1/2  m_out/m_in  m_L^-1/2/m_in  m_L^-1/2/m_out  m_in
     output     1/m_in    1          m_in        m_L^-1/2       m_L^-1/2/m_in   1
     scalar     1         1          1           m_L^-1/2       m_L^-1/2        1
+    copies     1         1          m_copies    1              1/m_copies      1
     attention  1/m_in    1          1           1              1               1
     residual   m_L^-1/2  1          1           1              1               1
     """,
@@ -160,6 +177,7 @@ TABLES: dict[str, str] = {
     hidden     1       m_in^-1/2  m_L*m_out/m_in  1/m_in   1/m_L/m_out
     output     1/m_in  1          m_L*m_in        1        1/m_L/m_in
     scalar     1       1          m_L             1        1/m_L
+    copies     1       1          m_copies        1        1/m_copies
     attention  1/m_in  1          1               1        1
     residual   1/m_L   1          1               1        1
     """,

@@ -186,11 +186,12 @@ def kind_at_base(rules: OptimizerRules, info: ParamInfo) -> str:
     It differs from that at the described width where an optimizer treats tensors by their size.
     """
     across, growth = (info.m_out, info.m_in) if info.out_first else (info.m_in, info.m_out)
-    shape = list(info.shape)
+    copies = info.shape[: info.batch_dims]
+    shape = list(info.copy_shape)
     if len(shape) > 1:
         shape[0] = round(shape[0] / across)
         shape[1] = round(shape[1] / growth)
-    return rules.kind_of(replace(info, shape=tuple(shape)))
+    return rules.kind_of(replace(info, shape=(*copies, *shape)))
 
 
 def largest(cells: Sequence[Monomial], fan_out: float, fan_in: float) -> float:
@@ -214,4 +215,4 @@ def as_optimizer_rules(optimizer: UpdateKind | str | OptimizerRules) -> Optimize
 
 
 def _same_kind(kind: str, info: Info) -> str:  # not a lambda, which could not be pickled
-    return UpdateKind.ADAM if kind in DERIVED and len(info.shape) < 2 else kind
+    return UpdateKind.ADAM if kind in DERIVED and len(info.copy_shape) < 2 else kind

@@ -308,8 +308,9 @@ def _describe_tensor(tensor: _Compared, given: _Given) -> ParamInfo:
     sizes = [sizes_of(shape, fans, count) for shape, count in zip(shapes, groups, strict=True)]
     (base_fan_in, base_fan_out), (fan_in, fan_out) = sizes[0], sizes[-1]
     shape_role = role_of_growth(sizes)
-    if len(shape) < 2:  # whatever role is given to a vector, its shape says a map of 1 to n
-        shape_role = Role.INPUT if any(grows) else Role.SCALAR
+    batch = fans.batch_dims
+    if len(shape) - batch < 2:  # whatever role is given to a vector, it is a map of 1 to n
+        shape_role = Role.INPUT if any(grows[batch:]) else Role.SCALAR
     return ParamInfo(
         role=given.role or shape_role,
         shape_role=shape_role,
@@ -320,7 +321,10 @@ def _describe_tensor(tensor: _Compared, given: _Given) -> ParamInfo:
         m_out=fan_out / base_fan_out,
         **_start(tensor, given, _usual_ratios(sizes[0], sizes[-1]))._asdict(),
         is_embedding=isinstance(owner, nn.Embedding | nn.EmbeddingBag),
-        out_first=fans.out_dims == [0],
+        out_first=fans.out_dims == [batch],
+        m_copies=math.prod(shape[:batch]) / math.prod(shapes[0][:batch]),
+        copies_grow=any(grows[:batch]),
+        batch_dims=batch,
     )
 
 
@@ -333,7 +337,7 @@ def _describe_uses(first: str, by_use: Mapping[str, ParamInfo]) -> dict[str, Inf
     Raises:
         ConfigError: if uses ask for different rules.
     """
-    kinds = {(info.role, info.m_in, info.m_out) for info in by_use.values()}
+    kinds = {(info.role, info.m_in, info.m_out, info.m_copies) for info in by_use.values()}
     if len(kinds) == 1:
         return {first: by_use[first]}
     inputs = [info for info in by_use.values() if info.role is Role.INPUT]

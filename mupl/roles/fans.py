@@ -22,18 +22,20 @@ class Unclassified(Exception):
     ) -> None:
         super().__init__(f"of shape {tuple(shape)} in a {type(owner).__name__}")
         self.name = name
-        self.proposal = _propose(name, shape, grows)
+        self.proposal = _propose(name, shape, grows, owner)
 
 
-def _propose(name: str, shape: Sequence[int], grows: Sequence[bool]) -> Role:
+def _propose(name: str, shape: Sequence[int], grows: Sequence[bool], owner: nn.Module) -> Role:
     """Return the role that a tensor mostly has of which one dimension of the last two grows.
 
     What a module calls its weight is (out, in), as a router's (experts, width), and so are the
-    factors of LoRA. Other matrices are for `x @ w`, and so (in, out), or tables of one row a
-    position: (positions, width).
+    factors of LoRA, and experts of transformers that do not say `is_transposed`. Other matrices are
+    for `x @ w`, and so (in, out), or tables of one row a position: (positions, width).
     """
     leaf = name.rpartition(".")[2]
     is_weight = re.fullmatch(r"(\w+_)?weight|original\d|lora_\w+", leaf) is not None
+    if holds_copies(shape, owner):
+        is_weight = not getattr(owner, "is_transposed", False)
     if _VECTORS.search(leaf) or (shape[0] == 1 and not is_weight):
         return Role.INPUT
     return Role.INPUT if grows[-1] != is_weight else Role.OUTPUT
@@ -46,11 +48,13 @@ _VECTORS = re.compile(r"bias|pos|embed|token|scale|gamma|_log", re.IGNORECASE)
 class Fans(NamedTuple):
     """The dimensions of a tensor whose products are fan_in and fan_out.
 
-    A dimension in neither counts matrices: a batch of them, such as those of experts.
+    Args:
+        batch_dims: how many dimensions before these count matrices, such as those of experts.
     """
 
     in_dims: list[int]
     out_dims: list[int]
+    batch_dims: int = 0
 
 
 # Modules whose weights of two or more dimensions are stored as (out, in, *receptive field) ...
@@ -109,24 +113,23 @@ def _fans_by_growth(
 ) -> Fans:
     """Orient a tensor that is no known module's weight by which of its dimensions grow.
 
-    Dimensions before the last two that do not grow are a batch. Where the two after them grow it
-    is a matrix (out, in, *receptive field). A tensor of three or more dimensions with one entry in
-    all but one is a vector, and (1, ..., L, width) is a table of L of them. Else, with one of two
+    The first dimensions may be a batch (`_batch_dims`). Where the two after them grow it is a
+    matrix (out, in, *receptive field). A tensor of three or more dimensions with one entry in all
+    but one is a vector, and (1, ..., L, width) is a table of L of them. Else, with one of two
     growing, it may be an input or an output.
     """
     dims = list(range(len(shape)))
-    batch = 0
-    while len(shape) - batch > 2 and not grows[batch]:
-        batch += 1
+    batch = _batch_dims(shape, grows, owner)
     matrix = dims[batch:]
     growing = [dim for dim in matrix if grows[dim]]
-    rest = [dim for dim in dims if not grows[dim]]
+    others = [dim for dim in matrix if not grows[dim]]
     if role is Role.INPUT:
-        return Fans(rest, growing)
+        return Fans(others, growing, batch)
     if role is Role.OUTPUT:
-        return Fans(growing, [dim for dim in matrix if not grows[dim]])
+        return Fans(growing, others, batch)
     if role is not None or not growing or growing in (matrix, matrix[:2]):
-        return Fans(matrix[1:], matrix[:1])
+        return Fans(matrix[1:], matrix[:1], batch)
+    rest = [dim for dim in dims if not grows[dim]]
     if len(shape) > 2 and all(shape[dim] == 1 for dim in rest):
         return Fans(rest, growing)
     if len(shape) > 2 and shape[0] == 1 and growing == dims[-1:]:
@@ -134,8 +137,57 @@ def _fans_by_growth(
     raise Unclassified(name, shape, grows, owner)
 
 
+# What modules call the number of networks that they hold in each of their tensors
+_COUNTS = ("num_experts", "n_experts", "num_local_experts")
+
+
+def network_counts(module: nn.Module) -> set[int]:
+    """Return the numbers of networks, such as experts, that a module and those in it say.
+
+    Example:
+        >>> from mupl.nn.experts import ExpertLinear
+        >>> network_counts(nn.Sequential(ExpertLinear(3, 4, 2)))
+        {3}
+    """
+    return set().union(*map(_counts, module.modules()))
+
+
+def _counts(module: nn.Module) -> set[int]:
+    said = [getattr(module, name, None) for name in _COUNTS]
+    return {count for count in said if isinstance(count, int)}
+
+
+def _batch_dims(shape: Sequence[int], grows: Sequence[bool], owner: nn.Module) -> int:
+    """Count the first dimensions of a tensor that count matrices, or vectors.
+
+    The owner may say how many there are. Else it is the first of three that grow, and those before
+    the last two that do not grow.
+    """
+    if holds_copies(shape, owner) or (len(shape) == 3 and all(grows)):
+        return 1
+    batch = 0
+    while len(shape) - batch > 2 and not grows[batch]:
+        batch += 1
+    return batch
+
+
+def holds_copies(shape: Sequence[int], owner: nn.Module, member_axes: int = 0) -> bool:
+    """Say whether the first dimension of a tensor counts the networks that its owner holds.
+
+    One tensor of such a module has more than two dimensions. A router, whose weight is a matrix
+    (experts, width), may know their number, too.
+
+    Args:
+        member_axes: number of dimensions before `shape` that all tensors of the owner have.
+    """
+    counts = _counts(owner)
+    shapes = [w.shape[member_axes:] for w in owner._parameters.values() if w is not None]
+    of_owner = any(len(other) > 2 and other[0] in counts for other in shapes)
+    return of_owner and len(shape) > 0 and shape[0] in counts
+
+
 def sizes_of(shape: Sequence[int], fans: Fans, groups: int) -> tuple[int, int]:
-    """Return fan_in and fan_out.
+    """Return fan_in and fan_out, of one matrix.
 
     Args:
         groups: of a transposed convolution, see `transposed_groups`.

@@ -126,6 +126,9 @@ class ParamInfo:
         fan_in, fan_out: products of the dimensions that are inputs and outputs; fan_in of a
             bias or a gain is 1.
         m_in, m_out: fan_in and fan_out over their values at the base width.
+        m_copies: number of matrices that the tensor holds over that at the base width.
+        copies_grow: whether that number grows with width.
+        batch_dims: how many of the first dimensions count these matrices.
         init: what the tensor is drawn from at the base width.
         own: the model's own values, which are rescaled; None: it is drawn anew from `init`.
         kept: whether the effective tensor stays as the model made it, as loaded ones do.
@@ -133,9 +136,9 @@ class ParamInfo:
         m_L: depth over base depth for a tensor in a block, else 1.
         in_block: whether the number of such tensors grows with depth.
         is_embedding: whether it is the matrix of an embedding.
-        out_first: whether it is stored as (out, in, *receptive field).
-        parts: numbers of outputs of the matrices that it holds, such as queries, keys and values;
-            () if that is not known.
+        out_first: whether a matrix is stored as (out, in, *receptive field).
+        parts: numbers of outputs of the matrices that lie side by side in a matrix, such as
+            queries, keys and values; () if that is not known.
         head_size: outputs of one head of attention, if it makes queries, keys or values.
 
     Example:
@@ -162,6 +165,14 @@ class ParamInfo:
     out_first: bool = True
     parts: tuple[int, ...] = ()
     head_size: int = 0
+    m_copies: float = 1.0
+    copies_grow: bool = False
+    batch_dims: int = 0
+
+    @property
+    def copy_shape(self) -> tuple[int, ...]:
+        """The shape of one of the matrices or vectors that the tensor holds; mostly it is one."""
+        return self.shape[self.batch_dims :]
 
     @property
     def row(self) -> str:
@@ -169,7 +180,7 @@ class ParamInfo:
         row = str(self.role)
         if self.is_embedding:
             row += "_embedding"
-        elif len(self.shape) < 2:
+        elif len(self.copy_shape) < 2:
             row += "_vector"
         return row if row in SPECIAL_ROWS else self.role
 
@@ -179,6 +190,7 @@ class ParamInfo:
         return {
             "m_in": self.m_in,
             "m_out": self.m_out,
+            "m_copies": self.m_copies,
             "m_L": self.m_L,
             "fan_in": self.fan_in,
             "fan_out": self.fan_out,
@@ -240,6 +252,8 @@ class MultiplierInfo:
     in_block: bool = False
 
     shape: ClassVar[tuple[int, ...]] = ()
+    copy_shape: ClassVar[tuple[int, ...]] = ()
+    copies_grow: ClassVar[bool] = False
 
     @property
     def row(self) -> str:
@@ -252,6 +266,7 @@ class MultiplierInfo:
         return {
             "m_in": self.m_in,
             "m_out": 1.0,
+            "m_copies": 1.0,
             "m_L": self.m_L,
             "fan_in": self.fan_in,
             "fan_out": 1,

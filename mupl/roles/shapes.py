@@ -289,6 +289,11 @@ def check_same_names(
     if missing or extra:
         found = [f"the base model has not {some_of(missing)}"] if missing else []
         found += [f"the base model alone has {some_of(extra)}"] if extra else []
+        if _are_of_longer_lists(missing, base) and _are_of_longer_lists(extra, model):
+            found.append(
+                "where the number of equal networks in a list grows with width, such as of "
+                "experts, hold their weights in one tensor (number, out, in)"
+            )
         raise ConfigError(f"{changes((missing or extra)[0])} ({'; '.join(found)})")
     ties = [{tuple(map(same, names)) for names in found.values()} for found in (base, model)]
     if ties[0] != ties[1]:
@@ -303,6 +308,12 @@ def _beyond(
     """Return the names that one model has and another has not."""
     known = {same(name) for names in theirs.values() for name in names}
     return [name for names in ours.values() for name in names if same(name) not in known]
+
+
+def _are_of_longer_lists(names: Iterable[str], shorter: Mapping[str, tuple[str, ...]]) -> bool:
+    """Say whether a model has the same tensors under other numbers in their names."""
+    known = {layer_pattern(name) for shared in shorter.values() for name in shared}
+    return all(layer_pattern(name) in known for name in names)
 
 
 def changes(name: str) -> ConfigError:

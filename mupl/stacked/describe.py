@@ -83,10 +83,12 @@ def nbytes(config: DictConfig, setup: Setup) -> int:
     shapes = [info.shape for info in setup.infos.values()]
     optimizer, options = stackable(setup.optimizer_class)
     state = 0
-    for shape in shapes:
+    for info in setup.infos.values():
+        copies = math.prod(info.shape) // max(math.prod(info.copy_shape), 1)
         entries = []
         for rule in optimizer.rules.values():
-            entries.append(sum(math.prod(x) for x in rule.states(shape, options).values()))
+            of_copy = rule.states(info.copy_shape, options).values()
+            entries.append(copies * sum(math.prod(x) for x in of_copy))
         state += max(entries)
     states = state / sum(math.prod(shape) for shape in shapes)
     if config.callbacks:

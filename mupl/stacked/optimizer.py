@@ -59,10 +59,11 @@ class StackedOptimizer:
             rule = known.rule(name, of_members)
             if rule not in tables:
                 tables[rule] = step_table(rule, options, schedules, max_steps, like=weight)
-            state = _initial_state(rule, weight, self._options)
+            batch_dims = of_members[0].batch_dims if rule.by_copy else 0
+            state = _initial_state(rule, weight, self._options, batch_dims)
             for key, tensor in state.items():
                 self.state.setdefault(key, {})[name] = tensor
-            self._slots[name] = _slot(rule, tables[rule], weight, state, of_members)
+            self._slots[name] = _slot(rule, tables[rule], weight, state, of_members, batch_dims)
         any_weight = next(iter(weights.values()))
         self._clip: Tensor | None = None
         if any(norm is not None for norm in clip):
@@ -95,11 +96,12 @@ class StackedOptimizer:
             shape = _scalar_shape(slot.weight)
             gradient = gradients[name].reshape(slot.weight.shape)
             if clip is not None:
-                gradient = gradient * clip.view(shape)
+                gradient = gradient * slot.repeated(clip).view(shape)
             update = slot.rule.update
             if slot.weight.is_cuda and slot.rule.layout == "entries":
                 update = _compiled(update)
-            step = slot.table.at(k, shape)
+            row = slot.repeated(slot.table.at(k))
+            step = dict(zip(slot.table.names, row.view(-1, *shape), strict=True))
             arguments = slot.rule.host_arguments(self._options, k_on_host)
             update(slot.weight, gradient, slot.state, slot.scalars, step, **arguments)
 
@@ -126,8 +128,9 @@ class StackedOptimizer:
             diverged: (S,) bool, which members.
         """
         for slot in self._slots.values():
+            stopped = slot.repeated(diverged)
             for tensor in (slot.weight, *slot.state.values(), slot.scalars["lr"]):
-                tensor[diverged] = 0
+                tensor[stopped] = 0
 
     def decay_rates(self, k: int) -> dict[str, Tensor]:
         """lr * weight_decay (S,) at update k, of the weights whose weight decay is decoupled."""
@@ -135,7 +138,7 @@ class StackedOptimizer:
         for name, slot in self._slots.items():
             if "decay" in slot.scalars:
                 schedule = slot.table.column("schedule")[k]
-                rates[name] = slot.scalars["decay"].flatten() * schedule
+                rates[name] = slot.scalars["decay"].flatten()[:: slot.copies] * schedule
         return rates
 
 
@@ -151,10 +154,9 @@ class StepTable:
     names: tuple[str, ...]
     values: Tensor
 
-    def at(self, k: Tensor, shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """The scalars of update k, a tensor (1,), by name; each of this shape (S, 1, ...)."""
-        row = self.values.index_select(0, k).view(-1, *shape)
-        return dict(zip(self.names, row, strict=True))
+    def at(self, k: Tensor) -> Tensor:
+        """The scalars (N, S) of update k, a tensor (1,)."""
+        return self.values.index_select(0, k)[0]
 
     def column(self, name: str) -> Tensor:
         """One scalar at all steps, (max_steps, S)."""
@@ -194,13 +196,23 @@ def step_table(
 
 @dataclass(frozen=True)
 class _Slot:
-    """One weight with its state and its scalars, in the shapes in which its rule takes them."""
+    """One weight with its state and its scalars, in the shapes in which its rule takes them.
+
+    Args:
+        copies: number of matrices that a member's weight holds, if each is as one of a member; they
+            have the members' dimension together.
+    """
 
     rule: StackedRule
     table: StepTable
     weight: Tensor
     state: Tensors
     scalars: Tensors
+    copies: int
+
+    def repeated(self, numbers: Tensor) -> Tensor:
+        """Numbers (..., S) of the members as (..., S * copies)."""
+        return numbers if self.copies == 1 else numbers.repeat_interleave(self.copies, -1)
 
 
 def _scalar_shape(weight: Tensor) -> tuple[int, ...]:
@@ -214,9 +226,13 @@ def _slot(
     weight: Tensor,
     state: Tensors,
     scales: Sequence[Scale],
+    batch_dims: int,
 ) -> _Slot:
-    viewed = weight.detach().view(rule.view_shape(weight.shape))
-    viewed_state = dict(state)
+    """Make the slot of a weight (S, *shape), whose first `batch_dims` of shape count copies."""
+    matrices = weight.detach().flatten(0, batch_dims)
+    copies = len(matrices) // len(weight)
+    viewed = matrices.view(rule.view_shape(matrices.shape))
+    viewed_state = {name: tensor.flatten(0, batch_dims) for name, tensor in state.items()}
     for name in rule.buffers:
         viewed_state[name] = state[name].view(viewed.shape)
     of_members = [rule.scalars(scale) for scale in scales]
@@ -225,17 +241,20 @@ def _slot(
         values = [member[name] for member in of_members]
         if name in ("l2", "decay") and not any(values):
             continue
-        scalars[name] = weight.new_tensor(values).view(_scalar_shape(viewed))
-    return _Slot(rule, table, viewed, viewed_state, scalars)
+        numbers = weight.new_tensor(values).repeat_interleave(copies)
+        scalars[name] = numbers.view(_scalar_shape(viewed))
+    return _Slot(rule, table, viewed, viewed_state, scalars, copies)
 
 
 def _initial_state(
     rule: StackedRule,
     weight: Tensor,
     options: Mapping[str, Any],
+    batch_dims: int,
 ) -> dict[str, Tensor]:
-    shapes = rule.states(weight.shape[1:], options)
-    return {name: weight.new_zeros(len(weight), *shape) for name, shape in shapes.items()}
+    members, copies = weight.shape[0], weight.shape[1 : batch_dims + 1]
+    shapes = rule.states(weight.shape[batch_dims + 1 :], options)
+    return {name: weight.new_zeros(members, *copies, *shape) for name, shape in shapes.items()}
 
 
 @cache

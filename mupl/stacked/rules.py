@@ -82,6 +82,8 @@ class StackedRule:
             "matrix" is (S, out, in); "tensor" is (S, *shape).
         needs_host: `(options, k) ->` whether update k waits for the host, so that no CUDA graph can
             hold it.
+        by_copy: whether each matrix of a tensor that holds several, such as those of experts, is
+            moved as if it were one of another member. Not needed where entries move by themselves.
     """
 
     update: Callable[..., None]
@@ -92,6 +94,7 @@ class StackedRule:
     host_arguments: Callable[[Options, int], dict[str, Any]] = _no_arguments
     layout: Layout = "entries"
     needs_host: Callable[[Options, int], bool] = _never
+    by_copy: bool = False
 
     def states(self, shape: Sequence[int], options: Options) -> dict[str, tuple[int, ...]]:
         """Names and shapes of what the rule keeps of one member's tensor."""
@@ -141,6 +144,8 @@ class Stackable:
         rule = self.rules[kinds[0]]
         first = scales[0]
         if first.inner_kind is not None:
+            if first.batch_dims and not (rule.by_copy or rule.layout == "entries"):
+                raise NotStackable(f"{name}: a stack knows the updates of one matrix a tensor only")
             return _normalised(rule, self.normalise)
         if len({scale.parts for scale in scales}) > 1:
             raise NotStackable(f"{name}: members cut it into different matrices")
@@ -360,6 +365,7 @@ _ORTHOGONAL = StackedRule(
     host_arguments=_orthogonal_arguments,
     layout="matrix",
     needs_host=_is_svd,
+    by_copy=True,
 )
 
 
@@ -457,7 +463,7 @@ def _normalised(rule: StackedRule, normalise: str) -> StackedRule:
         }
 
     layout: Layout = "matrix" if rule.layout == "entries" else rule.layout
-    return replace(rule, update=update, scalars=scalars, layout=layout)
+    return replace(rule, update=update, scalars=scalars, layout=layout, by_copy=True)
 
 
 # SOAP and Shampoo see the gradient c G too: so rounding decides as in a run alone
@@ -553,6 +559,7 @@ def _blocked(method: Preconditioner, block_size: int | None, graft: str | None) 
         host_arguments=method.host_arguments,
         layout="tensor",
         needs_host=method.needs_host,
+        by_copy=True,
     )
 
 

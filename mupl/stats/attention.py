@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mupl.roles.fans import network_counts
+
 SEQUENCES = 4  # of a batch, of which logits are computed: they are as many as tokens squared
 MASKED = -1e4  # what a mask adds is below
 
@@ -23,7 +25,8 @@ class AttentionHooks:
     the innermost module that is in its forward pass then. So `nn.MultiheadAttention` is seen, the
     attention of transformers (sdpa and eager) and of timm, and what is written with these functions
     of torch; a kernel of another library or a compiled model is not. Of several calls in a module
-    the last counts. Masked logits are left out.
+    the last counts. Masked logits are left out, and those of a router between experts
+    (`mupl.roles.fans.network_counts`).
 
     Args:
         model: the model whose modules are watched.
@@ -38,10 +41,12 @@ class AttentionHooks:
 
     def __init__(self, model: nn.Module) -> None:
         self._running: list[str] = []  # the modules in their forward pass, innermost last
+        self._experts: dict[str, set[int]] = {}  # numbers of them in a module
         self._logits: dict[str, Tensor] = {}
         self._patches = ExitStack()
         self._handles: list[Any] = []
         for name, module in model.named_modules():
+            self._experts[name] = network_counts(module)
             enter = partial(self._enter, name)
             self._handles.append(module.register_forward_pre_hook(enter))
             self._handles.append(module.register_forward_hook(self._leave, always_call=True))
@@ -87,10 +92,12 @@ class AttentionHooks:
         @functools.wraps(function)
         def noting(*args: Any, **options: Any) -> Tensor:
             if self._running:
+                name = self._running[-1]
                 with torch.no_grad():
                     logits = logits_of(*args, **options)
-                if logits is not None:
-                    self._logits[self._running[-1]] = logits
+                routes = bool(args) and args[0].shape[-1] in self._experts[name]
+                if logits is not None and not routes:
+                    self._logits[name] = logits
             return function(*args, **options)
 
         return noting

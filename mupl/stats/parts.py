@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mupl.nn.scaled_parameters import held_scale
+from mupl.roles.fans import holds_copies
 from mupl.stats.outputs import main_tensor
 
 ROUNDING = 16  # times eps: a smaller relative change is rounding errors
@@ -144,7 +145,9 @@ class PartHooks:
         """The matrices that a module owns, by their names in it."""
         found = {}
         for leaf, w in module.named_parameters(recurse=False):
-            if w in self._weights and w.dim() - self._member_axes >= 2:
+            shape = w.shape[self._member_axes :]
+            batch_dims = int(holds_copies(shape, module, self._member_axes))
+            if w in self._weights and len(shape) - batch_dims >= 2:
                 found[leaf] = w
         return found
 

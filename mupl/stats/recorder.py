@@ -11,10 +11,12 @@ from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
 from mupl.names import match_globs
+from mupl.nn.tensors import owner
 from mupl.nn.tensors import parameters as original_parameters
 from mupl.parametrization.exponents import MODEL_OUTPUT
 from mupl.parametrization.scales import Scale
 from mupl.roles import multipliers
+from mupl.roles.fans import holds_copies
 from mupl.stats.attention import AttentionHooks
 from mupl.stats.outputs import OutputHooks
 from mupl.stats.parts import PartHooks
@@ -121,7 +123,7 @@ class Recorder:
             member_axes,
             None if expected is None else _as_list(expected),
         )
-        self._weights = _tracked_weights(model, scales, parameters)
+        self._weights = _tracked_weights(model, scales, parameters, member_axes)
         if modules is None:
             names = _modules_of_matrices(model, self._weights, member_axes, scales or {})
         else:
@@ -270,7 +272,7 @@ class Recorder:
             if "decay" in self.kinds and name in self._decay:
                 factors["decay"] = -self._decay[name] * weight.mult
             if factors:
-                self._rows.add(name, weight.w, factors)
+                self._rows.add(name, weight.w, factors, weight.batch_dims)
 
     def _add_changes(self, initial: "_Snapshot", outputs: Mapping[str, Tensor]) -> None:
         """Add how far weights and outputs have moved since training began."""
@@ -280,7 +282,7 @@ class Recorder:
             for name, before in initial.weights.items():
                 weight = self._weights[name]
                 change = weight.w - before
-                self._rows.add(name, change, {"change": weight.mult})
+                self._rows.add(name, change, {"change": weight.mult}, weight.batch_dims)
         if "output_change" in self.kinds:
             for name, before in initial.outputs.items():
                 change = outputs[name] - before
@@ -310,7 +312,7 @@ class Recorder:
             if gradient is not None:
                 found = True
                 factor = 1 / (weight.mult * weight.grad)
-                self._rows.add(name, gradient, {"grad": factor})
+                self._rows.add(name, gradient, {"grad": factor}, weight.batch_dims)
         if not found:
             raise ConfigError(
                 "recorder.kinds=grad: no parameter has a gradient: call end_step before zero_grad"
@@ -322,10 +324,11 @@ class Recorder:
             weight = self._weights[name]
             if "gradient_update" in self.kinds and name in self._decay:
                 step = _without_decay(weight.w, before, self._decay[name])
-                self._rows.add(name, step, {"gradient_update": weight.mult})
+                factors = {"gradient_update": weight.mult}
+                self._rows.add(name, step, factors, weight.batch_dims)
             if "update" in self.kinds:
                 update = weight.w - before
-                self._rows.add(name, update, {"update": weight.mult})
+                self._rows.add(name, update, {"update": weight.mult}, weight.batch_dims)
 
     def _add_output_updates(self) -> None:
         if "action" in self.kinds:
@@ -340,11 +343,17 @@ class Recorder:
 
 @dataclass(frozen=True)
 class _Weight:
-    """A parameter w, of the effective weight `mult * w`, and a factor that its gradient got."""
+    """A parameter w, of the effective weight `mult * w`.
+
+    Args:
+        grad: a factor that its gradient got.
+        batch_dims: how many of its first dimensions, after the members of a stack, count matrices.
+    """
 
     w: nn.Parameter
     mult: float = 1.0
     grad: float = 1.0
+    batch_dims: int = 0
 
 
 @dataclass(frozen=True)
@@ -356,17 +365,22 @@ class _Snapshot:
 
 
 def _tracked_weights(
-    model: nn.Module, scales: Mapping[str, Scale] | None, globs: Iterable[str]
+    model: nn.Module,
+    scales: Mapping[str, Scale] | None,
+    globs: Iterable[str],
+    member_axes: int,
 ) -> dict[str, _Weight]:
     """The weights that the globs name, with their multipliers."""
     every = {}
     if scales is None:
         for name, w in model.named_parameters():
-            every[name] = _Weight(w)
+            module, _ = owner(model, name)
+            batch_dims = int(holds_copies(w.shape[member_axes:], module, member_axes))
+            every[name] = _Weight(w, batch_dims=batch_dims)
     else:
         for name, w in original_parameters(model, scales).items():
             scale = scales[name]
-            every[name] = _Weight(w, scale.mult, scale.grad)
+            every[name] = _Weight(w, scale.mult, scale.grad, scale.batch_dims)
     for name, weight in every.items():
         if hasattr(weight.w, "placements"):  # a DTensor
             raise ConfigError(
@@ -389,7 +403,7 @@ def _modules_of_matrices(
     """
     names: dict[str, None] = {}
     for name, weight in weights.items():
-        if weight.w.dim() - member_axes >= 2:
+        if weight.w.dim() - member_axes - weight.batch_dims >= 2:
             names[name.rpartition(".")[0]] = None
     for name in multipliers(model):
         names[name] = None

@@ -20,27 +20,37 @@ class TensorReductions:
 
     A reduction has shape (S..), the leading member dimensions of the tensor (S.., *shape). It is
     computed in float32 or better, without synchronisation. As a matrix a tensor is
-    (S.., fan_out, fan_in): dimensions after the second are flattened into fan_in.
+    (S.., fan_out, fan_in): dimensions after the second are flattened into fan_in. Of a tensor that
+    holds several matrices the spectral norm is the largest of theirs.
 
     Args:
         x: the tensor (S.., *shape).
         members: number of leading dimensions S.
         iterations: of `spectral_norm`.
+        batch_dims: how many dimensions after S count matrices.
     """
 
-    def __init__(self, x: Tensor, members: int = 0, iterations: int = ITERATIONS) -> None:
+    def __init__(
+        self, x: Tensor, members: int = 0, iterations: int = ITERATIONS, batch_dims: int = 0
+    ) -> None:
         self.x = x.detach()
         if x.dtype in (torch.float16, torch.bfloat16):
             self.x = self.x.float()
         self.members = members
         self.iterations = iterations
-        self.is_matrix = x.dim() - members >= 2
+        self.batch_dims = batch_dims
+        self.is_matrix = x.dim() - members - batch_dims >= 2
         self.numel = math.prod(x.shape[members:])
 
     @property
     def matrix(self) -> Tensor:
-        """The tensor as (S.., fan_out, fan_in)."""
-        return self.x.flatten(self.members + 1)
+        """The tensor as (S.., fan_out, fan_in), or (S.., copies, fan_out, fan_in)."""
+        return self.x.flatten(self.members + self.batch_dims + 1)
+
+    @property
+    def copies(self) -> int:
+        """The number of matrices in the tensor."""
+        return math.prod(self.x.shape[self.members : self.members + self.batch_dims])
 
     @cached_property
     def blocks(self) -> tuple[Tensor, ...]:
@@ -88,7 +98,8 @@ class TensorReductions:
     @cached_property
     def spectral(self) -> Tensor:
         """The largest singular value."""
-        return spectral_norm(self.matrix, self.iterations)
+        norms = spectral_norm(self.matrix, self.iterations)
+        return norms.flatten(self.members).amax(-1) if self.batch_dims else norms
 
 
 def _sum(x: Tensor) -> Tensor:
@@ -121,7 +132,7 @@ def _rms_to_rms(x: TensorReductions) -> Tensor:
 
 
 def _stable_rank(x: TensorReductions) -> Tensor:
-    return (x.frobenius / positive(x.spectral)) ** 2
+    return (x.frobenius / positive(x.spectral)) ** 2 / x.copies
 
 
 # A new statistic is one more entry. x has n entries; as a matrix it has singular values
@@ -142,7 +153,8 @@ STATISTICS: dict[str, Statistic] = {
     # sqrt(fan_in / fan_out) s_1: by how much the RMS of a vector grows at most (Yang, Simon &
     # Bernstein 2023)
     "rms_to_rms": Statistic(_rms_to_rms, of_matrices=True),
-    # sum s_i^2 / s_1^2, between 1 and the rank; 0 for a zero matrix
+    # sum s_i^2 / s_1^2, between 1 and the rank; 0 for a zero matrix. Of several matrices the mean
+    # of the sums over the largest s_1^2
     "stable_rank": Statistic(_stable_rank, scale=lambda c: 1.0, of_matrices=True),
 }
 

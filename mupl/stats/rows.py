@@ -76,14 +76,20 @@ class StatisticRows:
         self._expected = expected
         self._values: dict[tuple[str, str, str], Tensor] = {}  # (), or (S,) of a stack
 
-    def add(self, name: str, x: Tensor, factors: Mapping[str, float | Tensor]) -> None:
+    def add(
+        self,
+        name: str,
+        x: Tensor,
+        factors: Mapping[str, float | Tensor],
+        batch_dims: int = 0,
+    ) -> None:
         """Measure `factor * x` for each kind in `factors`.
 
         A factor may be (S,), with a number for each member. The tensor is reduced once, however
-        many kinds are multiples of it.
+        many kinds are multiples of it. Its first `batch_dims` dimensions count matrices.
         """
         iterations = max(KINDS[kind] for kind in factors)
-        reductions = TensorReductions(x, self._member_axes, iterations)
+        reductions = TensorReductions(x, self._member_axes, iterations, batch_dims)
         measured = measure(reductions, self._statistics)
         for kind, factor in factors.items():
             for statistic, value in measured.items():

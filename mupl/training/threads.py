@@ -61,16 +61,16 @@ def choose(flops: float, cores: int, load: float) -> tuple[int, str]:
 def step_flops(infos: Mapping[str, Info], splits: Any, batch_size: int) -> float:
     """Estimate the floating point operations of one update: forward, and backward twice as many.
 
-    A matrix is applied once to each example or token, a convolution's kernel at most once to each
-    pixel.
+    A matrix, also one of several in a tensor, is applied once to each example or token, a
+    convolution's kernel at most once to each pixel.
     """
     tokens = getattr(splits, "context", 1)  # of an example
     images = getattr(splits, "train_x", None)
     products = 0
     for info in infos.values():
-        if len(info.shape) == 2:
+        if len(info.copy_shape) == 2:
             products += tokens * math.prod(info.shape)
-        elif len(info.shape) > 2 and images is not None:
+        elif len(info.copy_shape) > 2 and images is not None:
             pixels = images[0, 0].numel()
             products += pixels * math.prod(info.shape)
     return 6.0 * batch_size * products

@@ -1,0 +1,326 @@
+"""Networks in one tensor, such as experts: what follows where their number grows with width."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mupl
+from mupl.analysis.coordinates import verdict
+from mupl.models import GPT
+from mupl.nn.experts import ExpertLinear
+from mupl.optim.blocked import BlockedSOAP
+from mupl.optim.normalized import Normalized
+from mupl.optim.orthogonal import Orthogonal
+from mupl.parametrization.exponents import Expected, expected_exponents
+from mupl.parametrization.rules import get_parametrization
+from mupl.roles import ParamInfo
+from mupl.stats.reductions import TensorReductions, measure
+from mupl.training.coord_check import coord_check, default_dtype
+
+BASE, WIDTH = 16, 64
+UP, ROUTER = "blocks.0.mlp.networks.up.weight", "blocks.0.mlp.router.weight"
+REGIMES = {"fixed": 4, "growing": "width / 4"}
+build = partial(GPT, 11, 8, depth=1, d_head=4)
+
+
+@pytest.fixture(autouse=True)
+def _double() -> Any:
+    with default_dtype(torch.float64):
+        yield
+
+
+def group_of(setup: mupl.Setup, name: str) -> dict[str, Any]:
+    """The param group of a tensor."""
+    w = setup.model.get_parameter(name)
+    groups = setup.optimizer().param_groups
+    return next(group for group in groups if any(w is other for other in group["params"]))
+
+
+def test_a_layer_of_experts_is_a_linear_layer_of_each() -> None:
+    layer = ExpertLinear(3, 4, 2, bias=True)
+    for w in layer.parameters():
+        nn.init.normal_(w)
+    x = torch.randn(5, 4)
+    ys = layer(x.unsqueeze(0))
+    again = layer(x.expand(3, 5, 4))
+    for e in range(3):
+        expected = nn.functional.linear(x, layer.weight[e], layer.bias[e])
+        torch.testing.assert_close(ys[e], expected)
+        torch.testing.assert_close(again[e], expected)
+
+
+# Of arXiv 2605.14200, at four times the base width n: router and experts by number of experts
+@pytest.mark.parametrize(
+    ("experts", "optimizer", "router", "up"),
+    [
+        ("fixed", "adamw", {"lr": 1, "eps": 1 / 4}, {"lr": 1 / 4, "eps": 1 / 4}),
+        ("growing", "adamw", {"lr": 1 / 4, "eps": 1 / 4}, {"lr": 1 / 4, "eps": 1 / 16}),
+        ("fixed", "sgd", {"lr": 4}, {"lr": 1}),
+        ("growing", "sgd", {"lr": 1}, {"lr": 4}),
+        ("growing", "muon", {"lr": 1}, {"lr": 1}),
+        ("growing", "lion", {"lr": 1 / 4}, {"lr": 1 / 4}),
+    ],
+)
+def test_learning_rates_and_eps_are_the_published_ones(
+    experts: str, optimizer: str, router: dict[str, float], up: dict[str, float]
+) -> None:
+    options = {"base_width": BASE, "lr": 1.0, "optimizer": optimizer}
+    if optimizer == "adamw":
+        options["eps"] = 1.0
+    setup = mupl.Setup(partial(build, experts=REGIMES[experts]), WIDTH, **options)
+    for name, expected in ((ROUTER, router), (UP, up)):
+        group = group_of(setup, name)
+        assert {key: group[key] for key in expected} == pytest.approx(expected), name
+    is_readout = setup.scales[ROUTER].mult == 1 / 4  # std 1/n, lr 1/n of the effective matrix
+    assert is_readout == (experts == "fixed")
+
+
+def test_an_update_of_an_expert_is_that_of_any_hidden_matrix() -> None:
+    """Whatever falls or rises with the number of experts cancels."""
+    fixed, growing = (
+        mupl.describe(partial(build, experts=experts), WIDTH, BASE) for experts in REGIMES.values()
+    )
+    table = get_parametrization("mup")
+    for kind in table.update_kinds:
+        expected = expected_exponents(fixed, table, kind, t=1)
+        found = expected_exponents(growing, table, kind, t=1)
+        if kind == "orthogonal":  # whose entries are as many as its directions
+            assert found["update", UP, "spectral"] == expected["update", UP, "spectral"]
+            assert found["update", UP] == Expected(-1.5, -1.0)
+            assert found["update", ROUTER] == Expected(-1.0, -0.5)
+        elif kind not in ("normalized", "whitened"):
+            assert found["update", UP] == found["update", ROUTER] == expected["update", UP], kind
+    found = expected_exponents(growing, table, "adam", t=1)
+    assert found["effective", UP.removesuffix(".weight")] == Expected(-0.5, 0.0)
+    assert found["effective", ROUTER.removesuffix(".weight")] == Expected(0.0, 0.0)
+    norms = [found["update", name, "frobenius"].low for name in (UP, ROUTER)]
+    assert norms == [0.5, 0.0]
+
+
+def test_gradients_of_experts_fall_as_their_number_grows() -> None:
+    for experts, exponent in (("width / 4", -1.5), (4, -1.0)):
+        infos = mupl.describe(partial(build, experts=experts), WIDTH, BASE)
+        found = expected_exponents(infos, get_parametrization("sp"), "sgd", t=0)
+        assert found["update", UP] == Expected(exponent, exponent)
+
+
+def test_muon_moves_each_expert_as_a_matrix_of_its_own() -> None:
+    setup = mupl.Setup(
+        partial(build, experts="width / 4", activation="swiglu"),
+        WIDTH // 2,
+        base_width=BASE,
+        lr=0.1,
+        optimizer=partial(Orthogonal, method="svd", momentum=0.0, nesterov=False),
+    )
+    optimizer = setup.optimizer()
+    before = {name: w.detach().clone() for name, w in setup.model.named_parameters()}
+    setup.model(torch.arange(8)[None] % 11).square().sum().backward()
+    optimizer.step()
+    down = UP.replace("up", "down")
+    for name, parts in ((UP, 2), (down, 1)):
+        update = before[name] - setup.model.get_parameter(name)
+        info = setup.infos[name]
+        assert isinstance(info, ParamInfo)
+        for matrix in update.flatten(0, 1).split(info.fan_out // parts):
+            values = torch.linalg.svdvals(matrix.detach())
+            present = values[values > 1e-6 * values[0]] if values[0] > 0 else values[:0]
+            torch.testing.assert_close(present, values[0].expand_as(present))  # all alike
+
+
+def trained(layer: nn.Module, optimizer: Any, gradients: list[Tensor], **group: Any) -> Tensor:
+    (w,) = layer.parameters()
+    groups = [{"params": [w], "update_kind": "adam", "lr": 0.1, "weight_decay": 0.0, **group}]
+    moving = optimizer(groups, lr=0.1)
+    for gradient in gradients:
+        w.grad = gradient.clone()
+        moving.step()
+    return w.detach()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "group"),
+    [
+        (BlockedSOAP, {"eps": 1e-8}),
+        (partial(BlockedSOAP, block_size=3), {"eps": 1e-8}),
+        *(
+            (partial(Normalized, normalise=how), {"inner_kind": "adam", "shape_factor": 2.0})
+            for how in ("spectral", "hyperball")
+        ),
+    ],
+)
+def test_an_optimizer_of_matrices_moves_each_expert_alone(optimizer: Any, group: Any) -> None:
+    torch.manual_seed(0)
+    layer = ExpertLinear(3, 5, 4)
+    layer.init_normal_(1.0)
+    alone = [nn.Linear(5, 4, bias=False) for _ in range(3)]
+    gradients = [torch.randn(3, 4, 5) for _ in range(4)]
+    for e, linear in enumerate(alone):
+        linear.weight.data = layer.weight[e].detach().clone()
+    together = trained(layer, optimizer, gradients, batch_dims=1, **group)
+    for e, linear in enumerate(alone):
+        of_one = trained(linear, optimizer, [gradient[e] for gradient in gradients], **group)
+        torch.testing.assert_close(together[e], of_one, rtol=1e-6, atol=1e-6)
+
+
+def test_norms_are_those_of_matrices() -> None:
+    x = torch.randn(2, 3, 5, 4)  # two members of a stack, three experts
+    names = ["spectral", "rms_to_rms", "frobenius", "stable_rank"]
+    found = measure(TensorReductions(x, members=1, batch_dims=1), names)
+    spectral = torch.linalg.matrix_norm(x, ord=2).amax(-1)
+    squares = x.square().sum((-3, -2, -1))
+    torch.testing.assert_close(found["spectral"], spectral)
+    torch.testing.assert_close(found["rms_to_rms"], spectral * (4 / 5) ** 0.5)
+    torch.testing.assert_close(found["frobenius"], squares.sqrt())
+    torch.testing.assert_close(found["stable_rank"], squares / 3 / spectral**2)
+    biases = TensorReductions(x.new_zeros(2, 3, 5), members=1, batch_dims=1)
+    assert measure(biases, names) == {}
+
+
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+def test_the_plain_model_of_growing_experts_is_the_same_function(activation: str) -> None:
+    options = {"experts": "width / 4", "activation": activation, "bias": True}
+    setup = mupl.Setup(
+        partial(GPT, 11, 8, d_head=4, **options),
+        32,
+        base_width=BASE,
+        depth=2,
+        base_depth=1,
+        parametrization="completep",
+        lr=0.1,
+    )
+    for w in setup.model.parameters():
+        nn.init.normal_(w, std=0.3)
+    tokens = torch.arange(8)[None] % 11
+    plain = setup.fold()
+    assert plain.get_submodule("blocks.0.mlp_residual").value == 1
+    torch.testing.assert_close(plain(tokens), setup.model(tokens))
+
+
+class ListOfExperts(nn.Module):
+    """Experts as modules in a list."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(width, width) for _ in range(width // 4))
+
+
+def test_a_list_of_modules_that_grows_is_refused_with_what_to_do() -> None:
+    with pytest.raises(mupl.ConfigError) as caught:
+        mupl.describe(ListOfExperts, 32, 16)
+    assert str(caught.value) == (
+        "parameter 'experts.4.weight' is not the same tensor at every width: keep names and ranks "
+        "fixed (the base model has not 'experts.4.weight', 'experts.4.bias', 'experts.5.weight' "
+        "and 5 more; where the number of equal networks in a list grows with width, such as of "
+        "experts, hold their weights in one tensor (number, out, in))"
+    )
+
+
+class Cubes(nn.Module):
+    """Tensors of three dimensions, of which the owner does not say what they count."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.growing = nn.Parameter(torch.randn(width // 4, 2 * width, width))
+        self.fixed = nn.Parameter(torch.randn(3, 2 * width, width))
+
+
+class Told(nn.Module):
+    """One that says it, and whose experts do not grow themselves."""
+
+    def __init__(self, width: int, transposed: bool = False) -> None:
+        super().__init__()
+        self.num_experts = width // 4
+        self.is_transposed = transposed
+        self.up = nn.Parameter(torch.randn(width // 4, 6, width))
+        self.up_bias = nn.Parameter(torch.randn(width // 4, 6))
+        self.down_bias = nn.Parameter(torch.randn(width // 4, width))
+
+
+class Router(nn.Module):
+    """A matrix whose owner knows the number of experts, and holds none."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.num_experts = width // 4
+        self.weight = nn.Parameter(torch.randn(width // 4, width))
+
+
+def test_a_router_that_knows_the_number_of_experts_is_one_matrix() -> None:
+    info = mupl.describe(Router, 32, 16)["weight"]
+    assert isinstance(info, ParamInfo)
+    assert (info.row, info.m_in, info.m_out, info.copies_grow) == ("hidden", 2, 2, False)
+
+
+def test_copies_are_found_in_other_modules() -> None:
+    infos = mupl.describe(Cubes, 32, 16)
+    found = {n: (i.role, i.m_in, i.m_out, i.m_copies, i.copies_grow) for n, i in infos.items()}
+    assert found == {"growing": ("hidden", 2, 2, 2, True), "fixed": ("hidden", 2, 2, 1, False)}
+    infos = mupl.describe(Told, 32, 16, roles={"up": "output"})
+    found = {n: (i.row, i.m_in, i.m_out, i.m_copies, i.fan_in) for n, i in infos.items()}
+    assert found == {
+        "up": ("output", 2, 1, 2, 32),
+        "up_bias": ("scalar_vector", 1, 1, 2, 1),
+        "down_bias": ("input_vector", 1, 2, 2, 1),
+    }
+
+
+@pytest.mark.parametrize(("transposed", "role"), [(False, "output"), (True, "input")])
+def test_a_role_is_proposed_for_experts_of_fixed_size(transposed: bool, role: str) -> None:
+    with pytest.raises(mupl.ConfigError, match=f"say roles={{'up': '{role}'}}"):
+        mupl.describe(partial(Told, transposed=transposed), 32, 16)
+
+
+def failures(parametrization: Any, **options: Any) -> set[tuple[str, str]]:
+    """(kind, name) of what fails in a coordinate check of a GPT whose experts grow from 4 to 16."""
+    # Some tokens are frequent, so that all gradients have a part in common. Of noise alone they
+    # would fall as the root of the number of experts.
+    frequencies = torch.arange(1.0, 33) ** -1.2
+    generator = torch.Generator().manual_seed(0)
+    ids = frequencies.expand(32, -1).multinomial(9, replacement=True, generator=generator)
+    rows = coord_check(
+        partial(GPT, 32, 8, depth=1, d_head=16, experts="width / 8", zero_readout=True),
+        batches=[(ids[:, :-1], ids[:, 1:])] * 3,
+        widths=(32, 64, 128),
+        base_width=32,
+        seeds=range(3),
+        parametrization=parametrization,
+        **options,
+    )
+    table = verdict(rows)
+    failed = table[table["verdict"] == "fail"]
+    return set(zip(failed["kind"], failed["name"], strict=True))
+
+
+# With so large an eps updates of Adam follow the gradient, and so the rule of eps
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adam": {"optimizer": "adam", "lr": 0.01},
+    "adam with a large eps": {"optimizer": "adam", "lr": 0.3, "eps": 1.0},
+    "sgd": {"optimizer": "sgd", "lr": 0.1},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_coordinate_check_of_growing_experts_passes_under_mup(optimizer: str) -> None:
+    assert failures("mup", **OPTIMIZERS[optimizer]) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("optimizer", "cell"), [("adam with a large eps", "eps"), ("sgd", "lr"), ("adam", None)]
+)
+def test_a_coordinate_check_fails_without_the_rule_of_copies_and_under_sp(
+    optimizer: str, cell: str | None
+) -> None:
+    table = get_parametrization("sp")
+    if cell is not None:
+        without = str(
+            getattr(get_parametrization("mup").rule(optimizer[:4].strip(), "hidden"), cell)
+        )
+        table = get_parametrization("mup", {"*.networks.*": {cell: without}})
+    assert ("update", "blocks.0.mlp.networks.down.weight") in failures(
+        table, **OPTIMIZERS[optimizer]
+    )
