@@ -3,12 +3,14 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from mupl.training.cli import register_configs
+from tests.composing import remembering
 
 UNPACK = Path(__file__).parents[2] / "shared" / "data" / "unpack"
 
@@ -42,6 +44,13 @@ def real_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def configs_of_the_command_line() -> None:
     """Tests that compose a config find what the command line adds to those in conf/."""
     register_configs()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def composed_once() -> Iterator[None]:
+    """Hydra composes each choice of config groups once a session."""
+    with remembering():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
