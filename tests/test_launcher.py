@@ -18,7 +18,7 @@ import torch
 from omegaconf import OmegaConf
 
 from mupl.stacked.stack import Stack
-from tests.commands import IGNORED, ROOT, SMALL, Done, command, environment, train_here
+from tests.commands import IGNORED, ROOT, SMALL, Done, command, environment, start, train_here
 from tests.commands import train as run_command
 
 pytestmark = IGNORED
@@ -417,14 +417,7 @@ def test_a_stack_that_other_code_began_goes_on_if_it_is_to_be_kept(
 
 def test_a_process_that_is_interrupted_says_so_and_ends(tmp_path: Path) -> None:
     endless = ["-m", "hydra/launcher=stacked", *SMALL, "max_steps=200000", "width=8", "seed=0,1"]
-    process = subprocess.Popen(
-        command(*endless, f"hydra.sweep.dir={tmp_path}", "hydra.launcher.save_every=0"),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(*endless, f"hydra.sweep.dir={tmp_path}", "hydra.launcher.save_every=0")
     while not list(tmp_path.glob("states/*.pt")) and process.poll() is None:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
