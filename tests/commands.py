@@ -14,6 +14,8 @@ from tests.processes import Process, run
 ROOT = Path(__file__).parents[1]
 # Losses that others measured; the README beside them says who. They are not part of a checkout.
 FOREIGN = ROOT.parent / "shared" / "data" / "foreign"
+# Sweeps end with their tables: figures take longer than a small sweep
+TABLE_ONLY = "hydra.callbacks.sweep_report.report=tests.commands.table_only"
 SMALL = ["max_steps=20", "base_width=8", "trainer=cpu"]
 
 # What mupl.training.run ignores, which pytest undoes: the marks of tests that call `train_here`
@@ -98,5 +100,5 @@ def row_of(job: str, **outcome: object) -> dict[str, object]:
 
 
 def table_only(sweep_dir: Path, metric: str) -> int:
-    """End a sweep with its tables only: figures take longer than a small sweep."""
+    """End a sweep with its tables only."""
     return conclude(read_results(sweep_dir), sweep_dir)

@@ -81,11 +81,17 @@ def compose_config(loader: ConfigLoaderImpl, defaults: list[Any], repo: Any) -> 
 
 
 def kept(repo: Any, key: tuple[object, ...], make: Any) -> Any:
-    """Return a copy of what was made for this key, if all files that were read are in conf/."""
-    sources = [source.full_path() for source in repo.get_sources()]
-    if any(text.startswith("file:") and text != f"file://{CONF}" for text in sources):
-        return make()
-    whole = (*sources, *key)
+    """Return a copy of what was made for this key from the same files."""
+    whole = (*key, *[stamp(source.full_path()) for source in repo.get_sources()])
     if whole not in _kept:
         _kept[whole] = pickle.dumps(make())
     return pickle.loads(_kept[whole])
+
+
+def stamp(source: str) -> tuple[object, ...]:
+    """Name a source, and if it is a folder that a test made, the state of its files."""
+    scheme, _, folder = source.partition("://")
+    if scheme != "file" or folder == CONF:
+        return (source,)
+    files = sorted(Path(folder).rglob("*.yaml"))
+    return (source, *[(str(file), file.stat().st_mtime_ns) for file in files])

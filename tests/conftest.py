@@ -1,5 +1,6 @@
 """Fixtures shared by the tests."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -16,6 +17,12 @@ UNPACK = Path(__file__).parents[2] / "shared" / "data" / "unpack"
 
 if not torch.cuda.is_available():
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # or torch's optimizers look for a GPU at each step
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from what the imports made, which stays as long as the tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

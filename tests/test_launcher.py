@@ -18,7 +18,17 @@ import torch
 from omegaconf import OmegaConf
 
 from mupl.stacked.stack import Stack
-from tests.commands import IGNORED, ROOT, SMALL, Done, command, environment, start, train_here
+from tests.commands import (
+    IGNORED,
+    ROOT,
+    SMALL,
+    TABLE_ONLY,
+    Done,
+    command,
+    environment,
+    start,
+    train_here,
+)
 from tests.commands import train as run_command
 
 pytestmark = IGNORED
@@ -27,7 +37,6 @@ SLOW = pytest.mark.slow
 Train = Callable[..., Done]
 
 EXACT = [*SMALL, "trainer.precision=64-true", "trainer.log_every_n_steps=5"]
-TABLE_ONLY = "hydra.callbacks.sweep_report.report=tests.commands.table_only"
 ONE_BY_ONE = "one by one"  # part of the lines that say that jobs were not stacked
 
 
@@ -318,7 +327,7 @@ def test_a_wrong_option_of_the_launcher_is_one_clear_line(sweep: Train, tmp_path
     ("number", "at", "callbacks"),
     [
         (signal.SIGINT, 33, "none"),
-        (signal.SIGTERM, 70, "none"),
+        pytest.param(signal.SIGTERM, 70, "none", marks=SLOW),
         (signal.SIGTERM, 70, "coordinates"),
     ],
 )
@@ -573,26 +582,24 @@ def raise_above(members: int, error: Exception) -> Callable[[Stack], Any]:
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
 
-@pytest.mark.parametrize(
-    "error",
-    [OUT_OF_MEMORY, MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
-)
 def test_out_of_memory_halves_a_stack_and_all_results_are_there(
-    error: Exception, sweep: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sweep: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["stacked", *EXACT, "width=8", "lr=0.01,0.02,0.03", "seed=0,1,2"]
     sweep(tmp_path / "whole", *arguments)
-    monkeypatch.setattr(Stack, "_step", raise_above(3, error))
-    done = sweep(tmp_path / "halved", *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    said = [
-        f"stack 1 of 1: out of memory with {n} members: going on with halves" for n in (9, 4, 5)
-    ]
-    assert [line for line in done.stdout.splitlines() if "out of memory" in line] == said
-    assert ONE_BY_ONE not in done.stdout
-    pd.testing.assert_frame_equal(
-        results(tmp_path / "whole"), results(tmp_path / "halved"), rtol=1e-9
-    )
+    on_cpu = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    for name, error in (("GPU", OUT_OF_MEMORY), ("Python", MemoryError()), ("CPU", on_cpu)):
+        with monkeypatch.context() as patch:
+            patch.setattr(Stack, "_step", raise_above(3, error))
+            done = sweep(tmp_path / name, *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        said = [
+            f"stack 1 of 1: out of memory with {n} members: going on with halves" for n in (9, 4, 5)
+        ]
+        assert [line for line in done.stdout.splitlines() if "out of memory" in line] == said
+        assert ONE_BY_ONE not in done.stdout
+        whole, halved = results(tmp_path / "whole"), results(tmp_path / name)
+        pd.testing.assert_frame_equal(whole, halved, rtol=1e-9)
 
 
 def test_a_job_that_is_out_of_memory_alone_is_a_failed_row(
