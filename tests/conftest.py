@@ -2,13 +2,13 @@
 
 import gc
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from mupl.training.cli import register_configs
 from tests.composing import remembering
@@ -37,13 +37,11 @@ def real_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent  # the workers' common folder
     target = base / "real_data"
-    if not target.exists():
-        partial = tmp_path_factory.mktemp("unpacking")
-        subprocess.run([UNPACK, partial], check=True, stdout=subprocess.DEVNULL)
-        try:
-            partial.rename(target)  # atomic; fails where another worker was first
-        except OSError:
-            shutil.rmtree(partial)
+    with FileLock(base / "real_data.lock"):  # a worker that comes later waits
+        if not target.exists():
+            partial = tmp_path_factory.mktemp("unpacking")
+            subprocess.run([UNPACK, partial], check=True, stdout=subprocess.DEVNULL)
+            partial.rename(target)
     return target
 
 
