@@ -155,7 +155,7 @@ SWEEPS: dict[str, tuple[list[str], int]] = {
             *("width=16", "model=gpt", "data=text", "data.context=8", "model.d_head=4", "depth=1"),
             *("batch_size=2", "weight_decay=0.1", "parametrization=mup,mup_table9"),
             *("tune.hidden.lr=0.5,2", "tune.hidden.weight_decay=3", "tune.attention.mult=2"),
-            *("tune.residual.mult=0.5", "tune.head.of=readout.*", "tune.head.init=1,2"),
+            *("tune.residual.mult=0.5", "tune.head.of=readout.*", "tune.head.init=2"),
         ],
         1,
     ),

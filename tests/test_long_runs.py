@@ -57,7 +57,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Steps of which nothing, a logged loss, or a validation is last
-@pytest.mark.parametrize("step", [1, 2, 4, 7, 11])
+@pytest.mark.parametrize(
+    "step", [1, 2, 4, *(pytest.param(step, marks=pytest.mark.slow) for step in (7, 11))]
+)
 def test_a_resumed_run_is_the_whole_run(
     step: int, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
