@@ -264,8 +264,18 @@ UNTIED = ("mup_table3", "sp_full_align", "ntk_full_align")  # embedding and read
 FORMULATIONS = ["mup_table3", "mup_table9", "unit_init", "mulinear", "mean_field"]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "optimizer"),
+    [
+        *((variant, "adamw") for variant in VARIANTS),
+        *((variant, "sgd") for variant in ("plain", "tied")),
+        *(
+            pytest.param(v, "sgd", marks=pytest.mark.slow)
+            for v in VARIANTS
+            if v not in ("plain", "tied")
+        ),
+    ],
+)
 def test_formulations_of_mup_follow_one_trajectory(variant: str, optimizer: str) -> None:
     reference = losses("mup", optimizer, 2 * BASE, steps=6, **VARIANTS[variant])
     assert reference[-1] < reference[0]
