@@ -46,7 +46,7 @@ mutants: .venv/ready  ## spoil one line at a time and see that the tests notice
 	$(BIN)/python scripts/mutants.py
 
 # torch and torchvision are installed together and unpinned: each torchvision needs the torch it was built for.
-# Nothing is compiled beforehand: of 24,000 modules a tenth is ever imported, and Python compiles those then.
+# Nothing is compiled beforehand: most modules are never imported, and Python compiles those that are.
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mupl needs Python 3.11 or newer; say make PYTHON=...")'
 	@echo "setting up .venv: some minutes without a word, and 7 GB of disk"
