@@ -45,12 +45,13 @@ docs-serve: .venv/ready  ## show the site at http://127.0.0.1:8000 while pages a
 mutants: .venv/ready  ## spoil one line at a time and see that the tests notice
 	$(BIN)/python scripts/mutants.py
 
-# torch and torchvision are installed together and unpinned: each torchvision needs the torch it was built for
+# torch and torchvision are installed together and unpinned: each torchvision needs the torch it was built for.
+# Nothing is compiled beforehand: most modules are never imported, and Python compiles those that are.
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mupl needs Python 3.11 or newer; say make PYTHON=...")'
 	@echo "setting up .venv: some minutes without a word, and 7 GB of disk"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet torch torchvision
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile torch torchvision
+	$(BIN)/python -m pip install --quiet --no-compile -e ".[dev]"
 	touch $@

@@ -301,7 +301,7 @@ OPTIMIZERS = [
         "mupl/stacked/rules.py",
         ids(
             "tests/test_stack.py",
-            "test_members_follow_the_trajectories_that_they_have_alone[None-sgd]",
+            "test_members_follow_the_trajectories_that_they_have_alone[sgd-None]",
         ),
         [
             ('"lr": scale.lr * scale.mult * c, "l2"', '"lr": scale.lr * scale.mult, "l2"'),

@@ -1,19 +1,28 @@
 """Fixtures shared by the tests."""
 
+import gc
 import os
-import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from mupl.training.cli import register_configs
+from tests.composing import remembering
 
 UNPACK = Path(__file__).parents[2] / "shared" / "data" / "unpack"
 
 if not torch.cuda.is_available():
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # or torch's optimizers look for a GPU at each step
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from what the imports made, which stays as long as the tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -28,13 +37,11 @@ def real_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent  # the workers' common folder
     target = base / "real_data"
-    if not target.exists():
-        partial = tmp_path_factory.mktemp("unpacking")
-        subprocess.run([UNPACK, partial], check=True, stdout=subprocess.DEVNULL)
-        try:
-            partial.rename(target)  # atomic; fails where another worker was first
-        except OSError:
-            shutil.rmtree(partial)
+    with FileLock(base / "real_data.lock"):  # a worker that comes later waits
+        if not target.exists():
+            partial = tmp_path_factory.mktemp("unpacking")
+            subprocess.run([UNPACK, partial], check=True, stdout=subprocess.DEVNULL)
+            partial.rename(target)
     return target
 
 
@@ -42,6 +49,13 @@ def real_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def configs_of_the_command_line() -> None:
     """Tests that compose a config find what the command line adds to those in conf/."""
     register_configs()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def composed_once() -> Iterator[None]:
+    """Hydra composes each choice of config groups once a session."""
+    with remembering():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -111,7 +111,7 @@ def trajectory(
     optimizer: str,
     width: Any,
     *,
-    steps: int = 50,
+    steps: int = 20,
     **options: Any,
 ) -> Tensor:
     return train(*prepare(parametrization, optimizer, width, **options), steps)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mupl.data import Arrays, TrainLoader
 from mupl.errors import ConfigError
-from tests.commands import IGNORED, train_here
+from tests.commands import IGNORED, TABLE_ONLY, train_here
 
 pytestmark = IGNORED
 MSE = "loss=torch.nn.functional.mse_loss"
@@ -62,7 +62,7 @@ def test_a_stack_has_the_losses_of_its_jobs_alone(
     tables = []
     for launcher in ("basic", "stacked"):
         folder = tmp_path / launcher
-        options = [f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}"]
+        options = [f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}", TABLE_ONLY]
         precision = "trainer.precision=64-true"
         done = train_here(capfd, *sweep, *sizes, *loss, precision, *options)
         assert done.returncode == 0, done.stderr

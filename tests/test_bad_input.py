@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from mupl.cli import main
-from tests.commands import IGNORED, ROOT, train, train_here
+from tests.commands import IGNORED, ROOT, train_anew, train_here
 
 pytestmark = IGNORED
 
@@ -439,7 +439,7 @@ def arguments(text: str, out: Path, data: Path | None = None) -> list[str]:
 def test_bad_input_is_one_clear_line_before_any_training(
     text: str, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    start = train if text == IN_A_PROCESS else partial(train_here, capfd)
+    start = train_anew if text == IN_A_PROCESS else partial(train_here, capfd)
     out = tmp_path / "out"
     done = start(*arguments(text, out, folder))
     assert done.returncode == 1, done.stdout + done.stderr

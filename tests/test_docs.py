@@ -127,10 +127,17 @@ def commands(page: str) -> list[str]:
 
 
 def trainings() -> list[tuple[str, str]]:
-    """Page and command, of all that train; a command in the text may be cut short by "..."."""
+    """Page and command, of all that train; a command in the text may be cut short by "...".
+
+    A command that several pages show is tried for the first of them.
+    """
     found = []
+    seen: set[str] = set()
     for page in NAMES:
         for command in dict.fromkeys(commands(page)):
+            if command in seen:
+                continue
+            seen.add(command)
             # a ladder writes the config that the last of these names; tests/test_road.py runs both
             cut = any(words in command for words in ("...", "--config-name recommendation"))
             if command.startswith(TRAIN) and not cut and " " in command:
@@ -189,12 +196,19 @@ def test_a_command_that_trains_composes(page: str, command: str, folders: Path) 
 
 
 def of_mupl() -> list[tuple[str, str]]:
-    """Page and command, of those of `mupl` that do not train."""
+    """Page and command, of those of `mupl` that do not train.
+
+    A command that several pages show is tried for the first of them, unless it is about a page's
+    own model.
+    """
     found = []
+    seen: set[str] = set()
     for page in NAMES:
         for command in dict.fromkeys(commands(page)):
-            if re.match(r"mupl (?!train\b)\w", command):
+            is_new = command not in seen or "my_net" in command
+            if is_new and re.match(r"mupl (?!train\b)\w", command):
                 found.append((page, command))
+            seen.add(command)
     return found
 
 

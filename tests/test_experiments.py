@@ -20,7 +20,7 @@ from mupl.names import AS_WRITTEN
 from mupl.stacked.compose import SweepConfigLoader
 from mupl.training.checks import check
 from mupl.training.config import build_setup
-from tests.commands import IGNORED, ROOT, Done, train_here
+from tests.commands import IGNORED, ROOT, TABLE_ONLY, Done, train_here
 
 pytestmark = IGNORED
 
@@ -175,7 +175,7 @@ def test_a_sweep_of_transfer_ends_with_its_figure(
 def test_variants_of_mup_differ_in_the_embedding_s_learning_rate(
     experiment: str, second: str, expected: float, sweep: Callable[..., Done], tmp_path: Path
 ) -> None:
-    sweep(experiment, "width=8,16", "lr=0.01,0.1", "seed=0")
+    sweep(experiment, "width=8,16", "lr=0.01,0.1", "seed=0", TABLE_ONLY)
     rows = pd.read_csv(tmp_path / "sweep" / "results.csv")
     assert rows["parametrization"].unique().tolist() == ["mup", second]
     wide = rows[(rows["width"] == 16) & (rows["lr"] == 0.1)].set_index("parametrization")["folder"]

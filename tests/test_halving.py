@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from mupl.stacked.checkpoint import Checkpoint
 from mupl.stacked.stack import Stack
 from mupl.tuning.halving import Halving
-from tests.commands import IGNORED, ROOT, Done, train_here
-from tests.test_launcher import TABLE_ONLY, stopping_at
+from tests.commands import IGNORED, ROOT, TABLE_ONLY, Done, train_here
+from tests.test_launcher import stopping_at
 
 pytestmark = IGNORED
 INF, NAN = float("inf"), float("nan")

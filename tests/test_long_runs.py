@@ -19,7 +19,7 @@ from mupl.identity import job_id
 from mupl.models import GPT
 from mupl.training.blocks import blocks, checkpoint_activations
 from mupl.training.progress import device_flops
-from tests.commands import IGNORED, command, environment, train_here
+from tests.commands import IGNORED, command, environment, start, train, train_here
 
 pytestmark = IGNORED
 
@@ -51,16 +51,15 @@ def equal(a: object, b: object) -> bool:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was not interrupted, with a checkpoint of every step."""
     folder = tmp_path_factory.mktemp("whole")
-    done = subprocess.run(
-        command(*GPT_RUN, *CPU, *EVERY_STEP, f"hydra.run.dir={folder}"),
-        capture_output=True, text=True, check=False, env=environment(),
-    )  # fmt: skip
+    done = train(*GPT_RUN, *CPU, *EVERY_STEP, f"hydra.run.dir={folder}")
     assert done.returncode == 0, done.stderr
     return folder
 
 
 # Steps of which nothing, a logged loss, or a validation is last
-@pytest.mark.parametrize("step", [1, 2, 4, 7, 11])
+@pytest.mark.parametrize(
+    "step", [1, 2, 4, *(pytest.param(step, marks=pytest.mark.slow) for step in (7, 11))]
+)
 def test_a_resumed_run_is_the_whole_run(
     step: int, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,10 +147,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(number: int, tmp_path: Path
     """Whatever the folder is: `resume=true` finds the run of the same settings."""
     steps = 100_000
     run = (*CPU, "width=8", "base_width=8", "checkpoint.every_steps=200", "resume=true")
-    process = subprocess.Popen(
-        command(*run, f"max_steps={steps}"), cwd=tmp_path, env=environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    process = start(*run, f"max_steps={steps}", cwd=tmp_path)
     end = time.monotonic() + 120
     while not list(tmp_path.glob("outputs/*/*/checkpoints/*.ckpt")) and time.monotonic() < end:
         time.sleep(0.1)
@@ -166,10 +162,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(number: int, tmp_path: Path
     assert (folder / "checkpoints" / f"step-{step}.ckpt").exists()
     assert not (folder / "result.json").exists()
     time.sleep(1.1)  # another folder would have another second in its name
-    process = subprocess.Popen(
-        command(*run, f"max_steps={steps}"), cwd=tmp_path, env=environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    process = start(*run, f"max_steps={steps}", cwd=tmp_path)
     newer = folder / "checkpoints" / f"step-{200 * (step // 200 + 2)}.ckpt"
     while not newer.exists() and time.monotonic() < end:
         time.sleep(0.1)

@@ -1,13 +1,12 @@
 """The notebooks run from top to bottom, and what they assert holds."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.commands import ROOT, environment
+from tests.processes import run as run_script
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 QUICK = "5_tables"  # less than ten seconds
@@ -24,14 +23,8 @@ def parameters() -> list[object]:
 
 def run(notebook: Path, folder: Path, **variables: str) -> str:
     """Run a notebook as plain Python in a process of its own, and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, str(notebook)],
-        cwd=folder,
-        env=environment() | {"MPLBACKEND": "agg", "TMPDIR": str(folder)} | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    own = {"MPLBACKEND": "agg", "TMPDIR": str(folder)} | variables
+    done = run_script([str(notebook)], cwd=folder, env=environment() | own)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

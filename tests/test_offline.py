@@ -59,11 +59,23 @@ def test_an_attempt_would_be_seen(tmp_path: Path) -> None:
     assert "socket.connect" in seen
 
 
-@pytest.mark.parametrize("launcher", [pytest.param("basic", marks=pytest.mark.slow), "stacked"])
-def test_a_sweep_opens_no_connection(launcher: str, tmp_path: Path) -> None:
-    sweep = [f"hydra/launcher={launcher}", "lr=0.01,0.1", f"hydra.sweep.dir={tmp_path}/out"]
+@pytest.mark.slow
+def test_a_sweep_of_the_basic_launcher_opens_no_connection(tmp_path: Path) -> None:
+    sweep = ["lr=0.01,0.1", f"hydra.sweep.dir={tmp_path}/out"]
     assert attempts(tmp_path, "train.py", "-m", *TINY, *sweep) == ""
 
 
-def test_a_run_opens_no_connection(tmp_path: Path) -> None:
-    assert attempts(tmp_path, "train.py", *TINY, f"hydra.run.dir={tmp_path}/out") == ""
+def test_a_run_and_a_stacked_sweep_open_no_connection(tmp_path: Path) -> None:
+    """Both in one process, as its imports take longer than they do."""
+    run = [*TINY, f"hydra.run.dir={tmp_path}/run"]
+    sweep = ["-m", *TINY, "hydra/launcher=stacked", "lr=0.01,0.1"]
+    sweep.append(f"hydra.sweep.dir={tmp_path}/sweep")
+    code = (
+        "import runpy, sys\n"
+        f"for arguments in ({run}, {sweep}):\n"
+        "    sys.argv = ['train.py', *arguments]\n"
+        "    runpy.run_path('train.py', run_name='__main__')"
+    )
+    assert attempts(tmp_path, "-c", code) == ""
+    assert (tmp_path / "run/result.json").exists()
+    assert len(list(tmp_path.glob("sweep/*/result.json"))) == 2

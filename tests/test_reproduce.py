@@ -4,7 +4,6 @@ import re
 import runpy
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -51,18 +50,17 @@ def kept() -> list[tuple[str, str]]:
     return found
 
 
-@cache
-def table_of(name: str, size: str) -> tuple[Size, pd.DataFrame]:
-    one = read_entry(name).sizes[size]
+def numbers_of(name: str, one: Size) -> pd.DataFrame:
+    """The numbers of the table that is kept."""
     file = one.kept_table()
     assert file is not None
-    return one, pd.read_csv(file)
+    return VIEWS[read_entry(name).view].numbers(pd.read_csv(file))
 
 
 def traded(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with parametrizations (or optimizers, if there is one) under each other's names."""
-    several = table["parametrization"].nunique() > 1
-    column = "parametrization" if several else "optimizer"
+    """Numbers of parametrizations (or of optimizers, if there is one) under each other's names."""
+    columns = [c for c in ("parametrization", "optimizer", "name") if c in table]
+    column = next(c for c in columns if table[c].nunique() > 1)
     names = sorted(table[column].unique())
     others = dict(zip(names, names[1:] + names[:1], strict=True))
     return table.assign(**{column: table[column].map(others)})
@@ -115,20 +113,22 @@ def test_a_config_that_is_wrong_is_an_error(config: dict, message: str) -> None:
 # --- numbers
 
 
-@pytest.mark.parametrize(("name", "size"), kept())
-def test_the_numbers_of_a_kept_table_are_as_expected(name: str, size: str) -> None:
-    one, table = table_of(name, size)
-    found = outcomes(read_entry(name), one, table)
-    assert found["passes"].all(), found
-
-
 @pytest.mark.parametrize(
     ("name", "size"),
-    [one for one in kept() if one not in NOT_TOLD_APART and one[0] not in ONE_PARAMETRIZATION],
+    [
+        pytest.param(*one, marks=pytest.mark.slow if one == ("ablation", "tiny") else ())
+        for one in kept()
+    ],
 )
-def test_a_number_misses_where_parametrizations_are_traded(name: str, size: str) -> None:
-    one, table = table_of(name, size)
-    assert not outcomes(read_entry(name), one, traded(table))["passes"].all()
+def test_numbers_of_a_kept_table_are_as_expected_and_some_miss_where_parametrizations_are_traded(
+    name: str, size: str
+) -> None:
+    one = read_entry(name).sizes[size]
+    numbers = numbers_of(name, one)
+    found = compare(one.expect, numbers)
+    assert found["passes"].all(), found
+    if (name, size) not in NOT_TOLD_APART and name not in ONE_PARAMETRIZATION:
+        assert not compare(one.expect, traded(numbers))["passes"].all()
 
 
 def test_what_is_not_told_apart_expects_no_numbers() -> None:

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +10,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from mupl.analysis.transfer import best, curves
+from mupl.cli import main
 from mupl.errors import ConfigError
 from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.identity import swept_keys, write_result
 from mupl.sweep.results import collect
 from mupl.training.cli import DIVERGED
-from tests.commands import IGNORED, ROOT, SMALL, Done, row_of, train, train_here
+from tests.commands import IGNORED, SMALL, Done, row_of, train, train_here
 
 pytestmark = IGNORED
 
@@ -381,8 +380,7 @@ def test_a_report_can_be_made_again_from_the_folders(sweep: Swept) -> None:
     folder, _ = sweep
     before = (folder / "results.csv").read_text()
     (folder / "results.csv").unlink()
-    command = [sys.executable, "-m", "mupl", "report", str(folder)]
-    assert (
-        subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 1
-    )  # jobs had failed
+    with pytest.raises(SystemExit) as end:
+        main(["report", str(folder)])
+    assert end.value.code == 1  # jobs had failed
     assert (folder / "results.csv").read_text() == before

@@ -23,7 +23,7 @@ from mupl.stats.recorder import Recorder
 from mupl.training.setup import Setup
 from tests.commands import train
 
-V, T, BATCH, STEPS = 11, 8, 4, 12
+V, T, BATCH, STEPS = 11, 8, 4, 8
 WIDTH, BASE, DEPTH, BASE_DEPTH = 16, 8, 2, 1
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -67,10 +67,9 @@ def members(optimizer: str) -> list[dict[str, Any]]:
             **tuned,
             "parametrization": name,
             "optimizer": optimizer,
-            "seed": seed,
+            "seed": i // 2 % 2,
             "lr": tuned["lr"] * (1 + i % 3),
         }
-        for seed in (0, 1)
         for i, name in enumerate(names)
     ]
 
