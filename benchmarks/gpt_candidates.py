@@ -38,9 +38,8 @@ class Way:
     attention: str = "sdpa"  # sdpa | flex | triton, which rotates itself
     flex_options: tuple[tuple[str, Any], ...] = ()
     sdpa: SDPBackend | None = None  # whose kernel, or torch's choice
-    norms: str = (
-        "plain"  # plain | folded: gains in the next matrices, normalised x kept in bfloat16
-    )
+    # plain | folded: gains in the next matrices, normalised x kept in bfloat16
+    norms: str = "plain"
     stream: str = "float32"  # dtype of the residual stream
     # plain | rows: written as the weight lies | split: that in parts | float32: by the product
     weight_gradient: str = "plain"
