@@ -47,9 +47,8 @@ class Way:
     weights: str = "cast"  # cast in each step | copies: kept in bfloat16, gradients in bfloat16
     update: str = "each"  # each tensor by itself | one compiled function
     loss_parts: int = 1  # members' logits and losses in so many parts, one after the other
-    # whole: model and loss as one | blocks: each by itself, and the loss | edges: and what is
-    # before and after them | joint: also gradients and updates | nothing
-    compile: str = "whole"
+    # blocks | edges: and what is before and after | whole | joint: and gradients, updates | nothing
+    compile: str = "blocks"
     gelu: str = "plain"  # plain | exponential: erf and its gradient by one exponential
     cuda_only: str = ""  # why it does not run on a CPU
     inductor: tuple[tuple[str, Any], ...] = ()  # options
@@ -107,7 +106,7 @@ CANDIDATES = {
     "one_update": Way(update="one"),
     "loss_parts": Way(loss_parts=4),
     "edges": Way(compile="edges"),
-    "blocks": Way(compile="blocks"),
+    "whole": Way(compile="whole"),
     "joint": Way(compile="joint"),
     "cublaslt": Way(library="cublaslt", cuda_only="a library of a GPU"),
     "descent": _inductor(coordinate_descent_tuning=True),
@@ -122,7 +121,7 @@ CANDIDATES = {
 
 
 def way_of(name: str) -> Way:
-    """The candidate of a name, or several joined, such as "merged+folded"."""
+    """The candidate of a name, or several joined, such as "merged+whole"."""
     way = Way()
     for part in name.split("+"):
         way = way & CANDIDATES[part]
@@ -392,7 +391,7 @@ class CopiesStack(Stack):
 
     def _step(self) -> dict[str, Tensor]:
         x, target = self._batches()
-        losses = self._training_losses(x, target)
+        losses = self._loss_function(self.forward(x), target)
         gradients = torch.autograd.grad(losses.sum(), list(self.trained.values()))
         by_name = dict(zip(self.trained, gradients, strict=True))
         with torch.no_grad():
@@ -461,6 +460,7 @@ def _losses_in_parts(stack: Stack, parts: int) -> None:
 
     readout.__class__ = _Unread
     stack._losses = losses
+    stack._loss_function = compiled(losses, dynamic=False)
 
 
 class _Unread(Linear):
@@ -507,19 +507,26 @@ def _join(stack: Stack) -> None:
 
 
 def _compile(stack: Stack, way: Way) -> None:
-    """Compile other parts than a stack has chosen; its own are compiled when they are called."""
+    """Stacks have compiled their blocks and losses; take it back where a way says so."""
+    if way.compile in ("nothing", "whole", "joint"):
+        for block in stack.model.blocks:
+            block.__dict__.pop("forward", None)
     if way.compile == "nothing":
-        stack._training_losses = stack._losses_of_batch
+        stack._loss_function = stack._losses
+    elif way.compile == "whole":
+        forward = stack.forward
+        losses = stack._losses
+
+        def as_one(x: Tensor, target: Tensor) -> Tensor:
+            return losses(forward(x), target)
+
+        stack.forward = lambda x: x
+        stack._loss_function = compiled(as_one, dynamic=False)
     elif way.compile == "joint":
         _join(stack)
-    elif way.compile in ("blocks", "edges"):
-        of_outputs = compiled(stack._losses, dynamic=False)
-        stack._training_losses = lambda x, target: of_outputs(stack.forward(x), target)
-        parts = list(stack.model.blocks)
-        if way.compile == "edges":
-            parts += [stack.model.embedding, stack.model.norm]
-        for part in parts:
-            part.forward = compiled(part.forward, dynamic=False)
+    elif way.compile == "edges":
+        stack.model.embedding.forward = compiled(stack.model.embedding.forward, dynamic=False)
+        stack.model.norm.forward = compiled(stack.model.norm.forward, dynamic=False)
 
 
 # A whole way

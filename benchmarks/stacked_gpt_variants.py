@@ -1,9 +1,9 @@
 """Ways of making a step of a stack of GPTs faster, each beside the step as it is.
 
-    python benchmarks/stacked_gpt_variants.py FOLDER [--widths 64,128,256] [--gpus 1] [NAME ...]
+    python benchmarks/stacked_gpt_variants.py FOLDER [--widths 64 128 256] [--gpus 1] [NAME ...]
     python benchmarks/stacked_gpt_variants.py FOLDER --tiny     # on a CPU, to see that it runs
 
-A NAME is one of `gpt_candidates.CANDIDATES`, or several joined, such as "merged+folded"; without
+A NAME is one of `gpt_candidates.CANDIDATES`, or several joined, such as "merged+whole"; without
 any, all are measured. Each is built in a process of its own, so that a crash or a timeout is a row
 of the table. There it takes turns with the step as it is: "ratio" is the median of the times of
 neighbouring rounds, with its 95 % interval; below 1 is faster. "first" and "deviation" are the
@@ -26,7 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import cache, partial
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,17 +65,18 @@ def text() -> Tensor:
     return (steps.cumsum(0) % VOCABULARY).to(torch.uint8)
 
 
-@cache
-def setups_of(width: int, size: Size) -> list[Any]:
-    """The members, half of them in muP."""
+def new_stack(width: int, size: Size) -> Any:
+    """A stack with half its members in muP; on a CPU too its blocks are to be compiled."""
+    from mupl.data.text import Tokens
     from mupl.models import GPT
+    from mupl.stacked.stack import Stack
     from mupl.training.setup import Setup
 
     def build(width: int) -> GPT:
         return GPT(VOCABULARY, size.context, width, depth=size.depth)
 
     with torch.device("meta"):
-        return [
+        setups = [
             Setup(
                 build,
                 width,
@@ -85,16 +86,10 @@ def setups_of(width: int, size: Size) -> list[Any]:
             )
             for i in range(size.members)
         ]
-
-
-def new_stack(width: int, size: Size) -> Any:
-    """A stack of them, which on a CPU too is to be compiled."""
-    from mupl.data.text import Tokens
-    from mupl.stacked.stack import Stack
-
+    tokens = Tokens(text(), text()[:10_000], VOCABULARY, size.context)
     stack = Stack(
-        setups_of(width, size),
-        Tokens(text(), text()[:10_000], VOCABULARY, size.context),
+        setups,
+        tokens,
         batch_size=size.batch,
         max_steps=STEPS,
         device=size.device,
@@ -257,17 +252,13 @@ class Table:
             (self.folder / f"failed_{width}_{name}.txt").write_text(found["output"])
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
-
-
 def arguments_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     from gpt_candidates import CANDIDATES
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*", default=list(CANDIDATES), metavar="NAME")
-    parser.add_argument("--widths", type=_numbers, default=[256, 64, 128], help="as 64,128")
+    parser.add_argument("--widths", type=int, nargs="+", default=[256, 64, 128])
     parser.add_argument("--seconds", type=float, default=2.0, help="of measuring each")
     parser.add_argument("--limit", type=float, default=240.0, help="seconds for a process")
     parser.add_argument("--minutes", type=float, default=60.0, help="nothing is begun after these")

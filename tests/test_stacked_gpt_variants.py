@@ -20,7 +20,7 @@ import stacked_gpt_variants as variants  # noqa: E402
 TOLERANCES = {"stream": 1e-3}  # of the losses: its numbers have eight bits; all else is float32
 SIZE = variants.TINY._replace(depth=1, context=16)
 JOINED = [
-    "both+folded+onehot+split+copies",
+    "both+folded+onehot+split+copies+whole",
     "flip+folded+loss_parts+edges+one_update",
 ]
 
@@ -67,14 +67,6 @@ def test_the_table_has_a_row_of_each_candidate_also_of_those_that_fail(tmp_path:
     assert float(rows["triton"]["deviation"]) < 1e-5, done.stdout
     assert "skipped on a CPU" in rows["flex"]["note"]
     assert (tmp_path / "kernels_32_triton.txt").exists()
-
-
-def test_names_may_follow_options() -> None:
-    arguments = variants.arguments_of(
-        ["folder", "--limit", "9", "--widths", "64,128", "flex", "both"]
-    )
-    assert arguments.names == ["flex", "both"]
-    assert arguments.widths == [64, 128]
 
 
 @pytest.mark.parametrize(

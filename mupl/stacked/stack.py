@@ -43,8 +43,8 @@ class Stack:
     has its own seed (initial weights and order of the data), parametrization, schedule and
     hyperparameters. The stack holds effective weights (see `mupl.stacked.rules`). A model whose
     class has `member_axis = True` takes them as they are; any other is mapped over them by
-    `torch.func.vmap`. On CUDA a step is captured as a graph and replayed; in a long training a
-    model that has `blocks` is compiled first, as one with its loss.
+    `torch.func.vmap`. On CUDA a step is captured as a graph and replayed; in a long training the
+    model's `blocks` are compiled first.
 
     Args:
         members: best built under `torch.device("meta")`, as their weights are sampled here.
@@ -109,7 +109,7 @@ class Stack:
         self.k = 0
         self._k_on_device = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.losses = torch.full((max_steps, len(members)), torch.nan, dtype=dtype, device=device)
-        self._training_losses: Callable[[Tensor, Tensor], Tensor] = self._losses_of_batch
+        self._loss_function: Callable[[Tensor, Tensor], Tensor] = self._losses
         self._eagerly: Callable[[], AbstractContextManager[Any]] = nullcontext
         self._captured = CapturedStep() if self.device.type == "cuda" else None
         self._check_loss()
@@ -131,10 +131,16 @@ class Stack:
         self.members[0].loss(output[0].to(self._dtype), target[0])
 
     def _compile(self) -> None:
-        """Compile model and loss as one; a model without `blocks` is left as it is."""
-        if len(getattr(self.model, "blocks", ())) > 0:
-            self._training_losses = compiled(self._losses_of_batch, dynamic=False)
+        """Compile the model's blocks, all as one, and the loss.
+
+        A model without `blocks` is left as it is.
+        """
+        blocks = getattr(self.model, "blocks", ())
+        if len(blocks) > 0:
+            self._loss_function = compiled(self._losses, dynamic=False)
             self._eagerly = partial(torch.compiler.set_stance, "force_eager")
+        for block in blocks:
+            block.forward = compiled(block.forward, dynamic=False)
 
     def train(
         self,
@@ -159,7 +165,7 @@ class Stack:
     def _step(self) -> dict[str, Tensor]:
         """Make one update of every member, without synchronisation, and return the gradients."""
         x, target = self._batches()
-        losses = self._training_losses(x, target)
+        losses = self._loss_function(self.forward(x), target)
         weights = list(self.weights.values())
         gradients = torch.autograd.grad(losses.sum(), weights, materialize_grads=True)
         by_name = dict(zip(self.weights, gradients, strict=True))
@@ -193,10 +199,6 @@ class Stack:
     def _in_dtype(self, x: Tensor) -> Tensor:
         return x.to(self._dtype) if x.is_floating_point() else x  # tokens stay integers
 
-    def _losses_of_batch(self, x: Tensor, target: Tensor) -> Tensor:
-        """(S,): every member's loss, of batches x (G, N, ...) and target (G, N, ...)."""
-        return self._losses(self.forward(x), target)
-
     def _losses(self, output: Tensor, target: Tensor) -> Tensor:
         """(S,): every member's loss.
 
@@ -223,7 +225,8 @@ class Stack:
         sums: dict[str, Tensor] = {}
         examples = 0
         for x, target in self._validation:
-            output = self.forward(x[None])
+            with self._eagerly():  # too seldom to be worth compiling for its shapes
+                output = self.forward(x[None])
             values = {"val_loss": self._losses(output, target[None])}
             if not target.is_floating_point():
                 right = (output.argmax(-1) == target).to(self._dtype)
