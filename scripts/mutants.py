@@ -345,7 +345,7 @@ DATA = [
     *in_file(
         "mupl/stacked/stack.py",
         "tests/test_stack.py::test_seeds_may_be_shared_or_not",
-        [("seeds, batch_size, self.device", "[0 for _ in seeds], batch_size, self.device")],
+        [("batch_size, of_batches, self", "batch_size, [0 for _ in of_batches], self")],
     ),
 ]
 RESUME = [
@@ -569,6 +569,26 @@ NUMBERS = [
             ("np.log2(of_seeds[name])", "np.log2(of_seeds[name] * 2)"),
             ("lengths.iloc[1:].iterrows()", "lengths.iterrows()"),
             ("run[metric] <= run[", "run[metric] >= run["),
+        ],
+    ),
+    *in_file(
+        "mupl/analysis/bootstrap.py",
+        (
+            "tests/test_prediction.py::test_what_a_seed_does_to_all_learning_rates_does_not_move_the_optimum",
+        ),
+        [
+            ('(settings, of_size["seed"])', "(settings,)"),
+            ("scatter.paired * self._roots", "scatter.run * self._roots"),
+            ("scatter.run * self._roots", "scatter.paired * self._roots"),
+            ("return cls(run, freedom, run, freedom)", "return cls(run, freedom, 0.0, freedom)"),
+        ],
+    ),
+    *in_file(
+        "mupl/identity/jobs.py",
+        ("tests/test_identity.py::test_the_settings_in_which_trainings_differ_are_named",),
+        [
+            ("if is_same or follows or is_ignored", "if is_same or is_ignored"),
+            ("if choices.get(group) != others_choices.get(group)", "if False"),
         ],
     ),
     *in_file(
