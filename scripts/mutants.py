@@ -345,7 +345,7 @@ DATA = [
     *in_file(
         "mupl/stacked/stack.py",
         "tests/test_stack.py::test_seeds_may_be_shared_or_not",
-        [("seeds, batch_size, self.device", "[0 for _ in seeds], batch_size, self.device")],
+        [("batch_size, of_batches,", "batch_size, [0] * len(of_batches),")],
     ),
 ]
 RESUME = [
