@@ -27,9 +27,9 @@ from tests.commands import (
     command,
     environment,
     start,
+    train_anew,
     train_here,
 )
-from tests.commands import train as run_command
 
 pytestmark = IGNORED
 
@@ -746,7 +746,7 @@ def test_jobs_may_be_sent_elsewhere_and_go_on_with_a_sweep_that_was_begun_here(
     sweep(tmp_path / "here", "basic", *grid, "seed=0,1,2")
     sweep(tmp_path / "there", "basic", *grid, "seed=0,1")
     before = written(tmp_path / "there")
-    done = run_command(
+    done = train_anew(
         "-m",
         f"hydra/launcher={launcher[0]}",
         *launcher[1:],

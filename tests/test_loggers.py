@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from mupl.sweep.results import collect
-from tests.commands import SMALL, Done, train
+from tests.commands import SMALL, Done, train, train_anew
 from tests.wandb_runs import Run, runs_below
 
 JOBS = [
@@ -43,7 +43,8 @@ def sweep(
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     folder = tmp_path_factory.mktemp(request.param) / "lr_of_digits"
     launcher = f"hydra/launcher={request.param}"
-    done = train(*JOBS, "logger=wandb", launcher, f"hydra.sweep.dir={folder}")
+    start = train_anew if request.param == "joblib" else train  # which starts processes itself
+    done = start(*JOBS, "logger=wandb", launcher, f"hydra.sweep.dir={folder}")
     assert done.returncode == 0, done.stderr
     return folder, done
 
