@@ -205,9 +205,9 @@ def move_orthogonally(
 
 def matrices(x: Tensor, group: Mapping[str, Any]) -> list[Tensor]:
     """Return the matrices (fan_out, fan_in) that a tensor of a group holds, as views of it."""
-    copies = x.view(-1, *x.shape[group.get("batch_dims", 0) :])
+    batch_dims = group.get("batch_dims", 0)
     found: list[Tensor] = []
-    for copy in copies:
+    for copy in x.flatten(0, batch_dims - 1) if batch_dims else (x,):
         matrix = copy.mT if group.get("transposed") else copy.view(len(copy), -1)
         found += matrix.split(group["parts"]) if group.get("parts") else (matrix,)
     return found

@@ -95,7 +95,8 @@ class AttentionHooks:
                 name = self._running[-1]
                 with torch.no_grad():
                     logits = logits_of(*args, **options)
-                routes = bool(args) and args[0].shape[-1] in self._experts[name]
+                of_softmax = logits_of is _unmasked_input and bool(args)
+                routes = of_softmax and args[0].shape[-1] in self._experts[name]
                 if logits is not None and not routes:
                     self._logits[name] = logits
             return function(*args, **options)
