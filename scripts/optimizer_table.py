@@ -30,8 +30,8 @@ from mupl.analysis.readout_norms import NORM_COLUMNS
 from mupl.analysis.transfer import transfer
 from mupl.errors import ConfigError
 from mupl.parametrization.exponents import exponent
-from mupl.training.cli import register
 from mupl.training.config import build_setup
+from mupl.training.registration import register
 from mupl.training.setup import Setup
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from mupl.training.cli import register_configs
+from mupl.training.registration import register_configs
 from tests.composing import remembering
 
 UNPACK = Path(__file__).parents[2] / "shared" / "data" / "unpack"

@@ -117,7 +117,7 @@ WRONG = {
     "-m lr=0.1,0.2 loss=torch.nn.functional.mse_loss": "loss: does not fit the model's output (3, ",
     f"{STACKED} loss=tests.test_bad_input.no_mean": "loss: must return a scalar, not (3,) float32",
     f"{STACKED} loss=torch.nn.functional.mse_loss,torch.nn.functional.l1_loss": "does not fit the",
-    f"-m lr=0.1,0.2 {FLATS} loss=mupl.training.setup.cross_entropy": "takes classes, not",
+    f"-m lr=0.1,0.2 {FLATS} loss=mupl.training.setup.cross_entropy": "two or more classes",
     f"{FLATS} model._target_=tests.test_losses.Told": "does not fit the model's output (3,) fl",
     f"{FLATS} loss=mupl.training.setup.cross_entropy": "say loss=torch.nn.functional.mse_loss",
     # parametrizations, roles, initializers

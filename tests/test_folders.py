@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from mupl.identity import job_id, remember_sweep, write_result
 from mupl.identity.folders import earlier_folder, job_folder, sweep_folder
 from mupl.identity.jobs import sweep_id
-from mupl.training.cli import register
+from mupl.training.registration import register
 from tests.commands import ROOT, row_of
 
 

@@ -25,7 +25,7 @@ from mupl.identity import (
 from mupl.identity.results import LOSSES
 from mupl.models import MLP
 from mupl.sweep.results import collect
-from mupl.training.cli import register
+from mupl.training.registration import register
 from mupl.training.setup import Setup
 from tests.commands import ROOT
 

@@ -102,7 +102,7 @@ def printed(code: str) -> str:
 
 def test_composing_a_config_imports_no_training_and_a_run_no_plots() -> None:
     code = (
-        "import sys, train; from mupl.training.cli import register_configs as r; r();"
+        "import sys, train; from mupl.training.registration import register_configs as r; r();"
         "assert not {'torch', 'lightning'} & set(sys.modules), 'composing';"
         "import lightning; before = set(sys.modules);"
         "import mupl.training.run;"

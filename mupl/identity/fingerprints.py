@@ -19,6 +19,7 @@ NOT_TRAINING = (
     "training/coord_check.py",
     "training/loss_check.py",
     "training/lr_finder.py",
+    "training/registration.py",
     "training/threads.py",
     "stacked/compose.py",
     "stacked/executors.py",

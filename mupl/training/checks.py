@@ -29,7 +29,9 @@ from mupl.parametrization.hyperparameters import (
 )
 from mupl.training.clear_errors import clear_errors
 from mupl.training.keys import wandb_key_is_set
+from mupl.training.loss_check import check_losses
 from mupl.training.overrides import (
+    MAX_JOBS,
     jobs,
     known_keys,
     refuse_unknown,
@@ -83,7 +85,6 @@ UNIQUE = ("job_folder:", "job_id:", "job.num", "job.id", "override_dirname")
 COORDINATE_CHECKS = ("coordinate_check", "ablation")  # reports
 # Class of a logger -> the package that it needs, which is also its extra
 LOGGERS = {"WandbLogger": "wandb", "TensorBoardLogger": "tensorboard", "MLFlowLogger": "mlflow"}
-MAX_JOBS = 20_000  # of a sweep that are checked before the first is trained
 
 
 def check(cfg: DictConfig) -> None:
@@ -327,8 +328,6 @@ class CheckInput(Callback):
             _check_expectations(config)
             _check_loggers(config)
             _check_halving(config)
-            from mupl.training.loss_check import check_losses  # which needs what is above
-
             check_losses(config)
             earlier = earlier_folder(config)
             if earlier is not None:

@@ -10,8 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from mupl.training.cli import register
 from mupl.training.overrides import CONF, swept_texts
+from mupl.training.registration import register
 
 MAIN = "train"  # the config that others are told apart from
 

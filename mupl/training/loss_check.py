@@ -9,9 +9,8 @@ from omegaconf import DictConfig
 
 from mupl.errors import ConfigError
 from mupl.identity import RESULT_FILE, hydra_of, read_result
-from mupl.training.checks import MAX_JOBS
 from mupl.training.compose import compose_job
-from mupl.training.overrides import jobs, swept_texts
+from mupl.training.overrides import MAX_JOBS, jobs, swept_texts
 
 DECIDING = ("loss", "model", "data")  # swept keys that decide whether a loss fits, with data.*
 EXAMPLES = 3  # given to the loss: neither one, which is broadcast, nor many, which take memory

@@ -25,6 +25,7 @@ from mupl.names import not_installed
 PACKAGE = Path(__file__).parents[1]
 IN_WHEEL = PACKAGE / "conf"
 CONF = IN_WHEEL if IN_WHEEL.is_dir() else PACKAGE.parent / "conf"  # the latter in a checkout
+MAX_JOBS = 20_000  # of a sweep that are checked before the first is trained
 
 # The head of an error of Hydra's that a more helpful one stands for
 _NO_KEY = re.compile(r"Could not override '(.*?)'")

@@ -72,7 +72,8 @@ class StepProgress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._peak = peak_flops(trainer)
         if self._peak is not None:
-            self._flops = update_flops(pl_module.training_setup, trainer, self._batch_size)  # type: ignore[arg-type]
+            setup: Any = pl_module.training_setup
+            self._flops = update_flops(setup, trainer, self._batch_size)
         self._begun_at = trainer.global_step
         self._begun = time.perf_counter()
         self._task = self._progress.add_task(
