@@ -597,8 +597,8 @@ NUMBERS = [
         [
             ("values.std(ddof=1)) / math.sqrt(n)", "values.std(ddof=0)) / math.sqrt(n)"),
             ("stdtrit(freedom, 0.975)", "stdtrit(freedom, 0.95)"),
-            ("len(rows) - seed.nunique() - 1", "len(rows) - seed.nunique()"),
-            ("values - values.groupby(seed)", "values - values.groupby(seed * 0)"),
+            ("len(rows) - len(seeds) - 1", "len(rows) - len(seeds)"),
+            ("values - means[seed]", "values - values.mean()"),
             ("<= FALSE_DISCOVERIES", "<= 2"),
         ],
     ),
