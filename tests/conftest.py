@@ -15,6 +15,7 @@ from tests.composing import remembering
 
 UNPACK = Path(__file__).parents[2] / "shared" / "data" / "unpack"
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # what a test trains is the same beside any load
 if not torch.cuda.is_available():
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # or torch's optimizers look for a GPU at each step
 

@@ -89,7 +89,7 @@ def test_an_interrupt_of_a_report_is_one_of_the_sweep(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("coordinates", "must be one of ablation, coordinate_check, hyperparameter_transfer, "),
+        ("coordinates", "must be one of ablation, carried, coordinate_check, hyperparameter_"),
         ("nowhere.report", "No module named 'nowhere'"),
         ("tests.test_report.missing", "has no attribute 'missing'"),
     ],

@@ -34,6 +34,7 @@ OTHERS = {
     "docs/figures/report.png",
     "docs/figures/gpt_397m.png",
     "docs/figures/per_module_carried.png",
+    "docs/figures/shampoo_roots.png",
 }
 # Sizes of figures whose tables tell no parametrizations apart, as they say
 NOT_TOLD_APART = {("init_std", "tiny"), ("lr_depth", "tiny"), ("embedding_lr", "tiny")}

@@ -14,8 +14,7 @@ class ExpertLinear(nn.Module):
     first dimension counts matrices, and vectors.
 
     Example:
-        >>> layer = ExpertLinear(3, 4, 2)
-        >>> layer.init_normal_(std=0.5)
+        >>> layer = ExpertLinear(3, 4, 2)  # with weights from N(0, 1 / in)
         >>> layer(torch.zeros(1, 7, 4)).shape
         torch.Size([3, 7, 2])
     """
@@ -29,6 +28,7 @@ class ExpertLinear(nn.Module):
         self.out_features = out_features
         self.weight = nn.Parameter(torch.empty(num_experts, out_features, in_features))
         self.bias = nn.Parameter(torch.empty(num_experts, out_features)) if bias else None
+        self.init_normal_(in_features**-0.5)
 
     def init_normal_(self, std: float) -> None:
         """Fill the weight from N(0, std^2) and the bias with 0."""

@@ -8,7 +8,7 @@ from typing import Any
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mupl.training.overrides import CONF, swept_texts
 from mupl.training.registration import register
@@ -63,4 +63,6 @@ def compose_job(config: DictConfig, chosen: Mapping[str, str]) -> DictConfig:
 
 def search_overrides(config: DictConfig) -> list[str]:
     """Return the overrides of a command line that say where configs lie."""
-    return [text for text in config.hydra.overrides.hydra if "hydra.searchpath" in text]
+    # not resolved, as they may name keys of jobs only
+    said: Any = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
+    return [text for text in said if "hydra.searchpath" in text]
