@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,10 +82,15 @@ def test_the_operations_of_an_update_are_six_for_each_weight_and_example() -> No
     assert step_flops(infos, digits(), batch_size=5) == 6 * 5 * weights
 
 
+@pytest.mark.parametrize("system", ["linux", "other"])
 def test_the_load_is_that_of_the_cores_that_the_process_may_use(
-    monkeypatch: pytest.MonkeyPatch,
+    system: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.undo()
+    running = tmp_path / "loadavg"
+    if system == "linux":
+        running.write_text("0.20 0.18 0.12 61/7000 11206\n")
+    monkeypatch.setattr(threads, "RUNNING", running)
     monkeypatch.setattr("os.getloadavg", lambda: (60.0, 0.0, 0.0))
     monkeypatch.setattr("os.cpu_count", lambda: 120)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)

@@ -57,15 +57,15 @@ def _problem(config: DictConfig) -> str:
     """
     import torch  # not before, as other checks do without
 
-    from mupl.data.modules import data_module
     from mupl.training.config import build_setup, load_data
 
     with hydra_of(config), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said where the job is trained
         try:
             splits = load_data(config)
-            loader = data_module(splits, batch_size=config.batch_size, seed=0).train_dataloader()
-            x, target = next(iter(loader))
+            batches = splits.train_batches(config.batch_size, [0])
+            batches.set_step(0)
+            x, target = (of_seeds[0] for of_seeds in batches())
             setup = build_setup(config, splits.model_args)
             setup.model.eval()
             with torch.no_grad():

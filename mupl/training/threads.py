@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from mupl.roles import Info
 # makes updates of 2e8 and more 1.3 to 1.8 times as fast, and smaller ones 1.2 to 1.5 times; but
 # these are what a busy core slows down most.
 WORTH_A_THREAD = 1e8
+RUNNING = Path("/proc/loadavg")
 CHOSEN_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables that torch follows
 
 
@@ -78,14 +80,24 @@ def step_flops(infos: Mapping[str, Info], splits: Any, batch_size: int) -> float
 
 @cache
 def _at_start() -> tuple[int, float]:
-    """Return torch's own number of threads and the load of as many cores, before anything trains.
+    """Return torch's own number of threads, and how many of as many cores others use now.
 
-    A container or a job of a cluster may use a part of the machine's cores, but the load is that of
-    all.
+    A container or a job of a cluster may have a part of the machine's cores, but the load is that
+    of all.
     """
     cores = torch.get_num_threads()
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return cores, load * cores / max(cores, os.cpu_count() or 1)
+    return cores, _load() * cores / max(cores, os.cpu_count() or 1)
+
+
+def _load() -> float:
+    """Return how many other threads run or wait for a core.
+
+    Linux says it of this moment; elsewhere it is the mean of the last minute, own work included.
+    """
+    if RUNNING.exists():
+        running, _, _ = RUNNING.read_text().split()[3].partition("/")
+        return int(running) - 1.0
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 @cache
