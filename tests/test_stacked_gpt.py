@@ -152,7 +152,7 @@ def test_members_follow_the_trajectories_that_they_have_alone(
     [
         partial(Orthogonal, method="accurate"),
         partial(Normalized, inner="adamw", normalise="hyperball"),
-        pytest.param(partial(BlockedShampoo, block_size=8), marks=pytest.mark.slow),
+        pytest.param(partial(BlockedShampoo, block_size=4), marks=pytest.mark.slow),
         pytest.param(Scion, marks=pytest.mark.slow),
     ],
 )
