@@ -9,7 +9,7 @@ The plain loop has the same model, compiled by torch.compile, a fused AdamW and 
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -45,20 +45,19 @@ def plain(width: int) -> Callable[[], object]:
     return step
 
 
+def members(build: Callable[[int], GPT], width: int, rates: Sequence[float]) -> list[Setup]:
+    """The members of a stack without weights, one a learning rate, in turn in SP and muP."""
+    with torch.device("meta"):
+        return [
+            Setup(build, width, base_width=64, lr=lr, parametrization="mup" if i % 2 else "sp")
+            for i, lr in enumerate(rates)
+        ]
+
+
 def stacked(width: int) -> Callable[[], object]:
     generator = torch.Generator().manual_seed(0)
     text = torch.randint(VOCABULARY, (1_000_000,), generator=generator).to(torch.uint8)
-    with torch.device("meta"):
-        setups = [
-            Setup(
-                build,
-                width,
-                base_width=64,
-                lr=1e-4 * (1 + i),
-                parametrization="mup" if i % 2 else "sp",
-            )
-            for i in range(MEMBERS)
-        ]
+    setups = members(build, width, [1e-4 * (1 + i) for i in range(MEMBERS)])
     tokens = Tokens(text, text[:10_000], VOCABULARY, CONTEXT)
     stack = Stack(
         setups, tokens, batch_size=BATCH, max_steps=10_000, device="cuda", autocast=torch.bfloat16

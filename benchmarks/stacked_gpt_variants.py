@@ -67,25 +67,16 @@ def text() -> Tensor:
 
 def new_stack(width: int, size: Size) -> Any:
     """A stack with half its members in muP; on a CPU too its blocks are to be compiled."""
+    from stacked_gpt import members
+
     from mupl.data.text import Tokens
     from mupl.models import GPT
     from mupl.stacked.stack import Stack
-    from mupl.training.setup import Setup
 
     def build(width: int) -> GPT:
         return GPT(VOCABULARY, size.context, width, depth=size.depth)
 
-    with torch.device("meta"):
-        setups = [
-            Setup(
-                build,
-                width,
-                base_width=64,
-                lr=3e-4 * (1 + i % 6),
-                parametrization="mup" if i % 2 else "sp",
-            )
-            for i in range(size.members)
-        ]
+    setups = members(build, width, [3e-4 * (1 + i % 6) for i in range(size.members)])
     tokens = Tokens(text(), text()[:10_000], VOCABULARY, size.context)
     stack = Stack(
         setups,
