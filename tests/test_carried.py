@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from mupl.analysis.carried import CARRIED, OWN, carried, steps_to_reach
 from mupl.errors import ConfigError
@@ -129,7 +130,12 @@ def test_the_script_searches_twice_and_carries_what_it_found(tmp_path: Path) -> 
     assert near[key].between(low * 0.999, high * 1.001).all()
     assert set(first["seed"]) == {0}
     assert set(near["seed"]) == {1}
+    uniform = yaml.safe_load((tmp_path / "near/setting/uniform.yaml").read_text())
+    found = pd.read_csv(tmp_path / "uniform_near/results.csv").sort_values("val_loss")
+    completed = found[found["status"] == "completed"].iloc[0]
+    assert uniform["tune"]["weights"]["init"] == completed["tune.weights.init"]
     table = pd.read_csv(tmp_path / "transfer/carried.csv")
+    assert set(table["setting"]) == {"best", "uniform", "plain"}
     assert len(table) == 4 * 3 * 2  # sizes, settings, where the learning rate is from
     assert np.isfinite(table["gain"]).all()
     assert (tmp_path / "transfer/carried.png").exists()
