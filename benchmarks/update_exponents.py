@@ -24,9 +24,9 @@ from torch import Tensor
 import mupl
 from mupl.data import digits
 from mupl.data.modules import TensorData
+from mupl.initializers import default_dtype
 from mupl.models import MLP
 from mupl.optim.blocked import BlockedShampoo, BlockedSOAP
-from mupl.training.coord_check import default_dtype
 
 WIDTHS = (32, 64, 128, 256)
 SEEDS = (0, 1)

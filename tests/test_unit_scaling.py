@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unit_scaling.core.functional import transformer_residual_scaling_rule
 
 from mupl.errors import ConfigError
+from mupl.initializers import default_dtype
 from mupl.models import GPT
 from mupl.models.gpt import Attention, FeedForward
 from mupl.nn import unit_scaling
@@ -29,7 +30,6 @@ from mupl.optim.groups import build_optimizer
 from mupl.optim.scaling import scale
 from mupl.parametrization.rules import Parametrization, get_parametrization
 from mupl.roles import describe
-from mupl.training.coord_check import default_dtype
 from mupl.training.setup import Setup
 from tests.commands import train_here
 from tests.loop import SGD, batches
