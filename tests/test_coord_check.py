@@ -26,7 +26,7 @@ from mupl.parametrization.rules import get_parametrization
 from mupl.report import coordinate_check as report
 from mupl.training.coord_check import coord_check
 
-# for CIFAR-10, whose inputs are 48 times as many as those of digits
+# for CIFAR-10, which has 48 times as many inputs as digits
 ADAM_TYPE = {"lr": 0.01, "input_mult": 2**-3, "output_mult": 2**-4}
 COMMON: dict[str, tuple[Any, dict[str, Any]]] = {
     "sgd": ("sgd", {"lr": 0.1, "input_mult": 2**-4, "output_mult": 2**5, "seeds": range(20)}),

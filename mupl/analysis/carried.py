@@ -1,4 +1,4 @@
-"""What a searched setting gains at other sizes than that of its search, in loss and in steps.
+"""What a searched setting gains at sizes that were not searched, in loss and in steps.
 
 All functions take a table of results, one row a run, with the columns seed, status, folder, a
 loss, a swept learning rate, sizes, and setting: "plain" is the one without factors by module, in
@@ -78,7 +78,7 @@ def carried(results: pd.DataFrame, validation: pd.DataFrame, metric: str) -> pd.
 
 
 def rate_and_keys(results: pd.DataFrame) -> tuple[str, list[str]]:
-    """Return the column of the learning rate, and those of sizes (and rules) that were swept.
+    """Return the columns that were swept: the learning rate's, and all of sizes (and rules).
 
     Raises:
         ConfigError: if no run has the setting plain, or all runs have one size.
@@ -154,7 +154,7 @@ def _beside_plain(runs: pd.DataFrame, keys: list[str], metric: str) -> pd.DataFr
 
 
 def _speedups(runs: pd.DataFrame, validation: pd.DataFrame, metric: str) -> list[float]:
-    """Compute the speedup of each run, from losses in its course or in that of the plain one."""
+    """Compute the speedup of each run, from losses in its course or in the plain run's."""
     courses = dict(list(validation.dropna(subset=[metric]).groupby("folder")))
     nothing = validation.head(0)
     found = []

@@ -20,7 +20,7 @@ LATE_TOLERANCE = 0.25
 EARLY = 3  # the last step at which weights, updates and outputs must be within TOLERANCE
 PARTS = ("effective", "propagating")
 MARGIN = 0.15  # beyond the tolerance: what an interval must exclude if a slope is to pass
-ROUNDING = 1e-5  # a gradient below that of others in its module by this factor is rounding
+ROUNDING = 1e-5  # a gradient so much smaller than others in its module is rounding
 FADING = 3 / 4  # what is off fades if, over the larger sizes, it is off by less than this share
 PASS, FAIL, NOT_JUDGED = "pass", "fail", "not judged"
 AXES = ("width", "depth")
@@ -93,7 +93,7 @@ def verdict(
     Args:
         rows: one row a value, with columns width, seed, t, kind, name, statistic, value, and the
             prediction: low and high, between which the slope must lie, or zero, where the value
-            must be 0. Rows without one are left out; those of kind "grad" tell rounding errors.
+            must be 0. Rows without one are left out; rows of kind "grad" tell rounding errors.
         tolerance: allowed distance of a slope from [low, high]; at least `LATE_TOLERANCE` after
             step `EARLY` and for `PARTS`.
         statistic: the one that is judged; by default all for which there are predictions.
@@ -222,7 +222,7 @@ class _Case:
         if self.zeros == self.runs:
             return "no signal: it is 0 at every size, as behind a gain or a layer that starts at 0"
         if self.is_rounding:
-            return "no signal: its gradient is rounding errors, as that of the bias of keys"
+            return "no signal: its gradient is rounding errors, as for the bias of keys"
         if self.zeros:
             return f"no signal: it is 0 in {self.zeros} of {self.runs} runs"
         return ""

@@ -192,7 +192,7 @@ def best(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.D
 def swept_hyperparameter(results: pd.DataFrame) -> str:
     """Return the first hyperparameter that has two or more values; lr if there is none.
 
-    Those of `HYPERPARAMETERS` come first, and then factors by module.
+    `HYPERPARAMETERS` come first, and then factors by module.
 
     >>> swept_hyperparameter(pd.DataFrame({"lr": [0.1, 0.1], "model.init_std": [1, 2]}))
     'model.init_std'

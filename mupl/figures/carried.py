@@ -1,4 +1,4 @@
-"""The figure of searched settings at other sizes than that of their search."""
+"""The figure of searched settings at sizes that were not searched."""
 
 import numpy as np
 import pandas as pd

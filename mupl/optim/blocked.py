@@ -125,8 +125,8 @@ def blocked_direction(
     where U is 0.
 
     Args:
-        scalars, step: one number a member, (S, 1, ...), with as many dimensions as g. Those of the
-            tensor are "eps", of the grafted method and of SOAP, and "matrix_eps".
+        scalars, step: one number a member, (S, 1, ...), with as many dimensions as g. The scalars
+            are "eps", for the grafted method and for SOAP, and "matrix_eps".
     """
     u = torch.zeros_like(g)
     for i, tile in enumerate(tiles(g.shape[1:], block_size)):

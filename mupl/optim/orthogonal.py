@@ -18,7 +18,7 @@ from mupl.roles import Info, ParamInfo, Role
 
 # Coefficients (a, b, c) of one step s -> a s + b s^3 + c s^5 on singular values.
 # Five steps of MUON map all from 0.002 to 1 into [0.68, 1.21], without converging (Jordan 2024;
-# those of torch.optim.Muon).
+# torch.optim.Muon has the same).
 MUON = (3.4445, -4.7750, 2.0315)
 # 1 is a fixed point of QUINTIC with two vanishing derivatives (Higham 2008, section 8.3): three
 # steps bring what MUON has made of singular values within 1e-9 of 1.
@@ -167,8 +167,8 @@ def _route(roles: Collection[str], info: Info) -> str:
 def is_matrix(info: Info) -> bool:
     """Whether a tensor is a matrix (fan_out, fan_in), or a hidden one that is stored transposed.
 
-    Several of them, such as those of experts, count as one. Embeddings and transposed convolutions
-    are none.
+    Several matrices in a tensor, one an expert, count as one. Embeddings and transposed
+    convolutions are none.
     """
     if not isinstance(info, ParamInfo) or len(info.copy_shape) < 2 or info.is_embedding:
         return False
@@ -235,7 +235,7 @@ class Orthogonal(DirectionOptimizer):
     A matrix W (fan_out, fan_in) moves by `w <- w - lr (weight_decay w + factor U V^T)` with
     `U S V^T` the momentum (see `accumulate`). A convolution's weight is such a matrix with the
     receptive field in fan_in. A tensor that holds several matrices, such as queries, keys and
-    values, or those of experts, is cut into these. Momenta of one shape are stacked and computed at
+    values, or one an expert, is cut into these. Momenta of one shape are stacked and computed at
     once. Where all gradients so far were 0 there is no direction, and no update.
 
     Args:

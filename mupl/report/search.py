@@ -50,7 +50,7 @@ def search(sweep_dir: Path, metric: str = "val_loss", where: str | None = None) 
 
 
 def settings(ranked: pd.DataFrame, liked: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the settings that a search ends with, by name; keys are those of a command.
+    """Return the settings that a search ends with, by name; their keys are keys of a command.
 
     Args:
         ranked: the searched keys of all settings, the best first.

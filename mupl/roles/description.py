@@ -458,7 +458,7 @@ def _add_branches(
         return []
     return [
         f"residual: no residual branch was found in {some_of(empty)}, so none is scaled with depth "
-        "there; name those of all blocks by residual=[globs]"
+        "there; name the branches of all blocks by residual=[globs]"
     ]
 
 

@@ -282,7 +282,7 @@ def check_same_names(
 
     Args:
         base, model: names of each tensor.
-        same: what is equal for names that count as the same, such as those of several blocks.
+        same: what is equal for names that count as the same, such as one name in several blocks.
     """
     missing = _beyond(model, base, same)
     extra = _beyond(base, model, same)
@@ -326,7 +326,7 @@ def changes(name: str) -> ConfigError:
 def patterns_in_blocks(fewer: Iterable[str], more: Iterable[str]) -> tuple[str, ...]:
     """Return the patterns of the names of which a deeper model has more than another.
 
-    Those of the modules that contain them come along.
+    Patterns of the modules that contain the tensors come along.
 
     Example:
         >>> patterns_in_blocks(["h.0.w", "readout"], ["h.0.w", "h.1.w", "readout"])

@@ -25,7 +25,7 @@ class AttentionHooks:
     the innermost module that is in its forward pass then. So `nn.MultiheadAttention` is seen, the
     attention of transformers (sdpa and eager) and of timm, and what is written with these functions
     of torch; a kernel of another library or a compiled model is not. Of several calls in a module
-    the last counts. Masked logits are left out, and those of a router between experts
+    the last counts. Masked logits are left out, and the logits of a router between experts
     (`mupl.roles.fans.network_counts`).
 
     Args:

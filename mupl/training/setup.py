@@ -345,8 +345,8 @@ class Setup:
         """
         if self._by_sgd and scales_gradients(self.model):
             raise ConfigError(
-                "callbacks.coordinates.predict: unit-scaled operations give SGD gradients that are "
-                "not those of the loss; say optimizer=adam or callbacks.coordinates.predict=false"
+                "callbacks.coordinates.predict: unit-scaled operations give SGD other gradients "
+                "than the loss has; say optimizer=adam or callbacks.coordinates.predict=false"
             )
         expected = expected_exponents(
             self.infos,

@@ -85,8 +85,8 @@ class Halving:
     ) -> list[int]:
         """Return the indices of the jobs that do not go on.
 
-        Settings are compared by their mean loss over seeds, among those of one group that have the
-        same seeds. Of n settings ceil(keep * n) go on, but none whose loss is not finite.
+        Settings of one group that have the same seeds are compared by their mean loss over seeds.
+        Of n settings ceil(keep * n) go on, but none whose loss is not finite.
 
         Args:
             rung: number of the rung, from 0.
