@@ -79,11 +79,13 @@ class Scatter:
         (0.0141, 0.0)
         """
         good = _good(results, metric, keys)
-        squares, freedom = float((good["off"] ** 2).sum()), round(float(good["freedom"].sum()))
+        squares = float((good["off"] ** 2).sum())
+        freedom = round(float(good["freedom"].sum()))
         if not freedom:
             return cls(NAN, 0, NAN, 0)
         run = float(np.sqrt(squares / freedom))
-        left, paired_freedom = 0.0, 0
+        left = 0.0
+        paired_freedom = 0
         for _, of_size in good.groupby(keys[0]):
             settings = of_size.groupby([*keys[1:]], dropna=False).ngroup()
             terms = np.hstack([pd.get_dummies(one) for one in (settings, of_size["seed"])])
@@ -104,7 +106,8 @@ def _good(results: pd.DataFrame, metric: str, keys: Sequence[str]) -> pd.DataFra
     """
     ended = results[(results["status"] == "completed") & np.isfinite(results[metric])]
     by_setting = ended.groupby([*keys], dropna=False)[metric]
-    mean, size = by_setting.transform("mean"), by_setting.transform("size")
+    mean = by_setting.transform("mean")
+    size = by_setting.transform("size")
     least = mean.groupby(ended[keys[0]]).transform("min")
     is_good = (mean - least <= GOOD * least.abs()) & (size > 1) & (mean != 0)
     runs = ended.assign(off=ended[metric] / mean - 1, freedom=1 - 1 / size)

@@ -58,7 +58,8 @@ def compare(proxies: pd.DataFrame, run: pd.DataFrame, width: float) -> pd.DataFr
     for key, rows in proxies.groupby(KEYS, sort=False):
         if key not in measured:
             continue
-        sizes, values = np.log2(rows["width"].to_numpy(float)), np.log2(rows["value"].to_numpy())
+        sizes = np.log2(rows["width"].to_numpy(float))
+        values = np.log2(rows["value"].to_numpy())
         slope = np.polyfit(sizes, values, 1)[0] if len(rows) > 1 else 0.0
         expected = values.mean() + slope * (np.log2(width) - sizes.mean())
         octaves = float(np.log2(measured[key]) - expected)

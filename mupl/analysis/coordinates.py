@@ -22,7 +22,9 @@ PARTS = ("effective", "propagating")
 MARGIN = 0.15  # beyond the tolerance: what an interval must exclude if a slope is to pass
 ROUNDING = 1e-5  # a gradient so much smaller than others in its module is rounding
 FADING = 3 / 4  # what is off fades if, over the larger sizes, it is off by less than this share
-PASS, FAIL, NOT_JUDGED = "pass", "fail", "not judged"
+PASS = "pass"
+FAIL = "fail"
+NOT_JUDGED = "not judged"
 AXES = ("width", "depth")
 MEASURED = ("width", "seed", "t", "kind", "name", "statistic", "value", "low", "high", "zero")
 

@@ -64,9 +64,11 @@ class Drift:
             >>> round(hardly_known.drift, 2)
             -0.15
         """
-        x, y = np.log2(np.asarray(sizes, float)), np.log2(np.asarray(optima, float))
+        x = np.log2(np.asarray(sizes, float))
+        y = np.log2(np.asarray(optima, float))
         weights = 1 / (np.square(errors) + SIGMA**2)
-        size, value = np.average(x, weights=weights), np.average(y, weights=weights)
+        size = np.average(x, weights=weights)
+        value = np.average(y, weights=weights)
         precision = (weights * (x - size) ** 2).sum() + 1 / TAU**2
         drift = (weights * (x - size) * (y - value)).sum() / precision
         known = 1 / weights.sum()

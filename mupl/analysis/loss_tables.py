@@ -120,7 +120,9 @@ def read_losses(files: Sequence[Path], columns: Columns | None = None) -> LossTa
     """
     texts = _read_all(files)
     columns, notes = _complete(texts, columns or Columns())
-    size, x, loss = str(columns.size), columns.x, str(columns.loss)
+    size = str(columns.size)
+    x = columns.x
+    loss = str(columns.loss)
     by = list(columns.by or ())
     texts = _usable(texts, loss, notes)
     if columns.hyperparameter:
@@ -380,7 +382,8 @@ def _without_zeros(texts: pd.DataFrame, x: str, notes: list[str]) -> pd.DataFram
 
 def _values(texts: pd.DataFrame, columns: Columns) -> pd.Series:
     """Read the learning rates, or the values of what is looked at in their place."""
-    column, option = texts[columns.x_column], columns.x_option
+    column = texts[columns.x_column]
+    option = columns.x_option
     return _powers_of_two(column, option) if columns.log2 else _numbers(column, option)
 
 
@@ -402,7 +405,8 @@ def _alike_as_one(rates: pd.Series, name: str, notes: list[str]) -> pd.Series:
     as_one = ordered.groupby(is_new.cumsum()).transform("first")
     if is_new.all():
         return rates
-    rate, other = as_one[~is_new].iloc[0], ordered[~is_new].iloc[0]
+    rate = as_one[~is_new].iloc[0]
+    other = ordered[~is_new].iloc[0]
     notes.append(f"as one: {name}s within 0.5 %, such as {rate:g} and {other:g}")
     return rates.map(dict(zip(ordered, as_one, strict=True)))
 

@@ -254,7 +254,8 @@ def _by_line(
     posterior = Drift.of(list(optima), values, errors)
     at, error = posterior.at(target)
     value = _powers(draw.normal(at, error))
-    drift, source = None, f"the best at {size} {next(iter(optima)):g}, the only one"
+    drift = None
+    source = f"the best at {size} {next(iter(optima)):g}, the only one"
     if len(optima) > 1:
         octaves = np.log2(list(optima))
         slopes = np.polyfit(octaves, np.stack(drawn), 1)[0]
@@ -278,7 +279,8 @@ def _powers(octaves: Interval) -> Interval:
 
 def _drawn_optima(curve: pd.DataFrame, key: str, draw: Draws) -> np.ndarray:
     """Find the optimum of a curve again for each draw of its means: (draws,), in octaves."""
-    x, seeds = curve[key], curve["seeds"].to_numpy(float)
+    x = curve[key]
+    seeds = curve["seeds"].to_numpy(float)
     grid = np.log2(x.to_numpy(float))
     step = float(np.diff(grid).max()) if len(grid) > 1 else 0.0
     inside = draw.within_step()
@@ -318,12 +320,14 @@ def _worst(lost: Sequence[float]) -> float:
 
 def _best_losses(settings: pd.DataFrame, size: str, draw: Draws) -> tuple[np.ndarray, np.ndarray]:
     """Return the best loss of each size (sizes,), and the same drawn anew (draws, sizes)."""
-    losses, drawn = [], []
+    losses = []
+    drawn = []
     for _, rung in settings.groupby(size):
         finite = rung[np.isfinite(rung["mean"])]
         best = finite.loc[finite["mean"].idxmin()]
         losses.append(float(best["mean"]))
-        mean, seeds = np.array([best["mean"]]), np.array([best["seeds"]])
+        mean = np.array([best["mean"]])
+        seeds = np.array([best["seeds"]])
         drawn.append(draw.means(mean, seeds, draw.run)[:, 0])
     return np.array(losses), np.stack(drawn, axis=1)
 
@@ -362,7 +366,8 @@ def _predicted_loss(
 
 def _warnings(found: Prediction, settings: pd.DataFrame) -> list[str]:
     """Say what makes the prediction unsure."""
-    size, said = found.size, []
+    size = found.size
+    said = []
     keys = [one.key for one in found.recommended]
     for one in found.recommended:
         if _is_graded(settings, one.key, keys):
@@ -397,7 +402,8 @@ def _warnings(found: Prediction, settings: pd.DataFrame) -> list[str]:
 
 def _of_curves(curve: pd.DataFrame, one: Recommended, size: str) -> list[str]:
     """Warn of optima at the edge of the grid, and of a grid too coarse to have a plateau."""
-    edges, steep = [], []
+    edges = []
+    steep = []
     for value, rung in curve.groupby(size):
         losses = rung["mean"].to_numpy(float)
         best = int(losses.argmin())

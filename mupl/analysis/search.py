@@ -58,7 +58,8 @@ def preferences(results: pd.DataFrame, metric: str) -> pd.DataFrame:
     top = ranked.head(max(2, round(TOP * len(tried))))
     rows: list[dict[str, Any]] = []
     for key in numbers(results):
-        of_top, of_all = np.log2(top[key].astype(float)), np.log2(tried[key].astype(float))
+        of_top = np.log2(top[key].astype(float))
+        of_all = np.log2(tried[key].astype(float))
         shift = (of_top.mean() - of_all.mean()) / of_all.std()
         row = {"key": key, "low": tried[key].min(), "high": tried[key].max()}
         row |= {"best": ranked[key].iloc[0], "top_low": top[key].quantile(0.25)}

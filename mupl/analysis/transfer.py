@@ -348,7 +348,8 @@ def optima(
         smallest: Optimum | None = None
         best_of_smallest: float | str = NAN
         for _, curve in series.groupby(size):
-            values, losses = curve[x], curve["mean"]
+            values = curve[x]
+            losses = curve["mean"]
             optimum = Optimum.of(values, losses)
             if smallest is None:
                 smallest = optimum

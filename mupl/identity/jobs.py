@@ -223,12 +223,16 @@ def differing_settings(
         config, other: of two jobs, with Hydra's part.
         without: dotted keys that do not count, with all that lies below them.
     """
-    values, others = _by_key(trained(config)), _by_key(trained(other))
-    said, others_said = _by_key(_plain(config, False)), _by_key(_plain(other, False))
-    choices, others_choices = config.hydra.runtime.choices, other.hydra.runtime.choices
+    values = _by_key(trained(config))
+    others = _by_key(trained(other))
+    said = _by_key(_plain(config, False))
+    others_said = _by_key(_plain(other, False))
+    choices = config.hydra.runtime.choices
+    others_choices = other.hydra.runtime.choices
     found: dict[str, tuple[Any, Any]] = {}
     for key in {**values, **others}:
-        value, other_value = values.get(key), others.get(key)
+        value = values.get(key)
+        other_value = others.get(key)
         name = key.rpartition(".")[2]
         is_same = _canonical(value, name) == _canonical(other_value, name)
         follows = key in said and "${" in str(said[key]) and said[key] == others_said.get(key)

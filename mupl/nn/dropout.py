@@ -75,7 +75,8 @@ def random_bits(counters: Tensor, key: Tensor) -> Tensor:
 
     Two rounds of multiplication and shift, half of the key before each; sums and products wrap.
     """
-    first, second = key[..., :1], key[..., 1:]
+    first = key[..., :1]
+    second = key[..., 1:]
     x = counters ^ first
     x = _fold(x, 16) * FIRST_MULTIPLIER
     x = _fold(x, 15) ^ second

@@ -351,7 +351,8 @@ def grafted(rules: OptimizerRules, graft: str) -> OptimizerRules:
 
 
 def _kind_of_soap(rules: OptimizerRules, graft: str, info: Info) -> str:
-    fan_in, fan_out = info.role in (Role.HIDDEN, Role.OUTPUT), info.role is Role.HIDDEN
+    fan_in = info.role in (Role.HIDDEN, Role.OUTPUT)
+    fan_out = info.role is Role.HIDDEN
     kind = rules.kind_of(info)
     is_whole = {UpdateKind.ROTATED_IN: fan_in, UpdateKind.ROTATED_OUT: fan_out}
     if is_whole.get(UpdateKind(kind), False):

@@ -55,9 +55,11 @@ def _derived(row: str, adam: Rule, lr: Monomial, derived: Derived) -> Rule:
         adam: the rule for Adam.
         lr: of the kind whose lr it has.
     """
-    lr_factor, eps_factor = derived.lr_factor, derived.eps_factor
+    lr_factor = derived.lr_factor
+    eps_factor = derived.eps_factor
     for symbol in _ONES.get(SPECIAL_ROWS.get(row, row), ()):
-        lr_factor, eps_factor = lr_factor.without(symbol), eps_factor.without(symbol)
+        lr_factor = lr_factor.without(symbol)
+        eps_factor = eps_factor.without(symbol)
     lr *= lr_factor
     wd = None if adam.wd is None else adam.wd * adam.lr / lr
     return replace(adam, lr=lr, eps=adam.eps * eps_factor, wd=wd)

@@ -132,7 +132,8 @@ class OptimizerRules:
 
     def part_factors(self, info: Info) -> tuple[float, ...]:
         """Return `shape_factor` of each matrix into which a tensor is cut."""
-        cells, fan_in = self.shape_cells(info), info.symbols["fan_in"]
+        cells = self.shape_cells(info)
+        fan_in = info.symbols["fan_in"]
         return tuple(largest(cells, size, fan_in) for size in self.parts(info))
 
     def inner_kind(self, info: Info) -> str | None:

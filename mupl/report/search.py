@@ -68,7 +68,8 @@ def settings(ranked: pd.DataFrame, liked: pd.DataFrame) -> dict[str, dict[str, A
     near: dict[str, str] = {}
     for row in liked.to_dict("records"):
         mean[row["key"]] = float(f"{row['top_mean']:.6g}")
-        low, high = f"{row['top_low']:.6g}", f"{row['top_high']:.6g}"
+        low = f"{row['top_low']:.6g}"
+        high = f"{row['top_high']:.6g}"
         near[row["key"]] = low if low == high else f"tag(log,interval({low},{high}))"
     return {"best": best, "mean": mean, "near": {"hydra.sweeper.params": near}}
 

@@ -67,7 +67,8 @@ class Costs:
         >>> Costs(1e15, 3600, 1e16, 4e17, 1e12).sentence().partition("; the same")[0]
         'tuning took 1e+15 FLOPs, 60 min; a run of the target takes 1e+16, 2.8 h'
         """
-        run, search = duration(self.target / self.rate), duration(self.search / self.rate)
+        run = duration(self.target / self.rate)
+        search = duration(self.search / self.rate)
         return (
             f"tuning took {self.ladder:.2g} FLOPs, {duration(self.seconds)}; a run of the target "
             f"takes {self.target:.2g}, {run}; the same search there would have taken "

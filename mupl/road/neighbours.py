@@ -74,7 +74,8 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _row(folder: Path, certificate: Mapping[str, Any]) -> dict[str, Any]:
-    values, measured = certificate["values"], certificate["measured"]
+    values = certificate["values"]
+    measured = certificate["measured"]
     predicted = certificate["predicted"] or {}
     changed = {key: one["value"] for key, one in certificate["changed"].items()}
     others = {key: value for key, value in changed.items() if key not in values}

@@ -120,7 +120,8 @@ def scaled_products(
     >>> scaled_products(q, q, q, is_causal=True)
     tensor([2., 2., 2., 2., 2., 2.])
     """
-    q, k = query[:SEQUENCES], key[:SEQUENCES]
+    q = query[:SEQUENCES]
+    k = key[:SEQUENCES]
     if enable_gqa:
         k = k.repeat_interleave(q.shape[-3] // k.shape[-3], dim=-3)
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale

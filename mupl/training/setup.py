@@ -227,7 +227,8 @@ class Setup:
         for name, info in self.infos.items():
             if not isinstance(info, ParamInfo):
                 continue
-            before, now = kind_at_base(self.optimizer_rules, info), self.scales[name].update_kind
+            before = kind_at_base(self.optimizer_rules, info)
+            now = self.scales[name].update_kind
             if before != now:
                 changed[name] = f"{before} at the base width and {now} here"
         if not changed:

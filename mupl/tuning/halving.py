@@ -157,7 +157,9 @@ def halving_problems(key: str, value: Any) -> Iterator[str]:
     if not isinstance(value, Mapping) or set(value) != {"rungs", "keep", "within"}:
         yield f"{key}={value}: must have rungs, keep and within, as in {key}.rungs=[0.1,0.3]"
         return
-    rungs, keep, within = value["rungs"], value["keep"], value["within"]
+    rungs = value["rungs"]
+    keep = value["keep"]
+    within = value["within"]
     good = isinstance(rungs, list) and all(_is_share(rung, 1) and rung < 1 for rung in rungs)
     if not good or sorted(set(rungs)) != rungs:
         yield (

@@ -31,7 +31,9 @@ class DrawsSweeper(BasicSweeper):
         sampler: str,
     ) -> None:
         super().__init__(max_batch_size, params)
-        self._settings, self._seed, self._sampler = settings, seed, sampler
+        self._settings = settings
+        self._seed = seed
+        self._sampler = sampler
 
     def split_arguments(  # type: ignore[override]
         self, overrides: Sequence[Override], max_batch_size: int | None
