@@ -66,14 +66,17 @@ def carried(results: pd.DataFrame, validation: pd.DataFrame, metric: str) -> pd.
     runs["speedup"] = _speedups(runs, validation, metric)
     runs["run_speedup"] = _run_speedups(runs, keys, metric)
     alike = [*keys, "setting"]
+    places = [*alike, "rate_from"]
     rows = []
-    for place, of_seeds in runs.groupby([*alike, "rate_from"], sort=False):
-        row = dict(zip([*alike, "rate_from"], place, strict=True))
+    for place, of_seeds in runs.groupby(places, sort=False):
+        row = dict(zip(places, place, strict=True))
         row |= _mean_and_interval("gain", of_seeds["gain"])
         for name in ("speedup", "run_speedup"):
             octaves = _mean_and_interval(name, np.log2(of_seeds[name]))
-            row |= {key: 2**value for key, value in octaves.items()}
-        rows.append({**row, "seeds": len(of_seeds)})
+            for key, value in octaves.items():
+                row[key] = 2**value
+        row["seeds"] = len(of_seeds)
+        rows.append(row)
     return chosen.merge(pd.DataFrame(rows)).sort_values(alike, ignore_index=True)
 
 
@@ -114,26 +117,31 @@ def steps_to_reach(steps: pd.Series, losses: pd.Series, target: float) -> float:
     if low[0] == 0:
         return float(steps.iloc[0])
     ends = slice(low[0] - 1, low[0] + 1)
-    octaves = np.log2(steps.iloc[ends].to_numpy(float))
+    start, end = np.log2(steps.iloc[ends].to_numpy(float))
     before, after = losses.iloc[ends]
     share = (before - target) / (before - after)
-    return float(2 ** (octaves[0] + share * (octaves[1] - octaves[0])))
+    octave = start + share * (end - start)
+    return float(2**octave)
 
 
 def _chosen_rates(results: pd.DataFrame, x: str, keys: list[str], metric: str) -> pd.DataFrame:
     """Return the learning rate of each size, setting and rate_from, with the loss there."""
     alike = [*keys, "setting"]
-    losses = curves(results, metric, x, alike)[[*alike, x, "mean"]]
+    columns = [*alike, x, "mean"]
+    losses = curves(results, metric, x, alike)[columns]
     finite = losses[np.isfinite(losses["mean"])]
-    own = finite.loc[finite.groupby(alike)["mean"].idxmin()]
+    best = finite.groupby(alike)["mean"].idxmin()
+    own = finite.loc[best]
     sizes = [key for key in keys if key in SIZES]
     rules = [key for key in alike if key not in SIZES]
     is_smallest = (own[sizes] == results[sizes].min()).all(axis=1)
     at_smallest = own.loc[is_smallest, [*rules, x]]
     from_smallest = own[alike].merge(at_smallest).merge(losses)
     both = [from_smallest.assign(rate_from=CARRIED), own.assign(rate_from=OWN)]
-    table = pd.concat(both, ignore_index=True).rename(columns={"mean": metric})
-    table["at_edge"] = table[x].isin([results[x].min(), results[x].max()])
+    table = pd.concat(both, ignore_index=True)
+    table = table.rename(columns={"mean": metric})
+    edges = [results[x].min(), results[x].max()]
+    table["at_edge"] = table[x].isin(edges)
     return table[[*alike, "rate_from", x, "at_edge", metric]]
 
 
@@ -148,9 +156,10 @@ def _runs_of(chosen: pd.DataFrame, results: pd.DataFrame, metric: str) -> pd.Dat
 def _beside_plain(runs: pd.DataFrame, keys: list[str], metric: str) -> pd.DataFrame:
     """Give each run the plain one of its size, rules and seed, in columns plain_...."""
     is_reference = (runs["setting"] == PLAIN) & (runs["rate_from"] == OWN)
-    reference = runs.loc[is_reference, [*keys, "seed", "folder", metric]]
+    same = [*keys, "seed"]
+    reference = runs.loc[is_reference, [*same, "folder", metric]]
     names = {"folder": "plain_folder", metric: f"plain_{metric}"}
-    return runs.merge(reference.rename(columns=names), on=[*keys, "seed"])
+    return runs.merge(reference.rename(columns=names), on=same)
 
 
 def _speedups(runs: pd.DataFrame, validation: pd.DataFrame, metric: str) -> list[float]:
@@ -170,8 +179,9 @@ def _run_speedups(runs: pd.DataFrame, keys: list[str], metric: str) -> pd.Series
     found: dict[Any, float] = {}
     same = [key for key in (*keys, "setting", "rate_from", "seed") if key != STEPS]
     for _, lengths in runs.sort_values(STEPS).groupby(same):
-        mine = pd.DataFrame({"steps": lengths[STEPS], metric: lengths[metric]})
-        others = mine.assign(**{metric: lengths[f"plain_{metric}"]})
+        steps = lengths[STEPS]
+        mine = pd.DataFrame({"steps": steps, metric: lengths[metric]})
+        others = pd.DataFrame({"steps": steps, metric: lengths[f"plain_{metric}"]})
         for index, run in lengths.iloc[1:].iterrows():
             found[index] = _ratio(run, metric, mine, others, run[STEPS])
     return pd.Series(found, dtype=float).reindex(runs.index)

@@ -266,7 +266,8 @@ def _rounding_errors(rows: pd.DataFrame) -> set[str]:
     sizes = gradients.groupby("name")["value"].median()
     modules = [name.rpartition(".")[0] for name in sizes.index]
     largest = sizes.groupby(modules).transform("max")
-    return set(sizes.index[(sizes > 0) & (sizes < ROUNDING * largest)])
+    is_rounding = (sizes > 0) & (sizes < ROUNDING * largest)
+    return set(sizes.index[is_rounding])
 
 
 def alignment_exponents(rows: pd.DataFrame) -> pd.DataFrame:
@@ -290,9 +291,10 @@ def alignment_exponents(rows: pd.DataFrame) -> pd.DataFrame:
     for key, group in found.groupby(keys, sort=False, dropna=False):
         fit = fit_slope(group, "width")
         if math.isfinite(fit.slope):  # else nothing has moved yet
-            low, high = fit.interval()
             row = dict(zip(keys, key, strict=True))
-            exponents.append(row | {"slope": fit.slope, "ci_low": low, "ci_high": high})
+            row["slope"] = fit.slope
+            row["ci_low"], row["ci_high"] = fit.interval()
+            exponents.append(row)
     return pd.DataFrame(exponents)
 
 
@@ -317,18 +319,23 @@ def relative_updates(rows: pd.DataFrame) -> pd.DataFrame:
     statistic = "frobenius" if (rows["statistic"] == "frobenius").any() else "l1"
     keys = [*check_keys(rows), "name", "t"]
     of_run = [*keys, "width", "seed"]
-    found = rows[(rows["statistic"] == statistic) & rows["kind"].isin(["update", "param"])]
+    is_norm = rows["statistic"] == statistic
+    is_of_weight = rows["kind"].isin(["update", "param"])
+    found = rows[is_norm & is_of_weight]
     norms = found.pivot_table("value", of_run, "kind", sort=False, dropna=False)
     if not {"update", "param"} <= set(norms):
         return pd.DataFrame()
     ratio = (norms["update"] / norms["param"]).rename("value")
-    moving = ratio[np.isfinite(ratio) & (ratio > 0)].reset_index()
+    is_moving = np.isfinite(ratio) & (ratio > 0)
+    moving = ratio[is_moving].reset_index()
     relative = []
     for key, group in moving.groupby(keys, sort=False, dropna=False):
         fit = fit_slope(group, "width")
         by_width = group.groupby("width")["value"].mean()
         row = dict(zip(keys, key, strict=True))
-        row |= {"smallest": by_width.iloc[0], "largest": by_width.iloc[-1], "slope": fit.slope}
+        row["smallest"] = by_width.iloc[0]
+        row["largest"] = by_width.iloc[-1]
+        row["slope"] = fit.slope
         row["ci_low"], row["ci_high"] = fit.interval()
         relative.append(row)
     return pd.DataFrame(relative)

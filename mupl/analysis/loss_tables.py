@@ -146,8 +146,8 @@ def read_losses(files: Sequence[Path], columns: Columns | None = None) -> LossTa
     if NORM in texts:  # of a sweep's results.csv
         results[NORM] = pd.to_numeric(texts[NORM].loc[results.index], errors="coerce")
         last.append(NORM)
-    results = results.sort_values(order, kind="stable")
-    results = in_given_order(results.reset_index(drop=True), list(dict.fromkeys(texts["table"])))
+    results = results.sort_values(order, kind="stable").reset_index(drop=True)
+    results = in_given_order(results, list(dict.fromkeys(texts["table"])))
     return LossTable(results[[*order, *last]], size, loss, x, notes)
 
 
@@ -179,7 +179,9 @@ def _read_all(files: Sequence[Path]) -> pd.DataFrame:
         end = f" of {name}" if len(files) > 1 else ""
         table = _read(file).assign(table=name)
         table.index = pd.Index([f"row {row + 1}{end}" for row in table.index])
-        tables.append(table[(table.drop(columns="table") != "").any(axis=1)])
+        cells = table.drop(columns="table")
+        is_written = (cells != "").any(axis=1)
+        tables.append(table[is_written])
     return pd.concat(tables).fillna("")
 
 

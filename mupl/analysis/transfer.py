@@ -522,11 +522,14 @@ def _optima_of_seeds(results: pd.DataFrame, metric: str, x: str) -> pd.DataFrame
     Columns: `curve_keys`, seed (in increasing order), x. The optimum is NaN where a seed has no
     finite loss, or did not try every x of the curve: it would be the optimum of another grid.
     """
-    keys = [*curve_keys(results, x, metric), "seed"]
+    of_curve = curve_keys(results, x, metric)
+    keys = [*of_curve, "seed"]
     table = curves(results, metric, x, keys)
-    least = table.groupby(keys, dropna=False)["mean"].transform("min")
-    runs = table.groupby(keys, dropna=False)["mean"].transform("size")
-    tried_by_any = table.groupby(keys[:-1], dropna=False)[x].transform("nunique")
+    losses_of_seed = table.groupby(keys, dropna=False)["mean"]
+    least = losses_of_seed.transform("min")
+    runs = losses_of_seed.transform("size")
+    of_all_seeds = table.groupby(of_curve, dropna=False)[x]
+    tried_by_any = of_all_seeds.transform("nunique")
     whole = np.isfinite(least) & (runs == tried_by_any)
     rows = []
     for key, curve in table[whole].groupby(keys, dropna=False):
@@ -543,7 +546,8 @@ def _with_intervals(
     """Add to `optima` the 95 % t-interval, in octaves, over the optima of each seed."""
     rows = []
     for key, curve in of_seeds.dropna(subset=x).groupby(keys, dropna=False):
-        low, high = interval(np.log2(curve[x].to_numpy(float)))
+        octaves = np.log2(curve[x].to_numpy(float))
+        low, high = interval(octaves)
         rows.append((*key, 2**low, 2**high))
     bounds = [f"{x}_low", f"{x}_high"]
     intervals = pd.DataFrame(rows, columns=[*keys, *bounds])

@@ -180,13 +180,16 @@ def job_row(config: DictConfig, hydra: Any, rooms: Iterable[str] = ()) -> dict[s
     task: Any = OmegaConf.to_container(hydra.overrides.task)
     ignored = ignored_keys(plain)
     overridden = overridden_keys(task)
-    row = {"job": _hash(plain)}
+    row: dict[str, Any] = {"job": _hash(plain)}
     for key in (*IDENTITY, *SETTINGS, *overridden):
         if not is_ignored(key, ignored):
             row[key] = setting(key, plain, choices)
     made_by = provenance(plain, rooms)
     made_by["accelerator"] = _meant(plain)["trainer"].get("accelerator")
-    return row | {"config": plain, "choices": choices, "provenance": made_by}
+    row["config"] = plain
+    row["choices"] = choices
+    row["provenance"] = made_by
+    return row
 
 
 def overridden_keys(overrides: Iterable[str]) -> list[str]:
@@ -235,12 +238,15 @@ def differing_settings(
         other_value = others.get(key)
         name = key.rpartition(".")[2]
         is_same = _canonical(value, name) == _canonical(other_value, name)
-        follows = key in said and "${" in str(said[key]) and said[key] == others_said.get(key)
+        text = said.get(key)
+        follows = "${" in str(text) and text == others_said.get(key)
         if is_same or follows or is_ignored(key, without):
             continue
         group = key.partition(".")[0]
-        if choices.get(group) != others_choices.get(group):
-            found[group] = (choices.get(group), others_choices.get(group))
+        choice = choices.get(group)
+        other_choice = others_choices.get(group)
+        if choice != other_choice:
+            found[group] = (choice, other_choice)
         else:
             found[key] = (value, other_value)
     return found

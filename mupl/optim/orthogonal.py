@@ -67,9 +67,11 @@ def svd(x: Tensor) -> Tensor:
     work_dtype = torch.promote_types(x.dtype, torch.float32)
     work = x.where(finite, 0).to(work_dtype)
     u, s, vh = torch.linalg.svd(work, full_matrices=False)
-    rounding = s[..., :1] * max(x.shape[-2:]) * torch.finfo(s.dtype).eps
-    present = s > rounding
-    product = (u * present[..., None, :]) @ vh
+    largest_value = s[..., :1]
+    rounding = largest_value * max(x.shape[-2:]) * torch.finfo(s.dtype).eps
+    is_present = s > rounding
+    present_u = u * is_present[..., None, :]
+    product = present_u @ vh
     return product.where(finite, torch.nan).to(x.dtype)
 
 
@@ -190,26 +192,32 @@ def move_orthogonally(
             its tensors hold matrices (`mupl.optim.groups.param_groups`).
         cells: the factor of a matrix is the largest of these in its fan_out and fan_in.
     """
-    torch._foreach_mul_(list(weights), 1 - group["lr"] * group["weight_decay"])
-    by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+    lr = group["lr"]
+    torch._foreach_mul_(list(weights), 1 - lr * group["weight_decay"])
+    by_shape: dict[tuple[int, ...], tuple[list[Tensor], list[Tensor]]] = {}
     for w, momentum in zip(weights, momenta, strict=True):
-        for pair in zip(matrices(w, group), matrices(momentum, group), strict=True):
-            by_shape.setdefault(tuple(pair[0].shape), []).append(pair)
+        for place, part in zip(matrices(w, group), matrices(momentum, group), strict=True):
+            places, parts = by_shape.setdefault(tuple(place.shape), ([], []))
+            places.append(place)
+            parts.append(part)
     orthogonalize = METHODS[group["method"]]
-    for (fan_out, fan_in), alike in by_shape.items():
-        directions = orthogonalize(torch.stack([momentum for _, momentum in alike]))
+    for (fan_out, fan_in), (places, parts) in by_shape.items():
+        directions = orthogonalize(torch.stack(parts))
         factor = largest(cells, fan_out, fan_in)
-        places = [w for w, _ in alike]
-        torch._foreach_add_(places, list(directions), alpha=-group["lr"] * factor)
+        torch._foreach_add_(places, list(directions), alpha=-lr * factor)
 
 
 def matrices(x: Tensor, group: Mapping[str, Any]) -> list[Tensor]:
     """Return the matrices (fan_out, fan_in) that a tensor of a group holds, as views of it."""
     batch_dims = group.get("batch_dims", 0)
     found: list[Tensor] = []
-    for copy in x.flatten(0, batch_dims - 1) if batch_dims else (x,):
+    copies = x.flatten(0, batch_dims - 1) if batch_dims else [x]
+    for copy in copies:
         matrix = copy.mT if group.get("transposed") else copy.view(len(copy), -1)
-        found += matrix.split(group["parts"]) if group.get("parts") else (matrix,)
+        if group.get("parts"):
+            found += matrix.split(group["parts"])
+        else:
+            found.append(matrix)
     return found
 
 

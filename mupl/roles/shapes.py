@@ -102,6 +102,7 @@ class Shapes:
         """
         rows = {name: _row_of_tensor(name, tensor) for name, tensor in self.tensors.items()}
         numbers = {name: asdict(number) for name, number in self.multipliers.items()}
+        heads = {name: asdict(found) for name, found in self.heads.items()}
         parts = {
             "format": json.dumps(FORMAT),
             "version": json.dumps(VERSION),
@@ -109,7 +110,7 @@ class Shapes:
             "in_blocks": json.dumps(self.in_blocks),
             "tensors": _lines(rows),
             "multipliers": _lines(numbers),
-            "heads": _lines({name: asdict(heads) for name, heads in self.heads.items()}),
+            "heads": _lines(heads),
             "readouts": _lines(self.readouts),
         }
         body = ",\n".join(f' "{key}": {value}' for key, value in parts.items())
@@ -143,12 +144,19 @@ class Shapes:
 
     @classmethod
     def _of_saved(cls, saved: Mapping[str, Any]) -> "Shapes":
-        tensors = {name: _tensor_of_row(name, row) for name, row in saved["tensors"].items()}
+        tensors = {}
+        for name, row in saved["tensors"].items():
+            tensors[name] = _tensor_of_row(name, row)
         numbers = {}
         for name, row in saved["multipliers"].items():
-            numbers[name] = BaseMultiplier(float(row["value"]), _ints(row["fan_ins"]))
-        heads = {name: _heads_of_row(row) for name, row in saved["heads"].items()}
-        readouts = {name: float(scale) for name, scale in saved["readouts"].items()}
+            fan_ins = _ints(row["fan_ins"])
+            numbers[name] = BaseMultiplier(float(row["value"]), fan_ins)
+        heads = {}
+        for name, row in saved["heads"].items():
+            heads[name] = _heads_of_row(row)
+        readouts = {}
+        for name, scale in saved["readouts"].items():
+            readouts[name] = float(scale)
         in_blocks = tuple(map(str, saved["in_blocks"]))
         depth = saved["depth"]
         depth = None if depth is None else int(depth)

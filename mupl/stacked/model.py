@@ -67,7 +67,8 @@ def sample_weights(
         with torch.device("cpu"):
             model = member.initial_model()
         for name, w in parameters(model, member.scales).items():
-            weights[name][index] = w.detach().to(dtype) * member.scales[name].mult
+            mult = member.scales[name].mult
+            weights[name][index] = w.detach().to(dtype) * mult
     return {name: nn.Parameter(w) for name, w in weights.items()}
 
 

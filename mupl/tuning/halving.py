@@ -58,9 +58,13 @@ class Halving:
         said = config["halving"]
         rungs = tuple(map(float, said["rungs"]))
         keep = said["keep"]
-        shares = [keep] * len(rungs) if isinstance(keep, Real) else list(keep)
-        within = None if said["within"] is None else tuple(said["within"])
-        return cls(rungs, tuple(map(float, shares)), within, str(config["metric"]))
+        if isinstance(keep, Real):
+            keep = [keep] * len(rungs)
+        shares = tuple(map(float, keep))
+        within = said["within"]
+        if within is not None:
+            within = tuple(within)
+        return cls(rungs, shares, within, str(config["metric"]))
 
     def steps(self, max_steps: int) -> list[int]:
         """The number of updates after which each rung comes: from 1 to max_steps - 1."""
@@ -100,7 +104,8 @@ class Halving:
         """
         settings: dict[str, list[int]] = {}
         for index, config in enumerate(configs):
-            settings.setdefault(_text(_without(config, ["seed"])), []).append(index)
+            setting = _text(_without(config, ["seed"]))
+            settings.setdefault(setting, []).append(index)
         groups: dict[str, list[tuple[float, list[int]]]] = {}
         for members in settings.values():
             mean = sum(losses[i] for i in members) / len(members)
