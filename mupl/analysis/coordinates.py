@@ -259,8 +259,8 @@ class _Case:
 def _rounding_errors(rows: pd.DataFrame) -> set[str]:
     """Name the tensors whose gradient is nothing but rounding errors.
 
-    An example is the bias of keys, which softmax does not feel. Such a gradient is far below that
-    of another tensor of the same module.
+    An example is the bias of keys, which softmax does not feel. Such a gradient is far below
+    the gradient of another tensor of the same module.
     """
     gradients = rows[(rows["kind"] == "grad") & rows["statistic"].isin(["l1", "rms"])]
     sizes = gradients.groupby("name")["value"].median()

@@ -144,8 +144,8 @@ def residual_tau(
     """Return tau of branch `index` of a stack that alternates attention and MLP.
 
     All attention branches contribute alike to the stack's output, and all MLPs; `attention_ratio`
-    is the one contribution over the other, `mult` is the ratio of their mean contribution to that
-    of the embedding. (u-muP, appendix G.)
+    is the one contribution over the other, `mult` is their mean contribution over the embedding's.
+    (u-muP, appendix G.)
     """
     mlp = mult * math.sqrt(2 / (1 + attention_ratio**2))
     attention = attention_ratio * mlp

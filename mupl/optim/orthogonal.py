@@ -169,7 +169,7 @@ def _route(roles: Collection[str], info: Info) -> str:
 def is_matrix(info: Info) -> bool:
     """Whether a tensor is a matrix (fan_out, fan_in), or a hidden one that is stored transposed.
 
-    Several matrices in a tensor, one an expert, count as one. Embeddings and transposed
+    Several matrices in a tensor, one for each expert, count as one. Embeddings and transposed
     convolutions are none.
     """
     if not isinstance(info, ParamInfo) or len(info.copy_shape) < 2 or info.is_embedding:
@@ -243,7 +243,7 @@ class Orthogonal(DirectionOptimizer):
     A matrix W (fan_out, fan_in) moves by `w <- w - lr (weight_decay w + factor U V^T)` with
     `U S V^T` the momentum (see `accumulate`). A convolution's weight is such a matrix with the
     receptive field in fan_in. A tensor that holds several matrices, such as queries, keys and
-    values, or one an expert, is cut into these. Momenta of one shape are stacked and computed at
+    values, or its experts, is cut into these. Momenta of one shape are stacked and computed at
     once. Where all gradients so far were 0 there is no direction, and no update.
 
     Args:

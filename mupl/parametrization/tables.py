@@ -22,7 +22,7 @@ which dimensions of a tensor grow with width. A column is what is multiplied:
 Rows beside the roles:
 
 - `copies`: multiplies the row of a tensor that holds m_copies times as many matrices as at the base
-  width, such as one an expert. Each of them sees a share of the examples that falls as their
+  width, one for each expert. Each of them sees a share of the examples that falls as their
   number grows, and so do its gradients: SGD's lr makes up for it, eps follows it, and an update
   that is invariant to the scale of the gradient stays;
 - `attention`, `residual`: the multiplier of attention logits and of a residual branch;

@@ -49,7 +49,7 @@ class Fans(NamedTuple):
     """The dimensions of a tensor whose products are fan_in and fan_out.
 
     Args:
-        batch_dims: how many dimensions before these count matrices, such as one an expert.
+        batch_dims: how many dimensions before these count matrices, such as experts.
     """
 
     in_dims: list[int]
