@@ -77,7 +77,7 @@ def layer_alone(layer: Callable[[int], nn.Linear], width: int, batch: int) -> Ca
 
 
 def compare(title: str, make: Make, seconds: dict[int, float], target: float | None) -> None:
-    """Print a table of all widths and batch sizes; `seconds` are those of measuring, by width."""
+    """Print a table of all widths and batch sizes; `seconds` is how long to measure, by width."""
     table = new_table(title)
     targets = None if target is None else {"MuLinear": target}
     for width in seconds:

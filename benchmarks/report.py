@@ -57,7 +57,7 @@ def jobs(sweep: Sweep) -> Iterator[dict[str, Any]]:
 
 
 def result(job: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return what a job leaves as result.json, with a config as long as that of a real one."""
+    """Return what a job leaves as result.json, with a config as long as a real job's."""
     config = {f"key_{i}": {"_target_": "mupl.models.MLP", "value": i} for i in range(25)}
     return {
         "job": job,

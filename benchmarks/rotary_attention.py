@@ -2,7 +2,7 @@
 
 Queries, keys and values are read as one product has left them, (N, T, 3, H, D), and rotated where
 they are used; nothing but them, the result and a number for each query is in memory. A program
-has a block of queries (or of keys) of one head. The algorithm is that of FlashAttention 2 (Dao
+has a block of queries (or of keys) of one head. The algorithm is FlashAttention 2 (Dao
 2023), without atomic additions: the gradients of queries and of keys are two kernels.
 
 T must be a multiple of the blocks, and D at least 32. Logarithms are to base 2, as the hardware's.

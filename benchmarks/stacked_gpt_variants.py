@@ -7,7 +7,7 @@ A NAME is one of `gpt_candidates.CANDIDATES`, or several joined, such as "merged
 any, all are measured. Each is built in a process of its own, so that a crash or a timeout is a row
 of the table. There it takes turns with the step as it is: "ratio" is the median of the times of
 neighbouring rounds, with its 95 % interval; below 1 is faster. "first" and "deviation" are the
-largest relative deviation of a member's loss from that of the step as it is, at the first step and
+largest relative deviation of a member's loss from the step as it is, at the first step and
 over the first 20; the candidates "same" and "eager" show what rounding alone does.
 
 Rows go to FOLDER/results.csv as they end, the kernels of a step to FOLDER/kernels_WIDTH_NAME.txt,

@@ -116,7 +116,7 @@ def take_turns(runs: Mapping[str, Callable[[Callable[[], None]], None]], window:
 
 
 def ratios(times: Times, name: str, baseline: str) -> list[float]:
-    """Time of `name` over that of `baseline`, round by round."""
+    """Time of `name` over the time of `baseline`, round by round."""
     return [a / b for a, b in zip(times[name], times[baseline], strict=True)]
 
 
@@ -175,7 +175,7 @@ def add_rows(
 
 
 def print_speed_up(times: Times, width: int, members: int, target: float) -> None:
-    """Print models x steps a second of "stack" over those of the others.
+    """Print how many times more models x steps a second "stack" makes than the others.
 
     The stack trains all members, the others one.
     """

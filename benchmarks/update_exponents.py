@@ -6,7 +6,7 @@ An MLP 64-n-n-2n-n-10 of float64 is trained on scikit-learn's digits, in batches
 256. From step 20 on each update of each matrix is divided by its lr, and three sizes of it are
 taken: its Frobenius norm, its spectral norm, and by how much it moves what the layer returns for
 this batch, RMS(dW h) / RMS(h). The table has the slope of log(size), averaged over steps and seeds,
-against log(n). Activations move alike at every width if their slope is that of 1 / (mult lr), the
+against log(n). Activations move alike at every width if they have the slope of 1 / (mult lr), the
 column `rule`. At max_precondition_dim = n sides of 2n are left as they are.
 """
 
@@ -24,9 +24,9 @@ from torch import Tensor
 import mupl
 from mupl.data import digits
 from mupl.data.modules import TensorData
+from mupl.initializers import default_dtype
 from mupl.models import MLP
 from mupl.optim.blocked import BlockedShampoo, BlockedSOAP
-from mupl.training.coord_check import default_dtype
 
 WIDTHS = (32, 64, 128, 256)
 SEEDS = (0, 1)

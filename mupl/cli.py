@@ -85,7 +85,8 @@ def _shift_tables(options: argparse.Namespace) -> None:
     name = options.source or options.name
     if name is None:
         raise ConfigError("mupl table: --to needs --from, such as --from mup --to mup_table9")
-    before, after = get_parametrization(name), get_parametrization(options.to)
+    before = get_parametrization(name)
+    after = get_parametrization(options.to)
     for kind in _update_kinds(options.optimizer):
         rows = []
         for role in Role:

@@ -143,6 +143,17 @@ def build_watched(build: Callable[[], nn.Module]) -> tuple[nn.Module, dict[str, 
 
 
 @contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make new floating-point tensors of `dtype`, as `torch.set_default_dtype` does."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
 def on_meta() -> Iterator[None]:
     """Make modules on the meta device, without random fills.
 

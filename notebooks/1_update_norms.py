@@ -15,7 +15,7 @@
 # a learning rate for each layer, and this to muP. Then one learning rate serves networks of width 4
 # to 256. At the end another optimizer does by itself what muP is for.
 #
-# There are eleven questions, each answered by a number or a figure. They are those of homework 3 of
+# There are eleven questions, each answered by a number or a figure. They come from homework 3 of
 # Berkeley's CS182, Fall 2025, in its order and with its networks, in our words. It takes a minute
 # on two cores.
 #

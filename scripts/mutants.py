@@ -193,7 +193,7 @@ THEORY = [
             ("lr=lr, eps=adam.eps * eps_factor", "lr=lr, eps=adam.eps"),
             ("    lr *= lr_factor\n", ""),
             ("else adam.wd * adam.lr / lr", "else adam.wd"),
-            ("lr_factor.without(symbol), eps_factor.without(symbol)", "lr_factor, eps_factor"),
+            ("lr_factor = lr_factor.without(symbol)", "pass"),
         ],
     ),
     *in_file(
@@ -479,7 +479,7 @@ MODELS = [
             "test_blocks_of_images",
         ),
         [
-            ("is_first else None", "value else None"),
+            ("if not is_first:", "if False:"),
             ("if len(norms) != 1 or", "if not norms or not"),
             ("self.unsure = True", "self.unsure = False"),
         ],
@@ -577,7 +577,7 @@ NUMBERS = [
             "tests/test_prediction.py::test_what_a_seed_does_to_all_learning_rates_does_not_move_the_optimum",
         ),
         [
-            ('(settings, of_size["seed"])', "(settings,)"),
+            ("np.hstack([of_settings, of_seeds])", "np.hstack([of_settings])"),
             ("scatter.paired * self._roots", "scatter.run * self._roots"),
             ("scatter.run * self._roots", "scatter.paired * self._roots"),
             ("return cls(run, freedom, run, freedom)", "return cls(run, freedom, 0.0, freedom)"),
@@ -588,7 +588,7 @@ NUMBERS = [
         ("tests/test_identity.py::test_the_settings_in_which_trainings_differ_are_named",),
         [
             ("if is_same or follows or is_ignored", "if is_same or is_ignored"),
-            ("if choices.get(group) != others_choices.get(group)", "if False"),
+            ("if choice != other_choice:", "if False:"),
         ],
     ),
     *in_file(
@@ -679,7 +679,7 @@ ROLES = [
         [
             ("or (len(shape) == 3 and all(grows))", ""),
             ("is_weight = not getattr", "is_weight = getattr"),
-            ("of_owner and len(shape) > 0", "len(shape) > 0"),
+            ("if len(other) > 2 and other[0] in counts:", "if True:"),
         ],
     ),
     *in_file(
@@ -767,10 +767,7 @@ AFTERWARDS = [
         "tests/test_parts.py",
         [
             ('copy.mT if group.get("transposed")', 'copy if group.get("transposed")'),
-            (
-                'matrix.split(group["parts"]) if group.get("parts")',
-                '(matrix,) if group.get("parts")',
-            ),
+            ('found += matrix.split(group["parts"])', "found.append(matrix)"),
             ("return (size,) * (sum(info.parts) // size)", "return (size,)"),
         ],
     ),

@@ -2,8 +2,8 @@
 
 python scripts/search_and_carry.py [--folder outputs/carried] [--search KEYS] [--transfer KEYS] KEYS
 
-KEYS such as data.file=FILE are of all commands, those of --search and --transfer of one kind. Five
-commands run one after the other, each into a folder of its own:
+KEYS such as data.file=FILE go to all commands, --search and --transfer to commands of one kind.
+Five commands run one after the other, each into a folder of its own:
 
 - search: experiment=per_module_search;
 - near: the same between the quartiles of its best tenth, with another seed;

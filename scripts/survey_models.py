@@ -296,7 +296,7 @@ def survey(name: str, seeds: range) -> dict[str, Any]:
         "warnings": infos.warnings,
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # each setup has those of `infos` again
+        warnings.simplefilter("ignore")  # each setup repeats the warnings of `infos`
         for parametrization in ("mup", "sp"):
             fit, verdicts = trained(case, parametrization, seeds)
             row[parametrization] = fit.slope

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mupl.initializers import default_dtype
 from mupl.models import MLP
 from mupl.nn.initialize import initialize_
 from mupl.optim.normalized import Normalized
@@ -16,7 +17,6 @@ from mupl.optim.orthogonal import Orthogonal
 from mupl.optim.scion import Scion
 from mupl.parametrization.rules import Parametrization, as_parametrization
 from mupl.parametrization.scales import Scale
-from mupl.training.coord_check import default_dtype
 from mupl.training.setup import Setup
 
 BASE = 8

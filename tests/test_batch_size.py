@@ -83,7 +83,7 @@ def test_the_rule_of_the_sde_is_that_of_malladi_et_al() -> None:
 
 @pytest.mark.parametrize(("m_B", "m_D"), [(4, 1), (1, 4), (2, 8)])
 def test_time_decay_and_memory_end_where_those_of_the_base_end(m_B: float, m_D: float) -> None:
-    """lr^2 steps, lr weight_decay steps and (1 - beta) steps are those of the base."""
+    """lr^2 steps, lr weight_decay steps and (1 - beta) steps are as at the base."""
     scaling = BatchScaling("sde", m_B, m_D)
     values, steps = scaling.values(**BASE), m_D / m_B
     assert values["lr"] ** 2 * steps == pytest.approx(BASE["lr"] ** 2)

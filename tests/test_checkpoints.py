@@ -17,7 +17,7 @@ State = dict[str, Any]
 
 
 class Plain(nn.Module):
-    """An LSTM without multipliers but that of its readout."""
+    """An LSTM in which only the readout has a multiplier."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -17,6 +17,7 @@ from mupl.analysis.coordinates import verdict
 from mupl.data import Splits, digits, image_folder
 from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
+from mupl.initializers import default_dtype
 from mupl.models import MLP
 from mupl.optim.normalized import Normalized
 from mupl.optim.orthogonal import Orthogonal
@@ -25,7 +26,7 @@ from mupl.parametrization.rules import get_parametrization
 from mupl.report import coordinate_check as report
 from mupl.training.coord_check import coord_check
 
-# for CIFAR-10, whose inputs are 48 times as many as those of digits
+# for CIFAR-10, which has 48 times as many inputs as digits
 ADAM_TYPE = {"lr": 0.01, "input_mult": 2**-3, "output_mult": 2**-4}
 COMMON: dict[str, tuple[Any, dict[str, Any]]] = {
     "sgd": ("sgd", {"lr": 0.1, "input_mult": 2**-4, "output_mult": 2**5, "seeds": range(20)}),
@@ -251,20 +252,20 @@ def test_the_table_of_statistics_does_not_depend_on_the_formulation(batches: Bat
         return MLP(64, 10, width, depth=2)
 
     def rows(name: str) -> pd.DataFrame:
-        return coord_check(
-            build,
-            [64, 128],
-            batches[:3],
-            base_width=32,
-            seeds=[0],
-            parametrization=name,
-            optimizer="adamw",
-            lr=0.01,
-            eps=1e-3,
-            weight_decay=0.1,
-            dtype=torch.float64,
-            statistics=["l1", "rms", "mean", "spectral"],
-        )
+        with default_dtype(torch.float64):
+            return coord_check(
+                build,
+                [64, 128],
+                batches[:3],
+                base_width=32,
+                seeds=[0],
+                parametrization=name,
+                optimizer="adamw",
+                lr=0.01,
+                eps=1e-3,
+                weight_decay=0.1,
+                statistics=["l1", "rms", "mean", "spectral"],
+            )
 
     reference = rows("mup")
     for name in ("mup_table3", "mup_table9", "unit_init", "mulinear", "cerebras"):

@@ -273,7 +273,7 @@ def test_every_formulation_of_mup_predicts_the_published_exponents(
 
 
 def test_a_readout_bias_that_starts_non_zero_is_part_of_the_logits() -> None:
-    """They may have any slope between those of its part, 0, and of the weight's, -1/2 or none."""
+    """Any slope may be between the bias' part, 0, and the weight's part, -1/2 or none."""
     bias = {"readout.bias": {"name": "normal", "std": 0.1}}
     for zero_readout, low in ((False, -0.5), (True, 0.0)):
         infos = described(zero_readout, init=bias)

@@ -196,7 +196,7 @@ def test_a_command_that_trains_composes(page: str, command: str, folders: Path) 
 
 
 def of_mupl() -> list[tuple[str, str]]:
-    """Page and command, of those of `mupl` that do not train.
+    """Page and command, for commands of `mupl` that do not train.
 
     A command that several pages show is tried for the first of them, unless it is about a page's
     own model.

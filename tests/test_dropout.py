@@ -51,7 +51,7 @@ def test_an_entry_is_dropped_with_its_probability_and_the_mean_is_kept(p: float)
 
 
 def test_masks_of_seeds_layers_calls_and_places_are_independent() -> None:
-    """Correlations of 120 masks, and of each with itself some places on, are those of chance."""
+    """Correlations of 120 masks, and of each with itself some places on, are due to chance."""
     model = nn.ModuleList(Dropout(0.5) for _ in range(4))
     rows = []
     for seed in (0, 1, 2, 2**40):

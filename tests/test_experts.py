@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import mupl
 from mupl.analysis.coordinates import verdict
+from mupl.initializers import default_dtype
 from mupl.models import GPT
 from mupl.nn.experts import ExpertLinear
 from mupl.optim.blocked import BlockedSOAP
@@ -18,7 +19,7 @@ from mupl.parametrization.exponents import Expected, expected_exponents
 from mupl.parametrization.rules import get_parametrization
 from mupl.roles import ParamInfo
 from mupl.stats.reductions import TensorReductions, measure
-from mupl.training.coord_check import coord_check, default_dtype
+from mupl.training.coord_check import coord_check
 
 BASE, WIDTH = 16, 64
 UP, ROUTER = "blocks.0.mlp.networks.up.weight", "blocks.0.mlp.router.weight"

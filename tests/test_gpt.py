@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mupl.analysis.coordinates import verdict
 from mupl.errors import ConfigError
+from mupl.initializers import default_dtype
 from mupl.models import GPT
 from mupl.models.gpt import Experts
 from mupl.nn.initialize import initialize_
@@ -24,7 +25,7 @@ from mupl.parametrization.exponents import Expected, expected_exponents
 from mupl.parametrization.rules import get_parametrization
 from mupl.parametrization.tables import TABLES
 from mupl.roles import MultiplierRole, Role, describe
-from mupl.training.coord_check import coord_check, default_dtype
+from mupl.training.coord_check import coord_check
 from mupl.training.setup import Setup
 from tests.commands import train
 

@@ -347,7 +347,7 @@ def said_of(results: pd.DataFrame) -> list[str]:
         (sweep(drift=0.5, widths=[64, 128]), "95 % 0.50 to 0.50 over seeds"),
         (sweep(widths=[64, 128], seeds=[0.0]), "with an error that is not known"),
         (sweep(), "no certain drift of the best learning rate: 0.00 octaves"),
-        (sweep(drift=-0.5), "That of width 64 costs at most 0.21 at larger ones, 5.4 times what"),
+        (sweep(drift=-0.5), "The best of width 64 costs at most 0.21 at larger ones, 5.4 times"),
         (sweep(), "The best loss falls as 1 + 0.375 (width / 64)^-0.5."),
         (sweep(drift=-2.0), "at width 512, 1024: neither it nor drift and regret are known; try"),
     ],
@@ -372,7 +372,7 @@ def test_words_of_a_choice_speak_of_no_drift() -> None:
     keys = [key for key in curve_keys(results, "scheduler") if key != "width"]
     found = optima(results, x="scheduler")
     (said,) = readings(found, transfer(results, x="scheduler"), keys, "width", "scheduler")
-    assert said.startswith("mup: That of width 64 costs at most 0 at larger ones")
+    assert said.startswith("mup: The best of width 64 costs at most 0 at larger ones")
 
 
 def test_what_the_command_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,12 +17,13 @@ from mupl.analysis.coordinates import verdict
 from mupl.data import Splits, digits
 from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
+from mupl.initializers import default_dtype
 from mupl.models import ResNet
 from mupl.models.gpt import GPTConfig
 from mupl.nn.tensors import parameters
 from mupl.roles import MultiplierRole, Role, describe
 from mupl.stacked.stack import Stack
-from mupl.training.coord_check import coord_check, default_dtype
+from mupl.training.coord_check import coord_check
 from mupl.training.setup import Setup
 from tests.commands import IGNORED, ROOT, train_here
 
@@ -93,16 +94,16 @@ def failures(along: str, parametrization: str, sizes: dict[str, Any], **options:
     build = partial(small, zero_readout=True, **options)
     if along == "depth":
         build = partial(ResNet, 1, 4, stages=2, zero_readout=True)
-    rows = coord_check(
-        build,
-        batches=[images()] * 3,
-        seeds=range(3),
-        dtype=torch.float64,
-        parametrization=parametrization,
-        optimizer="adam",
-        lr=0.01,
-        **sizes,
-    )
+    with default_dtype(torch.float64):
+        rows = coord_check(
+            build,
+            batches=[images()] * 3,
+            seeds=range(3),
+            parametrization=parametrization,
+            optimizer="adam",
+            lr=0.01,
+            **sizes,
+        )
     table = verdict(rows, along=along)
     return set(table["name"][table["verdict"] == "fail"])
 

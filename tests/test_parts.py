@@ -13,11 +13,11 @@ from transformers.pytorch_utils import Conv1D
 import mupl
 from mupl.data import digits
 from mupl.errors import ConfigError
+from mupl.initializers import default_dtype
 from mupl.models import GPT
 from mupl.optim.orthogonal import Orthogonal, svd
 from mupl.roles.parts import Held, held_matrices
 from mupl.stacked.rules import NotStackable
-from mupl.training.coord_check import default_dtype
 from tests.test_stack import alone, distances, stack_of
 
 SVD = partial(Orthogonal, method="svd", nesterov=False)

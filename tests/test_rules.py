@@ -352,7 +352,7 @@ def test_effective_weights_have_the_std_of_the_table() -> None:
             if tensor.endswith("weight"):
                 expected = numbers[tensor].init.std
                 assert w.std().item() == pytest.approx(expected, rel=0.05), (name, tensor)
-        # The std of hidden W = mult * w is 1/sqrt(fan_in) in every table; that of the readout is
+        # The std of hidden W = mult * w is 1/sqrt(fan_in) in every table; the readout's is
         # as SP or as muP says.
         hidden, readout = (
             numbers[n].mult * numbers[n].init.std for n in ("layers.1.weight", "readout.weight")

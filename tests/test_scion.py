@@ -10,10 +10,10 @@ from torch import nn
 
 import mupl
 from mupl.errors import ConfigError
+from mupl.initializers import default_dtype
 from mupl.models import GPT
 from mupl.optim.orthogonal import svd
 from mupl.optim.scion import Scion
-from mupl.training.coord_check import default_dtype
 from tests.loop import BASE, SCION, build_mlp, prepare, train
 
 

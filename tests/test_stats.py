@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mupl.data import digits
 from mupl.data.modules import TensorData
 from mupl.errors import ConfigError
+from mupl.initializers import default_dtype
 from mupl.models import MLP
 from mupl.nn.spectral_norm import spectral_norm
 from mupl.nn.tensors import parameters
@@ -29,7 +30,6 @@ from mupl.parametrization.scales import Scale
 from mupl.stats.callback import CoordinateStats
 from mupl.stats.recorder import KINDS, Recorder
 from mupl.stats.reductions import STATISTICS, TensorReductions, measure
-from mupl.training.coord_check import default_dtype
 from mupl.training.module import TrainingModule
 from mupl.training.setup import Setup
 from tests import resuming

@@ -128,7 +128,7 @@ def test_a_table_that_cannot_be_used_is_one_line(case: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("data", ["table", "table_classes"])
 def test_a_run_on_a_table(data: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The loss follows from the data; that of numbers is 1 if the mean is told."""
+    """The loss follows from the data; for numbers it is 1 if the mean is told."""
     target = "price" if data == "table" else "lift"
     source = [f"data={data}", f"data.file={written(frame(), tmp_path)}", f"data.target={target}"]
     sizes = ["width=16", "base_width=16", "batch_size=20", "max_steps=60", "lr=3e-2", "trainer=cpu"]

@@ -87,7 +87,7 @@ COMPLETEP = {row: e._replace(sgd=e.sgd * S.m_L, eps=e.eps / S.m_L) for row, e in
 
 # By the roots of these Adam's update is smaller, and a gradient's entries larger, in an eigenbasis
 OF_SIDES = {"rotated": ("m_in", "m_out"), "rotated_in": ("m_in",), "rotated_out": ("m_out",)}
-# Kinds of which all cells but lr are those of Adam
+# Kinds that share all cells but lr with Adam
 OF_ADAM = ("sign", "normalized", "whitened", "relative", "relative_low_rank")
 GROWING = {"input": ("m_out",), "hidden": ("m_in", "m_out"), "output": ("m_in",), "scalar": ()}
 ROLE_ROWS = (*Role, *SPECIAL_ROWS)
@@ -227,7 +227,7 @@ def found(parametrization: Parametrization, kind: str, row: str) -> dict[str, fl
 
 
 def wrong_rows(name: str, parametrization: Parametrization) -> list[tuple[str, str]]:
-    """Kinds and rows whose cells are not those of the papers."""
+    """Kinds and rows whose cells differ from the papers'."""
     wrong = []
     for kind in parametrization.update_kinds:
         for row in ROWS:

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
+from mupl.initializers import default_dtype
 from mupl.nn.initialize import initialize_
 from mupl.nn.scaled_parameters import effective
 from mupl.optim.scaling import scale
 from mupl.roles import describe
-from mupl.training.coord_check import default_dtype
 
 SCRIPT = Path(__file__).parents[1] / "scripts/teaching.py"
 teaching = runpy.run_path(str(SCRIPT))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unit_scaling.core.functional import transformer_residual_scaling_rule
 
 from mupl.errors import ConfigError
+from mupl.initializers import default_dtype
 from mupl.models import GPT
 from mupl.models.gpt import Attention, FeedForward
 from mupl.nn import unit_scaling
@@ -29,7 +30,6 @@ from mupl.optim.groups import build_optimizer
 from mupl.optim.scaling import scale
 from mupl.parametrization.rules import Parametrization, get_parametrization
 from mupl.roles import describe
-from mupl.training.coord_check import default_dtype
 from mupl.training.setup import Setup
 from tests.commands import train_here
 from tests.loop import SGD, batches
@@ -382,8 +382,8 @@ def test_sgd_of_u_mup_is_that_of_mup_with_constants_by_layer(width: int) -> None
     at the base width are set by layer.
     """
     base, n, lr = 8, 16, 0.02  # width, examples of a batch
-    # u-muP's gradient of the logits is n V / sqrt(V - 1) times that of the mean loss, before the
-    # readout width / sqrt(V) times more, that of a w over sqrt(n) and without the multiplier of w.
+    # u-muP's gradient of the logits is n V / sqrt(V - 1) times the mean loss's, before the readout
+    # width / sqrt(V) times more; the gradient of a w is over sqrt(n), without w's multiplier.
     delta = math.sqrt(n) * 3 / math.sqrt(2)
     constants = {
         "layers.0.weight": f"{delta * base / math.sqrt(3) / 6}*m_out",
@@ -428,7 +428,7 @@ def test_of_sgd_no_exponents_are_told() -> None:
     assert module(optimizer="adam").expected_exponents(0)
     with pytest.raises(
         ConfigError,
-        match="unit-scaled operations give SGD gradients that are not those of the loss",
+        match="unit-scaled operations give SGD other gradients than the loss has",
     ):
         module(optimizer="sgd").expected_exponents(0)
 

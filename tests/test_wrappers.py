@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 import mupl
+from mupl.initializers import default_dtype
 from mupl.models import GPT, MLP
-from mupl.training.coord_check import default_dtype
 from tests.changes import COPIES, TRACED, Function
 from tests.models import gpt2
 

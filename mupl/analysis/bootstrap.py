@@ -79,21 +79,27 @@ class Scatter:
         (0.0141, 0.0)
         """
         good = _good(results, metric, keys)
-        squares, freedom = float((good["off"] ** 2).sum()), round(float(good["freedom"].sum()))
+        squares = float((good["off"] ** 2).sum())
+        freedom = round(float(good["freedom"].sum()))
         if not freedom:
             return cls(NAN, 0, NAN, 0)
         run = float(np.sqrt(squares / freedom))
-        left, paired_freedom = 0.0, 0
+        left = 0.0
+        paired_freedom = 0
         for _, of_size in good.groupby(keys[0]):
             settings = of_size.groupby([*keys[1:]], dropna=False).ngroup()
-            terms = np.hstack([pd.get_dummies(one) for one in (settings, of_size["seed"])])
+            of_settings = pd.get_dummies(settings)
+            of_seeds = pd.get_dummies(of_size["seed"])
+            terms = np.hstack([of_settings, of_seeds]).astype(float)
             off = of_size["off"].to_numpy(float)
-            fitted, _, rank, _ = np.linalg.lstsq(terms.astype(float), off)
-            left += float(((off - terms @ fitted) ** 2).sum())
+            fitted, _, rank, _ = np.linalg.lstsq(terms, off)
+            residuals = off - terms @ fitted
+            left += float((residuals**2).sum())
             paired_freedom += len(off) - int(rank)
         if not paired_freedom:
             return cls(run, freedom, run, freedom)
-        return cls(run, freedom, float(np.sqrt(left / paired_freedom)), paired_freedom)
+        paired = float(np.sqrt(left / paired_freedom))
+        return cls(run, freedom, paired, paired_freedom)
 
 
 def _good(results: pd.DataFrame, metric: str, keys: Sequence[str]) -> pd.DataFrame:
@@ -102,11 +108,16 @@ def _good(results: pd.DataFrame, metric: str, keys: Sequence[str]) -> pd.DataFra
     Columns: `keys`, seed, off (the loss over its setting's mean, less 1) and freedom (its share of
     the setting's degrees of freedom, 1 - 1 / seeds).
     """
-    ended = results[(results["status"] == "completed") & np.isfinite(results[metric])]
+    is_ended = results["status"] == "completed"
+    is_finite = np.isfinite(results[metric])
+    ended = results[is_ended & is_finite]
     by_setting = ended.groupby([*keys], dropna=False)[metric]
-    mean, size = by_setting.transform("mean"), by_setting.transform("size")
+    mean = by_setting.transform("mean")
+    size = by_setting.transform("size")
     least = mean.groupby(ended[keys[0]]).transform("min")
-    is_good = (mean - least <= GOOD * least.abs()) & (size > 1) & (mean != 0)
+    is_near = mean - least <= GOOD * least.abs()
+    has_seeds = size > 1
+    is_good = is_near & has_seeds & (mean != 0)
     runs = ended.assign(off=ended[metric] / mean - 1, freedom=1 - 1 / size)
     return runs.loc[is_good, [*keys, "seed", "off", "freedom"]]
 

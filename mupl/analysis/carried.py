@@ -1,4 +1,4 @@
-"""What a searched setting gains at other sizes than that of its search, in loss and in steps.
+"""What a searched setting gains at sizes that were not searched, in loss and in steps.
 
 All functions take a table of results, one row a run, with the columns seed, status, folder, a
 loss, a swept learning rate, sizes, and setting: "plain" is the one without factors by module, in
@@ -66,19 +66,22 @@ def carried(results: pd.DataFrame, validation: pd.DataFrame, metric: str) -> pd.
     runs["speedup"] = _speedups(runs, validation, metric)
     runs["run_speedup"] = _run_speedups(runs, keys, metric)
     alike = [*keys, "setting"]
+    places = [*alike, "rate_from"]
     rows = []
-    for place, of_seeds in runs.groupby([*alike, "rate_from"], sort=False):
-        row = dict(zip([*alike, "rate_from"], place, strict=True))
+    for place, of_seeds in runs.groupby(places, sort=False):
+        row = dict(zip(places, place, strict=True))
         row |= _mean_and_interval("gain", of_seeds["gain"])
         for name in ("speedup", "run_speedup"):
             octaves = _mean_and_interval(name, np.log2(of_seeds[name]))
-            row |= {key: 2**value for key, value in octaves.items()}
-        rows.append({**row, "seeds": len(of_seeds)})
+            for key, value in octaves.items():
+                row[key] = 2**value
+        row["seeds"] = len(of_seeds)
+        rows.append(row)
     return chosen.merge(pd.DataFrame(rows)).sort_values(alike, ignore_index=True)
 
 
 def rate_and_keys(results: pd.DataFrame) -> tuple[str, list[str]]:
-    """Return the column of the learning rate, and those of sizes (and rules) that were swept.
+    """Return the columns that were swept: the learning rate's, and all of sizes (and rules).
 
     Raises:
         ConfigError: if no run has the setting plain, or all runs have one size.
@@ -114,26 +117,31 @@ def steps_to_reach(steps: pd.Series, losses: pd.Series, target: float) -> float:
     if low[0] == 0:
         return float(steps.iloc[0])
     ends = slice(low[0] - 1, low[0] + 1)
-    octaves = np.log2(steps.iloc[ends].to_numpy(float))
+    start, end = np.log2(steps.iloc[ends].to_numpy(float))
     before, after = losses.iloc[ends]
     share = (before - target) / (before - after)
-    return float(2 ** (octaves[0] + share * (octaves[1] - octaves[0])))
+    octave = start + share * (end - start)
+    return float(2**octave)
 
 
 def _chosen_rates(results: pd.DataFrame, x: str, keys: list[str], metric: str) -> pd.DataFrame:
     """Return the learning rate of each size, setting and rate_from, with the loss there."""
     alike = [*keys, "setting"]
-    losses = curves(results, metric, x, alike)[[*alike, x, "mean"]]
+    columns = [*alike, x, "mean"]
+    losses = curves(results, metric, x, alike)[columns]
     finite = losses[np.isfinite(losses["mean"])]
-    own = finite.loc[finite.groupby(alike)["mean"].idxmin()]
+    best = finite.groupby(alike)["mean"].idxmin()
+    own = finite.loc[best]
     sizes = [key for key in keys if key in SIZES]
     rules = [key for key in alike if key not in SIZES]
     is_smallest = (own[sizes] == results[sizes].min()).all(axis=1)
     at_smallest = own.loc[is_smallest, [*rules, x]]
     from_smallest = own[alike].merge(at_smallest).merge(losses)
     both = [from_smallest.assign(rate_from=CARRIED), own.assign(rate_from=OWN)]
-    table = pd.concat(both, ignore_index=True).rename(columns={"mean": metric})
-    table["at_edge"] = table[x].isin([results[x].min(), results[x].max()])
+    table = pd.concat(both, ignore_index=True)
+    table = table.rename(columns={"mean": metric})
+    edges = [results[x].min(), results[x].max()]
+    table["at_edge"] = table[x].isin(edges)
     return table[[*alike, "rate_from", x, "at_edge", metric]]
 
 
@@ -148,13 +156,14 @@ def _runs_of(chosen: pd.DataFrame, results: pd.DataFrame, metric: str) -> pd.Dat
 def _beside_plain(runs: pd.DataFrame, keys: list[str], metric: str) -> pd.DataFrame:
     """Give each run the plain one of its size, rules and seed, in columns plain_...."""
     is_reference = (runs["setting"] == PLAIN) & (runs["rate_from"] == OWN)
-    reference = runs.loc[is_reference, [*keys, "seed", "folder", metric]]
+    same = [*keys, "seed"]
+    reference = runs.loc[is_reference, [*same, "folder", metric]]
     names = {"folder": "plain_folder", metric: f"plain_{metric}"}
-    return runs.merge(reference.rename(columns=names), on=[*keys, "seed"])
+    return runs.merge(reference.rename(columns=names), on=same)
 
 
 def _speedups(runs: pd.DataFrame, validation: pd.DataFrame, metric: str) -> list[float]:
-    """Compute the speedup of each run, from losses in its course or in that of the plain one."""
+    """Compute the speedup of each run, from losses in its course or in the plain run's."""
     courses = dict(list(validation.dropna(subset=[metric]).groupby("folder")))
     nothing = validation.head(0)
     found = []
@@ -170,8 +179,9 @@ def _run_speedups(runs: pd.DataFrame, keys: list[str], metric: str) -> pd.Series
     found: dict[Any, float] = {}
     same = [key for key in (*keys, "setting", "rate_from", "seed") if key != STEPS]
     for _, lengths in runs.sort_values(STEPS).groupby(same):
-        mine = pd.DataFrame({"steps": lengths[STEPS], metric: lengths[metric]})
-        others = mine.assign(**{metric: lengths[f"plain_{metric}"]})
+        steps = lengths[STEPS]
+        mine = pd.DataFrame({"steps": steps, metric: lengths[metric]})
+        others = pd.DataFrame({"steps": steps, metric: lengths[f"plain_{metric}"]})
         for index, run in lengths.iloc[1:].iterrows():
             found[index] = _ratio(run, metric, mine, others, run[STEPS])
     return pd.Series(found, dtype=float).reindex(runs.index)

@@ -27,12 +27,15 @@ def statistics(rows: pd.DataFrame) -> pd.DataFrame:
     values = rows.pivot_table("value", tensors, "kind", sort=False)
     found = []
     if "output" in values:
-        found.append(values["output"].dropna().rename("value").reset_index().assign(kind="output"))
+        outputs = values["output"].dropna().rename("value")
+        found.append(outputs.reset_index().assign(kind="output"))
     if "param" in values and "update" in values:
-        relative = (values["update"] / values["param"]).rename("value").dropna()
+        ratio = values["update"] / values["param"]
+        relative = ratio.rename("value").dropna()
         found.append(relative.reset_index().assign(kind="relative update"))
     table = over_blocks(pd.concat(found))
-    table = table[(table["value"] > 0) & np.isfinite(table["value"])]
+    is_known = (table["value"] > 0) & np.isfinite(table["value"])
+    table = table[is_known]
     means = table.groupby(["width", *KEYS], sort=False)["value"].mean()
     return means.reset_index()
 
@@ -58,13 +61,20 @@ def compare(proxies: pd.DataFrame, run: pd.DataFrame, width: float) -> pd.DataFr
     for key, rows in proxies.groupby(KEYS, sort=False):
         if key not in measured:
             continue
-        sizes, values = np.log2(rows["width"].to_numpy(float)), np.log2(rows["value"].to_numpy())
-        slope = np.polyfit(sizes, values, 1)[0] if len(rows) > 1 else 0.0
-        expected = values.mean() + slope * (np.log2(width) - sizes.mean())
+        sizes = np.log2(rows["width"].to_numpy(float))
+        values = np.log2(rows["value"].to_numpy())
+        slope = 0.0
+        if len(rows) > 1:
+            slope, _ = np.polyfit(sizes, values, 1)
+        distance = np.log2(width) - sizes.mean()
+        expected = values.mean() + slope * distance
         octaves = float(np.log2(measured[key]) - expected)
-        row = dict(zip(KEYS, key, strict=True)) | {"expected": float(2**expected)}
-        row |= {"measured": float(measured[key]), "octaves": octaves}
-        compared.append(row | {"same": abs(octaves) <= SAME})
+        row = dict(zip(KEYS, key, strict=True))
+        row["expected"] = float(2**expected)
+        row["measured"] = float(measured[key])
+        row["octaves"] = octaves
+        row["same"] = abs(octaves) <= SAME
+        compared.append(row)
     return pd.DataFrame(compared)
 
 

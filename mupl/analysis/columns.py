@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from mupl.analysis.transfer import SIZES, hyperparameter_name
 
-OCTAVES, LOSS, TEXT = "octaves", "loss", "text"
+OCTAVES = "octaves"
+LOSS = "loss"
+TEXT = "text"
 
 
 @dataclass(frozen=True)

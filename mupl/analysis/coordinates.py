@@ -20,9 +20,11 @@ LATE_TOLERANCE = 0.25
 EARLY = 3  # the last step at which weights, updates and outputs must be within TOLERANCE
 PARTS = ("effective", "propagating")
 MARGIN = 0.15  # beyond the tolerance: what an interval must exclude if a slope is to pass
-ROUNDING = 1e-5  # a gradient below that of others in its module by this factor is rounding
+ROUNDING = 1e-5  # a gradient so much smaller than others in its module is rounding
 FADING = 3 / 4  # what is off fades if, over the larger sizes, it is off by less than this share
-PASS, FAIL, NOT_JUDGED = "pass", "fail", "not judged"
+PASS = "pass"
+FAIL = "fail"
+NOT_JUDGED = "not judged"
 AXES = ("width", "depth")
 MEASURED = ("width", "seed", "t", "kind", "name", "statistic", "value", "low", "high", "zero")
 
@@ -93,7 +95,7 @@ def verdict(
     Args:
         rows: one row a value, with columns width, seed, t, kind, name, statistic, value, and the
             prediction: low and high, between which the slope must lie, or zero, where the value
-            must be 0. Rows without one are left out; those of kind "grad" tell rounding errors.
+            must be 0. Rows without one are left out; rows of kind "grad" tell rounding errors.
         tolerance: allowed distance of a slope from [low, high]; at least `LATE_TOLERANCE` after
             step `EARLY` and for `PARTS`.
         statistic: the one that is judged; by default all for which there are predictions.
@@ -222,7 +224,7 @@ class _Case:
         if self.zeros == self.runs:
             return "no signal: it is 0 at every size, as behind a gain or a layer that starts at 0"
         if self.is_rounding:
-            return "no signal: its gradient is rounding errors, as that of the bias of keys"
+            return "no signal: its gradient is rounding errors, as for the bias of keys"
         if self.zeros:
             return f"no signal: it is 0 in {self.zeros} of {self.runs} runs"
         return ""
@@ -257,14 +259,15 @@ class _Case:
 def _rounding_errors(rows: pd.DataFrame) -> set[str]:
     """Name the tensors whose gradient is nothing but rounding errors.
 
-    An example is the bias of keys, which softmax does not feel. Such a gradient is far below that
-    of another tensor of the same module.
+    An example is the bias of keys, which softmax does not feel. Such a gradient is far below
+    the gradient of another tensor of the same module.
     """
     gradients = rows[(rows["kind"] == "grad") & rows["statistic"].isin(["l1", "rms"])]
     sizes = gradients.groupby("name")["value"].median()
     modules = [name.rpartition(".")[0] for name in sizes.index]
     largest = sizes.groupby(modules).transform("max")
-    return set(sizes.index[(sizes > 0) & (sizes < ROUNDING * largest)])
+    is_rounding = (sizes > 0) & (sizes < ROUNDING * largest)
+    return set(sizes.index[is_rounding])
 
 
 def alignment_exponents(rows: pd.DataFrame) -> pd.DataFrame:
@@ -288,9 +291,10 @@ def alignment_exponents(rows: pd.DataFrame) -> pd.DataFrame:
     for key, group in found.groupby(keys, sort=False, dropna=False):
         fit = fit_slope(group, "width")
         if math.isfinite(fit.slope):  # else nothing has moved yet
-            low, high = fit.interval()
             row = dict(zip(keys, key, strict=True))
-            exponents.append(row | {"slope": fit.slope, "ci_low": low, "ci_high": high})
+            row["slope"] = fit.slope
+            row["ci_low"], row["ci_high"] = fit.interval()
+            exponents.append(row)
     return pd.DataFrame(exponents)
 
 
@@ -315,18 +319,23 @@ def relative_updates(rows: pd.DataFrame) -> pd.DataFrame:
     statistic = "frobenius" if (rows["statistic"] == "frobenius").any() else "l1"
     keys = [*check_keys(rows), "name", "t"]
     of_run = [*keys, "width", "seed"]
-    found = rows[(rows["statistic"] == statistic) & rows["kind"].isin(["update", "param"])]
+    is_norm = rows["statistic"] == statistic
+    is_of_weight = rows["kind"].isin(["update", "param"])
+    found = rows[is_norm & is_of_weight]
     norms = found.pivot_table("value", of_run, "kind", sort=False, dropna=False)
     if not {"update", "param"} <= set(norms):
         return pd.DataFrame()
     ratio = (norms["update"] / norms["param"]).rename("value")
-    moving = ratio[np.isfinite(ratio) & (ratio > 0)].reset_index()
+    is_moving = np.isfinite(ratio) & (ratio > 0)
+    moving = ratio[is_moving].reset_index()
     relative = []
     for key, group in moving.groupby(keys, sort=False, dropna=False):
         fit = fit_slope(group, "width")
         by_width = group.groupby("width")["value"].mean()
         row = dict(zip(keys, key, strict=True))
-        row |= {"smallest": by_width.iloc[0], "largest": by_width.iloc[-1], "slope": fit.slope}
+        row["smallest"] = by_width.iloc[0]
+        row["largest"] = by_width.iloc[-1]
+        row["slope"] = fit.slope
         row["ci_low"], row["ci_high"] = fit.interval()
         relative.append(row)
     return pd.DataFrame(relative)

@@ -64,13 +64,22 @@ class Drift:
             >>> round(hardly_known.drift, 2)
             -0.15
         """
-        x, y = np.log2(np.asarray(sizes, float)), np.log2(np.asarray(optima, float))
+        x = np.log2(np.asarray(sizes, float))
+        y = np.log2(np.asarray(optima, float))
         weights = 1 / (np.square(errors) + SIGMA**2)
-        size, value = np.average(x, weights=weights), np.average(y, weights=weights)
-        precision = (weights * (x - size) ** 2).sum() + 1 / TAU**2
-        drift = (weights * (x - size) * (y - value)).sum() / precision
-        known = 1 / weights.sum()
-        return cls(*map(float, (size, value, known, drift, 1 / precision)))
+        size = np.average(x, weights=weights)
+        value = np.average(y, weights=weights)
+        from_size = x - size
+        from_value = y - value
+        precision = (weights * from_size**2).sum() + 1 / TAU**2
+        drift = (weights * from_size * from_value).sum() / precision
+        return cls(
+            size=float(size),
+            value=float(value),
+            variance=float(1 / weights.sum()),
+            drift=float(drift),
+            drift_variance=float(1 / precision),
+        )
 
     def at(self, size: float) -> tuple[float, float]:
         """Return log2 of the best value at a size, and its standard deviation in octaves.

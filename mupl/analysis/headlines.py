@@ -50,8 +50,10 @@ def _sentence(series: pd.DataFrame, metric: str, size: str | None, x: str) -> st
         best = series.sort_values("mean").iloc[0]
         return f"{name} {_text(best[x])} is best ({metric} {best['mean']:.4g})."
     losses = series.pivot_table(index=x, columns=size, values="mean", sort=True)
-    losses = losses.replace([np.inf, -np.inf], np.nan).dropna(axis="columns", how="all")
-    excess = (losses - losses.min()) / losses.min().abs()
+    losses = losses.replace([np.inf, -np.inf], np.nan)
+    losses = losses.dropna(axis="columns", how="all")
+    least = losses.min()
+    excess = (losses - least) / least.abs()
     worst = excess.max(axis="columns", skipna=False).dropna()
     along = SIZES.get(size, size)
     sizes = losses.columns
@@ -66,7 +68,9 @@ def _sentence(series: pd.DataFrame, metric: str, size: str | None, x: str) -> st
     ends += f"{_text(sizes[-1])}"
     if not is_numeric_dtype(series[x]) or len(sizes) < 2:
         return f"no one {name} is best at every {along}: {ends}.{edges}"
-    slope = np.polyfit(np.log2(sizes.to_numpy(float)), np.log2(best.to_numpy(float)), 1)[0]
+    log_sizes = np.log2(sizes.to_numpy(float))
+    log_best = np.log2(best.to_numpy(float))
+    slope, _ = np.polyfit(log_sizes, log_best, 1)
     return f"the best {name} {_moves(slope)} each doubling of {along}, {ends}.{edges}"
 
 

@@ -120,7 +120,9 @@ def read_losses(files: Sequence[Path], columns: Columns | None = None) -> LossTa
     """
     texts = _read_all(files)
     columns, notes = _complete(texts, columns or Columns())
-    size, x, loss = str(columns.size), columns.x, str(columns.loss)
+    size = str(columns.size)
+    x = columns.x
+    loss = str(columns.loss)
     by = list(columns.by or ())
     texts = _usable(texts, loss, notes)
     if columns.hyperparameter:
@@ -144,8 +146,8 @@ def read_losses(files: Sequence[Path], columns: Columns | None = None) -> LossTa
     if NORM in texts:  # of a sweep's results.csv
         results[NORM] = pd.to_numeric(texts[NORM].loc[results.index], errors="coerce")
         last.append(NORM)
-    results = results.sort_values(order, kind="stable")
-    results = in_given_order(results.reset_index(drop=True), list(dict.fromkeys(texts["table"])))
+    results = results.sort_values(order, kind="stable").reset_index(drop=True)
+    results = in_given_order(results, list(dict.fromkeys(texts["table"])))
     return LossTable(results[[*order, *last]], size, loss, x, notes)
 
 
@@ -177,7 +179,9 @@ def _read_all(files: Sequence[Path]) -> pd.DataFrame:
         end = f" of {name}" if len(files) > 1 else ""
         table = _read(file).assign(table=name)
         table.index = pd.Index([f"row {row + 1}{end}" for row in table.index])
-        tables.append(table[(table.drop(columns="table") != "").any(axis=1)])
+        cells = table.drop(columns="table")
+        is_written = (cells != "").any(axis=1)
+        tables.append(table[is_written])
     return pd.concat(tables).fillna("")
 
 
@@ -380,7 +384,8 @@ def _without_zeros(texts: pd.DataFrame, x: str, notes: list[str]) -> pd.DataFram
 
 def _values(texts: pd.DataFrame, columns: Columns) -> pd.Series:
     """Read the learning rates, or the values of what is looked at in their place."""
-    column, option = texts[columns.x_column], columns.x_option
+    column = texts[columns.x_column]
+    option = columns.x_option
     return _powers_of_two(column, option) if columns.log2 else _numbers(column, option)
 
 
@@ -402,7 +407,8 @@ def _alike_as_one(rates: pd.Series, name: str, notes: list[str]) -> pd.Series:
     as_one = ordered.groupby(is_new.cumsum()).transform("first")
     if is_new.all():
         return rates
-    rate, other = as_one[~is_new].iloc[0], ordered[~is_new].iloc[0]
+    rate = as_one[~is_new].iloc[0]
+    other = ordered[~is_new].iloc[0]
     notes.append(f"as one: {name}s within 0.5 %, such as {rate:g} and {other:g}")
     return rates.map(dict(zip(ordered, as_one, strict=True)))
 

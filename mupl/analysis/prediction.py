@@ -9,7 +9,7 @@ least flops)^-power.
 Errors of optima and intervals of losses are a bootstrap over seeds (`mupl.analysis.bootstrap`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -194,9 +194,12 @@ def _fit_laws(flops: np.ndarray, losses: np.ndarray) -> np.ndarray:
     for power in POWERS:
         falling = (flops / flops.min()) ** -power
         terms = np.stack([np.ones_like(falling), falling], axis=1)
-        limit, c = np.linalg.pinv(terms) @ losses.T
-        squares = ((terms @ np.stack([limit, c]) - losses.T) ** 2).sum(axis=0)
-        better = (squares < best[0]) & (c > 0) & (limit >= 0)
+        solved = np.linalg.pinv(terms) @ losses.T
+        limit, c = solved
+        errors = terms @ solved - losses.T
+        squares = (errors**2).sum(axis=0)
+        is_law = (c > 0) & (limit >= 0)
+        better = is_law & (squares < best[0])
         found = np.stack([squares, limit, c, np.full_like(c, power)])
         best[:, better] = found[:, better]
     return best[1:]
@@ -222,7 +225,9 @@ def _is_graded(settings: pd.DataFrame, key: str, keys: Sequence[str]) -> bool:
         return False
     tried = settings[[*keys]].drop_duplicates()
     others = [other for other in keys if other != key]
-    crossed = values.nunique() * (len(tried[others].drop_duplicates()) if others else 1)
+    crossed = values.nunique()
+    if others:
+        crossed *= len(tried[others].drop_duplicates())
     return values.nunique() > 1 and len(tried) > crossed / 2
 
 
@@ -244,21 +249,25 @@ def _by_line(
     optima: dict[float, Interval] = {}
     drawn = []
     curves_by_size = dict(iter(profile(settings, key, size).groupby(size)))
-    found = {of: Optimum.of(curve[key], curve["mean"]) for of, curve in curves_by_size.items()}
+    found: dict[Any, Optimum] = {}
     for of_size, curve in curves_by_size.items():
+        optimum = Optimum.of(curve[key], curve["mean"])
+        found[of_size] = optimum
         drawn.append(_drawn_optima(curve, key, draw))
-        best = np.log2(float(found[of_size].x))
-        optima[float(str(of_size))] = _powers(draw.interval(best, drawn[-1]))
+        octaves = draw.interval(np.log2(float(optimum.x)), drawn[-1])
+        optima[float(str(of_size))] = _powers(octaves)
     values = [optimum.value for optimum in optima.values()]
     errors = [float(np.std(one)) if draw.known else UNKNOWN for one in drawn]
     posterior = Drift.of(list(optima), values, errors)
     at, error = posterior.at(target)
     value = _powers(draw.normal(at, error))
-    drift, source = None, f"the best at {size} {next(iter(optima)):g}, the only one"
+    drift = None
+    source = f"the best at {size} {next(iter(optima)):g}, the only one"
     if len(optima) > 1:
-        octaves = np.log2(list(optima))
-        slopes = np.polyfit(octaves, np.stack(drawn), 1)[0]
-        drift = draw.interval(float(np.polyfit(octaves, np.log2(values), 1)[0]), slopes)
+        log_sizes = np.log2(list(optima))
+        slope, _ = np.polyfit(log_sizes, np.log2(values), 1)
+        slopes, _ = np.polyfit(log_sizes, np.stack(drawn), 1)
+        drift = draw.interval(float(slope), slopes)
         source = (
             f"the best at {len(optima)} sizes, with {posterior.drift:+.2f} octaves of drift a "
             f"doubling (measured {drift.value:+.2f}, expected 0 +- {TAU:g})"
@@ -266,10 +275,14 @@ def _by_line(
     lost = []
     for of_size, curve in curves_by_size.items():
         lost.append(found[of_size].regret(value.value, curve[key], curve["mean"]))
-    curvatures = [optimum.curvature for optimum in found.values() if optimum.curvature > 0]
-    curvature = float(np.mean(curvatures)) if curvatures else NAN
-    at_end = curvature / 2 * (np.log2(value.high) - at) ** 2
+    at_end = _mean_curvature(found.values()) / 2 * (np.log2(value.high) - at) ** 2
     return Recommended(key, value, drift, optima, _worst(lost), source, float(at_end))
+
+
+def _mean_curvature(optima: Iterable[Optimum]) -> float:
+    """Return the mean over the optima whose curvature is known; NaN if there is none."""
+    known = [optimum.curvature for optimum in optima if optimum.curvature > 0]
+    return float(np.mean(known)) if known else NAN
 
 
 def _powers(octaves: Interval) -> Interval:
@@ -278,7 +291,8 @@ def _powers(octaves: Interval) -> Interval:
 
 def _drawn_optima(curve: pd.DataFrame, key: str, draw: Draws) -> np.ndarray:
     """Find the optimum of a curve again for each draw of its means: (draws,), in octaves."""
-    x, seeds = curve[key], curve["seeds"].to_numpy(float)
+    x = curve[key]
+    seeds = curve["seeds"].to_numpy(float)
     grid = np.log2(x.to_numpy(float))
     step = float(np.diff(grid).max()) if len(grid) > 1 else 0.0
     inside = draw.within_step()
@@ -286,8 +300,10 @@ def _drawn_optima(curve: pd.DataFrame, key: str, draw: Draws) -> np.ndarray:
     found = []
     for losses, place in zip(drawn, inside, strict=True):
         optimum = Optimum.of(x, pd.Series(losses))
-        known = optimum.curvature > 0
-        found.append(np.log2(float(optimum.x)) + (0.0 if known else place * step))
+        octave = np.log2(float(optimum.x))
+        if not optimum.curvature > 0:  # it may be anywhere within a step
+            octave += place * step
+        found.append(octave)
     return np.array(found)
 
 
@@ -295,18 +311,23 @@ def _by_best(settings: pd.DataFrame, key: str, size: str, draw: Draws) -> Recomm
     """Recommend the value of the best setting at the largest size: of choices, or drawn values."""
     optima: dict[float, Any] = {}
     for of_size, rung in settings.groupby(size):
-        optima[float(str(of_size))] = rung.sort_values("mean", kind="stable").iloc[0][key]
-    largest = settings[settings[size] == settings[size].max()].reset_index(drop=True)
-    best: Any = largest.sort_values("mean", kind="stable").iloc[0][key]
+        ranked = rung.sort_values("mean", kind="stable")
+        optima[float(str(of_size))] = ranked.iloc[0][key]
+    is_largest = settings[size] == settings[size].max()
+    largest = settings[is_largest].reset_index(drop=True)
+    ranked = largest.sort_values("mean", kind="stable")
+    best: Any = ranked.iloc[0][key]
     value: Interval | str = str(best)
     if is_numeric_dtype(largest[key]) and not is_bool_dtype(largest[key]):
         seeds = largest["seeds"].to_numpy(float)
         means = draw.means(largest["mean"].to_numpy(float), seeds, draw.paired)
-        drawn = largest[key].to_numpy(float)[means.argmin(axis=1)]
+        winners = means.argmin(axis=1)
+        drawn = largest[key].to_numpy(float)[winners]
         value = draw.interval(float(best), drawn)
     lost = []
     for _, rung in settings.groupby(size):
-        lost.append(rung.loc[rung[key] == best, "mean"].min() - rung["mean"].min())
+        with_best = rung.loc[rung[key] == best, "mean"]
+        lost.append(with_best.min() - rung["mean"].min())
     source = f"as in the best setting at {size} {settings[size].max():g}"
     return Recommended(key, value, None, optima, _worst(lost), source)
 
@@ -318,12 +339,14 @@ def _worst(lost: Sequence[float]) -> float:
 
 def _best_losses(settings: pd.DataFrame, size: str, draw: Draws) -> tuple[np.ndarray, np.ndarray]:
     """Return the best loss of each size (sizes,), and the same drawn anew (draws, sizes)."""
-    losses, drawn = [], []
+    losses = []
+    drawn = []
     for _, rung in settings.groupby(size):
         finite = rung[np.isfinite(rung["mean"])]
         best = finite.loc[finite["mean"].idxmin()]
         losses.append(float(best["mean"]))
-        mean, seeds = np.array([best["mean"]]), np.array([best["seeds"]])
+        mean = np.array([best["mean"]])
+        seeds = np.array([best["seeds"]])
         drawn.append(draw.means(mean, seeds, draw.run)[:, 0])
     return np.array(losses), np.stack(drawn, axis=1)
 
@@ -340,8 +363,12 @@ def _rungs(
     is_known = bool((spread[1] > spread[0]).all())
     for i, (value, rung) in enumerate(settings.groupby(size)):
         low, high = spread[:, i] if is_known else (NAN, NAN)
-        row = {size: value, "flops": flops[value], "seeds": int(rung["seeds"].max())}
-        row |= {"settings": len(rung), "loss": losses[i], "low": low, "high": high}
+        row: dict[str, Any] = {size: value, "flops": flops[value]}
+        row["seeds"] = int(rung["seeds"].max())
+        row["settings"] = len(rung)
+        row["loss"] = losses[i]
+        row["low"] = low
+        row["high"] = high
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -362,7 +389,8 @@ def _predicted_loss(
 
 def _warnings(found: Prediction, settings: pd.DataFrame) -> list[str]:
     """Say what makes the prediction unsure."""
-    size, said = found.size, []
+    size = found.size
+    said = []
     keys = [one.key for one in found.recommended]
     for one in found.recommended:
         if _is_graded(settings, one.key, keys):
@@ -397,7 +425,8 @@ def _warnings(found: Prediction, settings: pd.DataFrame) -> list[str]:
 
 def _of_curves(curve: pd.DataFrame, one: Recommended, size: str) -> list[str]:
     """Warn of optima at the edge of the grid, and of a grid too coarse to have a plateau."""
-    edges, steep = [], []
+    edges = []
+    steep = []
     for value, rung in curve.groupby(size):
         losses = rung["mean"].to_numpy(float)
         best = int(losses.argmin())

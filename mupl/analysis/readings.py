@@ -101,7 +101,7 @@ def _regret(row: Mapping[Any, Any], series: pd.DataFrame, size: str) -> str:
     """Say what the smallest size's optimum costs, also as a share of what a doubling gains."""
     sizes = series[size].to_numpy(float)
     losses = series["loss"].to_numpy(float)
-    said = f"That of {size} {sizes[0]:g} costs at most {row['worst_regret']:.2g} at larger ones"
+    said = f"The best of {size} {sizes[0]:g} costs at most {row['worst_regret']:.2g} at larger ones"
     gain = (losses[-2] - losses[-1]) / np.log2(sizes[-1] / sizes[-2])
     if gain > 0:
         said += f", {row['worst_regret'] / gain:.2g} times what the last doubling gained"

@@ -38,14 +38,18 @@ def with_norms(
     """
     if optima.empty or NORM not in results or results[NORM].isna().all():
         return optima
+    keys = [*keys]
     known = results.dropna(subset=NORM)
-    points = known.groupby([*keys, x], dropna=False)[NORM].mean().reset_index()
+    of_values = known.groupby([*keys, x], dropna=False)[NORM]
+    points = of_values.mean().reset_index()
     rows = []
-    for key, curve in points.groupby([*keys], dropna=False):
+    for key, curve in points.groupby(keys, dropna=False):
         rows.append((*key, curve))
     curves = pd.DataFrame(rows, columns=[*keys, "curve"])
-    merged = optima.merge(curves, how="left", on=[*keys])
-    norms = [_at(value, curve, x) for value, curve in zip(merged[x], merged["curve"], strict=True)]
+    merged = optima.merge(curves, how="left", on=keys)
+    norms = []
+    for value, curve in zip(merged[x], merged["curve"], strict=True):
+        norms.append(_at(value, curve, x))
     return optima.assign(**{NORM: norms})
 
 

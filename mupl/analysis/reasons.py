@@ -49,7 +49,8 @@ def wrong_slope(row: Mapping[str, Any], along: str) -> str:
     >>> wrong_slope(row, "width")[:86]
     'the update of up.weight goes as width^0.00 and must as width^-1: its learning rate is '
     """
-    low, high = row["low"], row["high"]
+    low = row["low"]
+    high = row["high"]
     slope = round(row["slope"], 2) + 0.0  # no -0.00
     must = f"{along}^{low:g}" if low == high else f"{along}^{low:g} to {along}^{high:g}"
     off = max(slope - high, low - slope)

@@ -31,7 +31,8 @@ def ranking(results: pd.DataFrame, metric: str) -> pd.DataFrame:
     """
     keys = searched_keys(results)
     losses = results[metric].where(results["status"] == "completed", np.inf)
-    groups = losses.groupby([results[key] for key in keys], dropna=False)
+    settings = [results[key] for key in keys]
+    groups = losses.groupby(settings, dropna=False)
     table = groups.agg(["mean", "size"]).reset_index()
     table = table.rename(columns={"mean": metric, "size": "seeds"})
     finite = table[np.isfinite(table[metric])]
@@ -56,15 +57,20 @@ def preferences(results: pd.DataFrame, metric: str) -> pd.DataFrame:
         return pd.DataFrame()
     tried = results.drop_duplicates(searched_keys(results))
     top = ranked.head(max(2, round(TOP * len(tried))))
-    rows: list[dict[str, Any]] = []
+    rows = []
     for key in numbers(results):
-        of_top, of_all = np.log2(top[key].astype(float)), np.log2(tried[key].astype(float))
-        shift = (of_top.mean() - of_all.mean()) / of_all.std()
-        row = {"key": key, "low": tried[key].min(), "high": tried[key].max()}
-        row |= {"best": ranked[key].iloc[0], "top_low": top[key].quantile(0.25)}
-        row |= {"top_mean": 2 ** of_top.mean(), "top_high": top[key].quantile(0.75)}
-        row |= {"shift": shift}
-        rows.append(row | {"standard_error": 1 / np.sqrt(len(top))})
+        of_top = np.log2(top[key].astype(float))
+        of_all = np.log2(tried[key].astype(float))
+        row: dict[str, Any] = {"key": key}
+        row["low"] = tried[key].min()
+        row["high"] = tried[key].max()
+        row["best"] = ranked[key].iloc[0]
+        row["top_low"] = top[key].quantile(0.25)
+        row["top_mean"] = 2 ** of_top.mean()
+        row["top_high"] = top[key].quantile(0.75)
+        row["shift"] = (of_top.mean() - of_all.mean()) / of_all.std()
+        row["standard_error"] = 1 / np.sqrt(len(top))
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

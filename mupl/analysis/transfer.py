@@ -192,7 +192,7 @@ def best(results: pd.DataFrame, metric: str = "val_loss", x: str = "lr") -> pd.D
 def swept_hyperparameter(results: pd.DataFrame) -> str:
     """Return the first hyperparameter that has two or more values; lr if there is none.
 
-    Those of `HYPERPARAMETERS` come first, and then factors by module.
+    `HYPERPARAMETERS` come first, and then factors by module.
 
     >>> swept_hyperparameter(pd.DataFrame({"lr": [0.1, 0.1], "model.init_std": [1, 2]}))
     'model.init_std'
@@ -348,7 +348,8 @@ def optima(
         smallest: Optimum | None = None
         best_of_smallest: float | str = NAN
         for _, curve in series.groupby(size):
-            values, losses = curve[x], curve["mean"]
+            values = curve[x]
+            losses = curve["mean"]
             optimum = Optimum.of(values, losses)
             if smallest is None:
                 smallest = optimum
@@ -521,11 +522,14 @@ def _optima_of_seeds(results: pd.DataFrame, metric: str, x: str) -> pd.DataFrame
     Columns: `curve_keys`, seed (in increasing order), x. The optimum is NaN where a seed has no
     finite loss, or did not try every x of the curve: it would be the optimum of another grid.
     """
-    keys = [*curve_keys(results, x, metric), "seed"]
+    of_curve = curve_keys(results, x, metric)
+    keys = [*of_curve, "seed"]
     table = curves(results, metric, x, keys)
-    least = table.groupby(keys, dropna=False)["mean"].transform("min")
-    runs = table.groupby(keys, dropna=False)["mean"].transform("size")
-    tried_by_any = table.groupby(keys[:-1], dropna=False)[x].transform("nunique")
+    losses_of_seed = table.groupby(keys, dropna=False)["mean"]
+    least = losses_of_seed.transform("min")
+    runs = losses_of_seed.transform("size")
+    of_all_seeds = table.groupby(of_curve, dropna=False)[x]
+    tried_by_any = of_all_seeds.transform("nunique")
     whole = np.isfinite(least) & (runs == tried_by_any)
     rows = []
     for key, curve in table[whole].groupby(keys, dropna=False):
@@ -542,7 +546,8 @@ def _with_intervals(
     """Add to `optima` the 95 % t-interval, in octaves, over the optima of each seed."""
     rows = []
     for key, curve in of_seeds.dropna(subset=x).groupby(keys, dropna=False):
-        low, high = interval(np.log2(curve[x].to_numpy(float)))
+        octaves = np.log2(curve[x].to_numpy(float))
+        low, high = interval(octaves)
         rows.append((*key, 2**low, 2**high))
     bounds = [f"{x}_low", f"{x}_high"]
     intervals = pd.DataFrame(rows, columns=[*keys, *bounds])

@@ -35,7 +35,7 @@ class InMemoryData(LightningDataModule):
         batch_size: train examples in a step, of all processes together.
         seed: of the train batches.
         micro_batches: into how many parts a process cuts its batches, which is to be the trainer's
-            `accumulate_grad_batches`: the gradients of a step add up to those of the whole batch.
+            `accumulate_grad_batches`: the gradients of a step add up to the whole batch's.
 
     Raises:
         ConfigError: if a size is out of range.

@@ -257,7 +257,8 @@ def _groups(todo: Sequence[Span]) -> Iterator[list[Span]]:
         size += span.stop - span.start
         if size >= SPAN:
             yield group
-            group, size = [], 0
+            group = []
+            size = 0
     if group:
         yield group
 

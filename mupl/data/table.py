@@ -69,7 +69,9 @@ def _read_table(
     val_fraction: float,
 ) -> Arrays:
     keys = ("data.file", "data.val_file")
-    columns = [_Columns(key, path, separator) for key, (path, _) in zip(keys, files, strict=False)]
+    columns = []
+    for key, (path, _) in zip(keys, files, strict=False):
+        columns.append(_Columns(key, path, separator))
     features = columns[0].features(target, ignore)
     x = [one.numbers(features) for one in columns]
     y = _class_indices(columns, target) if classes else [one.numbers([target]) for one in columns]
@@ -79,7 +81,8 @@ def _read_table(
         y = [y[0][train], y[0][val]]
     train_x, val_x = _standardised(*x)
     if classes:
-        return Arrays(train_x, y[0], val_x, y[1], num_classes=int(torch.cat(y).max()) + 1)
+        num_classes = int(torch.cat(y).max()) + 1
+        return Arrays(train_x, y[0], val_x, y[1], num_classes=num_classes)
     train_y, val_y = _standardised(*y)
     return Arrays(train_x, train_y, val_x, val_y)
 
@@ -201,5 +204,8 @@ def _standardised(train: Tensor, val: Tensor) -> tuple[Tensor, Tensor]:
     mean = train.mean(0)
     std = train.std(0, correction=0)
     # by its values, as the deviation of a constant is 0 only up to round-off
-    std = torch.where(train.amax(0) == train.amin(0), 1.0, std)
-    return ((train - mean) / std).float(), ((val - mean) / std).float()
+    is_constant = train.amax(0) == train.amin(0)
+    std = torch.where(is_constant, 1.0, std)
+    train = (train - mean) / std
+    val = (val - mean) / std
+    return train.float(), val.float()

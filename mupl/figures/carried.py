@@ -1,4 +1,4 @@
-"""The figure of searched settings at other sizes than that of their search."""
+"""The figure of searched settings at sizes that were not searched."""
 
 import numpy as np
 import pandas as pd
@@ -31,13 +31,15 @@ def plot_carried(table: pd.DataFrame) -> Figure:
     [1, 1, 1]
     """
     is_reference = (table["setting"] == PLAIN) & (table["rate_from"] == OWN)
-    keys = list(table.columns[: table.columns.get_loc("setting")])
+    columns = list(table.columns)
+    keys = columns[: columns.index("setting")]
     places = table[keys].map(str).agg("\n".join, axis=1)
     shown = table[~is_reference].assign(place=places)
     order = {place: number for number, place in enumerate(places.unique())}
     panels = [name for name in PANELS if table[name].notna().any()]
     width = max(5, 0.8 * len(order))
-    figure = Figure(figsize=(width, 2.4 * len(panels) + 1), layout="constrained")
+    height = 2.4 * len(panels) + 1
+    figure = Figure(figsize=(width, height), layout="constrained")
     column = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(column, panels, strict=True):
         _plot_panel(axes, shown, name, order)
@@ -52,9 +54,12 @@ def _plot_panel(axes: Axes, shown: pd.DataFrame, name: str, order: dict[str, int
     """Plot one number of all settings: a place on the x axis for each size."""
     for number, (key, series) in enumerate(shown.groupby(["setting", "rate_from"], sort=False)):
         value = series[name]
-        ends = [value - series[f"{name}_low"], series[f"{name}_high"] - value]
+        below = value - series[f"{name}_low"]
+        above = series[f"{name}_high"] - value
+        ends = np.array([below, above])
         x = series["place"].map(order) + STEP * number
-        label = f"{key[0]}, learning rate of the {key[1]}"
-        axes.errorbar(x, value, np.array(ends), fmt="o", markersize=4, capsize=2, label=label)
+        setting, rate_from = key
+        label = f"{setting}, learning rate of the {rate_from}"
+        axes.errorbar(x, value, ends, fmt="o", markersize=4, capsize=2, label=label)
     axes.axhline(0 if name == "gain" else 1, color="black", linestyle="--", linewidth=1)
     axes.set_ylabel(PANELS[name])

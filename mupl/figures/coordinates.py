@@ -109,8 +109,9 @@ def _lines(rows: pd.DataFrame, statistic: str, verdict: pd.DataFrame | None) -> 
     rows = few_lines(rows)
     is_bias = rows["name"].str.endswith("bias")
     quantities = zip(rows["kind"], is_bias, strict=True)
-    labels = pd.Series([PANELS.get(key) for key in quantities], rows.index)
-    table = _plottable(rows.assign(panel=labels), statistic)
+    labels = [PANELS.get(key) for key in quantities]
+    panels = pd.Series(labels, rows.index)
+    table = _plottable(rows.assign(panel=panels), statistic)
     table["layer"] = layers(table["name"])
     table["failed"] = has_failed(table, verdict)
     worst = list(table.loc[table["failed"], "layer"].unique())
@@ -177,7 +178,8 @@ def _mark_lines(axes: Axes, panel: pd.DataFrame, along: str, colors: Mapping[str
             axes.plot(sizes, line, color=colors[str(layer)], linestyle="--", linewidth=1)
         axes.set_ylim(limits)  # a prediction that is far off is cut off
     failed = panel[panel["failed"]]
-    medians = failed.groupby(["layer", along])["value"].median().reset_index()
+    values = failed.groupby(["layer", along])["value"]
+    medians = values.median().reset_index()
     axes.plot(medians[along], medians["value"], "X", color=FAILED, markersize=7, zorder=3)
 
 

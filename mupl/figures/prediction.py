@@ -37,20 +37,23 @@ def plot_prediction(results: pd.DataFrame, metric: str, found: Prediction) -> Fi
 
 
 def _plot_curves(axes: Axes, results: pd.DataFrame, metric: str, found: Prediction) -> None:
-    keys = hyperparameters(results, found.size)
-    settings = curves(results, metric, keys[0], [found.size, *keys[1:]])
-    table = profile(settings, keys[0], found.size)
+    key, *others = hyperparameters(results, found.size)
+    settings = curves(results, metric, key, [found.size, *others])
+    table = profile(settings, key, found.size)
     table = table[np.isfinite(table["mean"])]
     for size, curve in table.groupby(found.size):
-        axes.plot(curve[keys[0]], curve["mean"], ".-", label=f"{found.size} {size:g}")
+        label = f"{found.size} {size:g}"
+        axes.plot(curve[key], curve["mean"], ".-", label=label)
     value = found.recommended[0].value
     if isinstance(value, Interval):
         axes.axvline(value.value, color="black", linestyle=":", label="recommended")
         axes.set_xscale("log", base=2)
-    axes.set(xlabel=hyperparameter_name(keys[0]), ylabel=with_unit(metric))
-    least = found.rungs["loss"]
-    span = max(least.max() - least.min(), TOP * abs(least.max()))
-    axes.set_ylim(least.min() - TOP * span, least.max() + span)
+    axes.set_xlabel(hyperparameter_name(key))
+    axes.set_ylabel(with_unit(metric))
+    low = found.rungs["loss"].min()
+    high = found.rungs["loss"].max()
+    span = max(high - low, TOP * abs(high))
+    axes.set_ylim(low - TOP * span, high + span)
     axes.legend()
 
 
@@ -64,7 +67,8 @@ def _plot_optima(axes: Axes, found: Prediction, first: Recommended) -> None:
     if isinstance(first.value, Interval):
         axes.set_yscale("log", base=2)
         _plot_target(axes, found.target, first.value)
-    axes.set(xlabel=SIZES.get(found.size, found.size), ylabel=hyperparameter_name(first.key))
+    axes.set_xlabel(SIZES.get(found.size, found.size))
+    axes.set_ylabel(hyperparameter_name(first.key))
     axes.legend()
 
 
@@ -75,7 +79,8 @@ def _plot_losses(axes: Axes, metric: str, found: Prediction) -> None:
     axes.set_xscale("log")
     if found.loss is not None and found.law is not None:
         along = np.geomspace(rungs["flops"].min(), found.target_flops, 100)
-        axes.plot(along, [found.law.at(flops) for flops in along], "-", linewidth=1)
+        losses = [found.law.at(flops) for flops in along]
+        axes.plot(along, losses, "-", linewidth=1)
         _plot_target(axes, found.target_flops, found.loss)
     axes.set(xlabel="FLOPs of a run", ylabel=with_unit(metric))
     axes.legend()

@@ -24,10 +24,12 @@ def plot_search(results: pd.DataFrame, metric: str = "val_loss") -> Figure:
     columns = min(PER_ROW, len(keys))
     figure = Figure(figsize=(2.6 * columns, 2.3 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+    best = ranked.iloc[0]
     for axes, key in zip(panels, keys, strict=False):
         axes.plot(ranked[key], ranked[metric], ".", alpha=0.5)
-        axes.plot(ranked[key].iloc[0], ranked[metric].iloc[0], "*", markersize=12)
-        axes.set(xscale="log", xlabel=key.removeprefix("tune."))
+        axes.plot(best[key], best[metric], "*", markersize=12)
+        axes.set_xscale("log")
+        axes.set_xlabel(key.removeprefix("tune."))
         axes.set_xlim(results[key].min(), results[key].max())
     for axes in list(panels):
         axes.set_visible(False)

@@ -142,7 +142,8 @@ def _module_of(name: str) -> tuple[str, Path | None]:
             return f"{module}.{part}", path / f"{part}.py"
         if not (path / part).is_dir():
             break
-        module, path = f"{module}.{part}", path / part
+        module = f"{module}.{part}"
+        path = path / part
     file = path / "__init__.py" if path.is_dir() else path
     return module, file if file.is_file() else None
 

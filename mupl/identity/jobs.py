@@ -180,13 +180,16 @@ def job_row(config: DictConfig, hydra: Any, rooms: Iterable[str] = ()) -> dict[s
     task: Any = OmegaConf.to_container(hydra.overrides.task)
     ignored = ignored_keys(plain)
     overridden = overridden_keys(task)
-    row = {"job": _hash(plain)}
+    row: dict[str, Any] = {"job": _hash(plain)}
     for key in (*IDENTITY, *SETTINGS, *overridden):
         if not is_ignored(key, ignored):
             row[key] = setting(key, plain, choices)
     made_by = provenance(plain, rooms)
     made_by["accelerator"] = _meant(plain)["trainer"].get("accelerator")
-    return row | {"config": plain, "choices": choices, "provenance": made_by}
+    row["config"] = plain
+    row["choices"] = choices
+    row["provenance"] = made_by
+    return row
 
 
 def overridden_keys(overrides: Iterable[str]) -> list[str]:
@@ -223,20 +226,27 @@ def differing_settings(
         config, other: of two jobs, with Hydra's part.
         without: dotted keys that do not count, with all that lies below them.
     """
-    values, others = _by_key(trained(config)), _by_key(trained(other))
-    said, others_said = _by_key(_plain(config, False)), _by_key(_plain(other, False))
-    choices, others_choices = config.hydra.runtime.choices, other.hydra.runtime.choices
+    values = _by_key(trained(config))
+    others = _by_key(trained(other))
+    said = _by_key(_plain(config, False))
+    others_said = _by_key(_plain(other, False))
+    choices = config.hydra.runtime.choices
+    others_choices = other.hydra.runtime.choices
     found: dict[str, tuple[Any, Any]] = {}
     for key in {**values, **others}:
-        value, other_value = values.get(key), others.get(key)
+        value = values.get(key)
+        other_value = others.get(key)
         name = key.rpartition(".")[2]
         is_same = _canonical(value, name) == _canonical(other_value, name)
-        follows = key in said and "${" in str(said[key]) and said[key] == others_said.get(key)
+        text = said.get(key)
+        follows = "${" in str(text) and text == others_said.get(key)
         if is_same or follows or is_ignored(key, without):
             continue
         group = key.partition(".")[0]
-        if choices.get(group) != others_choices.get(group):
-            found[group] = (choices.get(group), others_choices.get(group))
+        choice = choices.get(group)
+        other_choice = others_choices.get(group)
+        if choice != other_choice:
+            found[group] = (choice, other_choice)
         else:
             found[key] = (value, other_value)
     return found

@@ -79,7 +79,8 @@ def changes(earlier: Provenance | None) -> list[str]:
         return [UNRECORDED]
     changed = []
     for name, version in earlier["packages"].items():
-        before, now = _minor(version), _minor(_version(name))
+        before = _minor(version)
+        now = _minor(_version(name))
         if before != now:
             changed.append(f"{name} {before} (now {now})")
     # syntax trees, of which digests are, differ between versions of Python

@@ -539,7 +539,7 @@ class FeedForward(nn.Module):
     """`down(hidden_scale h)`, h being `gelu(mult up(x)) / mult`.
 
     For "swiglu", h is `silu(mult a) / mult * b` for `(a, b) = up(x)`. With `num_experts` it is as
-    many networks, whose inputs and outputs are those of `mupl.nn.experts.ExpertLinear`.
+    many networks, with inputs and outputs as `mupl.nn.experts.ExpertLinear` has them.
     """
 
     per_member: ClassVar = ("mult",)

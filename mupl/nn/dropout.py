@@ -75,7 +75,8 @@ def random_bits(counters: Tensor, key: Tensor) -> Tensor:
 
     Two rounds of multiplication and shift, half of the key before each; sums and products wrap.
     """
-    first, second = key[..., :1], key[..., 1:]
+    first = key[..., :1]
+    second = key[..., 1:]
     x = counters ^ first
     x = _fold(x, 16) * FIRST_MULTIPLIER
     x = _fold(x, 15) ^ second
@@ -127,12 +128,15 @@ def seed_dropout(model: nn.Module, seed: int | Sequence[int]) -> None:
     Args:
         seed: of the model, or one for each member of a stack.
     """
-    for index, layer in enumerate(dropout_layers(model).values()):
+    layers = dropout_layers(model).values()
+    for index, layer in enumerate(layers):
         device = layer.calls.device
-        seeds = [seed] if isinstance(seed, int) else seed
-        streams = _streams(seeds, index).to(device)
-        layer.stream = streams[0] if isinstance(seed, int) else streams
-        layer.calls = torch.zeros(layer.stream.shape[:-1], dtype=torch.int32, device=device)
+        if isinstance(seed, int):
+            [stream] = _streams([seed], index)
+        else:
+            stream = _streams(seed, index)
+        layer.stream = stream.to(device)
+        layer.calls = torch.zeros(stream.shape[:-1], dtype=torch.int32, device=device)
 
 
 def _streams(seeds: Sequence[int], layer: int) -> Tensor:

@@ -59,9 +59,9 @@ _LAST = (
 def folded(model: nn.Module, stock_values: Mapping[str, float]) -> nn.Module:
     """Return the plain model of a model's function: without multipliers, hooks, or other keys.
 
-    Multipliers of tensors are multiplied into them. Those of attention logits go into what makes
-    the queries, those of residual branches into the last layer of the branch. A readout that shares
-    its weight with an embedding gets one of its own where their multipliers differ.
+    A multiplier of a tensor is multiplied into it, a multiplier of attention logits into what makes
+    the queries, and a multiplier of a residual branch into the branch's last layer. A readout that
+    shares its weight with an embedding gets one of its own where their multipliers differ.
 
     Args:
         model: what `initialize_` returned; it is left as it is.

@@ -129,10 +129,10 @@ class Use(NamedTuple):
 
 
 def uses(model: nn.Module, scales: Mapping[str, Scale]) -> list[Use]:
-    """Return all uses of the tensors that have scales, those of shared ones by each module.
+    """Return all uses of the tensors that have scales; a shared tensor is used by several modules.
 
     A readout that shares the matrix of an embedding has a multiplier of its own, under the name of
-    the module, beside that of the embedding.
+    the module, beside the multiplier of the embedding.
     """
     first: dict[int, str] = {}
     numbers = multipliers(model)

@@ -15,7 +15,7 @@ class MuLinear(ScaledLinear):
 
     `W = mult * w` with `mult = sqrt(lr_scale) (n0/n)^a`, `w ~ N(0, std^2)` with
     `std = init_std / sqrt(base fan_in) (n0/n)^b / sqrt(lr_scale)`, and the gradient of `w` is
-    multiplied by `(n/n0)^d`. The exponents are those of the table `mulinear`. At width n0 with
+    multiplied by `(n/n0)^d`. The table `mulinear` has the exponents. At width n0 with
     `lr_scale=1` it is a plain linear layer. The bias starts at 0.
 
     Args:

@@ -177,7 +177,7 @@ def use_scaled_parameters(module: nn.Module) -> None:
     """Make a module compute with the tensors that its `ScaledParameter`s say.
 
     The hooks are functions of this module, so that a model can be copied and pickled. They are the
-    innermost ones, so that others, such as those of FSDP, find the module's own tensors.
+    innermost ones, so that other hooks, such as FSDP's, find the module's own tensors.
     """
     if _put_scaled not in module._forward_pre_hooks.values():
         module.register_forward_pre_hook(_put_scaled)

@@ -28,7 +28,7 @@ def linear(
 ) -> Tensor:
     """Return `weight_mult * x W^T + bias_mult * b` for x (..., in) and W (out, in) -> (..., out).
 
-    The gradient of x is multiplied by `backward` instead of `weight_mult`. Those of W and b are the
+    The gradient of x is multiplied by `backward` instead of `weight_mult`. Gradients of W and b are
     sums over N examples over sqrt(N), without the multipliers, times `weight_grad` and `bias_grad`.
 
     Args:
@@ -126,7 +126,7 @@ def logit_gradient_scale(
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Return the mean cross-entropy of logits (..., V) against class indices (...).
 
-    Gradients of the logits are unit: those of the sum, not the mean, times V / sqrt(V - 1).
+    Gradients of the logits are unit: the gradients of the sum, not the mean, times V / sqrt(V - 1).
     """
     size = logits.shape[-1]
     rows = logits.reshape(-1, size)
@@ -144,8 +144,8 @@ def residual_tau(
     """Return tau of branch `index` of a stack that alternates attention and MLP.
 
     All attention branches contribute alike to the stack's output, and all MLPs; `attention_ratio`
-    is the one contribution over the other, `mult` is the ratio of their mean contribution to that
-    of the embedding. (u-muP, appendix G.)
+    is the one contribution over the other, `mult` is their mean contribution over the embedding's.
+    (u-muP, appendix G.)
     """
     mlp = mult * math.sqrt(2 / (1 + attention_ratio**2))
     attention = attention_ratio * mlp
@@ -229,7 +229,7 @@ class UnitDropout(Dropout):
 def scales_gradients(model: nn.Module) -> bool:
     """Say whether operations have backward multipliers of their own.
 
-    Then the gradients of weights are not those of the loss.
+    Then the weights have other gradients than the loss gives.
     """
     kinds = (UnitLinear, UnitEmbedding, UnitResidual)
     return any(isinstance(module, kinds) for module in model.modules())

@@ -53,7 +53,7 @@ def check_drawable(names: Sequence[str], scales: Mapping[str, Scale]) -> None:
 def _check_values(tensors: Mapping[str, Tensor], scales: Mapping[str, Scale]) -> None:
     """Refuse tensors that nobody filled.
 
-    Initial values at two widths are of nearly one size, those of uninitialised memory are not.
+    Initial values at two widths are of nearly one size; uninitialised memory is not.
     """
     for name, w in tensors.items():
         own = scales[name].own

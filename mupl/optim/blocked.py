@@ -125,8 +125,8 @@ def blocked_direction(
     where U is 0.
 
     Args:
-        scalars, step: one number a member, (S, 1, ...), with as many dimensions as g. Those of the
-            tensor are "eps", of the grafted method and of SOAP, and "matrix_eps".
+        scalars, step: one number a member, (S, 1, ...), with as many dimensions as g. The scalars
+            are "eps", for the grafted method and for SOAP, and "matrix_eps".
     """
     u = torch.zeros_like(g)
     for i, tile in enumerate(tiles(g.shape[1:], block_size)):
@@ -351,7 +351,8 @@ def grafted(rules: OptimizerRules, graft: str) -> OptimizerRules:
 
 
 def _kind_of_soap(rules: OptimizerRules, graft: str, info: Info) -> str:
-    fan_in, fan_out = info.role in (Role.HIDDEN, Role.OUTPUT), info.role is Role.HIDDEN
+    fan_in = info.role in (Role.HIDDEN, Role.OUTPUT)
+    fan_out = info.role is Role.HIDDEN
     kind = rules.kind_of(info)
     is_whole = {UpdateKind.ROTATED_IN: fan_in, UpdateKind.ROTATED_OUT: fan_out}
     if is_whole.get(UpdateKind(kind), False):

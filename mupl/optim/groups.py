@@ -247,7 +247,8 @@ def _differences(
     different = []
     for key in COMPARED:
         for name, options in present.items():
-            ours, theirs = options.get(key), saved[name].get(key)
+            ours = options.get(key)
+            theirs = saved[name].get(key)
             if ours != theirs and None not in (ours, theirs):
                 different.append(f"{key}={theirs} (now {ours}) of {name}")
     return different

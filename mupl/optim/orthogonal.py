@@ -18,7 +18,7 @@ from mupl.roles import Info, ParamInfo, Role
 
 # Coefficients (a, b, c) of one step s -> a s + b s^3 + c s^5 on singular values.
 # Five steps of MUON map all from 0.002 to 1 into [0.68, 1.21], without converging (Jordan 2024;
-# those of torch.optim.Muon).
+# torch.optim.Muon has the same).
 MUON = (3.4445, -4.7750, 2.0315)
 # 1 is a fixed point of QUINTIC with two vanishing derivatives (Higham 2008, section 8.3): three
 # steps bring what MUON has made of singular values within 1e-9 of 1.
@@ -67,9 +67,11 @@ def svd(x: Tensor) -> Tensor:
     work_dtype = torch.promote_types(x.dtype, torch.float32)
     work = x.where(finite, 0).to(work_dtype)
     u, s, vh = torch.linalg.svd(work, full_matrices=False)
-    rounding = s[..., :1] * max(x.shape[-2:]) * torch.finfo(s.dtype).eps
-    present = s > rounding
-    product = (u * present[..., None, :]) @ vh
+    largest_value = s[..., :1]
+    rounding = largest_value * max(x.shape[-2:]) * torch.finfo(s.dtype).eps
+    is_present = s > rounding
+    present_u = u * is_present[..., None, :]
+    product = present_u @ vh
     return product.where(finite, torch.nan).to(x.dtype)
 
 
@@ -167,8 +169,8 @@ def _route(roles: Collection[str], info: Info) -> str:
 def is_matrix(info: Info) -> bool:
     """Whether a tensor is a matrix (fan_out, fan_in), or a hidden one that is stored transposed.
 
-    Several of them, such as those of experts, count as one. Embeddings and transposed convolutions
-    are none.
+    Several matrices in a tensor, one for each expert, count as one. Embeddings and transposed
+    convolutions are none.
     """
     if not isinstance(info, ParamInfo) or len(info.copy_shape) < 2 or info.is_embedding:
         return False
@@ -190,26 +192,32 @@ def move_orthogonally(
             its tensors hold matrices (`mupl.optim.groups.param_groups`).
         cells: the factor of a matrix is the largest of these in its fan_out and fan_in.
     """
-    torch._foreach_mul_(list(weights), 1 - group["lr"] * group["weight_decay"])
-    by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+    lr = group["lr"]
+    torch._foreach_mul_(list(weights), 1 - lr * group["weight_decay"])
+    by_shape: dict[tuple[int, ...], tuple[list[Tensor], list[Tensor]]] = {}
     for w, momentum in zip(weights, momenta, strict=True):
-        for pair in zip(matrices(w, group), matrices(momentum, group), strict=True):
-            by_shape.setdefault(tuple(pair[0].shape), []).append(pair)
+        for place, part in zip(matrices(w, group), matrices(momentum, group), strict=True):
+            places, parts = by_shape.setdefault(tuple(place.shape), ([], []))
+            places.append(place)
+            parts.append(part)
     orthogonalize = METHODS[group["method"]]
-    for (fan_out, fan_in), alike in by_shape.items():
-        directions = orthogonalize(torch.stack([momentum for _, momentum in alike]))
+    for (fan_out, fan_in), (places, parts) in by_shape.items():
+        directions = orthogonalize(torch.stack(parts))
         factor = largest(cells, fan_out, fan_in)
-        places = [w for w, _ in alike]
-        torch._foreach_add_(places, list(directions), alpha=-group["lr"] * factor)
+        torch._foreach_add_(places, list(directions), alpha=-lr * factor)
 
 
 def matrices(x: Tensor, group: Mapping[str, Any]) -> list[Tensor]:
     """Return the matrices (fan_out, fan_in) that a tensor of a group holds, as views of it."""
     batch_dims = group.get("batch_dims", 0)
     found: list[Tensor] = []
-    for copy in x.flatten(0, batch_dims - 1) if batch_dims else (x,):
+    copies = x.flatten(0, batch_dims - 1) if batch_dims else [x]
+    for copy in copies:
         matrix = copy.mT if group.get("transposed") else copy.view(len(copy), -1)
-        found += matrix.split(group["parts"]) if group.get("parts") else (matrix,)
+        if group.get("parts"):
+            found += matrix.split(group["parts"])
+        else:
+            found.append(matrix)
     return found
 
 
@@ -235,7 +243,7 @@ class Orthogonal(DirectionOptimizer):
     A matrix W (fan_out, fan_in) moves by `w <- w - lr (weight_decay w + factor U V^T)` with
     `U S V^T` the momentum (see `accumulate`). A convolution's weight is such a matrix with the
     receptive field in fan_in. A tensor that holds several matrices, such as queries, keys and
-    values, or those of experts, is cut into these. Momenta of one shape are stacked and computed at
+    values, or its experts, is cut into these. Momenta of one shape are stacked and computed at
     once. Where all gradients so far were 0 there is no direction, and no update.
 
     Args:

@@ -1,6 +1,6 @@
 """The optimizers: their names in `optimizer=NAME`, and how the updates of each one scale.
 
-Our own classes register their name and say their rules themselves. Those of torch and of
+Our own classes register their name and say their rules themselves. Classes of torch and of
 pytorch_optimizer are listed here. Any other optimizer trains too, if the user says its update kind.
 """
 

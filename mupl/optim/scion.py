@@ -134,10 +134,12 @@ class Scion(DirectionOptimizer):
         if group["update_kind"] == UpdateKind.ORTHOGONAL:
             move_orthogonally(group, weights, directions, cells)
             return
+        lr = group["lr"]
         of_tensor = torch.sign if group["update_kind"] == UpdateKind.SIGN else unit_rows
         for w, momentum in zip(weights, directions, strict=True):
             shape = w.shape[group.get("batch_dims", 0) :]
             fan_out = shape[0] if shape else 1
-            factor = largest(cells, fan_out, shape.numel() // fan_out)
-            w.mul_(1 - group["lr"] * group["weight_decay"])
-            w.sub_(of_tensor(momentum), alpha=group["lr"] * factor)
+            fan_in = shape.numel() // fan_out
+            factor = largest(cells, fan_out, fan_in)
+            w.mul_(1 - lr * group["weight_decay"])
+            w.sub_(of_tensor(momentum), alpha=lr * factor)

@@ -29,7 +29,7 @@ def shampoo_rules(
     lr is smaller by the root of the number of blocks along each side (`mupl.optim.blocked`).
 
     Args:
-        matrix_eps: at the base width; by default that of `pytorch_optimizer.Shampoo`.
+        matrix_eps: at the base width; the default is the same in `pytorch_optimizer.Shampoo`.
         block_size: the largest side of a block; None: one block a tensor.
         graft: whose norm an update of a tensor gets; None: its own.
 

@@ -55,7 +55,8 @@ def _rotation_of(largest: int, info: Info) -> Monomial:
 
 def sides(info: ParamInfo) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the sizes of the outputs' side and of the inputs' side of a matrix."""
-    first, rest = info.copy_shape[:1], info.copy_shape[1:]
+    first = info.copy_shape[:1]
+    rest = info.copy_shape[1:]
     return (first, rest) if info.out_first else (rest, first)
 
 

@@ -9,8 +9,7 @@ from fractions import Fraction
 SYMBOLS = {
     "m_in": "fan_in over fan_in at the base width",
     "m_out": "fan_out over fan_out at the base width",
-    "m_copies": "number of matrices in a tensor, such as those of experts, over that at the base "
-    "width",
+    "m_copies": "number of matrices in a tensor, such as experts, over the one at the base width",
     "m_L": "depth over base depth for a tensor in a block, else 1",
     "fan_in": "number of terms that are summed for one output; 1 for a bias or a gain",
     "fan_out": "number of outputs; the length of a bias, a gain or an embedding's vectors",

@@ -15,10 +15,10 @@ from mupl.roles import SPECIAL_ROWS, Info, MultiplierRole, Role
 Overrides = Mapping[str, Mapping[str, str | float]]
 
 # A tied readout has no row: its multiplier follows from the rows `input` and `output`.
-COPIES = "copies"  # the row that multiplies those of tensors with more matrices than at the base
+COPIES = "copies"  # multiplies the row of a tensor with more matrices than at the base width
 ROWS = (*Role, *SPECIAL_ROWS, COPIES, MultiplierRole.ATTENTION, MultiplierRole.RESIDUAL)
 ONE = Monomial()
-# symbols that are 1 in a row; those of `copies` are in the row that it multiplies
+# symbols that are 1 in a row; `copies` leaves its three to the row that it multiplies
 _ONES: dict[str, tuple[str, ...]] = {
     COPIES: ("m_in", "m_out", "shape_factor"),
     Role.INPUT: ("m_in",),
@@ -55,9 +55,11 @@ def _derived(row: str, adam: Rule, lr: Monomial, derived: Derived) -> Rule:
         adam: the rule for Adam.
         lr: of the kind whose lr it has.
     """
-    lr_factor, eps_factor = derived.lr_factor, derived.eps_factor
+    lr_factor = derived.lr_factor
+    eps_factor = derived.eps_factor
     for symbol in _ONES.get(SPECIAL_ROWS.get(row, row), ()):
-        lr_factor, eps_factor = lr_factor.without(symbol), eps_factor.without(symbol)
+        lr_factor = lr_factor.without(symbol)
+        eps_factor = eps_factor.without(symbol)
     lr *= lr_factor
     wd = None if adam.wd is None else adam.wd * adam.lr / lr
     return replace(adam, lr=lr, eps=adam.eps * eps_factor, wd=wd)
@@ -81,9 +83,9 @@ class Parametrization:
 
     Args:
         name: for messages and tables.
-        rules: update kind -> row -> rule. A row that is missing is all ones, one of
-            `SPECIAL_ROWS` that of its role. The row `COPIES` multiplies others (`rule_of`). The
-            update kind `"*"` stands for every kind that has no rules of its own.
+        rules: update kind -> row -> rule. A row that is missing is all ones; a missing one of
+            `SPECIAL_ROWS` is the row of its role. The row `COPIES` multiplies others (`rule_of`).
+            The update kind `"*"` stands for every kind that has no rules of its own.
         overrides: glob on names -> cells in place of the table's, such as
             `{"readout.*": {"mult": 1}}` or `{"layers.1.*": {"lr": "1/m_in", "wd": 0}}`. Beside the
             cells of `Rule` there is `lr_scale` (alpha), and `wd` holds in every weight decay mode.

@@ -255,8 +255,8 @@ def tied_rule(
     """Return the rule of a readout whose matrix is the embedding's.
 
     The matrix is drawn and trained by the row of the embedding; the multiplier of the readout
-    makes the effective matrix start as the row `output` says. Both rows are those of the update
-    kind of the embedding; where the model has no `nn.Embedding`, of the readout itself.
+    makes the effective matrix start as the row `output` says. Both rows belong to the update kind
+    of the embedding; where the model has no `nn.Embedding`, of the readout itself.
 
     Raises:
         ConfigError: if the two rows train their tensors differently: then no multiplier makes one
@@ -277,8 +277,8 @@ def tied_rule(
         wanted = getattr(readout, cell)
         if given != wanted:
             raise ConfigError(
-                f"{_tie(infos)}: parametrization={parametrization.name} gives the {cell} of an "
-                f"embedding the factor {given} and that of a readout {wanted}, so they cannot be "
+                f"{_tie(infos)}: parametrization={parametrization.name} scales the {cell} of an "
+                f"embedding by {given} and the {cell} of a readout by {wanted}, so they cannot be "
                 "one tensor; take a formulation with an output multiplier, such as mup, and under "
                 "SOAP update_kind=rotated or adam"
             )

@@ -22,7 +22,7 @@ which dimensions of a tensor grow with width. A column is what is multiplied:
 Rows beside the roles:
 
 - `copies`: multiplies the row of a tensor that holds m_copies times as many matrices as at the base
-  width, such as those of experts. Each of them sees a share of the examples that falls as their
+  width, one for each expert. Each of them sees a share of the examples that falls as their
   number grows, and so do its gradients: SGD's lr makes up for it, eps follows it, and an update
   that is invariant to the scale of the gradient stays;
 - `attention`, `residual`: the multiplier of attention logits and of a residual branch;
@@ -208,7 +208,7 @@ TABLES: dict[str, str] = {
     """,
 }
 
-# Tables for models of unit-scaled operations, whose gradients are not those of the loss. Updates of
-# SGD feel that, so that under SGD they fit no other model. The value says whether the readout has a
+# Tables for models of unit-scaled operations, which scale gradients of the loss. Updates of SGD
+# feel that, so that under SGD they fit no other model. The value says whether the readout has a
 # backward multiplier of its own (`mupl.nn.unit_scaling.UnitLinear(readout=True)`).
 UNIT_SCALED: dict[str, bool] = {"umup": True, "umup_output_scale": False}

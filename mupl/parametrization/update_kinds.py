@@ -49,7 +49,7 @@ class Derived:
     Args:
         lr_of: the kind whose lr it has; None: lr is 1.
         lr_factor: multiplies that lr.
-        eps_factor: multiplies the eps of `adam`. All other columns are those of `adam` as well.
+        eps_factor: multiplies the eps of `adam`. All other columns are as in `adam`.
     """
 
     lr_of: UpdateKind | None
@@ -110,7 +110,7 @@ class OptimizerRules:
             place of the user's.
         settled: number of updates after which their size is the one that the update kinds tell.
         rotations: tensor -> what an update of few directions may be smaller by than one whose
-            entries are lr; by default that of its kind (`ROTATIONS`).
+            entries are lr; by default what `ROTATIONS` says of its kind.
         matrix_eps: of an optimizer that takes roots of sums of `G G^T`.
     """
 
@@ -132,7 +132,8 @@ class OptimizerRules:
 
     def part_factors(self, info: Info) -> tuple[float, ...]:
         """Return `shape_factor` of each matrix into which a tensor is cut."""
-        cells, fan_in = self.shape_cells(info), info.symbols["fan_in"]
+        cells = self.shape_cells(info)
+        fan_in = info.symbols["fan_in"]
         return tuple(largest(cells, size, fan_in) for size in self.parts(info))
 
     def inner_kind(self, info: Info) -> str | None:

@@ -178,6 +178,7 @@ def save_pages(
         for page, whole in zip(pages[0], look.files(file), strict=True):
             page.replace(whole)
     else:
-        first, last = pages[0][0], pages[-1][0]
+        first = pages[0][0]
+        last = pages[-1][0]
         print(f"the figure has {len(pages)} pages: {first} to {last.name}")
     return 0

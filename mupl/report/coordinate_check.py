@@ -232,7 +232,8 @@ def with_check_labels(
     rows: pd.DataFrame, verdict: pd.DataFrame, along: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return rows and verdict with a column `check`, which names the series, SP before muP."""
-    rows, verdict = by_rank(rows), by_rank(verdict)
+    rows = by_rank(rows)
+    verdict = by_rank(verdict)
     names = differing_keys(rows, coordinates.check_keys(rows, along))
     rows = rows.assign(check=labels(with_written_names(rows[names])))
     return rows, verdict.assign(check=labels(with_written_names(verdict[names])))

@@ -110,8 +110,13 @@ def _between_grid_points(optima: pd.DataFrame, x: str) -> pd.DataFrame:
     numbers = [x, f"{x}_low", f"{x}_high", "loss", "curvature", "at_edge", "grid_regret"]
     last = [column for column in ("regret", NORM) if column in optima]
     keys = [key for key in optima if key not in (*numbers, *last)]
-    names = {x: "optimum", f"{x}_low": "low", f"{x}_high": "high"}
-    return optima[[*keys, *names, *last]].rename(columns=names)
+    names = {
+        x: "optimum",
+        f"{x}_low": "low",
+        f"{x}_high": "high",
+    }
+    shown = optima[[*keys, *names, *last]]
+    return shown.rename(columns=names)
 
 
 def _report_transfer(optima: pd.DataFrame, losses: Losses, folder: Path) -> None:

@@ -50,7 +50,7 @@ def search(sweep_dir: Path, metric: str = "val_loss", where: str | None = None) 
 
 
 def settings(ranked: pd.DataFrame, liked: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the settings that a search ends with, by name; keys are those of a command.
+    """Return the settings that a search ends with, by name; their keys are keys of a command.
 
     Args:
         ranked: the searched keys of all settings, the best first.
@@ -68,7 +68,8 @@ def settings(ranked: pd.DataFrame, liked: pd.DataFrame) -> dict[str, dict[str, A
     near: dict[str, str] = {}
     for row in liked.to_dict("records"):
         mean[row["key"]] = float(f"{row['top_mean']:.6g}")
-        low, high = f"{row['top_low']:.6g}", f"{row['top_high']:.6g}"
+        low = f"{row['top_low']:.6g}"
+        high = f"{row['top_high']:.6g}"
         near[row["key"]] = low if low == high else f"tag(log,interval({low},{high}))"
     return {"best": best, "mean": mean, "near": {"hydra.sweeper.params": near}}
 

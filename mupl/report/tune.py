@@ -67,7 +67,8 @@ class Costs:
         >>> Costs(1e15, 3600, 1e16, 4e17, 1e12).sentence().partition("; the same")[0]
         'tuning took 1e+15 FLOPs, 60 min; a run of the target takes 1e+16, 2.8 h'
         """
-        run, search = duration(self.target / self.rate), duration(self.search / self.rate)
+        run = duration(self.target / self.rate)
+        search = duration(self.search / self.rate)
         return (
             f"tuning took {self.ladder:.2g} FLOPs, {duration(self.seconds)}; a run of the target "
             f"takes {self.target:.2g}, {run}; the same search there would have taken "
@@ -159,7 +160,8 @@ def _spent(results: pd.DataFrame, found: Prediction, flops: Mapping[Any, float])
     share = results["steps"] / results["max_steps"]
     of_runs = share.fillna(0) * results[found.size].map(flops)
     largest = results[found.size] == results[found.size].max()
-    rate = of_runs[largest].sum() / max(results.loc[largest, "seconds"].sum(), 1e-9)
+    seconds_of_largest = results.loc[largest, "seconds"].sum()
+    rate = of_runs[largest].sum() / max(seconds_of_largest, 1e-9)
     search = float(share[largest].sum()) * found.target_flops
     seconds = float(results["seconds"].sum())
     return Costs(float(of_runs.sum()), seconds, found.target_flops, search, float(rate))
@@ -234,12 +236,20 @@ def recommended_table(found: Prediction) -> pd.DataFrame:
     rows = []
     for one in found.recommended:
         value = one.value if isinstance(one.value, Interval) else Interval(float("nan"))
-        row: dict[str, Any] = {"hyperparameter": one.key, "value": one.plain}
-        row |= {"low": value.low, "high": value.high}
         drift = one.drift or Interval(float("nan"))
-        row |= {"drift": drift.value, "drift_low": drift.low, "drift_high": drift.high}
-        row |= {"regret": one.regret, "target_regret": one.target_regret}
-        rows.append(row | {"source": one.source})
+        row = {
+            "hyperparameter": one.key,
+            "value": one.plain,
+            "low": value.low,
+            "high": value.high,
+            "drift": drift.value,
+            "drift_low": drift.low,
+            "drift_high": drift.high,
+            "regret": one.regret,
+            "target_regret": one.target_regret,
+            "source": one.source,
+        }
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

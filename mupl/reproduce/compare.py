@@ -60,7 +60,8 @@ def range_of(expectation: Expectation) -> str:
     >>> range_of(Expectation("", "drift", "", high=0.3)), range_of(Expectation("", "n", "", low=1))
     ('at most 0.3', 'at least 1')
     """
-    low, high = expectation.low, expectation.high
+    low = expectation.low
+    high = expectation.high
     if low == high:
         return f"{low:g}"
     if low == float("-inf"):

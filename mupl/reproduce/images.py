@@ -15,7 +15,9 @@ from mupl.reproduce.entries import ROOT, Entry, Size
 from mupl.reproduce.views import VIEWS
 
 TOLERANCE = 5.0  # of 255; anti-aliasing of another version of matplotlib is below
-SAME, DIFFERS, NEW = "same", "differs", "new"
+SAME = "same"
+DIFFERS = "differs"
+NEW = "new"
 
 
 def draw(view: str, table: pd.DataFrame, file: Path) -> None:
@@ -49,7 +51,8 @@ def check_images(entry: Entry, size: Size, write: bool) -> int:
     folder = Path(mkdtemp(prefix="figures_"))
     left = 0
     for image in draw_kept(entry, size, pd.read_csv(file), folder):
-        drawn, committed = folder / Path(image).name, ROOT / image
+        drawn = folder / Path(image).name
+        committed = ROOT / image
         outcome = same(committed, drawn) if committed.exists() else NEW
         print(f"{outcome}: {image}", flush=True)
         if outcome == SAME:

@@ -30,7 +30,8 @@ def slopes(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[rows["width"] >= rows["width"].median()]
     found = []
     for (kind, name), label in PANELS.items():
-        panel = rows[(rows["kind"] == kind) & (rows["name"] == name)]
+        is_here = (rows["kind"] == kind) & (rows["name"] == name)
+        panel = rows[is_here]
         for (t, parametrization), step in panel.groupby(["t", "parametrization"]):
             medians = step.groupby("width", as_index=False)["value"].median()
             exponent = fit_slope(medians.assign(seed=0), along="width").slope

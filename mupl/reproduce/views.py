@@ -54,7 +54,8 @@ def transfer_numbers(results: pd.DataFrame) -> pd.DataFrame:
     x = transfer.swept_hyperparameter(results)
     optima = transfer.optima(results, METRIC, size, x)
     table = transfer.transfer(results, METRIC, size, x, optima)
-    keys = [key for key in transfer.curve_keys(results, x, METRIC) if key != size]
+    of_curves = transfer.curve_keys(results, x, METRIC)
+    keys = [key for key in of_curves if key != size]
     if pd.api.types.is_numeric_dtype(optima[x]):
         optima = optima.assign(octave=np.log2(optima[x]))
     middle = [column for column in ("octave", "loss") if column in optima]
@@ -120,10 +121,11 @@ def norm_numbers(table: pd.DataFrame) -> pd.DataFrame:
     by = _norms_by(table)
     quantities = [*norms.NORMS, "activation_change"]
     groups = table.groupby(by, sort=False)[quantities]
-    ratios = (groups.max() / groups.min()).reset_index()
-    found = norms.correlations(table, by).rename(columns=lambda key: f"{key}_correlation")
-    found = found.rename(columns={f"{by}_correlation": by})
-    return found.merge(ratios, how="left", on=by).rename(columns={by: "name"})
+    ratios = groups.max() / groups.min()
+    found = norms.correlations(table, by).set_index(by)
+    found = found.add_suffix("_correlation").reset_index()
+    found = found.merge(ratios.reset_index(), how="left", on=by)
+    return found.rename(columns={by: "name"})
 
 
 def unit_scale_numbers(table: pd.DataFrame) -> pd.DataFrame:

@@ -125,7 +125,8 @@ def _listed(changed: Mapping[str, Mapping[str, Any]]) -> str:
     """Name settings with their values and the recommended ones."""
     parts = []
     for key, one in changed.items():
-        value, recommended = value_text(one["value"]), value_text(one["recommended"])
+        value = value_text(one["value"])
+        recommended = value_text(one["recommended"])
         parts.append(f"{key}={value} (recommended: {recommended})")
     return ", ".join(parts)
 
@@ -151,5 +152,6 @@ def _compared(folder: Path, sweep: Path | None, width: float) -> Any:
 
     if sweep is None or not (folder / TABLE).exists():
         return pd.DataFrame()
-    proxies, run = pd.read_csv(sweep / PROXIES), pd.read_csv(folder / TABLE)
+    proxies = pd.read_csv(sweep / PROXIES)
+    run = pd.read_csv(folder / TABLE)
     return compare(statistics(proxies), statistics(run), width)

@@ -61,5 +61,8 @@ def without_tables(setup: Setup) -> dict[str, Info]:
             if isinstance(module, nn.Embedding):
                 tables[f"{path}.{leaf}"] = id(w)
     is_tied = any(isinstance(module, TiedReadout) for module in setup.model.modules())
-    looked_up = {name for name, w in tables.items() if uses[w] == 1 and not is_tied}
-    return {name: info for name, info in setup.infos.items() if name not in looked_up}
+    others = dict(setup.infos)
+    for name, w in tables.items():
+        if uses[w] == 1 and not is_tied:
+            others.pop(name, None)
+    return others

@@ -101,7 +101,9 @@ def param_groups(setup: Setup) -> Form:
     own_first = sorted(groups, key=lambda pattern: r"\d+" in pattern)
     listed = [{"pattern": pattern, **groups[pattern]} for pattern in own_first]
     mults = [f"{key} {value:g}" for key, value in _multipliers(setup).items() if value != 1]
-    parts = [f"multipliers that the model must have itself ({', '.join(mults)})"] if mults else []
+    parts = []
+    if mults:
+        parts.append(f"multipliers that the model must have itself ({', '.join(mults)})")
     return Form(json.dumps(listed, indent=1), "param_groups.json", inexpressible(parts))
 
 
@@ -238,8 +240,12 @@ def megatron(setup: Setup) -> Form:
             listed = ", ".join(f"{value:.4g}" for value in values)
             parts.append(f"several values of {flag} ({listed})")
     numbers = Numbers.of(setup)
-    named = {"embedding": numbers.embedding, "residual": numbers.residual}
-    named |= {"output": numbers.output, **numbers.others}
+    named = {
+        "embedding": numbers.embedding,
+        "residual": numbers.residual,
+        "output": numbers.output,
+        **numbers.others,
+    }
     if not _is_stock(numbers) and numbers.attention is not None:
         named["attention"] = numbers.attention
     mults = [f"{name} {value:.4g}" for name, value in named.items() if value != 1]

@@ -36,7 +36,8 @@ def compare_runs(folders: Sequence[Path]) -> tuple[pd.DataFrame, str]:
     found = {folder: _read(folder) for folder in folders}
     first = found[folders[0]]
     for folder, one in found.items():
-        if [one["ladder"], one["recommended"]] != [first["ladder"], first["recommended"]]:
+        same_ladder = one["ladder"] == first["ladder"]
+        if not same_ladder or one["recommended"] != first["recommended"]:
             raise ConfigError(f"{folder}: is a run of another recommendation than {folders[0]}")
     rows = pd.DataFrame([_row(folder, one) for folder, one in found.items()])
     table = rows.sort_values(list(first["recommended"]), ignore_index=True)
@@ -46,12 +47,16 @@ def compare_runs(folders: Sequence[Path]) -> tuple[pd.DataFrame, str]:
             "as half the learning rate: python train.py --config-dir SWEEP --config-name "
             "recommendation lr=..."
         )
-    regret, scatter = (math.nan if first[k] is None else first[k] for k in ("regret", "scatter"))
-    sentence, within = regret_sentence(table, first["metric"], regret, scatter)
+    predicted = []
+    for key in ("regret", "scatter"):
+        value = first[key]
+        predicted.append(math.nan if value is None else value)
+    sentence, within = regret_sentence(table, first["metric"], *predicted)
     compared = {"runs": records(table), "sentence": sentence, "within": within}
     for folder, one in found.items():
         if not one["changed"]:
-            text = json.dumps({**one, "compared": compared}, indent=1, allow_nan=False)
+            certificate = {**one, "compared": compared}
+            text = json.dumps(certificate, indent=1, allow_nan=False)
             write_atomically(folder / FILE, text)
     unneeded = ["run"] if table[OTHERS].any() else ["run", OTHERS]
     return table.drop(columns=unneeded), sentence
@@ -74,7 +79,8 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _row(folder: Path, certificate: Mapping[str, Any]) -> dict[str, Any]:
-    values, measured = certificate["values"], certificate["measured"]
+    values = certificate["values"]
+    measured = certificate["measured"]
     predicted = certificate["predicted"] or {}
     changed = {key: one["value"] for key, one in certificate["changed"].items()}
     others = {key: value for key, value in changed.items() if key not in values}

@@ -66,7 +66,8 @@ def write_recommendation(
         if group not in NOT_CHOSEN and not group.startswith("hydra"):
             choices[group] = choice
     searched = sources(source.plan)
-    defaults = compose([f"{group}={_word(choice)}" for group, choice in choices.items()], main)
+    overrides = [f"{group}={_word(choice)}" for group, choice in choices.items()]
+    defaults = compose(overrides, main)
     stock = compose([], main).hydra.runtime.choices
     values = {**sizes, **recommended_values(found, source.choices), "seed": 0}
     config: Any = OmegaConf.to_container(with_values(source.config, values), resolve=False)
@@ -163,7 +164,8 @@ def _comments(found: Prediction, sizes: Mapping[str, Any], source: Source) -> di
     """Say of each top-level key where its value comes from."""
     comments: dict[str, list[str]] = {}
     for one in found.recommended:
-        comments.setdefault(one.key.partition(".")[0], []).append(source_text(one))
+        top_key = one.key.partition(".")[0]
+        comments.setdefault(top_key, []).append(source_text(one))
     said = source.plan.target
     for key in sizes:
         where = "target" if said.get(key) is not None else "the proxies' too"
@@ -192,11 +194,17 @@ def _body(own: Mapping[str, Any], comments: Mapping[str, str]) -> list[str]:
 
 
 def _certificate(found: Prediction, metric: str) -> dict[str, Any]:
-    entry: dict[str, Any] = {"_target_": "mupl.road.certificate.Certificate", "metric": metric}
-    entry["loss"] = None if found.loss is None else _rounded(asdict(found.loss))
-    entry["recommended"] = {one.key: one.plain for one in found.recommended}
+    loss = None
+    if found.loss is not None:
+        loss = _rounded(asdict(found.loss))
     regret = sum(one.target_regret for one in found.recommended)
-    return entry | _rounded({"regret": regret, "scatter": found.scatter})
+    return {
+        "_target_": "mupl.road.certificate.Certificate",
+        "metric": metric,
+        "loss": loss,
+        "recommended": {one.key: one.plain for one in found.recommended},
+        **_rounded({"regret": regret, "scatter": found.scatter}),
+    }
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float | None]:

@@ -60,12 +60,15 @@ def describe_branches(
     within = [path for path in paths if is_in_blocks(path, patterns)]
     found = []
     for path in within:
-        children = find_branches(model.get_submodule(path))
-        found += [child_path(path, child) for child in children]
+        for child in find_branches(model.get_submodule(path)):
+            found.append(child_path(path, child))
     branches = [path for path in found if not _is_nested(path, found)]
     blocks = [path for path in within if layer_pattern(path).endswith("*")]
-    outermost = [path for path in blocks if not _is_nested(path, blocks)]
-    empty = [path for path in outermost if not any(is_inside(b, path) for b in branches)]
+    empty = []
+    for block in blocks:
+        has_branch = any(is_inside(branch, block) for branch in branches)
+        if not has_branch and not _is_nested(block, blocks):
+            empty.append(block)
     return _infos(branches), empty
 
 
@@ -138,16 +141,19 @@ class _Reader:
         if method not in self._methods or method in self._reading:
             return None
         self._reading.append(method)
-        arguments = self._methods[method].args.args
-        held: dict[str, str | None] = {argument.arg: STREAM for argument in arguments}
+        definition = self._methods[method]
+        held: dict[str, str | None] = {}
+        for argument in definition.args.args:
+            held[argument.arg] = STREAM
         returned = None
-        for statement in _statements(self._methods[method]):
+        for statement in _statements(definition):
             if isinstance(statement, ast.Return) and statement.value is not None:
                 returned = self._source_of(statement.value, held)
             elif isinstance(statement, ast.Expr):
                 self._source_of(statement.value, held)
             elif isinstance(statement, ast.Assign) and not self._is_left_out(statement.value):
-                self._assign(statement.targets[0], self._source_of(statement.value, held), held)
+                source = self._source_of(statement.value, held)
+                self._assign(statement.targets[0], source, held)
             elif isinstance(statement, ast.AugAssign) and isinstance(statement.op, ast.Add):
                 total = self._add([statement.target, statement.value], held)
                 self._assign(statement.target, total, held)
@@ -177,15 +183,20 @@ class _Reader:
             return held.get(value.id)
         if isinstance(value, ast.Subscript):
             is_first = isinstance(value.slice, ast.Constant) and value.slice.value == 0
-            return self._source_of(value.value, held) if is_first else None
+            if not is_first:
+                return None
+            return self._source_of(value.value, held)
         if isinstance(value, ast.Call):
             return self._source_of_call(value, held)
         if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add):
             return self._add(list(_terms(value)), held)
         if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Mult):
-            factors = [self._source_of(side, held) for side in (value.left, value.right)]
-            known = [child for child in factors if child is not None]
-            return known[0] if len(known) == 1 else None
+            left = self._source_of(value.left, held)
+            right = self._source_of(value.right, held)
+            if left is None:
+                return right
+            if right is None:
+                return left
         return None
 
     def _source_of_call(self, call: ast.Call, held: dict[str, str | None]) -> str | None:

@@ -161,7 +161,8 @@ def _start(tensor: _Compared, given: _Given, usual: tuple[float, ...]) -> _Start
     frozen = not tensor.parameter.requires_grad
     if given.init is not None:
         return _Start(given.init, None, False, frozen)
-    fill, rms = tensor.base.fill, tensor.base.rms
+    fill = tensor.base.fill
+    rms = tensor.base.rms
     is_given = fill.initializer is None and not fill.random
     kept = given.keep or is_given or frozen
     if rms is None:
@@ -192,7 +193,8 @@ def _usual_ratios(base: tuple[int, int], target: tuple[int, int]) -> tuple[float
     """
     if 1 in base:
         return ()
-    m_in, m_out = target[0] / base[0], target[1] / base[1]
+    m_in = target[0] / base[0]
+    m_out = target[1] / base[1]
     squares = (1.0, m_in, m_out, sum(target) / sum(base), m_in * m_out)
     return tuple(math.sqrt(square) for square in squares)
 
@@ -201,9 +203,11 @@ def _ratio(base: Fill, target: Fill | None) -> float | None:
     """Return the scale of a tensor at the base width over that at the target, if the fills tell."""
     if base.initializer is None or target is None or target.initializer is None:
         return None
-    ours, theirs = base.initializer, target.initializer
+    ours = base.initializer
+    theirs = target.initializer
     key = "std" if ours.std else "mean"
-    size, other = getattr(ours, key), getattr(theirs, key)
+    size = getattr(ours, key)
+    other = getattr(theirs, key)
     if size == other:
         return 1.0 if ours.name == theirs.name else None
     if size == 0 or other == 0 or ours.name != theirs.name:
@@ -271,7 +275,8 @@ def _compare(sources: Sources) -> dict[str, _Compared]:
         ConfigError: if the base model has other names or ranks, shares tensors otherwise, or
             differs in no size.
     """
-    shapes, target = sources.shapes, sources.target
+    shapes = sources.shapes
+    target = sources.target
     rows: dict[str, BaseTensor] = {}
     for row in shapes.tensors.values():
         rows |= dict.fromkeys(row.names, row)
@@ -301,7 +306,9 @@ def _compare(sources: Sources) -> dict[str, _Compared]:
 
 
 def _describe_tensor(tensor: _Compared, given: _Given) -> ParamInfo:
-    shapes, grows, owner = tensor.shapes, tensor.grows, tensor.owner
+    shapes = tensor.shapes
+    grows = tensor.grows
+    owner = tensor.owner
     shape = shapes[-1]
     fans = fans_of(tensor.name, shape, grows, given.role, owner)
     groups = [*tensor.base.groups, transposed_groups(owner)]
@@ -458,7 +465,7 @@ def _add_branches(
         return []
     return [
         f"residual: no residual branch was found in {some_of(empty)}, so none is scaled with depth "
-        "there; name those of all blocks by residual=[globs]"
+        "there; name the branches of all blocks by residual=[globs]"
     ]
 
 

@@ -49,7 +49,7 @@ class Fans(NamedTuple):
     """The dimensions of a tensor whose products are fan_in and fan_out.
 
     Args:
-        batch_dims: how many dimensions before these count matrices, such as those of experts.
+        batch_dims: how many dimensions before these count matrices, such as experts.
     """
 
     in_dims: list[int]
@@ -130,10 +130,11 @@ def _fans_by_growth(
     if role is not None or not growing or growing in (matrix, matrix[:2]):
         return Fans(matrix[1:], matrix[:1], batch)
     rest = [dim for dim in dims if not grows[dim]]
-    if len(shape) > 2 and all(shape[dim] == 1 for dim in rest):
-        return Fans(rest, growing)
-    if len(shape) > 2 and shape[0] == 1 and growing == dims[-1:]:
-        return Fans(rest, growing)
+    if len(shape) > 2:
+        is_vector = all(shape[dim] == 1 for dim in rest)
+        is_table = shape[0] == 1 and growing == dims[-1:]
+        if is_vector or is_table:
+            return Fans(rest, growing)
     raise Unclassified(name, shape, grows, owner)
 
 
@@ -181,9 +182,14 @@ def holds_copies(shape: Sequence[int], owner: nn.Module, member_axes: int = 0) -
         member_axes: number of dimensions before `shape` that all tensors of the owner have.
     """
     counts = _counts(owner)
-    shapes = [w.shape[member_axes:] for w in owner._parameters.values() if w is not None]
-    of_owner = any(len(other) > 2 and other[0] in counts for other in shapes)
-    return of_owner and len(shape) > 0 and shape[0] in counts
+    if len(shape) == 0 or shape[0] not in counts:
+        return False
+    for w in owner._parameters.values():
+        if w is not None:
+            other = w.shape[member_axes:]
+            if len(other) > 2 and other[0] in counts:
+                return True
+    return False
 
 
 def sizes_of(shape: Sequence[int], fans: Fans, groups: int) -> tuple[int, int]:

@@ -53,8 +53,8 @@ class OwnValues:
         ratio: what brings own values at the described width to the scale that they have at the
             base width, where the calls that fill the tensor tell; else it is measured.
         certain: whether `ratio` holds in any case, as at the base width and for kept tensors. Else
-            values that belie it, such as those of a constructor that fills nothing on the meta
-            device, are measured.
+            values that belie it are measured, as where a constructor fills nothing on the meta
+            device.
         constant: whether all entries are one number.
         usual: ratios that follow from usual initial distributions, with a std that is constant or
             falls with fan_in or fan_out; none for a vector, where these are not known.

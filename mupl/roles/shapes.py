@@ -102,6 +102,7 @@ class Shapes:
         """
         rows = {name: _row_of_tensor(name, tensor) for name, tensor in self.tensors.items()}
         numbers = {name: asdict(number) for name, number in self.multipliers.items()}
+        heads = {name: asdict(found) for name, found in self.heads.items()}
         parts = {
             "format": json.dumps(FORMAT),
             "version": json.dumps(VERSION),
@@ -109,7 +110,7 @@ class Shapes:
             "in_blocks": json.dumps(self.in_blocks),
             "tensors": _lines(rows),
             "multipliers": _lines(numbers),
-            "heads": _lines({name: asdict(heads) for name, heads in self.heads.items()}),
+            "heads": _lines(heads),
             "readouts": _lines(self.readouts),
         }
         body = ",\n".join(f' "{key}": {value}' for key, value in parts.items())
@@ -143,12 +144,19 @@ class Shapes:
 
     @classmethod
     def _of_saved(cls, saved: Mapping[str, Any]) -> "Shapes":
-        tensors = {name: _tensor_of_row(name, row) for name, row in saved["tensors"].items()}
+        tensors = {}
+        for name, row in saved["tensors"].items():
+            tensors[name] = _tensor_of_row(name, row)
         numbers = {}
         for name, row in saved["multipliers"].items():
-            numbers[name] = BaseMultiplier(float(row["value"]), _ints(row["fan_ins"]))
-        heads = {name: _heads_of_row(row) for name, row in saved["heads"].items()}
-        readouts = {name: float(scale) for name, scale in saved["readouts"].items()}
+            fan_ins = _ints(row["fan_ins"])
+            numbers[name] = BaseMultiplier(float(row["value"]), fan_ins)
+        heads = {}
+        for name, row in saved["heads"].items():
+            heads[name] = _heads_of_row(row)
+        readouts = {}
+        for name, scale in saved["readouts"].items():
+            readouts[name] = float(scale)
         in_blocks = tuple(map(str, saved["in_blocks"]))
         depth = saved["depth"]
         depth = None if depth is None else int(depth)
@@ -282,7 +290,7 @@ def check_same_names(
 
     Args:
         base, model: names of each tensor.
-        same: what is equal for names that count as the same, such as those of several blocks.
+        same: what is equal for names that count as the same, such as one name in several blocks.
     """
     missing = _beyond(model, base, same)
     extra = _beyond(base, model, same)
@@ -326,7 +334,7 @@ def changes(name: str) -> ConfigError:
 def patterns_in_blocks(fewer: Iterable[str], more: Iterable[str]) -> tuple[str, ...]:
     """Return the patterns of the names of which a deeper model has more than another.
 
-    Those of the modules that contain them come along.
+    Patterns of the modules that contain the tensors come along.
 
     Example:
         >>> patterns_in_blocks(["h.0.w", "readout"], ["h.0.w", "h.1.w", "readout"])

@@ -90,9 +90,14 @@ def left(rivals: Sequence[Rival], halving: Halving, rungs: Sequence[str]) -> set
     """
     alive = list(rivals)
     for number, rung in enumerate(rungs):
-        losses = {rival.id: losses_of(rival.folder).get(rung) for rival in alive}
-        there = [rival for rival in alive if losses[rival.id] is not None]
-        values = [loss for loss in losses.values() if loss is not None]
-        lost = set(halving.losers(number, [rival.config for rival in there], values))
+        there = []
+        losses = []
+        for rival in alive:
+            loss = losses_of(rival.folder).get(rung)
+            if loss is not None:
+                there.append(rival)
+                losses.append(loss)
+        configs = [rival.config for rival in there]
+        lost = halving.losers(number, configs, losses)
         alive = [rival for i, rival in enumerate(there) if i not in lost]
     return {rival.id for rival in alive}

@@ -51,7 +51,7 @@ def describe(config: DictConfig, trained: dict[str, Any]) -> Setup:
     for scale in setup.scales.values():
         suspicious |= min(scale.lr, scale.eps, scale.weight_decay) < 0
     if suspicious:
-        # of the tensors alone: the multipliers of a shared model are those of another job
+        # of the tensors alone: a shared model has the multipliers of another job
         build_optimizer(setup.optimizer_class, setup.model.named_parameters(), setup.scales)
     return setup
 

@@ -155,7 +155,8 @@ class _Device:
 
     def end(self) -> int | None:
         """End the process, which has nothing to do or has ended, and return its exit code."""
-        process, self._process = self._process, None
+        process = self._process
+        self._process = None
         if process is None:
             return None
         self._connection.close()

@@ -109,7 +109,8 @@ class Sweep:
 
     def _find_done(self) -> None:
         """Look for jobs that were done before; delete what the others left, if they start anew."""
-        rerun, metric = self._master.rerun, self._master.metric
+        rerun = self._master.rerun
+        metric = self._master.metric
         halving = Halving.of(self._master)
         rows = finished_jobs(
             ((job.folder, job.id, rerun) for job in self._jobs),

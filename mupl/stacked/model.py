@@ -31,9 +31,9 @@ ONLY_DROPOUT = "a stack draws random numbers for each member by nn.Dropout only"
 def check_stackable(member: Setup) -> None:
     """Raise NotStackable if the model multiplies gradients, is random, or shares its embedding.
 
-    In the first case the gradient of a weight is not its multiplier times that of the effective
-    weight, which a stack relies on. In the second a member's random numbers would depend on the
-    others; those of `mupl.nn.dropout.Dropout`, which takes the place of `nn.Dropout`, do not.
+    In the first case the gradient of a weight is not its multiplier times the gradient of the
+    effective weight, which a stack relies on. In the second a member's random numbers would depend
+    on the others, unless `mupl.nn.dropout.Dropout` draws them, which replaces `nn.Dropout`.
     """
     for name, info in member.infos.items():
         if isinstance(info, MultiplierInfo) and info.tensor is not None:
@@ -67,7 +67,8 @@ def sample_weights(
         with torch.device("cpu"):
             model = member.initial_model()
         for name, w in parameters(model, member.scales).items():
-            weights[name][index] = w.detach().to(dtype) * member.scales[name].mult
+            mult = member.scales[name].mult
+            weights[name][index] = w.detach().to(dtype) * mult
     return {name: nn.Parameter(w) for name, w in weights.items()}
 
 

@@ -252,7 +252,8 @@ def _initial_state(
     options: Mapping[str, Any],
     batch_dims: int,
 ) -> dict[str, Tensor]:
-    members, copies = weight.shape[0], weight.shape[1 : batch_dims + 1]
+    members = weight.shape[0]
+    copies = weight.shape[1 : batch_dims + 1]
     shapes = rule.states(weight.shape[batch_dims + 1 :], options)
     return {name: weight.new_zeros(members, *copies, *shape) for name, shape in shapes.items()}
 

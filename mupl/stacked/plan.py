@@ -86,9 +86,11 @@ def _per_member(config: DictConfig) -> list[str]:
     paths = list(PER_MEMBER)
     model = get_object(config.model["_target_"])
     paths += [f"model.{name}" for name in getattr(model, "per_member", ())]
-    path, chosen = "optimizer", config.optimizer
+    path = "optimizer"
+    chosen = config.optimizer
     while "inner" in chosen:
-        path, chosen = f"{path}.inner", chosen.inner
+        path = f"{path}.inner"
+        chosen = chosen.inner
     optimizer, _ = stackable(get_class(chosen["_target_"]))
     paths += [f"{path}.{name}" for name in optimizer.options]
     for name in config.callbacks:

@@ -82,7 +82,7 @@ class StackedRule:
             "matrix" is (S, out, in); "tensor" is (S, *shape).
         needs_host: `(options, k) ->` whether update k waits for the host, so that no CUDA graph can
             hold it.
-        by_copy: whether each matrix of a tensor that holds several, such as those of experts, is
+        by_copy: whether each matrix of a tensor that holds several, such as experts, is
             moved as if it were one of another member. Not needed where entries move by themselves.
     """
 

@@ -242,7 +242,9 @@ class Stack:
 
     def mean_losses(self) -> list[float]:
         """Each member's mean training loss over the last tenth of the steps made so far."""
-        return self.losses[self.k - max(1, round(0.1 * self.k)) : self.k].mean(0).tolist()
+        count = max(1, round(0.1 * self.k))
+        last = self.losses[self.k - count : self.k]
+        return last.mean(0).tolist()
 
     def readout_norms(self) -> list[float | None]:
         """Each member's `Setup.readout_norm` of its weights as they are now."""

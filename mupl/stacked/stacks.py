@@ -131,15 +131,20 @@ def _cohorts(
     for group in groups:
         parts: dict[int, list[Job]] = {}
         for job in group:
-            parts.setdefault(id(cohort_of.get(job.id)), []).append(job)
+            cohort = cohort_of.get(job.id)
+            parts.setdefault(id(cohort), []).append(job)
         for part in parts.values():
             first = part[0]
             rung = Halving.of(first.config).names(first.config.trainer.max_steps)[0]
-            for other in [known[id] for id in cohort_of.get(first.id, []) if id in known]:
+            cohort = cohort_of.get(first.id, [])
+            for other in [known[id] for id in cohort if id in known]:
                 if other.is_done() and rung not in losses_of(other.folder):
                     part.append(other)
             found.append(part)
-    new = [[job.id for job in part] for part in found if part[0].id not in cohort_of]
+    new = []
+    for part in found:
+        if part[0].id not in cohort_of:
+            new.append([job.id for job in part])
     remember_cohorts(states, new)
     return found
 
@@ -165,10 +170,15 @@ def _by_id(cohorts: Iterable[list[str]]) -> dict[str, list[str]]:
 
 def _new_stacks(groups: Sequence[list[Job]], options: Options, devices: int) -> list[list[Job]]:
     """Put jobs into stacks; on several devices none takes more than its device's share."""
-    parts = [1] * len(groups) if devices == 1 else plan.parts([*map(_cost, groups)], devices)
+    if devices == 1:
+        parts = [1] * len(groups)
+    else:
+        costs = [_cost(group) for group in groups]
+        parts = plan.parts(costs, devices)
     stacks = []
     for group, count in zip(groups, parts, strict=True):
-        limit = min(_limit(group[0], options), math.ceil(len(group) / count))
+        share = math.ceil(len(group) / count)
+        limit = min(_limit(group[0], options), share)
         stacks += plan.split(group, limit, seed=lambda job: job.config.seed)
     return stacks
 

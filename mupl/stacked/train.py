@@ -165,7 +165,8 @@ class _Training:
         self.checkpoint = self._new_checkpoint()
 
     def _new_checkpoint(self) -> Checkpoint:
-        ids, provenance = [job.id for job in self.jobs], self.jobs[0].row["provenance"]
+        ids = [job.id for job in self.jobs]
+        provenance = self.jobs[0].row["provenance"]
         return Checkpoint(self._states, ids, provenance, self.stack, self._save_every)
 
     @property
@@ -184,7 +185,8 @@ class _Training:
         now = time.perf_counter()
         self._seconds += (now - self._since) / max(1, len(self._members_left()))
         self._since = now
-        validation, seconds = self.checkpoint.validation, round(self._seconds, 3)
+        validation = self.checkpoint.validation
+        seconds = round(self._seconds, 3)
         write_members(self.jobs, self.stack, validation, recorder, table, seconds, ended)
 
     @property
@@ -294,7 +296,9 @@ def _fit(training: _Training, recorder: Recorder | None, interrupted: Callable[[
     Returns:
         Whether a rung is reached.
     """
-    stack, checkpoint, trainer = training.stack, training.checkpoint, training.config.trainer
+    stack = training.stack
+    checkpoint = training.checkpoint
+    trainer = training.config.trainer
     rung = training.next_rung
     validate_every = trainer.val_check_interval
     if trainer.get("limit_val_batches") == 0:

@@ -25,7 +25,7 @@ class AttentionHooks:
     the innermost module that is in its forward pass then. So `nn.MultiheadAttention` is seen, the
     attention of transformers (sdpa and eager) and of timm, and what is written with these functions
     of torch; a kernel of another library or a compiled model is not. Of several calls in a module
-    the last counts. Masked logits are left out, and those of a router between experts
+    the last counts. Masked logits are left out, and the logits of a router between experts
     (`mupl.roles.fans.network_counts`).
 
     Args:
@@ -120,7 +120,8 @@ def scaled_products(
     >>> scaled_products(q, q, q, is_causal=True)
     tensor([2., 2., 2., 2., 2., 2.])
     """
-    q, k = query[:SEQUENCES], key[:SEQUENCES]
+    q = query[:SEQUENCES]
+    k = key[:SEQUENCES]
     if enable_gqa:
         k = k.repeat_interleave(q.shape[-3] // k.shape[-3], dim=-3)
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale

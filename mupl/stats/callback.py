@@ -19,7 +19,7 @@ class CoordinateStats(Callback):
 
     At each recorded step every logger gets `metrics_by_step`, at the number of updates done; the
     table is written when training ends. Needs a LightningModule with a `model` and with `scales`,
-    its own or those of its `training_setup`, such as `mupl.training.module.TrainingModule`. With
+    its own or its `training_setup`'s, such as `mupl.training.module.TrainingModule`. With
     several processes (DDP) the first one records: outputs are of its own first batch.
 
     Args:

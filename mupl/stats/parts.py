@@ -128,7 +128,8 @@ class PartHooks:
         Args:
             weights_before: the values of the parameters before the update.
         """
-        calls, self._calls = self._calls, {}
+        calls = self._calls
+        self._calls = {}
         for name, call in calls.items():
             module = self._modules[name]
             matrices = self._matrices(module).values()
@@ -155,7 +156,8 @@ class PartHooks:
         x = next(iter(call.args), None)
         if not isinstance(x, Tensor) or not x.is_floating_point():
             return None
-        of_change, of_input = self._rms(change), self._rms(x)
+        of_change = self._rms(change)
+        of_input = self._rms(x)
         if self._member_axes:  # members may share their inputs
             of_input = of_input.repeat_interleave(len(of_change) // len(of_input))
         product = of_change * of_input

@@ -29,9 +29,15 @@ def readout_of(infos: Mapping[str, Info]) -> str | None:
     for name, info in infos.items():
         is_matrix = isinstance(info, ParamInfo) and len(info.shape) > 1
         if is_matrix and info.role == Role.OUTPUT and not info.in_block:
-            by_pattern.setdefault(block_pattern(name), []).append(name)
-    single = [names[0] for names in by_pattern.values() if len(names) == 1]
-    return single[0] if len(single) == 1 else None
+            pattern = block_pattern(name)
+            by_pattern.setdefault(pattern, []).append(name)
+    single = []
+    for names in by_pattern.values():
+        if len(names) == 1:
+            single.append(names[0])
+    if len(single) != 1:
+        return None
+    return single[0]
 
 
 def readout_norm(weight: Tensor, info: ParamInfo, members: int = 0) -> Tensor:

@@ -72,7 +72,7 @@ class Recorder:
         model: any module.
         scales: what `initialize_` was given; None: every parameter is an effective weight.
         kinds: of `mupl.stats.rows.KINDS`.
-        statistics: of `mupl.stats.reductions.STATISTICS`. Those of matrices are taken of tensors of
+        statistics: of `mupl.stats.reductions.STATISTICS`. Statistics of matrices take tensors of
             two or more dimensions, as matrices (shape[0], rest).
         steps: the values of t to record, or n for every n-th. On a logarithmic scale, such as 0, 1,
             2, 4, 16, 64, 256, late steps are seen at the price of few.

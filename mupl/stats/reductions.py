@@ -116,7 +116,7 @@ class Statistic:
 
     Args:
         value: the number, from the tensor's reductions.
-        scale: `c ->` the factor between the statistic of `c * x` and that of `x`; c is a number, or
+        scale: `c ->` the statistic of `c * x` over the statistic of `x`; c is a number, or
             a tensor with one for each member.
         of_matrices: whether it is defined for matrices only.
     """

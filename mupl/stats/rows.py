@@ -59,7 +59,7 @@ class StatisticRows:
         expected: one function for each member, if the rows are to hold what must be seen.
 
     Attributes:
-        rows: of all members in turn, those of one value beside one another.
+        rows: of all members in turn; rows of one value stand beside one another.
     """
 
     def __init__(

@@ -230,7 +230,8 @@ def _sweep_problems(values: Values) -> Iterator[str]:
 
 
 def _micro_batch_problems(values: Values) -> Iterator[str]:
-    micro, batches = values.get("micro_batches"), values.get("trainer.accumulate_grad_batches", 1)
+    micro = values.get("micro_batches")
+    batches = values.get("trainer.accumulate_grad_batches", 1)
     if micro not in (None, 1) and batches != 1:
         yield (
             f"micro_batches={micro}: cuts each batch and accumulates gradients; leave out "
@@ -274,7 +275,8 @@ def _interval_problems(key: str, value: Any) -> Iterator[str]:
 
 def _recorded_problems(values: Values) -> Iterator[str]:
     """Refuse a list of steps of which training does not reach the last."""
-    steps, updates = values.get(RECORDED), values.get("max_steps")
+    steps = values.get(RECORDED)
+    updates = values.get("max_steps")
     if not isinstance(steps, list) or not all(_is_whole(step, 0) for step in steps):
         return  # what else it may be, the recorder says
     if steps and _is_whole(updates, 1) and max(steps) >= updates:

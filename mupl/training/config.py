@@ -187,10 +187,15 @@ def show_parametrization(setup: Setup, folder: Path, quiet: bool) -> list[dict[s
 
 def _telling(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Leave out the columns that say nothing of any tensor: the file has them."""
-    silent = {key for key, value in NEUTRAL.items() if all(row[key] == value for row in rows)}
-    if len({row["update_kind"] for row in rows}) == 1:  # the optimizer's
-        silent.add("update_kind")
-    return [{key: row[key] for key in row if key not in silent} for row in rows]
+    silent = []
+    for key, value in NEUTRAL.items():
+        if all(row[key] == value for row in rows):
+            silent.append(key)
+    kinds = {row["update_kind"] for row in rows}
+    if len(kinds) == 1:  # the optimizer's
+        silent.append("update_kind")
+    shown = [key for key in rows[0] if key not in silent]
+    return [{key: row[key] for key in shown} for row in rows]
 
 
 def notes(setup: Setup) -> list[str]:

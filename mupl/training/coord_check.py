@@ -2,8 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -56,7 +55,6 @@ def coord_check(
     depths: Iterable[int] | None = None,
     seeds: Iterable[int] = range(5),
     device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
     steps: Iterable[int] | None = None,
     kinds: Sequence[str] = CHECKED_KINDS,
     statistics: Sequence[str] = ("l1",),
@@ -66,18 +64,14 @@ def coord_check(
     """Train `build(width)` for one step on each batch, at every width and seed, and record it.
 
     Args:
-        batches: one a step: t = 0, 1, ... Three are enough; for more steps they are taken again and
-            again. A batch is (x, target), or a dict of arguments for a model that returns its own
-            loss (`model(**batch).loss`). The first one is the probe, on which the parts of the
-            change of outputs are seen.
-        steps: the values of t to record, such as [0, 1, 2, 4, 16, 64, 256]; training ends after the
-            last. By default one a batch, but for an optimizer whose updates settle late, such as
-            SOAP, powers of two until they have (`OptimizerRules.check_steps`).
-        kinds: of `mupl.stats.rows.KINDS`.
-        statistics: of `mupl.stats.reductions.STATISTICS`. There are predictions for "l1" and "rms",
-            and for "frobenius", "spectral" and "rms_to_rms" of weights and updates.
+        batches: one a step; three are enough. A batch is (x, target), or a dict of arguments for a
+            model that returns its loss. Parts of the change of outputs are seen on the first one.
+            Floating-point inputs are moved to torch's default dtype, which weights have too.
         depths: with one width, check against depth instead, by `build(width, depth=depth)`
             tuned at `base_depth`; rows have a column depth, and are means over the blocks.
+        steps: those to record, such as [0, 1, 4, 16, 64], of which the last ends the training.
+            By default one a batch, or `OptimizerRules.check_steps` where updates settle late.
+        kinds, statistics: of `mupl.stats.rows.KINDS` and `mupl.stats.reductions.STATISTICS`.
         step: `(model, batch) -> loss`, for batches of another kind.
         setup: further arguments of `Setup`: lr, parametrization, optimizer, loss, base_depth, ...
 
@@ -85,30 +79,22 @@ def coord_check(
         A recorder's rows with the columns width, seed and the prediction; for `mupl.verdict`.
 
     Raises:
-        ConfigError: on nothing to train, no loss, bad steps, or depths without `base_depth` or one
-            width.
+        ConfigError: on nothing to train, no loss, bad steps, depths without `base_depth`, ...
 
     >>> from mupl.analysis.coordinates import verdict
-    >>> def build(width):
-    ...     return nn.Sequential(nn.Linear(8, width), nn.Tanh(), nn.Linear(width, 2))
+    >>> build = lambda width: nn.Sequential(nn.Linear(8, width), nn.Linear(width, 2))
     >>> batches = [(torch.eye(8), torch.arange(8) % 2)]
     >>> rows = coord_check(build, [64, 256], batches, base_width=64, lr=0.01)
-    >>> verdict(rows)[["kind", "name", "low", "high", "verdict"]].tail(1)
-          kind    name  low  high verdict
-    10  update  2.bias  0.0   0.0    pass
+    >>> "fail" in set(verdict(rows)["verdict"])
+    False
     """
-    runs = _runs(widths, depths, seeds, setup.get("base_depth"))
-    recorded = None if steps is None else _checked_steps(steps)
-    needed = None if recorded is None else recorded[-1] + 1
-    moved = _moved(itertools.islice(batches, needed), device, dtype)
-    recording = _Recording(recorded, kinds, statistics, step)
+    recording = _Recording(_checked_steps(steps), kinds, statistics, step)
+    moved = _moved(batches, recording.steps, device)
     tables = []
-    for run in runs:
-        with default_dtype(dtype):  # weights are drawn in it, not rounded to it
-            one = Setup(build, base_width=base_width, **setup, **run)
+    for run in _runs(widths, depths, seeds, setup.get("base_depth")):
+        one = Setup(build, base_width=base_width, **setup, **run)
         one.model.to(device)
-        along = "depth" if "depth" in run else "width"
-        tables.append(_train(one, moved, recording, along).assign(**run))
+        tables.append(_train(one, moved, recording, run))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -135,48 +121,47 @@ def _runs(
     return [dict(zip(swept, run, strict=True)) for run in itertools.product(*swept.values())]
 
 
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Make new floating-point tensors of `dtype`, as `torch.set_default_dtype` does."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _checked_steps(steps: Iterable[int]) -> list[int]:
+def _checked_steps(steps: Iterable[int] | None) -> list[int] | None:
+    """Return the steps in order, and None as it is."""
+    if steps is None:
+        return None
     listed = [] if isinstance(steps, str) or not isinstance(steps, Iterable) else sorted(steps)
     if not listed or not isinstance(checked_steps(listed, "steps"), frozenset):
         raise ConfigError(f"steps={steps}: must be a list of steps, such as [0, 1, 2, 4, 16, 64]")
     return listed
 
 
-def _moved(batches: Iterable[Batch], device: str | torch.device, dtype: torch.dtype) -> list[Batch]:
-    """Move batches to the device; refuse none."""
-    moved = [_to(batch, device, dtype) for batch in batches]
+def _moved(
+    batches: Iterable[Batch], steps: list[int] | None, device: str | torch.device
+) -> list[Batch]:
+    """Move as many batches to the device as the steps need, by default all; refuse none."""
+    needed = None if steps is None else steps[-1] + 1
+    moved = [_to(batch, device) for batch in itertools.islice(batches, needed)]
     if not moved:
         raise ConfigError("batches: needs at least one (x, target), and better three")
     return moved
 
 
-def _to(batch: Any, device: str | torch.device, dtype: torch.dtype) -> Any:
-    """Move all tensors of a batch to the device, and to the dtype unless they are whole numbers."""
+def _to(batch: Any, device: str | torch.device) -> Any:
+    """Move a batch to the device, and to torch's default dtype unless it is whole numbers."""
     if isinstance(batch, Tensor):
-        return batch.to(device, dtype if batch.is_floating_point() else None)
+        return batch.to(device, torch.get_default_dtype() if batch.is_floating_point() else None)
     if isinstance(batch, Mapping):
-        return {key: _to(value, device, dtype) for key, value in batch.items()}
+        return {key: _to(value, device) for key, value in batch.items()}
     if isinstance(batch, list | tuple):
-        return [_to(value, device, dtype) for value in batch]
+        return [_to(value, device) for value in batch]
     return batch
 
 
-def _train(setup: Setup, batches: list[Batch], recording: _Recording, along: str) -> pd.DataFrame:
-    """Make steps on the batches, and return the rows of a recorder; of depths, means over blocks.
+def _train(
+    setup: Setup, batches: list[Batch], recording: _Recording, run: dict[str, Any]
+) -> pd.DataFrame:
+    """Make steps on the batches, and return the rows of a recorder, with the run's own columns.
 
-    A warning names what could not be looked at.
+    Rows of a run that has a depth are means over blocks. A warning names what could not be looked
+    at.
     """
+    along = "depth" if "depth" in run else "width"
     steps = recording.steps
     if steps is None:
         rules = setup.optimizer_rules
@@ -203,7 +188,9 @@ def _train(setup: Setup, batches: list[Batch], recording: _Recording, along: str
     for sentence in _unseen(setup.model, recorder):
         warnings.warn(sentence, stacklevel=3)
     rows = recorder.frame()
-    return over_blocks(rows) if along == "depth" else rows
+    if along == "depth":
+        rows = over_blocks(rows)
+    return rows.assign(**run)
 
 
 def _output(model: nn.Module, batch: Batch, step: Step | None) -> Any:

@@ -130,7 +130,8 @@ def _(logger: TensorBoardLogger, config: Row, outcome: Row) -> None:
 @_begin.register
 def _(logger: MLFlowLogger, config: Row, parametrization: Sequence[Row]) -> None:
     logger.log_hyperparams({key: _plain(config[key]) for key in config if key not in NESTED})
-    client, run = logger.experiment, logger.run_id
+    client = logger.experiment
+    run = logger.run_id
     client.log_dict(run, dict(config["config"]), "config.yaml")
     if parametrization:
         columns: dict[str, list[Any]] = {}
@@ -141,7 +142,8 @@ def _(logger: MLFlowLogger, config: Row, parametrization: Sequence[Row]) -> None
 
 @_end.register
 def _(logger: MLFlowLogger, config: Row, outcome: Row) -> None:
-    client, run = logger.experiment, logger.run_id
+    client = logger.experiment
+    run = logger.run_id
     for key, value in outcome.items():
         if not isinstance(value, int | float):
             client.set_tag(run, key, str(value))

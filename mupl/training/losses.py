@@ -117,18 +117,22 @@ class _NoBroadcast(TorchFunctionMode):
         super().__init__()
         self._output = output
         self._target = target
-        self._pair = {getattr(output, "shape", None), getattr(target, "shape", None)}
+        shapes = [getattr(value, "shape", None) for value in (output, target)]
+        self._pair = set(shapes)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        found = {value.shape for value in tensors[:2]}
+        values = (*args, *kwargs.values())
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        found = {tensor.shape for tensor in tensors[:2]}
         if len(found) == 2 and found == self._pair and _third_shape(*found):
             raise ConfigError(_broadcast(self._output, self._target))
-        if func is F.cross_entropy and (tensors[0].ndim < 2 or tensors[0].shape[1] == 1):
-            raise ConfigError(_too_few_classes(described(self._output, self._target)))
+        if func is F.cross_entropy:
+            logits = tensors[0]
+            if logits.ndim < 2 or logits.shape[1] == 1:
+                raise ConfigError(_too_few_classes(described(self._output, self._target)))
         return func(*args, **kwargs)
 
 

@@ -39,8 +39,8 @@ class TrainingModule(LightningModule):
         setup: the model, its loss, its optimizer and its schedule.
         resume: what a checkpoint may be loaded into. "strict": the setup that saved it. "changed":
             also one with other learning rates, eps, weight decay, options, schedule or steps; it
-            goes on with these. Multipliers and the optimizer's class must always be those of the
-            checkpoint, as its weights and states mean nothing else.
+            goes on with these. Multipliers and the optimizer's class must always be the
+            checkpoint's, as its weights and states mean nothing else.
 
     Example:
         >>> import lightning, torch, mupl

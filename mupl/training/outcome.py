@@ -32,8 +32,11 @@ def outcome(
     if not diverged:
         last = max(1, round(fraction * len(losses)))
         train_loss = float(losses[-last:].mean())
-    row: dict[str, Any] = {"status": "completed" if completed else "diverged"}
-    row |= {"steps": len(losses), "train_loss": train_loss}
+    row: dict[str, Any] = {
+        "status": "completed" if completed else "diverged",
+        "steps": len(losses),
+        "train_loss": train_loss,
+    }
     for name in VALIDATION:
         row[name] = validation.get(name, math.nan) if completed else math.nan
     if completed and readout_norm is not None:

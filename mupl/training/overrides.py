@@ -119,9 +119,17 @@ def swept_texts(config: DictConfig) -> dict[str, list[str]]:
 
 def jobs(swept: Mapping[str, list[Any] | None], limit: int) -> list[dict[str, Any]]:
     """Return the values (or overrides) that each job of a sweep has, at most `limit` jobs."""
-    known = {key: values for key, values in swept.items() if values is not None}
-    points = itertools.islice(itertools.product(*known.values()), limit)
-    return [dict(zip(known, point, strict=True)) for point in points]
+    keys = []
+    values = []
+    for key, of_key in swept.items():
+        if of_key is not None:
+            keys.append(key)
+            values.append(of_key)
+    points = itertools.product(*values)
+    found = []
+    for point in itertools.islice(points, limit):
+        found.append(dict(zip(keys, point, strict=True)))
+    return found
 
 
 def in_plain_words(error: BaseException) -> str:

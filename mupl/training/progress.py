@@ -156,7 +156,8 @@ def update_flops(setup: Setup, trainer: Trainer, batch_size: int) -> float | Non
         x, target = loader.first()
         with on_meta():
             model = setup.build()
-        x, target = x[:1].to("meta"), target[:1].to("meta")
+        x = x[:1].to("meta")
+        target = target[:1].to("meta")
         count = measure_flops(model, lambda: model(x), lambda y: setup.loss(y, target))
     except Exception:  # of any model
         return None

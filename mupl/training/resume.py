@@ -65,7 +65,7 @@ def check_same(saved: Record | None, setup: Setup, resume: str) -> None:
     if saved is None:
         if resume == "strict":
             raise ConfigError(
-                "checkpoint: it does not say which setup saved it, as those of earlier versions; "
+                "checkpoint: it does not say which setup saved it, as in earlier versions; "
                 "say TrainingModule(setup, resume='changed') to go on from it all the same"
             )
         return

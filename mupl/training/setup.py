@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError
+from mupl.initializers import default_dtype
 from mupl.names import some_of
 from mupl.nn.dropout import Dropout
 from mupl.nn.fold import folded
@@ -172,16 +173,12 @@ class Setup:
             self._note_stock_values(self._live)
             return initialize_(self._live, self.scales, seed=self.seed)
         device = torch.get_default_device()
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(self._dtype)
-        try:
+        with default_dtype(self._dtype):
             with torch.random.fork_rng(devices=[]), _on_cpu(device):
                 torch.default_generator.manual_seed(self.seed)
                 model = self.build()
             self._note_stock_values(model)
             initialize_(model, self.scales, seed=self.seed)
-        finally:
-            torch.set_default_dtype(before)
         return model if device.type == "meta" else model.to(device)
 
     def _note_stock_values(self, model: nn.Module) -> None:
@@ -230,7 +227,8 @@ class Setup:
         for name, info in self.infos.items():
             if not isinstance(info, ParamInfo):
                 continue
-            before, now = kind_at_base(self.optimizer_rules, info), self.scales[name].update_kind
+            before = kind_at_base(self.optimizer_rules, info)
+            now = self.scales[name].update_kind
             if before != now:
                 changed[name] = f"{before} at the base width and {now} here"
         if not changed:
@@ -348,8 +346,8 @@ class Setup:
         """
         if self._by_sgd and scales_gradients(self.model):
             raise ConfigError(
-                "callbacks.coordinates.predict: unit-scaled operations give SGD gradients that are "
-                "not those of the loss; say optimizer=adam or callbacks.coordinates.predict=false"
+                "callbacks.coordinates.predict: unit-scaled operations give SGD other gradients "
+                "than the loss has; say optimizer=adam or callbacks.coordinates.predict=false"
             )
         expected = expected_exponents(
             self.infos,

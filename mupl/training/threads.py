@@ -82,8 +82,8 @@ def step_flops(infos: Mapping[str, Info], splits: Any, batch_size: int) -> float
 def _at_start() -> tuple[int, float]:
     """Return torch's own number of threads, and how many of as many cores others use now.
 
-    A container or a job of a cluster may have a part of the machine's cores, but the load is that
-    of all.
+    A container or a job of a cluster may have a part of the machine's cores, but the load is
+    measured on all of them.
     """
     cores = torch.get_num_threads()
     return cores, _load() * cores / max(cores, os.cpu_count() or 1)

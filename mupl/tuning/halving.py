@@ -58,9 +58,13 @@ class Halving:
         said = config["halving"]
         rungs = tuple(map(float, said["rungs"]))
         keep = said["keep"]
-        shares = [keep] * len(rungs) if isinstance(keep, Real) else list(keep)
-        within = None if said["within"] is None else tuple(said["within"])
-        return cls(rungs, tuple(map(float, shares)), within, str(config["metric"]))
+        if isinstance(keep, Real):
+            keep = [keep] * len(rungs)
+        shares = tuple(map(float, keep))
+        within = said["within"]
+        if within is not None:
+            within = tuple(within)
+        return cls(rungs, shares, within, str(config["metric"]))
 
     def steps(self, max_steps: int) -> list[int]:
         """The number of updates after which each rung comes: from 1 to max_steps - 1."""
@@ -85,8 +89,8 @@ class Halving:
     ) -> list[int]:
         """Return the indices of the jobs that do not go on.
 
-        Settings are compared by their mean loss over seeds, among those of one group that have the
-        same seeds. Of n settings ceil(keep * n) go on, but none whose loss is not finite.
+        Settings of one group that have the same seeds are compared by their mean loss over seeds.
+        Of n settings ceil(keep * n) go on, but none whose loss is not finite.
 
         Args:
             rung: number of the rung, from 0.
@@ -100,7 +104,8 @@ class Halving:
         """
         settings: dict[str, list[int]] = {}
         for index, config in enumerate(configs):
-            settings.setdefault(_text(_without(config, ["seed"])), []).append(index)
+            setting = _text(_without(config, ["seed"]))
+            settings.setdefault(setting, []).append(index)
         groups: dict[str, list[tuple[float, list[int]]]] = {}
         for members in settings.values():
             mean = sum(losses[i] for i in members) / len(members)
@@ -157,7 +162,9 @@ def halving_problems(key: str, value: Any) -> Iterator[str]:
     if not isinstance(value, Mapping) or set(value) != {"rungs", "keep", "within"}:
         yield f"{key}={value}: must have rungs, keep and within, as in {key}.rungs=[0.1,0.3]"
         return
-    rungs, keep, within = value["rungs"], value["keep"], value["within"]
+    rungs = value["rungs"]
+    keep = value["keep"]
+    within = value["within"]
     good = isinstance(rungs, list) and all(_is_share(rung, 1) and rung < 1 for rung in rungs)
     if not good or sorted(set(rungs)) != rungs:
         yield (

@@ -31,18 +31,25 @@ class DrawsSweeper(BasicSweeper):
         sampler: str,
     ) -> None:
         super().__init__(max_batch_size, params)
-        self._settings, self._seed, self._sampler = settings, seed, sampler
+        self._settings = settings
+        self._seed = seed
+        self._sampler = sampler
 
     def split_arguments(  # type: ignore[override]
         self, overrides: Sequence[Override], max_batch_size: int | None
     ) -> list[list[list[str]]]:
         """Return the overrides of the jobs, in batches."""
         by_key = {override.get_key_element(): override for override in overrides}
-        ranges = {key: _drawn(override) for key, override in by_key.items()}
-        drawn = {key: values for key, values in ranges.items() if values is not None}
+        drawn = {}
+        others = []
+        for key, override in by_key.items():
+            values = _drawn(override)
+            if values is None:
+                others.append(override)
+            else:
+                drawn[key] = values
         with clear_errors():
             settings = draw(drawn, self._settings, self._seed, self._sampler)
-        others = [override for key, override in by_key.items() if key not in drawn]
         [grid] = BasicSweeper.split_arguments(others, None)
         jobs = []
         for fixed, setting in itertools.product(grid, settings):

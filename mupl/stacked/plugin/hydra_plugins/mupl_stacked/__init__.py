@@ -36,7 +36,9 @@ class StackedLauncher(Launcher):
 
         loader: Any = SweepConfigLoader(hydra_context.config_loader)
         hydra_context.config_loader = loader
-        self._context, self._task_function, self._config = hydra_context, task_function, config
+        self._context = hydra_context
+        self._task_function = task_function
+        self._config = config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
