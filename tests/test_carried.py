@@ -131,7 +131,7 @@ def test_the_script_searches_twice_and_carries_what_it_found(tmp_path: Path) -> 
     assert set(first["seed"]) == {0}
     assert set(near["seed"]) == {1}
     uniform = yaml.safe_load((tmp_path / "near/setting/uniform.yaml").read_text())
-    found = pd.read_csv(tmp_path / "uniform_near/results.csv").sort_values("val_loss")
+    found = pd.read_csv(tmp_path / "uniform/results.csv").sort_values("val_loss")
     completed = found[found["status"] == "completed"].iloc[0]
     assert uniform["tune"]["weights"]["init"] == completed["tune.weights.init"]
     table = pd.read_csv(tmp_path / "transfer/carried.csv")
