@@ -155,10 +155,10 @@ THEORY = [
         ),
         [
             ("kind in _OF_ANY_RANK or", "False or"),
-            ("update.high and not self._is_filled_input(info)", "update.high"),
+            ("return Expected(aligned, aligned)", "pass"),
             (
-                "            high = low\n        if self._is_rel",
-                "            pass\n        if self._is_rel",
+                "if self._is_filled_input(info):\n            high = low\n        elif",
+                "if",
             ),
         ],
     ),
@@ -240,7 +240,7 @@ THEORY = [
         ),
         [
             ("shifted(-self.decay_power(name, decay_exponent))", "shifted(0)"),
-            ("power - self._power(self.rules.rotation(info), info), power", "power, power"),
+            ("Expected(-self._power(self.rules.rotation(info), info), 0.0)", "Expected()"),
             ("filled = most / 2 if", "filled = most if"),
         ],
     ),
@@ -686,7 +686,13 @@ ROLES = [
         "mupl/parametrization/exponents.py",
         "tests/test_experts.py",
         [
-            ("share = -float(info.copies_grow)", "share = 0.0"),
+            ("power = -float(info.copies_grow)", "power = 0.0"),
+            ("random = HALF if self._is_router(info)", "random = HALF if False"),
+            ("in self._copies and not info.copies_grow", "in self._copies"),
+            ("HALF * fan_in if self._is_router(info)", "HALF * fan_in if False"),
+            ("low -= HALF * min(fan_in, fan_out)", "pass"),
+            ("kind == UpdateKind.ADAM and name in", "name in"),
+            ('gradient.low - self._cell(info, "eps")', "gradient.low"),
             ("fewer = HALF if info.copies_grow", "fewer = HALF if False"),
             ('powers["m_copies"] = float(info.copies_grow)', 'powers["m_copies"] = 0.0'),
         ],

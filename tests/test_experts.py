@@ -93,12 +93,73 @@ def test_an_update_of_an_expert_is_that_of_any_hidden_matrix() -> None:
             assert found["update", UP] == Expected(-1.5, -1.0)
             assert found["update", ROUTER] == Expected(-1.0, -0.5)
         elif kind not in ("normalized", "whitened"):
-            assert found["update", UP] == found["update", ROUTER] == expected["update", UP], kind
+            assert found["update", UP] == expected["update", UP], kind
+            if kind != "sgd":  # which follows the gradient
+                assert found["update", ROUTER] == expected["update", UP], kind
     found = expected_exponents(growing, table, "adam", t=1)
     assert found["effective", UP.removesuffix(".weight")] == Expected(-0.5, 0.0)
-    assert found["effective", ROUTER.removesuffix(".weight")] == Expected(0.0, 0.0)
+    assert found["effective", ROUTER.removesuffix(".weight")] == Expected(-0.5, 0.0)
     norms = [found["update", name, "frobenius"].low for name in (UP, ROUTER)]
     assert norms == [0.5, 0.0]
+    norms = [found["update", name, "spectral"] for name in (UP, ROUTER)]
+    assert norms == [Expected(0.0, 0.0), Expected(-0.5, 0.0)]
+
+
+@pytest.mark.parametrize("table", ["mup", "mup_table3", "unit_init", "mean_field", "sgd"])
+def test_updates_of_a_router_lie_between_random_and_aligned_if_they_follow_the_gradient(
+    table: str,
+) -> None:
+    """In a table whose eps follows the gradient, an eps that is felt changes nothing else."""
+    growing = partial(build, experts="width / 4", bias=True)
+    infos = mupl.describe(growing, WIDTH, BASE)
+    router, bias = ROUTER.removesuffix(".weight"), ROUTER.replace("weight", "bias")
+    changed = {("update", ROUTER), ("update", bias), ("param", bias), ("effective", router)}
+    changed |= {("update", ROUTER, norm) for norm in ("frobenius", "spectral", "rms_to_rms")}
+    if table == "sgd":
+        arguments = infos, get_parametrization("mup")
+        found = expected_exponents(*arguments, "sgd", t=1)
+    else:
+        arguments = infos, get_parametrization(table)
+        found = expected_exponents(*arguments, "adam", t=1, felt_eps=infos)
+    usual = expected_exponents(*arguments, "adam", t=1)
+    assert {key for key in usual if found[key] != usual[key]} == changed
+    for key in changed:
+        assert found[key] == Expected(usual[key].low - 0.5, usual[key].high), key
+
+
+def test_an_update_that_has_its_own_size_feels_no_eps() -> None:
+    infos = mupl.describe(partial(build, experts="width / 4"), WIDTH, BASE)
+    table = get_parametrization("mup")
+    for kind in sorted({*table.update_kinds} - {"adam"}):
+        usual = expected_exponents(infos, table, kind, t=1)
+        found = expected_exponents(infos, table, kind, t=1, felt_eps=infos)
+        assert found == usual, kind
+
+
+def test_experts_that_are_as_many_as_their_outputs_are_no_routers() -> None:
+    infos = mupl.describe(partial(build, experts="width"), WIDTH, BASE)
+    found = expected_exponents(infos, get_parametrization("mup"), "sgd", t=1)
+    assert found["update", UP.replace("up", "down")] == Expected(-1.0, -1.0)
+    assert found["update", ROUTER] == Expected(-1.5, -1.0)
+
+
+@pytest.mark.parametrize("table", ["mup", "unit_init"])
+def test_an_eps_is_felt_above_a_tenth_of_the_gradient(table: str) -> None:
+    setup = mupl.Setup(
+        partial(build, experts="width / 4"),
+        WIDTH,
+        base_width=BASE,
+        lr=0.1,
+        eps=1e-3,
+        parametrization=table,
+    )
+    scale = setup.scales[ROUTER]
+    assert (scale.mult == 1) == (table == "mup")
+    limit = 10 * scale.eps / scale.mult  # the optimizer sees mult * d loss / d W
+    for size, low in ((1.01 * limit, -1.0), (0.99 * limit, -1.5)):
+        found = setup.expected_exponents(1, gradients={ROUTER: size})
+        assert found["update", ROUTER] == Expected(low, -1.0)
+    assert setup.expected_exponents(1)["update", ROUTER] == Expected(-1.0, -1.0)
 
 
 def test_gradients_of_experts_fall_as_their_number_grows() -> None:
