@@ -164,6 +164,21 @@ THEORY = [
     ),
     *in_file(
         "mupl/training/setup.py",
+        ids("tests/test_experts.py", "test_an_eps_is_felt_above_a_tenth_of_the_gradient"),
+        [("size * scale.mult * scale.grad", "size"), ("FELT_EPS = 0.1", "FELT_EPS = 1.0")],
+    ),
+    *in_file(
+        "mupl/stats/rows.py",
+        ids("tests/test_experts.py", "test_a_check_sees_by_the_gradients_whether_eps_is_felt"),
+        [('if kind == "grad" and', "if")],
+    ),
+    *in_file(
+        "mupl/analysis/coordinates.py",
+        ids("tests/test_experts.py", "test_a_check_sees_by_the_gradients_whether_eps_is_felt"),
+        [('group["low"].min()', 'group["low"].max()')],
+    ),
+    *in_file(
+        "mupl/training/setup.py",
         ids("tests/test_soap.py", "test_a_first_gradient_of_zero_is_told"),
         [("not self.optimizer_rules.idle_steps or", ""), ("or not all(at_zero)", "")],
     ),
@@ -692,6 +707,7 @@ ROLES = [
             ("HALF * fan_in if self._is_router(info)", "HALF * fan_in if False"),
             ("low -= HALF * min(fan_in, fan_out)", "pass"),
             ("kind == UpdateKind.ADAM and name in", "name in"),
+            ("and not self._is_router(tensor)", ""),
             ('gradient.low - self._cell(info, "eps")', "gradient.low"),
             ("fewer = HALF if info.copies_grow", "fewer = HALF if False"),
             ('powers["m_copies"] = float(info.copies_grow)', 'powers["m_copies"] = 0.0'),
