@@ -703,6 +703,8 @@ ROLES = [
         [
             ("power = -float(info.copies_grow)", "power = 0.0"),
             ("random = HALF if self._is_router(info)", "random = HALF if False"),
+            ("or self._is_router_of_few(name) else", "else"),
+            ("and _owner(name) != _owner(self._readouts[-1])", ""),
             ("in self._copies and not info.copies_grow", "in self._copies"),
             ("HALF * fan_in if self._is_router(info)", "HALF * fan_in if False"),
             ("low -= HALF * min(fan_in, fan_out)", "pass"),

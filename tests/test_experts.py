@@ -139,6 +139,18 @@ def test_an_update_that_has_its_own_size_feels_no_eps() -> None:
         assert found == usual, kind
 
 
+def test_a_router_between_a_fixed_number_of_experts_follows_such_a_gradient_too() -> None:
+    """The readout of as many tokens does not."""
+    infos = mupl.describe(partial(GPT, 4, 8, depth=1, d_head=4, experts=4), WIDTH, BASE)
+    table = get_parametrization("mup")
+    by_adam = expected_exponents(infos, table, "adam", t=1, felt_eps=infos)
+    for found in (by_adam, expected_exponents(infos, table, "sgd", t=1)):
+        assert found["update", ROUTER] == Expected(-1.5, -1.0)
+        assert found["effective", ROUTER.removesuffix(".weight")] == Expected(-0.5, 0.0)
+        assert found["update", "readout.weight"] == Expected(-1.0, -1.0)
+        assert found["update", UP] == Expected(-1.0, -1.0)
+
+
 def test_experts_that_are_as_many_as_their_outputs_are_no_routers() -> None:
     infos = mupl.describe(partial(build, experts="width"), WIDTH, BASE)
     found = expected_exponents(infos, get_parametrization("mup"), "sgd", t=1)

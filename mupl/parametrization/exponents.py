@@ -31,10 +31,11 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 - `sgd`: g is the exponent of the gradient of W. It is 0 for the readout. For every tensor before
   it, it is the exponent of the readout's W, because backpropagation is linear in that. If a tensor
   holds matrices whose number grows with width, such as those of experts, each sees a share of the
-  examples, and g is less by 1. Of the router between them g may be less by 1/2. Its gradient is a
-  product, over fan_in, of outputs of experts and the gradient of the residual stream. At first the
-  two are random beside each other, so that it grows as n^1/2; training aligns them, so that it
-  grows as n. How far is told by neither t nor width alone: the range stays.
+  examples, and g is less by 1. Of a router, between a fixed number of experts too, g may be less by
+  1/2. Its gradient is a product, over fan_in, of outputs of experts and the gradient of the
+  residual stream. At first the two are random beside each other, so that it grows as n^1/2;
+  training aligns them, so that it grows as n. How far is told by neither t nor width alone: the
+  range stays.
 - `orthogonal`: d is the number of dimensions that grow. r singular values of 1 make entries of
   sqrt(r / (fan_in fan_out)), and the rank r of a gradient does not grow with width once that is
   above the batch size. Of an expert, one of a growing number, it may fall as its share of the
@@ -266,12 +267,14 @@ class _Network:
         self._readouts: list[str] = []
         self._tied: list[float] = []  # of tied readouts, the exponents of W
         self._copies: set[int] = set()  # growing numbers of matrices in one tensor
+        self._fixed_copies: set[int] = set()  # numbers that stay
         residuals: list[float] = []
         for name, info in infos.items():
             if isinstance(info, ParamInfo):
                 self._tensors[name] = replace(info, role=info.shape_role)
-                if info.copies_grow:
-                    self._copies.add(math.prod(info.shape[: info.batch_dims]))
+                if info.batch_dims:
+                    numbers = self._copies if info.copies_grow else self._fixed_copies
+                    numbers.add(math.prod(info.shape[: info.batch_dims]))
                 if info.shape_role is Role.OUTPUT:
                     self._readouts.append(name)
             elif info.role is MultiplierRole.TIED:
@@ -590,7 +593,7 @@ class _Network:
         if kind != UpdateKind.SGD and not is_over_eps:
             return Expected()
         cells = self._cell(info, "mult") + self._cell(info, "grad")
-        gradient = self._gradient(info, t).shifted(cells)
+        gradient = self._gradient(name, t).shifted(cells)
         if kind == UpdateKind.SGD:
             return gradient
         return Expected(min(gradient.low - self._cell(info, "eps"), 0.0), 0.0)
@@ -602,21 +605,32 @@ class _Network:
     def _is_of_readout(self, name: str) -> bool:
         return _owner(name) in map(_owner, self._readouts)
 
-    def _gradient(self, info: ParamInfo, t: int) -> Expected:
+    def _gradient(self, name: str, t: int) -> Expected:
         """Return the exponent of the gradient of W.
 
         A router's is a product, over fan_in, of outputs of experts and the gradient of the stream.
         The two are random beside each other until training aligns them.
         """
+        info = self._tensors[name]
         if self._in_depth:
             depth = self._residual if info.in_block else 0.0
             return Expected(depth, depth)
         power = -float(info.copies_grow)  # the share of the examples that a copy sees
         if info.role in (Role.INPUT, Role.HIDDEN):
-            readouts = [self.weight(name, t).high for name in self._readouts]
+            readouts = [self.weight(readout, t).high for readout in self._readouts]
             power += max(readouts + self._tied, default=0.0)
-        random = HALF if self._is_router(info) else 0.0
+        random = HALF if self._is_router(info) or self._is_router_of_few(name) else 0.0
         return Expected(power - random, power)
+
+    def _is_router_of_few(self, name: str) -> bool:
+        """Say whether a tensor has as many outputs as there are experts, whose number stays.
+
+        The last readout may have as many by chance.
+        """
+        info = self._tensors[name]
+        if info.copies_grow or info.batch_dims or info.fan_out not in self._fixed_copies:
+            return False
+        return bool(self._readouts) and _owner(name) != _owner(self._readouts[-1])
 
     def _initial(self, info: ParamInfo) -> float:
         return self._cell(info, "mult") + self._cell(info, "init")
