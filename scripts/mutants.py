@@ -155,12 +155,27 @@ THEORY = [
         ),
         [
             ("kind in _OF_ANY_RANK or", "False or"),
-            ("update.high and not self._is_filled_input(info)", "update.high"),
+            ("return Expected(aligned, aligned)", "pass"),
             (
-                "            high = low\n        if self._is_rel",
-                "            pass\n        if self._is_rel",
+                "if self._is_filled_input(info):\n            high = low\n        elif",
+                "if",
             ),
         ],
+    ),
+    *in_file(
+        "mupl/training/setup.py",
+        ids("tests/test_experts.py", "test_an_eps_is_felt_above_a_tenth_of_the_gradient"),
+        [("size * scale.mult * scale.grad", "size"), ("FELT_EPS = 0.1", "FELT_EPS = 1.0")],
+    ),
+    *in_file(
+        "mupl/stats/rows.py",
+        ids("tests/test_experts.py", "test_a_check_sees_by_the_gradients_whether_eps_is_felt"),
+        [('if kind == "grad" and', "if")],
+    ),
+    *in_file(
+        "mupl/analysis/coordinates.py",
+        ids("tests/test_experts.py", "test_a_check_sees_by_the_gradients_whether_eps_is_felt"),
+        [('group["low"].min()', 'group["low"].max()')],
     ),
     *in_file(
         "mupl/training/setup.py",
@@ -240,7 +255,7 @@ THEORY = [
         ),
         [
             ("shifted(-self.decay_power(name, decay_exponent))", "shifted(0)"),
-            ("power - self._power(self.rules.rotation(info), info), power", "power, power"),
+            ("Expected(-self._power(self.rules.rotation(info), info), 0.0)", "Expected()"),
             ("filled = most / 2 if", "filled = most if"),
         ],
     ),
@@ -686,7 +701,16 @@ ROLES = [
         "mupl/parametrization/exponents.py",
         "tests/test_experts.py",
         [
-            ("share = -float(info.copies_grow)", "share = 0.0"),
+            ("power = -float(info.copies_grow)", "power = 0.0"),
+            ("random = HALF if self._is_router(info)", "random = HALF if False"),
+            ("or self._is_router_of_few(name) else", "else"),
+            ("and _owner(name) != _owner(self._readouts[-1])", ""),
+            ("in self._copies and not info.copies_grow", "in self._copies"),
+            ("HALF * fan_in if self._is_router(info)", "HALF * fan_in if False"),
+            ("low -= HALF * min(fan_in, fan_out)", "pass"),
+            ("kind == UpdateKind.ADAM and name in", "name in"),
+            ("and not self._is_router(tensor)", ""),
+            ('gradient.low - self._cell(info, "eps")', "gradient.low"),
             ("fewer = HALF if info.copies_grow", "fewer = HALF if False"),
             ('powers["m_copies"] = float(info.copies_grow)', 'powers["m_copies"] = 0.0'),
         ],

@@ -6,7 +6,7 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 | quantity                        | exponent                                                 |
 |---------------------------------|----------------------------------------------------------|
 | W at init                       | e(mult) + e(init); W is 0 if it starts at 0              |
-| update of W, kind `adam`        | e(mult) + e(lr)                                          |
+| update of W, kind `adam`        | e(mult) + e(lr), or less where eps is felt               |
 | update of W, kind `sgd`         | 2 e(mult) + e(lr) + e(grad) + g                          |
 | update of W, kind `orthogonal`  | e(mult) + e(lr) + e(shape factor) - d/2                  |
 | update of W, kind `rotated...`  | e(mult) + e(lr), or between that and that - e(rotation)  |
@@ -25,11 +25,17 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 | W_0 (x_t - x_0), propagating    | that of W at init plus 1/2; readouts: plus 1/2 to 1      |
 | attention logits                | 0, or between that and -1/2 (larger heads, at random)    |
 
-- `adam`: entries of w move by lr, whatever the gradient is.
+- `adam`: entries of w move by lr, whatever the gradient is. Where eps is not negligible beside it
+  they move by less, and may move by lr times the gradient over eps: e(mult) + e(grad) + g - e(eps)
+  is added if it is below 0. In a table whose eps follows the gradient it is 0.
 - `sgd`: g is the exponent of the gradient of W. It is 0 for the readout. For every tensor before
   it, it is the exponent of the readout's W, because backpropagation is linear in that. If a tensor
   holds matrices whose number grows with width, such as those of experts, each sees a share of the
-  examples, and g is less by 1.
+  examples, and g is less by 1. Of a router, between a fixed number of experts too, g may be less by
+  1/2. Its gradient is a product, over fan_in, of outputs of experts and the gradient of the
+  residual stream. At first the two are random beside each other, so that it grows as n^1/2;
+  training aligns them, so that it grows as n. How far is told by neither t nor width alone: the
+  range stays.
 - `orthogonal`: d is the number of dimensions that grow. r singular values of 1 make entries of
   sqrt(r / (fan_in fan_out)), and the rank r of a gradient does not grow with width once that is
   above the batch size. Of an expert, one of a growing number, it may fall as its share of the
@@ -54,13 +60,14 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
   ntk under Adam) describes a network that fails, and it must be seen to fail.
 - Let f be 1 where fan_in grows, else 0. The few directions of an update are those of its inputs,
   so that it sums over fan_in coherently; what noise fills of a rotated basis adds f/2. Between both
-  is what it makes of all examples for an expert, one of a growing number, that saw few of them. W
-  at init is random, so its sums grow as n^1/2. A readout may grow as n, as backpropagation turns
-  its inputs into its own directions. Inputs x_t - x_0 move as the effective parts before them do.
-  Neither part may grow, and nothing is said while nothing has moved (Haas et al. 2025, arXiv
-  2505.22491).
+  is what it makes of all examples for an expert, one of a growing number, that saw few of them, and
+  for that expert's row of the router. W at init is random, so its sums grow as n^1/2. A readout may
+  grow as n, as backpropagation turns its inputs into its own directions. Inputs x_t - x_0 move as
+  the effective parts before them do. Neither part may grow, and nothing is said while nothing has
+  moved (Haas et al. 2025, arXiv 2505.22491).
 - Matrix norms of a weight, an update or a decay of d growing dimensions: the entries' exponent plus
-  d/2 where a few directions make it, so that all norms are alike. The spectral norm of what is
+  d/2 where a few directions make it, so that all norms are alike. An update of a router between a
+  growing number of experts may have as many directions. The spectral norm of what is
   random (W at init, what fills a rotated basis) grows by the largest side's n^1/2 alone. RMS->RMS:
   the spectral norm's plus (f - g)/2, with g 1 where fan_out grows, else 0. Where the number of
   matrices in a tensor grows, the Frobenius norm of all grows by n^1/2 besides.
@@ -80,7 +87,7 @@ nor an override that a user sets changes what must be seen.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -140,6 +147,7 @@ def expected_exponents(
     decay: bool = False,
     along: str = "width",
     decay_exponent: float = 0.0,
+    felt_eps: Collection[str] = (),
 ) -> dict[tuple[str, ...], Expected]:
     """Return the exponents that must be seen after t updates, by kind and name.
 
@@ -160,12 +168,13 @@ def expected_exponents(
         decay: whether the optimizer decays weights apart from the gradient.
         along: "width" or "depth".
         decay_exponent: p of lr * weight_decay ~ m_in^-p.
+        felt_eps: names of tensors whose eps is not negligible beside their gradient.
 
     Raises:
         ConfigError: if `along` is neither, or if the parametrization has no rules for an update.
     """
     rules = as_optimizer_rules(optimizer)
-    network = _Network(infos, parametrization, rules, along)
+    network = _Network(infos, parametrization, rules, along, felt_eps)
     is_settled = t >= rules.settled
     t -= rules.idle_steps  # so 0 is the first update that moves anything
     if t > 0 and not is_settled:
@@ -246,22 +255,26 @@ class _Network:
         parametrization: Parametrization,
         rules: OptimizerRules,
         along: str,
+        felt_eps: Collection[str],
     ) -> None:
         if along not in ("width", "depth"):
             raise ConfigError(f"along={along}: must be width or depth")
         self.rules = rules
         self._parametrization = parametrization
         self._in_depth = along == "depth"
+        self._felt_eps = felt_eps
         self._tensors: dict[str, ParamInfo] = {}
         self._readouts: list[str] = []
         self._tied: list[float] = []  # of tied readouts, the exponents of W
         self._copies: set[int] = set()  # growing numbers of matrices in one tensor
+        self._fixed_copies: set[int] = set()  # numbers that stay
         residuals: list[float] = []
         for name, info in infos.items():
             if isinstance(info, ParamInfo):
                 self._tensors[name] = replace(info, role=info.shape_role)
-                if info.copies_grow:
-                    self._copies.add(math.prod(info.shape[: info.batch_dims]))
+                if info.batch_dims:
+                    numbers = self._copies if info.copies_grow else self._fixed_copies
+                    numbers.add(math.prod(info.shape[: info.batch_dims]))
                 if info.shape_role is Role.OUTPUT:
                     self._readouts.append(name)
             elif info.role is MultiplierRole.TIED:
@@ -314,7 +327,7 @@ class _Network:
         most = STABLE[info.role]
         if self._in_depth:
             most = -1 - self._residual if info.in_block else 0.0
-        filled = most / 2 if update.low < update.high else most
+        filled = most / 2 if self._is_filled(info) else most
         if self._is_filled_input(info):
             filled = update.high
         if self._is_relative(info):
@@ -328,7 +341,8 @@ class _Network:
         if entries.zero or info.kept or len(info.copy_shape) < 2:
             return {}
         fan_in, fan_out = self._growth(info)
-        low = high = entries.high + HALF * (fan_in + fan_out)  # of updates, if there are any
+        of_few = entries.shifted(HALF * (fan_in + fan_out))  # of updates, if there are any
+        low, high = of_few.low, of_few.high
         if not _starts_at_zero(info):
             low = self._initial(info) + HALF * max(fan_in, fan_out)
             updates = [self.update_norms(name, k).get("spectral", ZERO) for k in range(min(t, 2))]
@@ -343,13 +357,19 @@ class _Network:
             return {}
         fan_in, fan_out = self._growth(info)
         few = entries.low
-        if self.rules.kind_of(info) in _OF_SPECTRAL_NORM and info.copies_grow:
+        sets_spectral_norm = self.rules.kind_of(info) in _OF_SPECTRAL_NORM
+        if sets_spectral_norm and info.copies_grow:
             few = entries.high  # of smaller entries there are fewer directions
         low = few + HALF * (fan_in + fan_out)
+        if self._is_router(info) and not sets_spectral_norm:
+            low -= HALF * min(fan_in, fan_out)  # each row has a direction of its own
         filled = entries.high + HALF * max(fan_in, fan_out)
-        high = max(low, filled) if entries.low < entries.high else low
         if self._is_filled_input(info):
             high = low
+        elif self._is_filled(info):
+            high = max(low, filled)
+        else:
+            high = entries.high + HALF * (fan_in + fan_out)
         if self._is_relative(info):
             low = high = filled
         return self._norms(info, entries, Expected(low, high))
@@ -390,7 +410,7 @@ class _Network:
         Rows of an update that points along x_t add up as fan_in, random ones as fan_in^1/2. A step
         that is relative to the norm of W may be either: its data say how many directions it has. So
         are the inputs of an expert, which are all examples: it was updated for ever fewer of them
-        where the number of experts grows.
+        where the number of experts grows. So was its row of the router.
         """
         update = self.stable_update(name, t)
         if update.zero:
@@ -403,9 +423,12 @@ class _Network:
         aligned = update.low + fan_in
         if self._is_relative(info):
             return Expected(random, aligned)
-        is_random = update.low < update.high and not self._is_filled_input(info)
-        high = max(aligned, random) if is_random else aligned
-        return Expected(aligned, high)
+        if self._is_filled_input(info):
+            return Expected(aligned, aligned)
+        low = aligned - HALF * fan_in if self._is_router(info) else aligned
+        if self._is_filled(info):
+            return Expected(low, max(aligned, random))
+        return Expected(low, update.high + fan_in)
 
     def _is_filled_input(self, info: ParamInfo) -> bool:
         """Say whether updates of an input layer may have more directions at larger widths."""
@@ -423,8 +446,9 @@ class _Network:
         if self._in_depth or not is_fed or info.kept or _starts_at_zero(info):
             return UNKNOWN
         parts = []
-        for other in self._tensors:
-            if not self._is_of_readout(other):
+        for other, tensor in self._tensors.items():
+            # A router's logits choose what moves the stream, and are no part of it.
+            if not self._is_of_readout(other) and not self._is_router(tensor):
                 parts.append(self.effective(other, t, decay_exponent))
         moving = [part for part in parts if part != UNKNOWN]
         if not moving:
@@ -525,8 +549,7 @@ class _Network:
         is_silent = t == 0 and self._silent and not self._is_of_readout(name)
         if info.frozen or t < 0 or is_silent:
             return ZERO
-        mult = self._cell(info, "mult")
-        power = mult + self._cell(info, "lr")
+        power = self._cell(info, "mult") + self._cell(info, "lr")
         kind = self.rules.kind_of(info)
         if kind in RELATIVES:
             power += self._cell(info, "init")
@@ -534,33 +557,80 @@ class _Network:
             power += shape_factor_exponent(info, self.rules)
         if kind in _OF_SPECTRAL_NORM and not self._in_depth:
             power -= HALF * sum(self._growth(info))
-        if kind == UpdateKind.SGD:
-            power += mult + self._cell(info, "grad")
-            power += self._gradient(info, t)
+        directions = self._directions(info)
+        followed = self._followed(name, t)
+        low = power + directions.low + followed.low
+        return Expected(low, power + directions.high + followed.high)
+
+    def _directions(self, info: ParamInfo) -> Expected:
+        """Return by what an update is larger or smaller, as it may have more or fewer directions.
+
+        Few directions are those of the gradient; noise may fill all others.
+        """
         if self._is_filled_input(info):
-            return Expected(power, power + HALF)
+            return Expected(0.0, HALF)
+        kind = self.rules.kind_of(info)
         if kind in _OF_SPECTRAL_NORM and info.role is Role.HIDDEN and not self._in_depth:
             fewer = HALF if info.copies_grow else 0.0
             more = HALF if kind in _OF_ANY_RANK or self._is_router(info) else 0.0
-            return Expected(power - fewer, power + more)
-        return Expected(power - self._power(self.rules.rotation(info), info), power)
+            return Expected(-fewer, more)
+        return Expected(-self._power(self.rules.rotation(info), info), 0.0)
+
+    def _is_filled(self, info: ParamInfo) -> bool:
+        """Say whether noise may fill directions of an update that the gradient does not have."""
+        directions = self._directions(info)
+        return directions.low < directions.high
+
+    def _followed(self, name: str, t: int) -> Expected:
+        """Return the exponent of what an update takes over from the size of its gradient.
+
+        An update of `sgd` is as large. One of `adam` does not depend on it unless eps is felt; then
+        it may be as small as the gradient over eps.
+        """
+        info = self._tensors[name]
+        kind = self.rules.kind_of(info)
+        is_over_eps = kind == UpdateKind.ADAM and name in self._felt_eps
+        if kind != UpdateKind.SGD and not is_over_eps:
+            return Expected()
+        cells = self._cell(info, "mult") + self._cell(info, "grad")
+        gradient = self._gradient(name, t).shifted(cells)
+        if kind == UpdateKind.SGD:
+            return gradient
+        return Expected(min(gradient.low - self._cell(info, "eps"), 0.0), 0.0)
 
     def _is_router(self, info: ParamInfo) -> bool:
-        """Say whether a matrix has as many outputs as there are experts, whose number grows."""
-        return info.fan_out in self._copies
+        """Say whether a tensor has as many outputs as there are experts, whose number grows."""
+        return info.fan_out in self._copies and not info.copies_grow
 
     def _is_of_readout(self, name: str) -> bool:
         return _owner(name) in map(_owner, self._readouts)
 
-    def _gradient(self, info: ParamInfo, t: int) -> float:
-        """Return the exponent of the gradient of W."""
+    def _gradient(self, name: str, t: int) -> Expected:
+        """Return the exponent of the gradient of W.
+
+        A router's is a product, over fan_in, of outputs of experts and the gradient of the stream.
+        The two are random beside each other until training aligns them.
+        """
+        info = self._tensors[name]
         if self._in_depth:
-            return self._residual if info.in_block else 0.0
-        share = -float(info.copies_grow)
-        if info.role not in (Role.INPUT, Role.HIDDEN):
-            return share
-        readouts = [self.weight(name, t).high for name in self._readouts]
-        return share + max(readouts + self._tied, default=0.0)
+            depth = self._residual if info.in_block else 0.0
+            return Expected(depth, depth)
+        power = -float(info.copies_grow)  # the share of the examples that a copy sees
+        if info.role in (Role.INPUT, Role.HIDDEN):
+            readouts = [self.weight(readout, t).high for readout in self._readouts]
+            power += max(readouts + self._tied, default=0.0)
+        random = HALF if self._is_router(info) or self._is_router_of_few(name) else 0.0
+        return Expected(power - random, power)
+
+    def _is_router_of_few(self, name: str) -> bool:
+        """Say whether a tensor has as many outputs as there are experts, whose number stays.
+
+        The last readout may have as many by chance.
+        """
+        info = self._tensors[name]
+        if info.copies_grow or info.batch_dims or info.fan_out not in self._fixed_copies:
+            return False
+        return bool(self._readouts) and _owner(name) != _owner(self._readouts[-1])
 
     def _initial(self, info: ParamInfo) -> float:
         return self._cell(info, "mult") + self._cell(info, "init")

@@ -85,9 +85,10 @@ class Recorder:
             for each member, says that the model is a stack: its tensors and outputs have a leading
             member axis and its weights are effective.
         optimizer: for `gradient_update` and `decay`, which need its lr and weight_decay.
-        expected: (t, whether weight decay is decoupled) -> by (kind, name) the exponent of width
-            that must be seen (`Setup.expected_exponents`); adds the columns low, high and zero to
-            the rows. Of a stack a list of them.
+        expected: (t, whether weight decay is decoupled, gradients=mean |gradient| by name, of kind
+            "grad" if that is recorded) -> by (kind, name) the exponent of width that must be seen
+            (`Setup.expected_exponents`); adds the columns low, high and zero to the rows. Of a
+            stack a list of them.
 
     Attributes:
         t: number of updates done; set it before the first step where training continues.

@@ -42,7 +42,8 @@ COLUMNS = ("t", "kind", "name", "statistic", "value")
 # What must be seen, by kind and name, where the name "*" stands for all others; of norms of
 # matrices by kind, name and statistic
 Prediction = Mapping[tuple[str, ...], Expected]
-Predict = Callable[[int, bool], Prediction]  # of t and whether weight decay is decoupled
+# Of t, whether weight decay is decoupled, and by keyword `gradients`: mean |d loss / d W| by name
+Predict = Callable[..., Prediction]
 Row = dict[str, Any]
 
 
@@ -106,8 +107,9 @@ class StatisticRows:
             return
         values = torch.stack(list(self._values.values()))
         values = values.view(len(values), -1)  # of one model too (values, members)
-        predictions = self._predictions(t, decoupled_decay)
-        for key, of_members in zip(self._values, values.tolist(), strict=True):
+        by_key = dict(zip(self._values, values.tolist(), strict=True))
+        predictions = self._predictions(t, decoupled_decay, by_key)
+        for key, of_members in by_key.items():
             kind, name, statistic = key
             for member, value in enumerate(of_members):
                 row = dict(self._columns[member])
@@ -121,10 +123,19 @@ class StatisticRows:
                 self.rows.append(row)
         self._values = {}
 
-    def _predictions(self, t: int, decoupled_decay: bool) -> list[Prediction] | None:
+    def _predictions(
+        self, t: int, decoupled_decay: bool, values: Mapping[tuple[str, str, str], list[float]]
+    ) -> list[Prediction] | None:
         if self._expected is None:
             return None
-        return [predict(t, decoupled_decay) for predict in self._expected]
+        predictions = []
+        for member, predict in enumerate(self._expected):
+            gradients = {}
+            for (kind, name, statistic), of_members in values.items():
+                if kind == "grad" and statistic in ENTRIES:
+                    gradients[name] = of_members[member]
+            predictions.append(predict(t, decoupled_decay, gradients=gradients))
+        return predictions
 
     def rows_of(self, member: int) -> list[Row]:
         """The rows of one member of a stack."""

@@ -43,6 +43,8 @@ from mupl.roles import (
 from mupl.stats.readout_norm import readout_norm, readout_of
 from mupl.training.losses import CheckedLoss, Loss, cross_entropy
 
+FELT_EPS = 0.1  # of a gradient's mean |entry|: an eps above it makes updates follow the gradient
+
 
 def _on_cpu(device: torch.device) -> AbstractContextManager[Any]:
     """Build on the CPU, whose generator gives one network on every device; or without memory."""
@@ -335,11 +337,21 @@ class Setup:
         return scale_rows(self.infos, self.scales)
 
     def expected_exponents(
-        self, t: int, decay: bool = False, along: str = "width"
+        self,
+        t: int,
+        decay: bool = False,
+        along: str = "width",
+        gradients: Mapping[str, float] | None = None,
     ) -> dict[tuple[str, ...], Expected]:
         """Say what a coordinate check must see after t updates (`mupl.parametrization.exponents`).
 
         Nothing is said of updates that contain coupled weight decay (SGD's, Adam's).
+
+        Args:
+            decay: whether the optimizer decays weights apart from the gradient.
+            along: "width" or "depth".
+            gradients: mean |d loss / d W| of effective tensors at t, by name. An eps above
+                `FELT_EPS` of it is felt; of tensors that are not among them none is.
 
         Raises:
             ConfigError: for unit-scaled operations under SGD, whose gradients are not the loss's.
@@ -357,11 +369,21 @@ class Setup:
             decay,
             along,
             decay_exponent(self.weight_decay_mode),
+            self._felt_eps(gradients or {}),
         )
         if not decay and any(scale.weight_decay for scale in self.scales.values()):
             of_updates = ("update", "effective", "propagating")
             expected = {key: value for key, value in expected.items() if key[0] not in of_updates}
         return expected
+
+    def _felt_eps(self, gradients: Mapping[str, float]) -> set[str]:
+        """Name the tensors whose eps is not negligible beside the gradient of w = W / mult."""
+        felt = set()
+        for name, size in gradients.items():
+            scale = self.scales[name]
+            if scale.eps > FELT_EPS * size * scale.mult * scale.grad:
+                felt.add(name)
+        return felt
 
     def __repr__(self) -> str:
         constructor = getattr(self.optimizer_class, "func", self.optimizer_class)
