@@ -126,3 +126,13 @@ def test_a_sweep_in_stacks_imports_what_it_needs_only() -> None:
         "print(sorted(heavy & set(sys.modules)))"
     )
     assert printed(code) == "[]"
+
+
+def test_the_report_of_a_sweep_imports_what_it_needs_only() -> None:
+    code = (
+        "import sys, matplotlib.pyplot as plt, mupl.report.page;"
+        "from mupl.figures.look import styled;"
+        "styled().__enter__();"
+        "print(sorted({'torch', 'seaborn', 'altair', 'scipy', 'sklearn'} & set(sys.modules)))"
+    )
+    assert printed(code) == "[]"
