@@ -174,14 +174,14 @@ def tooltip(**titles: str) -> list[Spec]:
     return boxes
 
 
-def layer(mark: Spec, only: str = "", rows: pd.DataFrame | None = None, **encoding: Any) -> Spec:
+def layer(mark: Spec, encoding: Spec, only: str = "", rows: pd.DataFrame | None = None) -> Spec:
     """Return a layer of marks.
 
     Args:
         mark: its type and properties.
-        only: an expression: the rows that have a mark; by default all.
-        rows: of the layer; by default those of its panel.
         encoding: channel -> the field or the value that it shows.
+        only: an expression for the rows that have a mark; by default all have.
+        rows: of the layer; by default the panel's rows.
     """
     made: Spec = {"mark": mark, "encoding": encoding}
     if only:
@@ -202,16 +202,16 @@ def lines_with_bands(
         hover: the box of a point.
         dots: whether points are marked.
     """
-    lines = {"x": x, "y": y, "color": color(series), "detail": PER_SERIES}
+    lines: Spec = {"x": x, "y": y, "color": color(series), "detail": PER_SERIES}
     band = lines | {"y": y | {"field": "low"}, "y2": HIGH}
     for_fingers = POINT | {"size": 320, "opacity": 0, "clip": True}
     layers = [
-        layer({"type": "area", "opacity": 0.22, "clip": True}, **band),
-        layer({"type": "line", "strokeWidth": 2, "clip": True}, **lines),
-        layer(for_fingers, **lines, tooltip=hover),
+        layer({"type": "area", "opacity": 0.22, "clip": True}, band),
+        layer({"type": "line", "strokeWidth": 2, "clip": True}, lines),
+        layer(for_fingers, lines | {"tooltip": hover}),
     ]
     if dots:
-        layers.append(layer(POINT | {"size": 34, "clip": True}, **lines))
+        layers.append(layer(POINT | {"size": 34, "clip": True}, lines))
     return layers
 
 

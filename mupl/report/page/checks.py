@@ -11,6 +11,7 @@ from mupl.report.page.charts import (
     PER_SERIES,
     POINT,
     Axis,
+    Spec,
     color,
     layer,
     panel,
@@ -58,7 +59,7 @@ def _norm_panel(label: str, table: pd.DataFrame, key: str, series: list[str]) ->
     points = points.rename(columns={"shape": "note", key: "value"})
     layers_in_order = list(dict.fromkeys(points["note"]))
     names = Axis("layer, in x out", {"domain": layers_in_order}, "ordinal")
-    encoding = {
+    encoding: Spec = {
         "x": names.encode("note"),
         "y": Axis.of_size(label, points["value"], base=10).encode("value"),
         "color": color(series),
@@ -66,8 +67,8 @@ def _norm_panel(label: str, table: pd.DataFrame, key: str, series: list[str]) ->
     }
     hover = tooltip(series="of", note="layer", value=label)
     layers = [
-        layer({"type": "line", "strokeWidth": 1.5}, **encoding),
-        layer(POINT | {"size": 60}, **encoding, tooltip=hover),
+        layer({"type": "line", "strokeWidth": 1.5}, encoding),
+        layer(POINT | {"size": 60}, encoding | {"tooltip": hover}),
     ]
     return panel(label, points, layers, f"{label} of each layer, for {', '.join(series)}.")
 
@@ -104,20 +105,19 @@ def _scale_panel(title: str, rows: pd.DataFrame) -> Panel:
     ends = pd.concat([rows["value"], pd.Series(BAND)])
     horizontal = Axis.of_size("RMS over what is wanted", ends)
     shapes = {"domain": [True, False], "range": ["circle", "cross"]}
-    dots = layer(
-        POINT | {"size": 60, "opacity": 0.8},
-        x=horizontal.encode("value"),
-        y=Axis("", {"domain": names}, "ordinal").encode("note"),
-        color=color(["gradients", "values"]),
-        shape={"field": "passed", "type": "nominal", "scale": shapes, "legend": None},
-        tooltip=tooltip(series="of", note="name", value="RMS"),
-    )
+    encoding = {
+        "x": horizontal.encode("value"),
+        "y": Axis("", {"domain": names}, "ordinal").encode("note"),
+        "color": color(["gradients", "values"]),
+        "shape": {"field": "passed", "type": "nominal", "scale": shapes, "legend": None},
+        "tooltip": tooltip(series="of", note="name", value="RMS"),
+    }
+    dots = layer(POINT | {"size": 60, "opacity": 0.8}, encoding)
     low, high = BAND
     shade = layer(
         {"type": "rect", "opacity": 0.12, "color": "var(--pass)"},
+        {"x": horizontal.encode("low"), "x2": HIGH},
         rows=pd.DataFrame({"low": [low], "high": [high], "series": ""}),
-        x=horizontal.encode("low"),
-        x2=HIGH,
     )
     wrong = sorted(rows.loc[~rows["passed"], "note"].unique())
     said = f"outside the band: {', '.join(wrong)}" if wrong else "all lie in the band"

@@ -12,6 +12,7 @@ from mupl.report.page.charts import (
     PER_SERIES,
     POINT,
     Axis,
+    Spec,
     color,
     layer,
     panel,
@@ -131,7 +132,7 @@ def _panel(
     points = points.reset_index()
     points = points.rename(columns={along: "size", "min": "low", "max": "high", "t": "choice"})
     at_y = height.encode("median")
-    encoding = {
+    encoding: Spec = {
         "x": Axis.of_values(along, points["size"]).encode("size"),
         "y": at_y,
         "color": color(series),
@@ -150,12 +151,12 @@ def _panel(
     )
     dashed = {"type": "line", "strokeWidth": 1.2, "strokeDash": [4, 4], "clip": True}
     layers = [
-        layer({"type": "area", "opacity": 0.18}, **band),
-        layer(dashed, **expected),
-        layer({"type": "line", "strokeWidth": 2}, **encoding),
-        layer(POINT | {"size": 34}, "!datum.failed", **encoding),
-        layer(CROSS | {"size": 110, "opacity": 1}, "datum.failed", **failed),
-        layer(POINT | {"size": 320, "opacity": 0}, **encoding, tooltip=hover),
+        layer({"type": "area", "opacity": 0.18}, band),
+        layer(dashed, expected),
+        layer({"type": "line", "strokeWidth": 2}, encoding),
+        layer(POINT | {"size": 34}, encoding, "!datum.failed"),
+        layer(CROSS | {"size": 110, "opacity": 1}, failed, "datum.failed"),
+        layer(POINT | {"size": 320, "opacity": 0}, encoding | {"tooltip": hover}),
     ]
     wrong = points[(points["choice"] == last) & points["failed"]]["series"].unique()
     said = f"fails: {', '.join(wrong)}" if len(wrong) else "nothing fails"

@@ -13,6 +13,7 @@ from mupl.report.page.charts import (
     HIGH,
     POINT,
     Axis,
+    Spec,
     color,
     layer,
     lines_with_bands,
@@ -43,12 +44,12 @@ def final_losses(losses: Losses, unit: str) -> tuple[Section | None, list[Findin
     points = points[["setting", "loss", "low", "high", "seeds"]].assign(series="")
     at_x = Axis(label, {"zero": False}).encode("loss")
     names = Axis("", {"domain": table["setting"].tolist()}, "ordinal").encode("setting")
-    dots = {"x": at_x, "y": names, "color": color([])}
+    dots: Spec = {"x": at_x, "y": names, "color": color([])}
     ranges = dots | {"x": at_x | {"field": "low"}, "x2": HIGH}
     hover = tooltip(loss=label, low="lowest", high="highest", seeds="seeds")
     layers = [
-        layer({"type": "rule", "strokeWidth": 2}, **ranges),
-        layer(POINT | {"size": 60}, **dots, tooltip=hover),
+        layer({"type": "rule", "strokeWidth": 2}, ranges),
+        layer(POINT | {"size": 60}, dots | {"tooltip": hover}),
     ]
     said = [f"{row.setting}: {cell(row.loss)}" for row in points.itertuples()]
     title = f"Final {label}"

@@ -116,18 +116,16 @@ class Curves:
         hover = _hover(self.size, x)
         layers = lines_with_bands(at_x, loss, self.series, hover)
         stars = {"x": at_x, "y": loss, "color": color(self.series), "tooltip": hover}
-        layers.append(layer(STAR, "datum.best", **stars))
+        layers.append(layer(STAR, stars, "datum.best"))
         diverged = _diverged(rows, x, self.size)
         if not diverged.empty:
-            crosses = layer(
-                CROSS | {"size": 60},
-                rows=diverged,
-                x=at_x,
-                y={"value": 4},
-                color={"value": "currentColor"},
-                tooltip=tooltip(x=transfer.hyperparameter_name(x), note="diverged at"),
-            )
-            layers.append(crosses)
+            crosses = {
+                "x": at_x,
+                "y": {"value": 4},
+                "color": {"value": "currentColor"},
+                "tooltip": tooltip(x=transfer.hyperparameter_name(x), note="diverged at"),
+            }
+            layers.append(layer(CROSS | {"size": 60}, crosses, rows=diverged))
         return panel(title, points, layers, self._description(title, finite))
 
     def _description(self, title: str, finite: pd.DataFrame) -> str:
@@ -291,15 +289,15 @@ def against_size(
     vertical = Axis(label, {"zero": False}) if y == "loss" else Axis.of_size(label, ends)
     at_x = Axis.of_values(along, table["size"]).encode("size")
     at_y = vertical.encode("value")
-    lines = {"x": at_x, "y": at_y, "color": color(series), "detail": PER_SERIES}
+    lines: Spec = {"x": at_x, "y": at_y, "color": color(series), "detail": PER_SERIES}
     hover = tooltip(series="series", size=along, value=label, low="95 % low", high="95 % high")
     layers = [
-        layer({"type": "line", "strokeWidth": 2}, **lines),
-        layer(POINT | {"size": 50}, **lines, tooltip=hover),
+        layer({"type": "line", "strokeWidth": 2}, lines),
+        layer(POINT | {"size": 50}, lines | {"tooltip": hover}),
     ]
     if table["low"].notna().any():
         bars = lines | {"y": at_y | {"field": "low"}, "y2": HIGH}
-        layers.append(layer({"type": "rule", "strokeWidth": 1.5}, "datum.low !== null", **bars))
+        layers.append(layer({"type": "rule", "strokeWidth": 1.5}, bars, "datum.low !== null"))
     said = [f"{row.series}, {along} {row.size}: {row.value:.4g}" for row in table.itertuples()]
     points = table[["series", "size", "value", "low", "high"]]
     return panel(title, points, layers, f"{title}. {'; '.join(said)}.")
