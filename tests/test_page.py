@@ -1,12 +1,15 @@
 """The page that a sweep ends with, as a browser shows it."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import altair as alt
 import numpy as np
 import pandas as pd
 import pytest
+from jsonschema import Draft7Validator
 
 from mupl import cli
 from mupl.identity import write_result
@@ -139,6 +142,25 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         get_report(report)(sweep, "val_loss")
         found[name] = write_sweep_page(sweep)
     return found
+
+
+@pytest.fixture(scope="module")
+def vega_lite() -> Draft7Validator:
+    """The schema of charts, which Altair brings: Vega-Lite passes over what it does not know."""
+    return Draft7Validator({**alt.load_schema(), "$ref": "#/definitions/TopLevelLayerSpec"})
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_chart_fits_the_schema(
+    name: str, pages: dict[str, Path], vega_lite: Draft7Validator
+) -> None:
+    charts = re.findall(r'<script type="application/json">(.*?)</script>', pages[name].read_text())
+    assert len(charts) == SWEEPS[name][2]
+    for text in charts:
+        spec = json.loads(text)
+        assert vega_lite.is_valid(spec)
+        spec["layer"][0]["mark"]["colour"] = "red"
+        assert not vega_lite.is_valid(spec)
 
 
 @pytest.mark.parametrize("name", SWEEPS)

@@ -115,12 +115,24 @@ def test_composing_a_config_imports_no_training_and_a_run_no_plots() -> None:
 
 def test_a_sweep_in_stacks_imports_what_it_needs_only() -> None:
     code = (
-        "import sys, mupl.data, mupl.models, mupl.stacked.stacks, mupl.training.setup as setup;"
+        "import sys, torch, mupl.data, mupl.models, mupl.stacked.stacks;"
         "from mupl.initializers import on_meta;"
+        "from mupl.training.setup import Setup;"
         "on_meta().__enter__();"
-        "setup.Setup(lambda w: mupl.models.MLP(4, 2, w), 8, base_width=4, lr=0.1);"
+        "setup = Setup(lambda w: mupl.models.MLP(4, 2, w), 8, base_width=4, lr=0.1);"
+        "setup.loss(torch.zeros(3, 2), torch.zeros(3, dtype=torch.long));"
         "heavy = {'lightning', 'torchvision', 'torch._dynamo', 'pandas', 'matplotlib', 'sklearn'};"
-        "heavy.add('scipy');"
+        "heavy |= {'scipy', 'sympy'};"
         "print(sorted(heavy & set(sys.modules)))"
+    )
+    assert printed(code) == "[]"
+
+
+def test_the_report_of_a_sweep_imports_what_it_needs_only() -> None:
+    code = (
+        "import sys, matplotlib.pyplot as plt, mupl.report.page;"
+        "from mupl.figures.look import styled;"
+        "styled().__enter__();"
+        "print(sorted({'torch', 'seaborn', 'altair', 'scipy', 'sklearn'} & set(sys.modules)))"
     )
     assert printed(code) == "[]"

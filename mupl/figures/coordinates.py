@@ -1,10 +1,9 @@
 """The figures of coordinate checks."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -13,6 +12,9 @@ from mupl.analysis.coordinates import FAIL, over_blocks
 from mupl.figures.look import styled
 from mupl.figures.style import MOST_LINES, chosen_lines, with_written_names
 from mupl.names import block_pattern
+
+if TYPE_CHECKING:  # to import seaborn takes longer than the page of a sweep, which needs the rest
+    from seaborn import FacetGrid
 
 # (kind, whether of biases) -> label of a row of panels, from top to bottom. A line of a label that
 # is longer than a panel is high would make all panels shrink.
@@ -139,10 +141,12 @@ def has_failed(table: pd.DataFrame, verdict: pd.DataFrame | None) -> list[bool]:
 
 def _plot_layers(
     table: pd.DataFrame, statistic: str, along: str, col: str, **options: Any
-) -> sns.FacetGrid:
+) -> "FacetGrid":
     """Plot a line for each layer, with its predicted slope dashed and crosses if it fails."""
+    from seaborn import color_palette
+
     names = list(table["layer"].unique())
-    colors = dict(zip(names, sns.color_palette("viridis", len(names)), strict=True))
+    colors = dict(zip(names, color_palette("viridis", len(names)), strict=True))
     grid = _plot_lines(
         table,
         PANELS.values(),
@@ -206,6 +210,8 @@ def plot_side_by_side(
     >>> figure.axes[0].get_ylabel()
     'mean |x|'
     """
+    from seaborn import color_palette
+
     quantities = zip(rows["kind"], rows["name"], strict=True)
     labels = pd.Series([panels.get(key) for key in quantities], rows.index)
     grid = _plot_lines(
@@ -215,7 +221,7 @@ def plot_side_by_side(
         statistic,
         col="parametrization",
         hue="t",
-        palette=sns.color_palette("viridis", rows["t"].nunique()),  # without the pale end
+        palette=color_palette("viridis", rows["t"].nunique()),  # without the pale end
         legend="full",
         height=2.2,
         aspect=1.1,
@@ -280,7 +286,7 @@ def _plottable(rows: pd.DataFrame, statistic: str) -> pd.DataFrame:
 
 def _plot_lines(
     table: pd.DataFrame, panels: Iterable[str], along: str, statistic: str, **options: Any
-) -> sns.FacetGrid:
+) -> "FacetGrid":
     """Plot medians over seeds and their range, on log2 axes.
 
     Args:
@@ -290,9 +296,11 @@ def _plot_lines(
         statistic: the name of the vertical one.
         options: of seaborn's `relplot`.
     """
+    from seaborn import relplot
+
     there = set(table["panel"])
     with styled():
-        grid = sns.relplot(
+        grid = relplot(
             table,
             x=along,
             y="value",

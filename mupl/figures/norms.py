@@ -1,7 +1,6 @@
 """The figure of the norms of updates beside the change of activations, layer by layer."""
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from mupl.figures.look import styled
@@ -32,6 +31,8 @@ def plot_update_norms(table: pd.DataFrame, by: str) -> Figure:
     >>> [axes.get_ylabel() for axes in figure.axes]
     ['RMS change of activations', 'Frobenius', 'spectral', 'RMS→RMS']
     """
+    import seaborn as sns  # here, as it takes longer than the page of a sweep, which needs LABELS
+
     table = with_written_names(by_rank(table))
     bars = table.melt([by, "shape"], list(LABELS), var_name="quantity", value_name="value")
     with styled():

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -139,8 +140,9 @@ class _NoBroadcast(TorchFunctionMode):
 def _third_shape(one: torch.Size, other: torch.Size) -> bool:
     """Return whether two shapes are broadcast to one that is neither, as (B, 1) and (B,) are."""
     try:
-        return torch.broadcast_shapes(one, other) not in (one, other)
-    except RuntimeError:  # they do not fit, which torch says
+        # not torch.broadcast_shapes, which imports sympy: as long as half of torch takes
+        return np.broadcast_shapes(one, other) not in (one, other)
+    except ValueError:  # they do not fit, which torch says
         return False
 
 

@@ -1,11 +1,14 @@
-"""What all charts of a page share: axes, series that can be switched off, lines with bands."""
+"""What all charts of a page share: axes, series that can be switched off, lines with bands.
+
+A chart is a specification of Vega-Lite, in plain dicts: layers of marks, each with an encoding that
+says which field of the rows goes where (https://vega.github.io/vega-lite/docs).
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import altair as alt
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
@@ -13,7 +16,13 @@ from pandas.api.types import is_numeric_dtype
 from mupl.report.page.colors import variables
 from mupl.report.page.elements import Panel
 
+Spec = dict[str, Any]  # a specification, or a part of one
+
 HEIGHT = 230  # pixels
+POINT: Spec = {"type": "point", "filled": True, "opacity": 1}
+CROSS: Spec = {"type": "point", "filled": True, "shape": "cross", "angle": 45}
+HIGH: Spec = {"field": "high"}  # the upper edge of a band
+PER_SERIES: Spec = {"field": "series", "type": "nominal"}
 IS_SHOWN = "indexof(hidden, datum.series) < 0"  # `hidden` is set by the buttons of the legend
 IS_CHOSEN = "datum.choice === choice"  # `choice` by the radio buttons above the charts
 TEXTS = ("series", "note")  # fields of rows that are no numbers
@@ -50,7 +59,7 @@ class Axis:
     Args:
         label: with its unit.
         scale: of Vega-Lite: type, domain and so on.
-        kind: "Q" for numbers, "O" for choices in order.
+        kind: "quantitative" for numbers, "ordinal" for choices in order.
         ticks: the values that are labelled; by default a choice of Vega's.
         labels: an expression for their text.
         least_step: the least distance of ticks, 1 where there is nothing between whole numbers.
@@ -58,7 +67,7 @@ class Axis:
 
     label: str
     scale: Mapping[str, Any]
-    kind: str = "Q"
+    kind: str = "quantitative"
     ticks: Sequence[Any] | None = None
     labels: str | None = None
     least_step: float | None = None
@@ -67,7 +76,7 @@ class Axis:
     def of_values(cls, label: str, values: pd.Series) -> "Axis":
         """Return an axis on which all the values are ticks: on a log2 scale if they are numbers."""
         if not is_numeric_dtype(values):
-            return cls(label, {"domain": list(dict.fromkeys(values))}, "O")
+            return cls(label, {"domain": list(dict.fromkeys(values))}, "ordinal")
         if (values <= 0).any():
             return cls(label, {"zero": False})
         ticks = sorted(float(value) for value in values.unique())
@@ -76,7 +85,7 @@ class Axis:
         texts = "format(datum.value, '.4~g')"
         if min(ticks) < SMALL and np.allclose(powers, powers.round()):
             texts = "'2^' + round(log(datum.value) / LN2)"
-        return cls(label, scale, "Q", ticks, texts)
+        return cls(label, scale, ticks=ticks, labels=texts)
 
     @classmethod
     def of_size(cls, label: str, values: pd.Series, base: int = 2) -> "Axis":
@@ -86,23 +95,25 @@ class Axis:
             low, high = low / 2, high * 2
         low, high = low / 1.15, high * 1.15
         scale = {"type": "log", "base": base, "domain": [low, high]}
-        return cls(label, scale, "Q", log_ticks(low, high), "format(datum.value, '.3~g')")
+        ticks = log_ticks(low, high)
+        return cls(label, scale, ticks=ticks, labels="format(datum.value, '.3~g')")
 
-    def encode(self, channel: Any, field: str) -> Any:
-        """Return the encoding of a field by this axis, such as `alt.X` of `lr`."""
-        options: dict[str, Any] = {}
+    def encode(self, field: str) -> Spec:
+        """Return the encoding of a field by this axis."""
+        options: Spec = {}
         if self.ticks is not None:
             options["values"] = list(self.ticks)
         if self.labels is not None:
             options["labelExpr"] = self.labels
         if self.least_step is not None:
             options["tickMinStep"] = self.least_step
-        return channel(
-            f"{field}:{self.kind}",
-            title=self.label,
-            scale=alt.Scale(**self.scale),
-            axis=alt.Axis(**options),
-        )
+        return {
+            "field": field,
+            "type": self.kind,
+            "title": self.label,
+            "scale": dict(self.scale),
+            "axis": options,
+        }
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -143,68 +154,71 @@ def _rounded(value: float) -> float | None:
     return float(f"{value:.{SIGNIFICANT}g}") if np.isfinite(value) else None
 
 
-def color(series: Sequence[str]) -> alt.Color:
+def color(series: Sequence[str]) -> Spec:
     """Return the encoding of series by the colours of the page."""
     names = list(series)
     if len(names) < 2:
-        return alt.Color(value="var(--link)")
-    scale = alt.Scale(domain=names, range=variables(len(names)))
-    return alt.Color("series:N", scale=scale, legend=None)
+        return {"value": "var(--link)"}
+    scale = {"domain": names, "range": variables(len(names))}
+    return {**PER_SERIES, "scale": scale, "legend": None}
 
 
-def base(table: pd.DataFrame) -> alt.Chart:
-    """Return a chart of rows, of which layers are made."""
-    return alt.Chart(alt.Data(values=plain_rows(table)))
-
-
-def tooltip(**titles: str) -> list[alt.Tooltip]:
+def tooltip(**titles: str) -> list[Spec]:
     """List the fields of a hover box: name -> title, with numbers to five digits."""
     boxes = []
     for field, title in titles.items():
-        is_number = field not in TEXTS
-        options: dict[str, Any] = {"format": ".5~g"} if is_number else {}
-        boxes.append(alt.Tooltip(f"{field}:{'Q' if is_number else 'N'}", title=title, **options))
+        box: Spec = {"field": field, "type": "nominal", "title": title}
+        if field not in TEXTS:
+            box |= {"type": "quantitative", "format": ".5~g"}
+        boxes.append(box)
     return boxes
 
 
+def layer(mark: Spec, encoding: Spec, only: str = "", rows: pd.DataFrame | None = None) -> Spec:
+    """Return a layer of marks.
+
+    Args:
+        mark: its type and properties.
+        encoding: channel -> the field or the value that it shows.
+        only: an expression for the rows that have a mark; by default all have.
+        rows: of the layer; by default the panel's rows.
+    """
+    made: Spec = {"mark": mark, "encoding": encoding}
+    if only:
+        made["transform"] = [{"filter": only}]
+    if rows is not None:
+        made["data"] = {"values": plain_rows(rows)}
+    return made
+
+
 def lines_with_bands(
-    chart: alt.Chart,
-    x: alt.X,
-    y: alt.Y,
-    series: Sequence[str],
-    hover: Sequence[alt.Tooltip],
-    dots: bool = True,
-) -> list[alt.Chart]:
+    x: Spec, y: Spec, series: Sequence[str], hover: Sequence[Spec], dots: bool = True
+) -> list[Spec]:
     """Return the layers of lines through `y`, with bands from `low` to `high`.
 
     Args:
-        chart: of the rows.
         x, y: the encodings of lines.
         series: all names, in the order of colours.
         hover: the box of a point.
         dots: whether points are marked.
     """
-    colors = color(series)
-    lines = chart.encode(x=x, color=colors, detail="series:N")
-    band = lines.mark_area(opacity=0.22, clip=True).encode(y=band_edge(y), y2="high:Q")
-    line = lines.mark_line(strokeWidth=2, clip=True).encode(y=y)
-    targets = lines.mark_point(filled=True, size=320, opacity=0, clip=True)  # for fingers
-    layers = [band, line, targets.encode(y=y, tooltip=list(hover))]
+    lines: Spec = {"x": x, "y": y, "color": color(series), "detail": PER_SERIES}
+    band = lines | {"y": y | {"field": "low"}, "y2": HIGH}
+    for_fingers = POINT | {"size": 320, "opacity": 0, "clip": True}
+    layers = [
+        layer({"type": "area", "opacity": 0.22, "clip": True}, band),
+        layer({"type": "line", "strokeWidth": 2, "clip": True}, lines),
+        layer(for_fingers, lines | {"tooltip": hover}),
+    ]
     if dots:
-        layers.append(lines.mark_point(filled=True, size=34, opacity=1, clip=True).encode(y=y))
+        layers.append(layer(POINT | {"size": 34, "clip": True}, lines))
     return layers
-
-
-def band_edge(y: alt.Y) -> alt.Y:
-    """Return the encoding of the lower edge of a band, on the axis of its line."""
-    edge = y.copy()
-    edge.shorthand = "low:Q"
-    return edge
 
 
 def panel(
     title: str,
-    layers: Sequence[alt.Chart],
+    rows: pd.DataFrame,
+    layers: Sequence[Spec],
     description: str,
     choice: int | None = None,
     height: int = HEIGHT,
@@ -213,24 +227,29 @@ def panel(
 
     Args:
         title: above the panel.
+        rows: which all layers show that have none of their own.
         layers: from back to front.
         description: for readers who do not see it.
         choice: the first value of the signal of that name, if the rows depend on it.
         height: in pixels; the width is the reader's.
     """
-    # in each layer, as a filter of the whole would miss layers with rows of their own
-    shown = [layer.transform_filter(IS_SHOWN) for layer in layers]
-    params = [alt.param(name="hidden", value=[])]
+    filters = [{"filter": IS_SHOWN}]
+    params: list[Spec] = [{"name": "hidden", "value": []}]
     if choice is not None:
-        shown = [layer.transform_filter(IS_CHOSEN) for layer in shown]
-        params.append(alt.param(name="choice", value=choice))
-    chart = alt.layer(*shown).add_params(*params)
-    chart = chart.properties(
-        width="container",
-        height=height,
-        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
-        description=description,
-    )
-    spec = chart.to_dict()
-    spec["config"] = CONFIG
+        filters.append({"filter": IS_CHOSEN})
+        params.append({"name": "choice", "value": choice})
+    shown = []
+    for part in layers:
+        # in each layer, as a filter of the whole would miss layers with rows of their own
+        shown.append(part | {"transform": [*part.get("transform", ()), *filters]})
+    spec = {
+        "data": {"values": plain_rows(rows)},
+        "layer": shown,
+        "params": params,
+        "width": "container",
+        "height": height,
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "description": description,
+        "config": CONFIG,
+    }
     return Panel(title, spec, description)

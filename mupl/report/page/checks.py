@@ -1,13 +1,22 @@
 """The parts of a page on norms of updates and on unit scaling."""
 
-import altair as alt
 import pandas as pd
 
 from mupl.analysis.unit_scale import BAND
 from mupl.figures.norms import LABELS
 from mupl.figures.style import by_rank, with_written_names
 from mupl.names import block_pattern
-from mupl.report.page.charts import Axis, base, color, panel, tooltip
+from mupl.report.page.charts import (
+    HIGH,
+    PER_SERIES,
+    POINT,
+    Axis,
+    Spec,
+    color,
+    layer,
+    panel,
+    tooltip,
+)
 from mupl.report.page.contents import Contents
 from mupl.report.page.elements import Charts, Finding, Panel, Section, Table
 
@@ -49,15 +58,19 @@ def _norm_panel(label: str, table: pd.DataFrame, key: str, series: list[str]) ->
     points = table.groupby(["series", "shape"], sort=False)[key].median().reset_index()
     points = points.rename(columns={"shape": "note", key: "value"})
     layers_in_order = list(dict.fromkeys(points["note"]))
-    at_x = Axis("layer, in x out", {"domain": layers_in_order}, "O").encode(alt.X, "note")
-    at_y = Axis.of_size(label, points["value"], base=10).encode(alt.Y, "value")
-    chart = base(points).encode(x=at_x, y=at_y, color=color(series), detail="series:N")
+    names = Axis("layer, in x out", {"domain": layers_in_order}, "ordinal")
+    encoding: Spec = {
+        "x": names.encode("note"),
+        "y": Axis.of_size(label, points["value"], base=10).encode("value"),
+        "color": color(series),
+        "detail": PER_SERIES,
+    }
     hover = tooltip(series="of", note="layer", value=label)
     layers = [
-        chart.mark_line(strokeWidth=1.5),
-        chart.mark_point(filled=True, size=60, opacity=1).encode(tooltip=hover),
+        layer({"type": "line", "strokeWidth": 1.5}, encoding),
+        layer(POINT | {"size": 60}, encoding | {"tooltip": hover}),
     ]
-    return panel(label, layers, f"{label} of each layer, for {', '.join(series)}.")
+    return panel(label, points, layers, f"{label} of each layer, for {', '.join(series)}.")
 
 
 def unit_scale_section(contents: Contents) -> tuple[Section | None, list[Finding]]:
@@ -89,26 +102,25 @@ def unit_scale_section(contents: Contents) -> tuple[Section | None, list[Finding
 
 def _scale_panel(title: str, rows: pd.DataFrame) -> Panel:
     names = list(dict.fromkeys(rows["note"]))
-    at_y = Axis("", {"domain": names}, "O").encode(alt.Y, "note")
     ends = pd.concat([rows["value"], pd.Series(BAND)])
     horizontal = Axis.of_size("RMS over what is wanted", ends)
-    chart = base(rows[["series", "note", "value", "passed"]])
-    dots = chart.mark_point(filled=True, size=60, opacity=0.8).encode(
-        x=horizontal.encode(alt.X, "value"),
-        y=at_y,
-        color=color(["gradients", "values"]),
-        shape=alt.Shape(
-            "passed:N",
-            scale=alt.Scale(domain=[True, False], range=["circle", "cross"]),
-            legend=None,
-        ),
-        tooltip=tooltip(series="of", note="name", value="RMS"),
-    )
+    shapes = {"domain": [True, False], "range": ["circle", "cross"]}
+    encoding = {
+        "x": horizontal.encode("value"),
+        "y": Axis("", {"domain": names}, "ordinal").encode("note"),
+        "color": color(["gradients", "values"]),
+        "shape": {"field": "passed", "type": "nominal", "scale": shapes, "legend": None},
+        "tooltip": tooltip(series="of", note="name", value="RMS"),
+    }
+    dots = layer(POINT | {"size": 60, "opacity": 0.8}, encoding)
     low, high = BAND
-    band = base(pd.DataFrame({"low": [low], "high": [high], "series": ""}))
-    edge = horizontal.encode(alt.X, "low")
-    shade = band.mark_rect(opacity=0.12, color="var(--pass)").encode(x=edge, x2="high:Q")
+    shade = layer(
+        {"type": "rect", "opacity": 0.12, "color": "var(--pass)"},
+        {"x": horizontal.encode("low"), "x2": HIGH},
+        rows=pd.DataFrame({"low": [low], "high": [high], "series": ""}),
+    )
     wrong = sorted(rows.loc[~rows["passed"], "note"].unique())
     said = f"outside the band: {', '.join(wrong)}" if wrong else "all lie in the band"
     height = max(80, LINE_HEIGHT * len(names))
-    return panel(title, [shade, dots], f"{title}: {said}.", height=height)
+    points = rows[["series", "note", "value", "passed"]]
+    return panel(title, points, [shade, dots], f"{title}: {said}.", height=height)

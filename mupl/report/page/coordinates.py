@@ -1,13 +1,23 @@
 """The part of a page on coordinate checks: slopes, what was predicted, and the verdict."""
 
-import altair as alt
 import pandas as pd
 
 from mupl.analysis import coordinates
 from mupl.figures.coordinates import PANELS, STATISTICS, few_lines, has_failed, layers, predicted
 from mupl.figures.style import chosen_lines
 from mupl.report.coordinate_check import with_check_labels
-from mupl.report.page.charts import Axis, band_edge, base, color, panel, tooltip
+from mupl.report.page.charts import (
+    CROSS,
+    HIGH,
+    PER_SERIES,
+    POINT,
+    Axis,
+    Spec,
+    color,
+    layer,
+    panel,
+    tooltip,
+)
 from mupl.report.page.contents import Contents
 from mupl.report.page.elements import Charts, Finding, Panel, Section, Table
 
@@ -121,8 +131,16 @@ def _panel(
     points["predicted"] = predicted(lines, keys, along)
     points = points.reset_index()
     points = points.rename(columns={along: "size", "min": "low", "max": "high", "t": "choice"})
-    at_x = Axis.of_values(along, points["size"]).encode(alt.X, "size")
-    at_y = height.encode(alt.Y, "median")
+    at_y = height.encode("median")
+    encoding: Spec = {
+        "x": Axis.of_values(along, points["size"]).encode("size"),
+        "y": at_y,
+        "color": color(series),
+        "detail": PER_SERIES,
+    }
+    band = encoding | {"y": at_y | {"field": "low"}, "y2": HIGH}
+    expected = encoding | {"y": at_y | {"field": "predicted"}}
+    failed = encoding | {"color": {"value": "var(--fail)"}}
     hover = tooltip(
         series="layer",
         size=along,
@@ -131,22 +149,16 @@ def _panel(
         high="highest",
         predicted="predicted",
     )
-    chart = base(points).encode(x=at_x, color=color(series), detail="series:N")
-    expected = at_y.copy()
-    expected.shorthand = "predicted:Q"
-    failed = chart.transform_filter("datum.failed")
-    passed = chart.transform_filter("!datum.failed")
+    dashed = {"type": "line", "strokeWidth": 1.2, "strokeDash": [4, 4], "clip": True}
     layers = [
-        chart.mark_area(opacity=0.18).encode(y=band_edge(at_y), y2="high:Q"),
-        chart.mark_line(strokeWidth=1.2, strokeDash=[4, 4], clip=True).encode(y=expected),
-        chart.mark_line(strokeWidth=2).encode(y=at_y),
-        passed.mark_point(filled=True, size=34, opacity=1).encode(y=at_y),
-        failed.mark_point(shape="cross", angle=45, size=110, filled=True, opacity=1).encode(
-            y=at_y, color=alt.value("var(--fail)")
-        ),
-        chart.mark_point(filled=True, size=320, opacity=0).encode(y=at_y, tooltip=hover),
+        layer({"type": "area", "opacity": 0.18}, band),
+        layer(dashed, expected),
+        layer({"type": "line", "strokeWidth": 2}, encoding),
+        layer(POINT | {"size": 34}, encoding, "!datum.failed"),
+        layer(CROSS | {"size": 110, "opacity": 1}, failed, "datum.failed"),
+        layer(POINT | {"size": 320, "opacity": 0}, encoding | {"tooltip": hover}),
     ]
     wrong = points[(points["choice"] == last) & points["failed"]]["series"].unique()
     said = f"fails: {', '.join(wrong)}" if len(wrong) else "nothing fails"
     description = f"{title}, mean size of the entries against {along}; after update {last} {said}."
-    return panel(title, layers, description, choice=last)
+    return panel(title, points, layers, description, choice=last)

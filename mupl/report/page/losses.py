@@ -3,14 +3,23 @@
 from collections.abc import Mapping
 from typing import Any
 
-import altair as alt
 import numpy as np
 import pandas as pd
 
 from mupl.analysis import transfer
 from mupl.figures.style import by_rank, chosen_lines, with_unit, with_written_names
 from mupl.report.hyperparameter_transfer import Losses
-from mupl.report.page.charts import Axis, base, color, lines_with_bands, panel, tooltip
+from mupl.report.page.charts import (
+    HIGH,
+    POINT,
+    Axis,
+    Spec,
+    color,
+    layer,
+    lines_with_bands,
+    panel,
+    tooltip,
+)
 from mupl.report.page.contents import Contents
 from mupl.report.page.elements import Charts, Finding, Panel, Section, Table, cell
 
@@ -33,19 +42,19 @@ def final_losses(losses: Losses, unit: str) -> tuple[Section | None, list[Findin
     label = with_unit(metric, unit)
     points = table.rename(columns={"mean": "loss", "min": "low", "max": "high"})
     points = points[["setting", "loss", "low", "high", "seeds"]].assign(series="")
-    at_x = Axis(label, {"zero": False}).encode(alt.X, "loss")
-    names = Axis("", {"domain": table["setting"].tolist()}, "O").encode(alt.Y, "setting")
+    at_x = Axis(label, {"zero": False}).encode("loss")
+    names = Axis("", {"domain": table["setting"].tolist()}, "ordinal").encode("setting")
+    dots: Spec = {"x": at_x, "y": names, "color": color([])}
+    ranges = dots | {"x": at_x | {"field": "low"}, "x2": HIGH}
     hover = tooltip(loss=label, low="lowest", high="highest", seeds="seeds")
-    chart = base(points).encode(y=names, color=color([]))
-    low = at_x.copy()
-    low.shorthand = "low:Q"
     layers = [
-        chart.mark_rule(strokeWidth=2).encode(x=low, x2="high:Q"),
-        chart.mark_point(filled=True, size=60, opacity=1).encode(x=at_x, tooltip=hover),
+        layer({"type": "rule", "strokeWidth": 2}, ranges),
+        layer(POINT | {"size": 60}, dots | {"tooltip": hover}),
     ]
     said = [f"{row.setting}: {cell(row.loss)}" for row in points.itertuples()]
     title = f"Final {label}"
-    drawn = panel(title, layers, f"{title}. {'; '.join(said)}.", height=max(60, 22 * len(points)))
+    description = f"{title}. {'; '.join(said)}."
+    drawn = panel(title, points, layers, description, height=max(60, 22 * len(points)))
     caption = "A dot is the mean over seeds, a line their range; the lowest is first."
     of_all = Table.of("All final losses", points.drop(columns="series"))
     best = points.iloc[0]
@@ -122,10 +131,10 @@ def _panel(title: str, rows: pd.DataFrame, series: list[str], axis: Axis) -> Pan
     means = rows.groupby(["series", "step"], sort=False)["loss"].agg(["mean", "min", "max"])
     points = means.reset_index()
     points = points.rename(columns={"mean": "loss", "min": "low", "max": "high"})
-    at_x = Axis("step", {"zero": False, "nice": False}, least_step=1).encode(alt.X, "step")
-    loss = axis.encode(alt.Y, "loss")
+    at_x = Axis("step", {"zero": False, "nice": False}, least_step=1).encode("step")
+    loss = axis.encode("loss")
     hover = tooltip(series="series", step="step", loss="loss", low="lowest", high="highest")
-    layers = lines_with_bands(base(points), at_x, loss, series, hover, dots=False)
+    layers = lines_with_bands(at_x, loss, series, hover, dots=False)
     ends = points.groupby("series", sort=False)["loss"].last()
     said = [f"{name} ends at {cell(float(value))}" for name, value in ends.items()]
-    return panel(title, layers, f"{title}. {'; '.join(said)}.")
+    return panel(title, points, layers, f"{title}. {'; '.join(said)}.")

@@ -1,8 +1,8 @@
 """From the parts of a page to one HTML file, which needs no network.
 
-Charts are specifications of Vega-Lite, made with Altair. Vega draws them as SVG in the reader's
-browser, so that text and colours follow the page in light, dark and print. `vl-convert` brings the
-scripts of Vega in a Python package.
+Charts are specifications of Vega-Lite. Vega draws them as SVG in the reader's browser, so that text
+and colours follow the page in light, dark and print. `vl-convert` brings the scripts of Vega in a
+Python package.
 """
 
 import json

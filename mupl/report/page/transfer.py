@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import altair as alt
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
@@ -16,10 +15,14 @@ from mupl.figures.style import by_rank, with_unit, with_written_names
 from mupl.figures.transfer import loss_axis
 from mupl.report.hyperparameter_transfer import Losses
 from mupl.report.page.charts import (
+    CROSS,
+    HIGH,
+    PER_SERIES,
+    POINT,
     Axis,
-    band_edge,
-    base,
+    Spec,
     color,
+    layer,
     lines_with_bands,
     log_ticks,
     panel,
@@ -108,27 +111,22 @@ class Curves:
         finite = rows[np.isfinite(rows["mean"])]
         points = finite.rename(columns={"mean": "loss", "min": "low", "max": "high", x: "x"})
         points = points[["series", "x", "loss", "low", "high", "seeds", "best"]]
-        at_x = self.x.encode(alt.X, "x")
-        loss = self.y.encode(alt.Y, "loss")
+        at_x = self.x.encode("x")
+        loss = self.y.encode("loss")
         hover = _hover(self.size, x)
-        chart = base(points)
-        layers = lines_with_bands(chart, at_x, loss, self.series, hover)
-        stars = chart.transform_filter("datum.best").mark_point(
-            shape=STAR, size=170, filled=True, opacity=1, stroke="currentColor", strokeWidth=1
-        )
-        layers.append(stars.encode(x=at_x, y=loss, color=color(self.series), tooltip=list(hover)))
+        layers = lines_with_bands(at_x, loss, self.series, hover)
+        stars = {"x": at_x, "y": loss, "color": color(self.series), "tooltip": hover}
+        layers.append(layer(STAR, stars, "datum.best"))
         diverged = _diverged(rows, x, self.size)
         if not diverged.empty:
-            crosses = base(diverged).mark_point(shape="cross", angle=45, size=60, filled=True)
-            layers.append(
-                crosses.encode(
-                    x=at_x,
-                    y=alt.value(4),
-                    color=alt.value("currentColor"),
-                    tooltip=tooltip(x=transfer.hyperparameter_name(x), note="diverged at"),
-                )
-            )
-        return panel(title, layers, self._description(title, finite))
+            crosses = {
+                "x": at_x,
+                "y": {"value": 4},
+                "color": {"value": "currentColor"},
+                "tooltip": tooltip(x=transfer.hyperparameter_name(x), note="diverged at"),
+            }
+            layers.append(layer(CROSS | {"size": 60}, crosses, rows=diverged))
+        return panel(title, points, layers, self._description(title, finite))
 
     def _description(self, title: str, finite: pd.DataFrame) -> str:
         x = self.losses.x
@@ -139,10 +137,11 @@ class Curves:
 
 
 # A star of five points, as a path in a square of side 2 around 0
-STAR = (
+STAR_PATH = (
     "M0,-1L0.235,-0.324L0.951,-0.309L0.380,0.124L0.588,0.809L0,0.4L-0.588,0.809"
     "L-0.380,0.124L-0.951,-0.309L-0.235,-0.324Z"
 )
+STAR = POINT | {"shape": STAR_PATH, "size": 170, "stroke": "currentColor", "strokeWidth": 1}
 
 
 def _loss_axis(label: str, limits: Mapping[str, Any]) -> Axis:
@@ -153,11 +152,12 @@ def _loss_axis(label: str, limits: Mapping[str, Any]) -> Axis:
     scale: dict[str, Any] = {"domain": [low, high], "nice": False}
     if limits.get("yscale") == "log":
         scale["type"] = "log"
-        return Axis(label, scale, "Q", log_ticks(low, high), "format(datum.value, '.3~g')")
+        ticks = log_ticks(low, high)
+        return Axis(label, scale, ticks=ticks, labels="format(datum.value, '.3~g')")
     return Axis(label, scale | {"zero": False})
 
 
-def _hover(size: str, x: str) -> list[alt.Tooltip]:
+def _hover(size: str, x: str) -> list[Spec]:
     along = transfer.SIZES.get(size, size)
     name = transfer.hyperparameter_name(x)
     return tooltip(series=along, x=name, loss="loss", low="lowest", high="highest", seeds="seeds")
@@ -287,20 +287,20 @@ def against_size(
     along = transfer.SIZES.get(size, size)
     ends = pd.concat([table["value"], table["low"], table["high"]]).dropna()
     vertical = Axis(label, {"zero": False}) if y == "loss" else Axis.of_size(label, ends)
-    chart = base(table[["series", "size", "value", "low", "high"]])
-    at_x = Axis.of_values(along, table["size"]).encode(alt.X, "size")
-    at_y = vertical.encode(alt.Y, "value")
+    at_x = Axis.of_values(along, table["size"]).encode("size")
+    at_y = vertical.encode("value")
+    lines: Spec = {"x": at_x, "y": at_y, "color": color(series), "detail": PER_SERIES}
     hover = tooltip(series="series", size=along, value=label, low="95 % low", high="95 % high")
-    lines = chart.encode(x=at_x, color=color(series), detail="series:N")
     layers = [
-        lines.mark_line(strokeWidth=2).encode(y=at_y),
-        lines.mark_point(filled=True, size=50, opacity=1).encode(y=at_y, tooltip=hover),
+        layer({"type": "line", "strokeWidth": 2}, lines),
+        layer(POINT | {"size": 50}, lines | {"tooltip": hover}),
     ]
     if table["low"].notna().any():
-        bars = lines.transform_filter("datum.low !== null").mark_rule(strokeWidth=1.5)
-        layers.append(bars.encode(y=band_edge(at_y), y2="high:Q"))
+        bars = lines | {"y": at_y | {"field": "low"}, "y2": HIGH}
+        layers.append(layer({"type": "rule", "strokeWidth": 1.5}, bars, "datum.low !== null"))
     said = [f"{row.series}, {along} {row.size}: {row.value:.4g}" for row in table.itertuples()]
-    return panel(title, layers, f"{title}. {'; '.join(said)}.")
+    points = table[["series", "size", "value", "low", "high"]]
+    return panel(title, points, layers, f"{title}. {'; '.join(said)}.")
 
 
 def _best_table(losses: Losses) -> Table:
