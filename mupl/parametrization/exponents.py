@@ -151,8 +151,7 @@ def expected_exponents(
 ) -> dict[tuple[str, ...], Expected]:
     """Return the exponents that must be seen after t updates, by kind and name.
 
-    They are of mean |x| and of the RMS. Norms of matrices have theirs by kind, name and norm:
-    "frobenius", "spectral" or "rms_to_rms". Kinds are
+    They are of mean |x| and of the RMS; of norms of matrices by kind, name and norm. Kinds are
 
     - `param`: the tensor;
     - `update`: its change from t to t + 1; with decoupled weight decay its two parts instead,
