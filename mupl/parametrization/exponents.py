@@ -11,18 +11,18 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 | update of W, kind `orthogonal`  | e(mult) + e(lr) + e(shape factor) - d/2                  |
 | update of W, kind `rotated...`  | e(mult) + e(lr), or between that and that - e(rotation)  |
 | update of W, kind `sign`        | e(mult) + e(lr) + e(shape factor)                        |
-| update of W, kind `normalized`  | that of `orthogonal`, or up to 1/2 above if hidden       |
+| update of W, kind `normalized`  | as `orthogonal`, or up to 1/2 above if hidden            |
 | update of W, kind `whitened`    | the same; of inputs too                                  |
-| update of W, kind `relative...` | that of W at init, + e(lr)                               |
+| update of W, kind `relative...` | e(W at init) + e(lr)                                     |
 | W after updates                 | the larger of init and update, or between that and init  |
 | W after more than four          | between the smaller and the larger of init and update    |
-| decoupled weight decay of W     | that of W, less p where fan_in grows (lr * wd ~ m_in^-p) |
+| decoupled weight decay of W     | e(W), less p where fan_in grows (lr * wd ~ m_in^-p)      |
 | output of input, hidden layers  | 0                                                        |
 | logits at init                  | e(mult) + e(init) + 1/2, or between that and a bias's    |
 | logits after updates            | 0, or between that and their exponent at init            |
-| what the model returns          | that of its readouts                                     |
-| (W_t - W_0) x_t, effective      | that of updates plus f, at most 0                        |
-| W_0 (x_t - x_0), propagating    | that of W at init plus 1/2; readouts: plus 1/2 to 1      |
+| what the model returns          | as its readouts                                          |
+| (W_t - W_0) x_t, effective      | e(updates) + f, at most 0                                |
+| W_0 (x_t - x_0), propagating    | e(W at init) + 1/2; readouts: + 1/2 to 1                 |
 | attention logits                | 0, or between that and -1/2 (larger heads, at random)    |
 
 - `adam`: entries of w move by lr, whatever the gradient is. Where eps is not negligible beside it
@@ -30,7 +30,7 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
   is added if it is below 0. In a table whose eps follows the gradient it is 0.
 - `sgd`: g is the exponent of the gradient of W. It is 0 for the readout. For every tensor before
   it, it is the exponent of the readout's W, because backpropagation is linear in that. If a tensor
-  holds matrices whose number grows with width, such as those of experts, each sees a share of the
+  holds matrices whose number grows with width, such as experts, each sees a share of the
   examples, and g is less by 1. Of a router, between a fixed number of experts too, g may be less by
   1/2. Its gradient is a product, over fan_in, of outputs of experts and the gradient of the
   residual stream. At first the two are random beside each other, so that it grows as n^1/2;
@@ -47,7 +47,7 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 - `normalized`: the same for an update of spectral norm 1. Its other singular values may be as
   large, and there are n of them where both dimensions grow.
 - `whitened`: the same. Shampoo lifts all directions that a gradient has. They are as many as the
-  shorter side, the batch and the steps before allow, so that of an input layer too they grow with n
+  shorter side, the batch and the steps before allow, so those of input layers grow with n too
   while that is below its inputs. What such an update does to activations is the spectral norm's.
 - `relative`, `relative_low_rank`: the norm of an update is lr times the one of W. Its entries may
   have half the exponent of `STABLE`, which is right if n of its singular values are alike. What it
@@ -58,7 +58,7 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
   may be as small as what the bottleneck returns.
 - No update may exceed `STABLE`, above which outputs grow. A table that predicts such updates (sp,
   ntk under Adam) describes a network that fails, and it must be seen to fail.
-- Let f be 1 where fan_in grows, else 0. The few directions of an update are those of its inputs,
+- Let f be 1 where fan_in grows, else 0. An update has few directions, which are its inputs',
   so that it sums over fan_in coherently; what noise fills of a rotated basis adds f/2. Between both
   is what it makes of all examples for an expert, one of a growing number, that saw few of them, and
   for that expert's row of the router. W at init is random, so its sums grow as n^1/2. A readout may
@@ -76,13 +76,13 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
   All updates are 0 while an optimizer is idle (`OptimizerRules.idle_steps`).
 
 Along depth the same holds with powers of m_L, for what is in the blocks. There the gradient has the
-exponent r of the residual multiplier. An update may have at most -1 - r, because those of all
-blocks add up on the residual stream. Outputs must have 0, or between that and what an update adds.
+exponent r of the residual multiplier. An update may have at most -1 - r, because the updates of
+all blocks add up on the residual stream. Outputs must have 0, or between that and what an update adds.
 
 Frozen tensors do not move. What the model's author made (kept tensors, and outputs of them) is not
 judged, since it may be of any size.
 
-Roles are those of the shapes, and cells those of the parametrization's own table: neither a role
+Roles follow from shapes, and cells are of the parametrization's own table: neither a role
 nor an override that a user sets changes what must be seen.
 """
 
@@ -481,7 +481,7 @@ class _Network:
         return Expected(min(parts), max(parts))
 
     def _bottlenecked(self, name: str, t: int) -> Expected:
-        """Return the exponent of an input layer's output: 0, or that of a bottleneck before it.
+        """Return the exponent of an input layer's output: 0, or as a bottleneck before it.
 
         What narrows the stream to a fixed size, as the first matrix of LoRA or of an adapter does,
         is a readout, which may be as small as logits are.
@@ -533,7 +533,7 @@ class _Network:
         attention = info.role is MultiplierRole.ATTENTION
         output = logits = Expected()
         if info.grows and not self._in_depth:
-            # Logits of a tied readout have a random part, and that of the token itself, whose
+            # Logits of a tied readout have a random part, and a part of the token itself, whose
             # embedding is on the residual stream.
             output = Expected(-1.0, -1.0) if attention else Expected(-HALF, 0.0)
             logits = Expected(-HALF, 0.0)
@@ -564,7 +564,7 @@ class _Network:
     def _directions(self, info: ParamInfo) -> Expected:
         """Return by what an update is larger or smaller, as it may have more or fewer directions.
 
-        Few directions are those of the gradient; noise may fill all others.
+        The gradient has few directions; noise may fill all others.
         """
         if self._is_filled_input(info):
             return Expected(0.0, HALF)
