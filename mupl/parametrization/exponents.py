@@ -77,7 +77,8 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 
 Along depth the same holds with powers of m_L, for what is in the blocks. There the gradient has the
 exponent r of the residual multiplier. An update may have at most -1 - r, because the updates of
-all blocks add up on the residual stream. Outputs must have 0, or between that and what an update adds.
+all blocks add up on the residual stream. Outputs must have 0, or between that and what an update
+adds.
 
 Frozen tensors do not move. What the model's author made (kept tensors, and outputs of them) is not
 judged, since it may be of any size.
