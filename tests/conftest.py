@@ -3,10 +3,17 @@
 import gc
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# Workers and the processes that tests start find compiled what the first one imported, whatever
+# the shell says: without, each compiles all of torch and Lightning anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 import torch
 from filelock import FileLock
 
