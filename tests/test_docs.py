@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from mupl.identity import write_result
@@ -256,6 +257,8 @@ def test_a_command_of_mupl_runs(
         (tmp_path / "run/.hydra").mkdir(parents=True)
         OmegaConf.save(config, tmp_path / "run/.hydra/config.yaml")
         words[2] = "run"
+    if words[1] == "report" and "--figure-format" not in words:
+        monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: None)
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setattr(sys, "path", [*sys.path])
     try:
