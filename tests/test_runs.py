@@ -320,13 +320,13 @@ def test_a_coordinate_check_ends_with_a_verdict_and_an_exit_code(
 
 
 def test_update_norms_of_heterogeneous_widths(
-    real_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    real_mnist: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     done = train_here(
         capfd,
         "-m",
         "experiment=update_norms",
-        f"data.root={real_data}",
+        f"data.root={real_mnist}",
         f"hydra.sweep.dir={tmp_path}",
     )
     assert done.returncode == 0, done.stderr
@@ -354,13 +354,13 @@ def test_update_norms_of_heterogeneous_widths(
 
 
 def test_update_norms_of_simplified_shampoo(
-    real_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    real_mnist: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     done = train_here(
         capfd,
         "-m",
         "experiment=update_norms_shampoo",
-        f"data.root={real_data}",
+        f"data.root={real_mnist}",
         f"hydra.sweep.dir={tmp_path}",
     )
     assert done.returncode == 0, done.stderr
