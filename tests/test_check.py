@@ -268,9 +268,8 @@ def check_stock(name: str, **options: Any) -> None:
     assert slopes.max() >= 0.3
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_a_model_that_nobody_here_wrote_passes_and_fails_under_sp(name: str) -> None:
-    check_stock(name, widths=(32, 64, 128), seeds=range(3))
+def test_a_model_that_nobody_here_wrote_passes_and_fails_under_sp() -> None:
+    check_stock("gpt2", widths=(32, 64, 128), seeds=range(3))
 
 
 @pytest.mark.slow

@@ -196,19 +196,25 @@ def test_a_command_that_trains_composes(page: str, command: str, folders: Path) 
         assert not config.hydra.sweeper.params, "an experiment that sweeps needs -m"
 
 
-def of_mupl() -> list[tuple[str, str]]:
-    """Page and command, for commands of `mupl` that do not train.
+def of_mupl() -> list[object]:
+    """A parameter for the page and the command of each of `mupl` that does not train.
 
     A command that several pages show is tried for the first of them, unless it is about a page's
-    own model.
+    own model. A report or a figure that says no option that an earlier one did not say is slow.
     """
     found = []
     seen: set[str] = set()
+    options: dict[str, set[str]] = {}
     for page in NAMES:
         for command in dict.fromkeys(commands(page)):
             is_new = command not in seen or "my_net" in command
             if is_new and re.match(r"mupl (?!train\b)\w", command):
-                found.append((page, command))
+                name = command.split()[1]
+                said = {name, *re.findall(r" (--\w[\w-]*)", command)}
+                repeats = name in ("report", "reproduce") and said <= options.get(name, set())
+                marks = [pytest.mark.slow] if repeats else []
+                found.append(pytest.param(page, command, marks=marks))
+                options.setdefault(name, set()).update(said)
             seen.add(command)
     return found
 

@@ -1,7 +1,7 @@
 """Every experiment's jobs, and the report and figure of those on transfer."""
 
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -75,8 +75,17 @@ def planted(grid: dict[str, list[str]], x: str) -> pd.DataFrame:
     return table.apply(lambda column: pd.to_numeric(column) if column.name in numbers else column)
 
 
-@pytest.mark.parametrize("along", ALONG)
-@pytest.mark.parametrize("name", HYPERPARAMETER)
+# fast: each hyperparameter and each size once
+FAST = set(zip(cycle(HYPERPARAMETER), ALONG, strict=False))
+
+
+@pytest.mark.parametrize(
+    ("name", "along"),
+    [
+        pytest.param(*pair, marks=() if pair in FAST else pytest.mark.slow)
+        for pair in product(HYPERPARAMETER, ALONG)
+    ],
+)
 def test_every_hyperparameter_is_swept_along_every_size(
     name: str, along: str, compose: Compose
 ) -> None:

@@ -297,7 +297,10 @@ def assert_as_alone(arguments: list[dict[str, Any]], splits: Splits) -> None:
 
 
 # variants of others that are fast, and what takes long
-VARIANTS = ("nesterov", "adam", "sign_sgd", "soft_sign", "shampoo_coupled", "blocked_shampoo")
+VARIANTS = (
+    *("nesterov", "adam", "sign_sgd", "soft_sign", "shampoo_coupled", "blocked_shampoo"),
+    *("sgd_frobenius", "shampoo_frobenius"),
+)
 UNCLIPPED = [
     pytest.param(name, None, marks=pytest.mark.slow if name in VARIANTS else ())
     for name in OPTIMIZERS
