@@ -343,7 +343,7 @@ def test_tied_embeddings_need_equal_rows_of_embedding_and_readout(update_kind: s
     for name in UNTIED:
         with pytest.raises(
             ConfigError,
-            match=rf"model.tied=true: parametrization={name} gives the lr of an embedding",
+            match=rf"model.tied=true: parametrization={name} scales the lr of an embedding",
         ):
             scale(infos, get_parametrization(name), update_kind, lr=0.1)
 
