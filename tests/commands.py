@@ -14,7 +14,8 @@ from tests.processes import Process, run
 ROOT = Path(__file__).parents[1]
 # Losses that others measured; the README beside them says who. They are not part of a checkout.
 FOREIGN = ROOT.parent / "shared" / "data" / "foreign"
-# Sweeps end with their tables: figures take longer than a small sweep
+# Sweeps end with their tables: figures, and under `train_here` a page, take longer than a small
+# sweep
 TABLE_ONLY = "hydra.callbacks.sweep_report.report=tests.commands.table_only"
 SMALL = ["max_steps=20", "base_width=8", "trainer=cpu"]
 
@@ -82,6 +83,8 @@ def train_here(capfd: pytest.CaptureFixture[str], *arguments: str) -> Done:
     code: object = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", command(*arguments)[1:])
+        if TABLE_ONLY in arguments:
+            patch.setattr("mupl.sweep.callback.write_page", lambda *page: None)
         try:
             runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
         except SystemExit as end:

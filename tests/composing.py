@@ -18,6 +18,7 @@ from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.defaults_list import DefaultsList, Overrides
+from hydra._internal.hydra import Hydra
 from omegaconf import OmegaConf
 
 CONF = f"{Path(__file__).parents[1]}/conf"
@@ -27,25 +28,27 @@ _begin = CachingConfigRepository.__init__
 _load = ConfigRepository.load_config
 _defaults = config_loader_impl.create_defaults_list
 _compose = ConfigLoaderImpl._compose_config_from_defaults_list
+_mode = Hydra.get_mode
 
 
 def remembering() -> AbstractContextManager[None]:
     """Have Hydra compose what it composed before in this process from memory."""
-    return _composing(begin, load_config, create_defaults_list, compose_config)
+    return _composing(begin, load_config, create_defaults_list, compose_config, get_mode)
 
 
 def forgetting() -> AbstractContextManager[None]:
     """Have Hydra compose all anew, as it does outside of the tests."""
-    return _composing(_begin, _load, _defaults, _compose)
+    return _composing(_begin, _load, _defaults, _compose, _mode)
 
 
 @contextmanager
-def _composing(begin: Any, load: Any, defaults: Any, compose: Any) -> Iterator[None]:
+def _composing(begin: Any, load: Any, defaults: Any, compose: Any, mode: Any) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CachingConfigRepository, "__init__", begin)
         patch.setattr(ConfigRepository, "load_config", load)
         patch.setattr(config_loader_impl, "create_defaults_list", defaults)
         patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", compose)
+        patch.setattr(Hydra, "get_mode", mode)
         yield
 
 
@@ -78,6 +81,16 @@ def compose_config(loader: ConfigLoaderImpl, defaults: list[Any], repo: Any) -> 
     config = kept(repo, key, lambda: _compose(loader, defaults=defaults, repo=repo))
     OmegaConf.clear_cache(config)  # the time at which it was made
     return config
+
+
+def get_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+    """Say whether a command is one run or a sweep, where the command line does not.
+
+    No file of conf/ says it: without an override that does, the whole is not composed for it.
+    """
+    if any("hydra" in text and "mode" in text for text in overrides):
+        return _mode(hydra, config_name, overrides)
+    return None
 
 
 def kept(repo: Any, key: tuple[object, ...], make: Any) -> Any:

@@ -90,7 +90,7 @@ def test_what_a_model_returns_and_its_attention_logits_are_judged() -> None:
     assert ("attention_logits", "block.self_attn") in seen
     assert ("output", "") not in seen  # the class token does not make what the model returns
     assert (table["verdict"] == "pass").mean() > 0.75
-    wrong = failures(judged(Encoder, patches(), seeds=range(3), parametrization="sp"))
+    wrong = failures(judged(Encoder, patches(), seeds=range(2), parametrization="sp"))
     assert ("logits", "model output") in wrong
     assert ("update", "block.linear1.weight") in wrong
 
@@ -261,15 +261,15 @@ def check_stock(name: str, **options: Any) -> None:
     right = judged(build, batches, roles=roles, **options)
     assert failures(right) == set(), right[right["verdict"] == "fail"].to_string()
     assert (right["verdict"] == "pass").mean() > 0.85
-    wrong = judged(build, batches, roles=roles, parametrization="sp", **options)
+    few = options | {"seeds": range(2)}
+    wrong = judged(build, batches, roles=roles, parametrization="sp", **few)
     assert ("logits", "model output") in failures(wrong)
     slopes = wrong[(wrong["kind"] == "logits") & (wrong["t"] > 0)]["slope"]
     assert slopes.max() >= 0.3
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_a_model_that_nobody_here_wrote_passes_and_fails_under_sp(name: str) -> None:
-    check_stock(name, widths=(32, 64, 128), seeds=range(3))
+def test_a_model_that_nobody_here_wrote_passes_and_fails_under_sp() -> None:
+    check_stock("gpt2", widths=(32, 64, 128), seeds=range(3))
 
 
 @pytest.mark.slow

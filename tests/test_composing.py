@@ -2,6 +2,7 @@
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from tests.commands import ROOT
@@ -44,3 +45,19 @@ def test_what_is_remembered_is_what_hydra_composes(overrides: list[str]) -> None
         one, other = (OmegaConf.select(config, node) for config in (found, expected))
         assert one._metadata.flags == other._metadata.flags, node
         assert one._metadata.object_type is other._metadata.object_type, node
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [[], GROUPS, ["hydra.mode=MULTIRUN"], ["++hydra={mode:RUN}"], ["hydra.mode=SWEEP"]],
+    ids=str,
+)
+def test_a_command_is_one_run_or_a_sweep_as_hydra_says(overrides: list[str]) -> None:
+    found = []
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for context in (forgetting(), remembering()):
+            with context:
+                hydra = GlobalHydra.instance().hydra
+                assert hydra is not None
+                found.append(hydra.get_mode("train", overrides))
+    assert found[0] == found[1]

@@ -120,7 +120,13 @@ def test_depth_is_the_number_of_blocks(name: str) -> None:
 STACKED = ("hf_gpt2", "hf_llama", "timm_mixer", "timm_vit", "torchvision_vit", "timm_resnet")
 
 
-@pytest.mark.parametrize("name", STACKED)
+OFTEN = ("hf_llama", "timm_vit", "timm_resnet")  # a stack maps the others as it maps these
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in STACKED],
+)
 def test_a_stack_trains_each_member_as_it_trains_alone(name: str) -> None:
     variants = [
         ["lr=0.01", "seed=0"],

@@ -183,8 +183,8 @@ def test_a_model_that_needs_other_data_is_one_clear_error(
         build_setup(cfg, instantiate(cfg.data).model_args)
 
 
-def test_real_mnist(real_data: Path) -> None:
-    splits = mnist(real_data)
+def test_real_mnist(real_mnist: Path) -> None:
+    splits = mnist(real_mnist)
     assert splits.train_x.shape == (60000, 1, 28, 28)
     assert splits.val_x.shape == (10000, 1, 28, 28)
     assert splits.train_y[:5].tolist() == [5, 0, 4, 1, 9]
@@ -192,9 +192,10 @@ def test_real_mnist(real_data: Path) -> None:
         splits.mean, torch.tensor([0.1307]).double(), atol=5e-5, rtol=0
     )  # as widely published
     torch.testing.assert_close(splits.std, torch.tensor([0.3081]).double(), atol=5e-5, rtol=0)
-    assert mnist(str(real_data)) is splits  # loaded once
+    assert mnist(str(real_mnist)) is splits  # loaded once
 
 
+@pytest.mark.slow
 def test_real_cifar10_images(real_data: Path, tmp_path: Path) -> None:
     for split in ("train", "test"):
         for folder in (real_data / "cifar10" / split).iterdir():

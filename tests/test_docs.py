@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from mupl.identity import write_result
@@ -195,19 +196,25 @@ def test_a_command_that_trains_composes(page: str, command: str, folders: Path) 
         assert not config.hydra.sweeper.params, "an experiment that sweeps needs -m"
 
 
-def of_mupl() -> list[tuple[str, str]]:
-    """Page and command, for commands of `mupl` that do not train.
+def of_mupl() -> list[object]:
+    """A parameter for the page and the command of each of `mupl` that does not train.
 
     A command that several pages show is tried for the first of them, unless it is about a page's
-    own model.
+    own model. A report or a figure that says no option that an earlier one did not say is slow.
     """
     found = []
     seen: set[str] = set()
+    options: dict[str, set[str]] = {}
     for page in NAMES:
         for command in dict.fromkeys(commands(page)):
             is_new = command not in seen or "my_net" in command
             if is_new and re.match(r"mupl (?!train\b)\w", command):
-                found.append((page, command))
+                name = command.split()[1]
+                said = {name, *re.findall(r" (--\w[\w-]*)", command)}
+                repeats = name in ("report", "reproduce") and said <= options.get(name, set())
+                marks = [pytest.mark.slow] if repeats else []
+                found.append(pytest.param(page, command, marks=marks))
+                options.setdefault(name, set()).update(said)
             seen.add(command)
     return found
 
@@ -256,6 +263,9 @@ def test_a_command_of_mupl_runs(
         (tmp_path / "run/.hydra").mkdir(parents=True)
         OmegaConf.save(config, tmp_path / "run/.hydra/config.yaml")
         words[2] = "run"
+    if words[1] == "report" and "--figure-format" not in words:
+        # what figures show is the matter of other tests
+        monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: Path(file).touch())
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setattr(sys, "path", [*sys.path])
     try:

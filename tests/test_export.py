@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -183,21 +184,22 @@ def test_unit_scaling_has_no_other_form() -> None:
         transformers_configs(setup)
 
 
-@pytest.mark.parametrize("form", ["hf", "torchtitan", "megatron", "table"])
 def test_a_run_is_exported_from_its_folder(
-    form: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     given = "model=gpt data=text width=16 base_width=8 model.d_head=8 max_steps=1 trainer=cpu"
     done = train_here(capfd, *given.split(), f"hydra.run.dir={tmp_path}")
     assert done.returncode == 0
-    with pytest.raises(SystemExit) as ended:
-        main(["export", str(tmp_path), "--to", form])
-    assert not ended.value.code
-    [file] = (tmp_path / "export").iterdir()
-    assert str(file) in capfd.readouterr().out
-    if form == "table":
-        written = pd.read_csv(tmp_path / "parametrization.csv")
-        pd.testing.assert_frame_equal(pd.read_csv(file), written)
+    for form in ("hf", "torchtitan", "megatron", "table"):
+        with pytest.raises(SystemExit) as ended:
+            main(["export", str(tmp_path), "--to", form])
+        assert not ended.value.code
+        [file] = (tmp_path / "export").iterdir()
+        assert str(file) in capfd.readouterr().out
+        if form == "table":
+            written = pd.read_csv(tmp_path / "parametrization.csv")
+            pd.testing.assert_frame_equal(pd.read_csv(file), written)
+        shutil.rmtree(tmp_path / "export")
 
 
 def test_a_recommendation_is_exported_with_configs_of_ones_own(

@@ -75,17 +75,17 @@ def test_jobs_are_compared_if_they_differ_in_what_competes_only() -> None:
 def test_survivors_train_as_without_halving_and_losers_are_recorded(
     sweep: Sweep, tmp_path: Path
 ) -> None:
-    grid = [*GRID, "parametrization=sp,mup", "width=8,16"]
+    grid = [*GRID, "parametrization=sp,mup"]
     assert sweep(tmp_path / "whole", *grid).returncode == 0
     done = sweep(tmp_path / "halved", *grid, *RUNGS)
     assert done.returncode == 0, done.stderr
-    keys = ["parametrization", "width", "lr", "seed"]
+    keys = ["parametrization", "lr", "seed"]
     both = results(tmp_path / "whole").merge(
         results(tmp_path / "halved"), on=keys, suffixes=("", "_halved")
     )
-    assert len(both) == 40
+    assert len(both) == 20
     kept = both[both["status_halved"] == "completed"]
-    assert len(kept) == 4 * 2 * 2  # of 5 settings 3 and then 2, at 2 seeds
+    assert len(kept) == 2 * 2 * 2  # of 5 settings 3 and then 2, at 2 seeds
     for loss in ("train_loss", "val_loss"):
         assert (kept[loss] - kept[f"{loss}_halved"]).abs().max() < 1e-10
     dropped = both[both["status_halved"] == "dropped"]

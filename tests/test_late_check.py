@@ -305,6 +305,7 @@ def test_relative_updates_settle_alike_at_every_width_if_lr_times_decay_is_the_s
         weight_decay=0.1 / 0.03,
         weight_decay_mode=mode,
         steps=[0, 1, 100],
+        seeds=range(2),
         statistics=["l1", "frobenius"],
     )
     found = relative_updates(rows).set_index(["name", "t"]).loc[("layers.1.weight", 100)]

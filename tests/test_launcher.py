@@ -105,7 +105,7 @@ def assert_same(basic: Path, other: Path) -> None:
 SWEEPS: dict[str, tuple[list[str], int]] = {
     # overrides, number of stacks
     "diverging": (
-        ["width=8", "lr=0.05,1e30", "seed=0,1", "parametrization=sp,mup", "optimizer=sgd"],
+        ["width=8", "lr=0.05,1e30", "parametrization=sp,mup", "optimizer=sgd"],
         1,
     ),
     "regularised": (
@@ -117,7 +117,8 @@ SWEEPS: dict[str, tuple[list[str], int]] = {
         ],
         1,
     ),
-    "shapes": (["width=8,[8,4]", "model.bias=true,false", "batch_size=32,64"], 8),
+    "shapes": (["width=8,[8,4]", "batch_size=32,64"], 4),
+    "biases": (["width=8", "model.bias=true,false", "seed=0,1"], 2),
     "multipliers": (
         ["width=8", "model.init_std=0.5,1", "model.input_mult=1,2", "model.output_mult=4"],
         1,

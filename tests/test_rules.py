@@ -37,11 +37,17 @@ from mupl.parametrization.scales import Scale, scale_rows
 from mupl.parametrization.tables import TABLES
 from mupl.parametrization.update_kinds import UpdateKind
 from mupl.roles import SPECIAL_ROWS, Role, describe
+from mupl.roles.infos import Infos
 from mupl.terminal import rich_table
 
 
 def build(width: int) -> nn.Module:
     return MLP(6, 3, width)
+
+
+@pytest.fixture(scope="module")
+def infos() -> Infos:
+    return describe(build, 32, 8)
 
 
 def numbers_of(
@@ -436,12 +442,13 @@ def test_the_printed_table_is_the_table_of_rules() -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("update_kind", UpdateKind)
-def test_the_printed_exponents_are_those_of_a_check(name: str, update_kind: str) -> None:
+def test_the_printed_exponents_are_those_of_a_check(
+    name: str, update_kind: str, infos: Infos
+) -> None:
     parametrization = get_parametrization(name)
     if update_kind not in parametrization.update_kinds:
         return
     rows = {row["role"]: row for row in table_with_exponents(parametrization, update_kind)}
-    infos = describe(build, 32, 8)
     found = expected_exponents(infos, parametrization, update_kind, t=0)
     tensors = {"input": "layers.0", "hidden": "layers.1", "output": "readout"}
     for role, layer in tensors.items():

@@ -27,7 +27,7 @@ Swept = tuple[Path, Done]
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     """One multirun with good, diverging and failing jobs."""
     folder = tmp_path_factory.mktemp("sweep")
-    grid = ["width=8,[8,16]", "lr=0.05,1e30,-1", "parametrization=sp,mup", "optimizer=sgd"]
+    grid = ["width=8,[8,16]", "lr=0.05,1e30,-1", "optimizer=sgd"]
     return folder, train("-m", *SMALL, *grid, f"hydra.sweep.dir={folder}", "logger=csv")
 
 
@@ -106,7 +106,7 @@ def test_a_sweep_ends_with_one_tidy_table(sweep: Swept) -> None:
         "status", "steps", "train_loss", "val_loss", "val_accuracy", "readout_norm", "seconds",
         "error", "folder",
     ]  # fmt: skip
-    assert len(table) == 12
+    assert len(table) == 6
     status = table.groupby("lr")["status"].unique().map(list).to_dict()
     assert status == {0.05: ["completed"], 1e30: ["diverged"], -1.0: ["failed"]}
     assert set(table["width"]) == {"8", "[8, 16]"}
@@ -126,9 +126,9 @@ def test_a_sweep_ends_with_one_tidy_table(sweep: Swept) -> None:
 
 def test_a_sweep_prints_progress_and_a_summary_and_draws(sweep: Swept) -> None:
     folder, done = sweep
-    assert "[12/12]" in done.stdout
+    assert "[6/6]" in done.stdout
     assert "best learning rates by val_loss" in done.stdout
-    assert "4 completed, 4 diverged, 4 failed" in done.stdout
+    assert "2 completed, 2 diverged, 2 failed" in done.stdout
     assert (folder / "lr_transfer.png").stat().st_size > 10_000
 
 
@@ -289,7 +289,7 @@ def test_a_coordinate_check_ends_with_a_verdict_and_an_exit_code(
     parametrization: str, code: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     theory = [f"parametrization={parametrization}", "optimizer=adam"]
-    grid = ["width=128,256,512", "seed=0,1,2"]
+    grid = ["width=128,256,512", "seed=0,1"]
     multipliers = ["model.input_mult=0.125", "model.output_mult=0.0625"]
     folder = f"hydra.sweep.dir={tmp_path}"
     done = train_here(capfd, "-m", "experiment=coord_check", *theory, *grid, *multipliers, folder)
@@ -315,18 +315,18 @@ def test_a_coordinate_check_ends_with_a_verdict_and_an_exit_code(
     of_failures, _, _ = done.stdout.partition("alignment exponents")
     assert ("layers.1.weight" in of_failures) is bool(code)
     rows = pd.read_csv(tmp_path / "coord_check.csv")
-    assert rows.groupby(["width", "seed"]).ngroups == 9
+    assert rows.groupby(["width", "seed"]).ngroups == 6
     assert (tmp_path / "coord_check.png").stat().st_size > 10_000
 
 
 def test_update_norms_of_heterogeneous_widths(
-    real_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    real_mnist: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     done = train_here(
         capfd,
         "-m",
         "experiment=update_norms",
-        f"data.root={real_data}",
+        f"data.root={real_mnist}",
         f"hydra.sweep.dir={tmp_path}",
     )
     assert done.returncode == 0, done.stderr
@@ -354,13 +354,13 @@ def test_update_norms_of_heterogeneous_widths(
 
 
 def test_update_norms_of_simplified_shampoo(
-    real_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    real_mnist: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     done = train_here(
         capfd,
         "-m",
         "experiment=update_norms_shampoo",
-        f"data.root={real_data}",
+        f"data.root={real_mnist}",
         f"hydra.sweep.dir={tmp_path}",
     )
     assert done.returncode == 0, done.stderr

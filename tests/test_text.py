@@ -59,8 +59,8 @@ def test_a_file_gives_its_bytes_or_characters(level: str, tmp_path: Path) -> Non
     assert 0.3 < len(tokens.val) / len(joined) < 0.36
 
 
-def test_tiny_shakespeare_has_65_characters(real_data: Path) -> None:
-    tokens = read_text(real_data / "tinyshakespeare.txt", "character")
+def test_tiny_shakespeare_has_65_characters(real_text: Path) -> None:
+    tokens = read_text(real_text, "character")
     assert tokens.vocabulary == 65
     assert len(tokens.train) + len(tokens.val) == 1_115_394
 
