@@ -246,6 +246,31 @@ def stock(name: str) -> tuple[Callable[..., nn.Module], dict[str, str]]:
     return build, test_other_models.ROLES[build]
 
 
+class Pointwise(nn.Module):
+    """Layers that see each position of an image alone, and so more examples than channels."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, width, 1)
+        self.second = nn.Conv2d(width, width, 1)
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.second(torch.tanh(self.first(x)))
+        return self.head(torch.tanh(h).mean((2, 3)))
+
+
+def test_a_check_sees_which_modules_return_images() -> None:
+    batches = stock_batches("convnext")
+    sizes = {"widths": (32, 64), "base_width": 32, "seeds": range(2)}
+    rows = mupl.coord_check(Pointwise, batches=batches, optimizer="adam", lr=0.004, **sizes)
+    table = mupl.verdict(rows)
+    assert failures(table) == set(), table[table["verdict"] == "fail"].to_string()
+    parts = table[table["kind"] == "effective"].set_index("name")["low"]
+    assert set(parts["second"]) == {-0.5}
+    assert set(parts["head"]) == {0.0}
+
+
 def stock_batches(name: str) -> list[Any]:
     generator = torch.Generator().manual_seed(0)
     if name in ("vit", "convnext"):

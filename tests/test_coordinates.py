@@ -19,7 +19,13 @@ from mupl.figures.coordinates import PANELS, plot_coordinates
 from mupl.models import MLP
 from mupl.optim.orthogonal import SHAPE_FACTORS, Orthogonal
 from mupl.optim.registry import optimizer_rules
-from mupl.parametrization.exponents import ZERO, Expected, expected_exponents, shape_factor_exponent
+from mupl.parametrization.exponents import (
+    ZERO,
+    Expected,
+    Seen,
+    expected_exponents,
+    shape_factor_exponent,
+)
 from mupl.parametrization.rules import get_parametrization
 from mupl.parametrization.update_kinds import OptimizerRules, as_optimizer_rules
 from mupl.roles import ParamInfo, describe
@@ -220,6 +226,18 @@ def test_one_width_is_no_check_and_rows_without_prediction_are_not_judged() -> N
 
 MUP, MUON = get_parametrization("mup"), optimizer_rules(Orthogonal)
 UPDATE_KINDS = {"sgd": "sgd", "adam": "adam", "orthogonal": "orthogonal", "muon": MUON}
+
+
+def test_what_positions_of_images_make_of_an_update_may_be_random() -> None:
+    infos = described()
+    usual = expected_exponents(infos, MUP, "adam", t=2)
+    found = expected_exponents(infos, MUP, "adam", t=2, seen=Seen(of_images=["layers.1"]))
+    assert usual["effective", "layers.1"] == Expected(0, 0)
+    assert found["effective", "layers.1"] == Expected(-0.5, 0)
+    assert found["propagating", "readout"].low == usual["propagating", "readout"].low - 0.5
+    for key in usual:
+        if key[0] != "propagating" and key != ("effective", "layers.1"):
+            assert found[key] == usual[key]
 
 
 def described(zero_readout: bool = False, **options: Any) -> dict[str, ParamInfo]:

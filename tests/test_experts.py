@@ -18,7 +18,7 @@ from mupl.optim.blocked import BlockedSOAP
 from mupl.optim.normalized import Normalized
 from mupl.optim.orthogonal import Orthogonal
 from mupl.parametrization.cells import Monomial
-from mupl.parametrization.exponents import Expected, expected_exponents
+from mupl.parametrization.exponents import Expected, Seen, expected_exponents
 from mupl.parametrization.rules import get_parametrization
 from mupl.roles import ParamInfo
 from mupl.stats.reductions import TensorReductions, measure
@@ -123,7 +123,7 @@ def test_updates_of_a_router_lie_between_random_and_aligned_if_they_follow_the_g
         found = expected_exponents(*arguments, "sgd", t=1)
     else:
         arguments = infos, get_parametrization(table)
-        found = expected_exponents(*arguments, "adam", t=1, felt_eps=infos)
+        found = expected_exponents(*arguments, "adam", t=1, seen=Seen(felt_eps=infos))
     usual = expected_exponents(*arguments, "adam", t=1)
     assert {key for key in usual if found[key] != usual[key]} == changed
     for key in changed:
@@ -135,7 +135,7 @@ def test_an_update_that_has_its_own_size_feels_no_eps() -> None:
     table = get_parametrization("mup")
     for kind in sorted({*table.update_kinds} - {"adam"}):
         usual = expected_exponents(infos, table, kind, t=1)
-        found = expected_exponents(infos, table, kind, t=1, felt_eps=infos)
+        found = expected_exponents(infos, table, kind, t=1, seen=Seen(felt_eps=infos))
         assert found == usual, kind
 
 
@@ -143,7 +143,7 @@ def test_a_router_between_a_fixed_number_of_experts_follows_such_a_gradient_too(
     """The readout of as many tokens does not."""
     infos = mupl.describe(partial(GPT, 4, 8, depth=1, d_head=4, experts=4), WIDTH, BASE)
     table = get_parametrization("mup")
-    by_adam = expected_exponents(infos, table, "adam", t=1, felt_eps=infos)
+    by_adam = expected_exponents(infos, table, "adam", t=1, seen=Seen(felt_eps=infos))
     for found in (by_adam, expected_exponents(infos, table, "sgd", t=1)):
         assert found["update", ROUTER] == Expected(-1.5, -1.0)
         assert found["effective", ROUTER.removesuffix(".weight")] == Expected(-0.5, 0.0)

@@ -61,7 +61,8 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 - Let f be 1 where fan_in grows, else 0. An update has few directions, which are its inputs',
   so that it sums over fan_in coherently; what noise fills of a rotated basis adds f/2. Between both
   is what it makes of all examples for an expert, one of a growing number, that saw few of them, and
-  for that expert's row of the router. W at init is random, so its sums grow as n^1/2. A readout may
+  for that expert's row of the router. So it is in networks of images, whose positions are many and
+  may have little in common. W at init is random, so its sums grow as n^1/2. A readout may
   grow as n, as backpropagation turns its inputs into its own directions. Inputs x_t - x_0 move as
   the effective parts before them do. Neither part may grow, and nothing is said while nothing has
   moved (Haas et al. 2025, arXiv 2505.22491).
@@ -140,6 +141,23 @@ ZERO = Expected(zero=True)
 UNKNOWN = Expected(low=float("nan"), high=float("nan"))  # not judged
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What no table says of a training, and a recorder sees.
+
+    Args:
+        felt_eps: names of tensors whose eps is not negligible beside their gradient.
+        of_images: names of modules that return positions in two dimensions or more, besides
+            examples and channels.
+    """
+
+    felt_eps: Collection[str] = ()
+    of_images: Collection[str] = ()
+
+
+NOTHING = Seen()
+
+
 def expected_exponents(
     infos: Mapping[str, Info],
     parametrization: Parametrization,
@@ -148,15 +166,14 @@ def expected_exponents(
     decay: bool = False,
     along: str = "width",
     decay_exponent: float = 0.0,
-    felt_eps: Collection[str] = (),
+    seen: Seen = NOTHING,
 ) -> dict[tuple[str, ...], Expected]:
     """Return the exponents that must be seen after t updates, by kind and name.
 
     They are of mean |x| and of the RMS; of norms of matrices by kind, name and norm. Kinds are
 
     - `param`: the tensor;
-    - `update`: its change from t to t + 1; with decoupled weight decay its two parts instead,
-      `gradient_update` and `decay`;
+    - `update`: its change from t to t + 1, or its parts `gradient_update` and (decoupled) `decay`;
     - `effective`, `propagating`: the parts of the change of a module's output (`mupl.stats.parts`);
     - `logits`: what the model returns; and `attention_logits`, the same for all modules ("*");
     - `output`: what a multiplier returns, or the module that owns a matrix. Where heads grow,
@@ -168,13 +185,13 @@ def expected_exponents(
         decay: whether the optimizer decays weights apart from the gradient.
         along: "width" or "depth".
         decay_exponent: p of lr * weight_decay ~ m_in^-p.
-        felt_eps: names of tensors whose eps is not negligible beside their gradient.
+        seen: what was seen in the course of training.
 
     Raises:
         ConfigError: if `along` is neither, or if the parametrization has no rules for an update.
     """
     rules = as_optimizer_rules(optimizer)
-    network = _Network(infos, parametrization, rules, along, felt_eps)
+    network = _Network(infos, parametrization, rules, along, seen)
     is_settled = t >= rules.settled
     t -= rules.idle_steps  # so 0 is the first update that moves anything
     if t > 0 and not is_settled:
@@ -255,14 +272,14 @@ class _Network:
         parametrization: Parametrization,
         rules: OptimizerRules,
         along: str,
-        felt_eps: Collection[str],
+        seen: Seen,
     ) -> None:
         if along not in ("width", "depth"):
             raise ConfigError(f"along={along}: must be width or depth")
         self.rules = rules
         self._parametrization = parametrization
         self._in_depth = along == "depth"
-        self._felt_eps = felt_eps
+        self._seen = seen
         self._tensors: dict[str, ParamInfo] = {}
         self._readouts: list[str] = []
         self._tied: list[float] = []  # of tied readouts, the exponents of W
@@ -410,7 +427,8 @@ class _Network:
         Rows of an update that points along x_t add up as fan_in, random ones as fan_in^1/2. A step
         that is relative to the norm of W may be either: its data say how many directions it has. So
         are the inputs of an expert, which are all examples: it was updated for ever fewer of them
-        where the number of experts grows. So was its row of the router.
+        where the number of experts grows. So was its row of the router. In a network of images
+        examples are positions, which may have little in common.
         """
         update = self.stable_update(name, t)
         if update.zero:
@@ -425,7 +443,9 @@ class _Network:
             return Expected(random, aligned)
         if self._is_filled_input(info):
             return Expected(aligned, aligned)
-        low = aligned - HALF * fan_in if self._is_router(info) else aligned
+        low = aligned
+        if self._is_router(info) or _owner(name) in self._seen.of_images:
+            low -= HALF * fan_in
         if self._is_filled(info):
             return Expected(low, max(aligned, random))
         return Expected(low, update.high + fan_in)
@@ -589,7 +609,7 @@ class _Network:
         """
         info = self._tensors[name]
         kind = self.rules.kind_of(info)
-        is_over_eps = kind == UpdateKind.ADAM and name in self._felt_eps
+        is_over_eps = kind == UpdateKind.ADAM and name in self._seen.felt_eps
         if kind != UpdateKind.SGD and not is_over_eps:
             return Expected()
         cells = self._cell(info, "mult") + self._cell(info, "grad")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Columns = Mapping[str, Any]
 PARTS = frozenset({"effective", "propagating", "alignment"})  # see `mupl.stats.parts`
+IMAGE_DIMS = 4  # examples, channels and two of positions
 OF_CHANGES = PARTS | {"output_change"}  # kinds that compare the outputs with those at the start
 OF_UPDATES = frozenset({"action", "output_update"})  # or with those before an update
 PROBED = OF_CHANGES | OF_UPDATES  # kinds that are of the probe batch
@@ -86,7 +87,8 @@ class Recorder:
             member axis and its weights are effective.
         optimizer: for `gradient_update` and `decay`, which need its lr and weight_decay.
         expected: (t, whether weight decay is decoupled, gradients=mean |gradient| by name, of kind
-            "grad" if that is recorded) -> by (kind, name) the exponent of width that must be seen
+            "grad" if that is recorded; of_images=modules that return images, if kind "effective"
+            is) -> by (kind, name) the exponent of width that must be seen
             (`Setup.expected_exponents`); adds the columns low, high and zero to the rows. Of a
             stack a list of them.
 
@@ -132,6 +134,7 @@ class Recorder:
         self._hooks = OutputHooks(model, names)
         tracked = [weight.w for weight in self._weights.values()]
         in_parts = names if self.kinds & (PARTS | {"action"}) else []
+        self._member_axes = member_axes
         self._parts = PartHooks(model, in_parts, tracked, member_axes)
         self._of_model = OutputHooks(model, [""] if "logits" in self.kinds else [])
         self._attention: AttentionHooks | None = None
@@ -294,6 +297,8 @@ class Recorder:
     def _add_parts(self, initial: "_Snapshot", outputs: Mapping[str, Tensor]) -> None:
         weights = self._by_parameter(initial)
         for name, parts in self._parts.parts(outputs, initial.outputs, weights):
+            if parts.effective.dim() - self._member_axes >= IMAGE_DIMS:
+                self._rows.of_images.add(name)
             if "effective" in self.kinds:
                 self._rows.add(name, parts.effective, {"effective": 1.0})
             if "propagating" in self.kinds:

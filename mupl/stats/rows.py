@@ -42,7 +42,8 @@ COLUMNS = ("t", "kind", "name", "statistic", "value")
 # What must be seen, by kind and name, where the name "*" stands for all others; of norms of
 # matrices by kind, name and statistic
 Prediction = Mapping[tuple[str, ...], Expected]
-# Of t, whether weight decay is decoupled, and by keyword `gradients`: mean |d loss / d W| by name
+# Of t, whether weight decay is decoupled, and by keyword `gradients`, mean |d loss / d W| by name,
+# and `of_images`, the modules that return images
 Predict = Callable[..., Prediction]
 Row = dict[str, Any]
 
@@ -61,6 +62,7 @@ class StatisticRows:
 
     Attributes:
         rows: of all members in turn; rows of one value stand beside one another.
+        of_images: modules that were seen to return images, by name.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class StatisticRows:
         expected: Sequence[Predict] | None,
     ) -> None:
         self.rows: list[Row] = []
+        self.of_images: set[str] = set()
         self._statistics = statistics
         self._columns = columns
         self._member_axes = member_axes
@@ -134,7 +137,8 @@ class StatisticRows:
             for (kind, name, statistic), of_members in values.items():
                 if kind == "grad" and statistic in ENTRIES:
                     gradients[name] = of_members[member]
-            predictions.append(predict(t, decoupled_decay, gradients=gradients))
+            seen = {"gradients": gradients, "of_images": self.of_images}
+            predictions.append(predict(t, decoupled_decay, **seen))
         return predictions
 
     def rows_of(self, member: int) -> list[Row]:

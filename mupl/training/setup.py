@@ -23,7 +23,7 @@ from mupl.optim.groups import build_optimizer
 from mupl.optim.registry import OptimizerLike, check_options, optimizer_rules, resolve
 from mupl.optim.scaling import scale
 from mupl.optim.schedules import Schedule
-from mupl.parametrization.exponents import Expected, expected_exponents
+from mupl.parametrization.exponents import Expected, Seen, expected_exponents
 from mupl.parametrization.hyperparameters import decay_exponent
 from mupl.parametrization.per_module import Tune
 from mupl.parametrization.rules import Parametrization, as_parametrization
@@ -342,6 +342,7 @@ class Setup:
         decay: bool = False,
         along: str = "width",
         gradients: Mapping[str, float] | None = None,
+        of_images: Collection[str] = (),
     ) -> dict[tuple[str, ...], Expected]:
         """Say what a coordinate check must see after t updates (`mupl.parametrization.exponents`).
 
@@ -352,6 +353,7 @@ class Setup:
             along: "width" or "depth".
             gradients: mean |d loss / d W| of effective tensors at t, by name. An eps above
                 `FELT_EPS` of it is felt; of tensors that are not among them none is.
+            of_images: modules that return images, by name.
 
         Raises:
             ConfigError: for unit-scaled operations under SGD, whose gradients are not the loss's.
@@ -369,7 +371,7 @@ class Setup:
             decay,
             along,
             decay_exponent(self.weight_decay_mode),
-            self._felt_eps(gradients or {}),
+            Seen(self._felt_eps(gradients or {}), of_images),
         )
         if not decay and any(scale.weight_decay for scale in self.scales.values()):
             of_updates = ("update", "effective", "propagating")
