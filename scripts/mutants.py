@@ -243,6 +243,19 @@ THEORY = [
     ),
     *in_file(
         "mupl/parametrization/exponents.py",
+        ids(
+            "tests/test_coordinates.py",
+            "test_what_positions_of_images_make_of_an_update_may_be_random",
+        ),
+        [("or _owner(name) in self._seen.of_images", "")],
+    ),
+    *in_file(
+        "mupl/stats/recorder.py",
+        ids("tests/test_check.py", "test_a_check_sees_which_modules_return_images"),
+        [("self._rows.of_images.add(name)", "pass"), ("IMAGE_DIMS = 4", "IMAGE_DIMS = 2")],
+    ),
+    *in_file(
+        "mupl/parametrization/exponents.py",
         "tests/test_rules.py",
         [("power -= HALF * sum(self._growth(info))", "power += HALF * sum(self._growth(info))")],
     ),
@@ -706,7 +719,7 @@ ROLES = [
             ("or self._is_router_of_few(name) else", "else"),
             ("and _owner(name) != _owner(self._readouts[-1])", ""),
             ("in self._copies and not info.copies_grow", "in self._copies"),
-            ("HALF * fan_in if self._is_router(info)", "HALF * fan_in if False"),
+            ("if self._is_router(info) or _owner(name)", "if _owner(name)"),
             ("low -= HALF * min(fan_in, fan_out)", "pass"),
             ("kind == UpdateKind.ADAM and name in", "name in"),
             ("and not self._is_router(tensor)", ""),
