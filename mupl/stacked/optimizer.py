@@ -7,7 +7,7 @@ nothing but scalars for each tensor and member; see `mupl.stacked.rules`.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,8 +18,6 @@ from mupl.optim.schedules import Schedule
 from mupl.parametrization.scales import Scale
 from mupl.stacked.compiled import compiled
 from mupl.stacked.rules import StackedRule, Tensors, stackable
-
-PART = 2**16  # entries of a weight that a CPU updates at once
 
 
 class StackedOptimizer:
@@ -100,8 +98,8 @@ class StackedOptimizer:
             if clip is not None:
                 gradient = gradient * slot.repeated(clip).view(shape)
             update = slot.rule.update
-            if slot.rule.layout == "entries":
-                update = _compiled(update) if slot.weight.is_cuda else partial(_by_parts, update)
+            if slot.weight.is_cuda and slot.rule.layout == "entries":
+                update = _compiled(update)
             row = slot.repeated(slot.table.at(k))
             step = dict(zip(slot.table.names, row.view(-1, *shape), strict=True))
             arguments = slot.rule.host_arguments(self._options, k_on_host)
@@ -264,29 +262,3 @@ def _initial_state(
 def _compiled(update: Callable[..., None]) -> Callable[..., None]:
     """The update as one kernel for any shape, which reads and writes each tensor once."""
     return compiled(update, dynamic=True)
-
-
-def _by_parts(
-    update: Callable[..., None],
-    w: Tensor,
-    g: Tensor,
-    state: Tensors,
-    scalars: Tensors,
-    step: Tensors,
-    **host_arguments: Any,
-) -> None:
-    """Update a few members at a time, so that a CPU's cache holds what is read and written.
-
-    Temporary tensors are small then, too. Large ones take fresh memory at every step, and to get it
-    takes a CPU longer than the arithmetic.
-    """
-    members = max(1, PART // w[0].numel())
-    if members >= len(w):
-        update(w, g, state, scalars, step, **host_arguments)
-        return
-    for first in range(0, len(w), members):
-        part = slice(first, first + members)
-        views = []
-        for tensors in (state, scalars, step):
-            views.append({name: tensor[part] for name, tensor in tensors.items()})
-        update(w[part], g[part], *views, **host_arguments)

@@ -131,12 +131,13 @@ class StatisticRows:
     ) -> list[Prediction] | None:
         if self._expected is None:
             return None
+        gradients_of = {}
+        for (kind, name, statistic), of_members in values.items():
+            if kind == "grad" and statistic in ENTRIES:
+                gradients_of[name] = of_members
         predictions = []
         for member, predict in enumerate(self._expected):
-            gradients = {}
-            for (kind, name, statistic), of_members in values.items():
-                if kind == "grad" and statistic in ENTRIES:
-                    gradients[name] = of_members[member]
+            gradients = {name: of_members[member] for name, of_members in gradients_of.items()}
             seen = {"gradients": gradients, "of_images": self.of_images}
             predictions.append(predict(t, decoupled_decay, **seen))
         return predictions

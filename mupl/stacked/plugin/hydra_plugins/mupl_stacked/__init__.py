@@ -3,7 +3,6 @@
 It is here because Hydra takes launchers from this namespace only.
 """
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,9 +39,6 @@ class StackedLauncher(Launcher):
         self._context = hydra_context
         self._task_function = task_function
         self._config = config
-        # What is imported by now stays, such as torch for the loss check: to look for garbage in it
-        # once more takes half a second of the end of the process
-        gc.freeze()
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
