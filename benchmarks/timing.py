@@ -5,8 +5,6 @@ paired ratio much. Memory once freed is kept by the process: else who pays for t
 large temporaries is a matter of luck.
 """
 
-import contextlib
-import ctypes
 import math
 import random
 import statistics
@@ -19,11 +17,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-with contextlib.suppress(
-    OSError, AttributeError
-):  # glibc's numbers of M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-    for option, value in ((-8, 1), (-3, 1 << 25), (-1, (1 << 31) - 1)):
-        ctypes.CDLL(None).mallopt(option, value)
+from mupl.stacked.memory import keep_freed_memory
+
+keep_freed_memory()
 
 BLOCK = 0.005  # seconds
 

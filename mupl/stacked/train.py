@@ -17,6 +17,7 @@ from mupl.signals import leave, noted
 from mupl.stacked.checkpoint import Checkpoint, validation_of
 from mupl.stacked.cohorts import Rival, late, left, remember_loss
 from mupl.stacked.member import Job
+from mupl.stacked.memory import keep_freed_memory
 from mupl.stacked.output import write_members
 from mupl.stacked.progress import progress
 from mupl.stacked.rules import NotStackable
@@ -272,6 +273,8 @@ def _build_stack(jobs: Sequence[Job]) -> Stack:
         # a stack before this one: its compiled functions refer to themselves and to its weights
         gc.collect()
         torch.cuda.empty_cache()
+    else:
+        keep_freed_memory()
     use_precision(precision)
     splits = instantiate(config.data)
     flops = len(jobs) * step_flops(jobs[0].setup.infos, splits, config.batch_size)
