@@ -553,6 +553,7 @@ COORDINATES = ids(
     "test_the_slope_is_that_of_the_logarithms",
     "test_the_error_of_a_slope_is_that_of_a_regression_with_a_constant_for_each_seed",
     "test_the_interval_is_students",
+    "test_the_jackknife_of_a_mean_is_its_interval",
     "test_a_verdict_is_whether_the_slope_lies_where_it_must",
     "test_what_fades_as_the_sizes_grow_is_not_judged_and_what_stays_fails",
     "test_rounding_errors_of_a_gradient_are_no_signal",
@@ -624,6 +625,7 @@ NUMBERS = [
         COORDINATES,
         [
             ("values.std(ddof=1)) / math.sqrt(n)", "values.std(ddof=0)) / math.sqrt(n)"),
+            ("math.sqrt((n - 1) * float(without.var()))", "math.sqrt(float(without.var()))"),
             ("stdtrit(freedom, 0.975)", "stdtrit(freedom, 0.95)"),
             ("len(rows) - len(seeds) - 1", "len(rows) - len(seeds)"),
             ("values - means[seed]", "values - values.mean()"),
@@ -637,6 +639,8 @@ NUMBERS = [
             "test_the_optimum_is_that_of_the_parabola_not_of_the_grid",
             "test_regret_is_what_the_smallest_width_s_optimum_costs",
             "test_drift_in_octaves_per_doubling_with_its_interval",
+            "test_intervals_are_those_of_sweeps_without_each_seed",
+            "test_a_seed_that_failed_at_one_size_has_no_part_in_the_interval_of_the_drift",
             "test_robustness_is_the_power_of_size_in_the_curvature",
         )
         + ids(
@@ -644,7 +648,7 @@ NUMBERS = [
             "test_between_the_neighbours_of_the_best_the_parabola_gives_the_regret",
             "test_the_grid_s_regret_is_what_was_measured",
             "test_the_scatter_over_sizes_bounds_the_drift_of_one_seed",
-            "test_a_seed_that_tried_fewer_values_has_no_optimum_of_its_own",
+            "test_a_seed_that_tried_fewer_values_counts_in_no_interval",
         ),
         [
             ("curvature = float(2 * a)", "curvature = float(a)"),
@@ -654,7 +658,10 @@ NUMBERS = [
             ("<= grid[best + 1]:", "<= grid[best]:"),
             ("measured.sum(min_count=1) - losses.min()", "measured.sum() - losses.min()"),
             ('"value": series[x], "seed": 0', '"value": series[x], "seed": series[size]'),
-            ("whole = np.isfinite(least) & (runs == tried_by_any)", "whole = np.isfinite(least)"),
+            ('values="mean").dropna()', 'values="mean")'),
+            ("np.arange(n) != i", "np.arange(n) == i"),
+            ("found[x] / factor", "found[x] - factor"),
+            ('table["drift"] - intervals["half"]', '-intervals["half"]'),
         ],
     ),
     *in_file(

@@ -13,7 +13,7 @@ from torch import nn
 
 from mupl.analysis.coordinates import sentences, verdict, verdict_json
 from mupl.analysis.norms import correlations, update_norms
-from mupl.analysis.slopes import fit_slope, interval
+from mupl.analysis.slopes import fit_slope, interval, jackknife
 from mupl.errors import ConfigError
 from mupl.figures.coordinates import PANELS, plot_coordinates
 from mupl.models import MLP
@@ -83,6 +83,14 @@ def test_the_interval_is_students() -> None:
     low, high = interval(np.array([1.0, 2.0, 3.0]))
     assert (low, high) == pytest.approx((2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), rel=1e-3)
     assert all(math.isnan(bound) for bound in interval(np.array([1.0])))
+
+
+def test_the_jackknife_of_a_mean_is_its_interval() -> None:
+    values = np.array([1.0, 2.0, 3.0, 7.0])
+    low, high = interval(values)
+    without = (values.sum() - values) / 3
+    assert jackknife(without) == pytest.approx((high - low) / 2)
+    assert all(math.isnan(jackknife(without[:n])) for n in (0, 1))
 
 
 @pytest.mark.parametrize(

@@ -307,14 +307,14 @@ def test_the_scatter_over_sizes_bounds_the_drift_of_one_seed() -> None:
     assert (row["sizes"], row["drift_seeds"]) == (5, 1)
 
 
-def test_a_seed_that_tried_fewer_values_has_no_optimum_of_its_own() -> None:
+def test_a_seed_that_tried_fewer_values_counts_in_no_interval() -> None:
     """Two further runs at one learning rate are no three seeds."""
     results = sweep(drift=-0.5)
     few = (results["seed"] == 0) | (results["lr"] == 2.0**-4)
     table = transfer(results[few])
     assert table.loc[0, "drift_seeds"] == 1
     assert np.isnan(table.loc[0, "drift_low"])
-    each = results.assign(seed=range(len(results)))  # a run has no optimum
+    each = results.assign(seed=range(len(results)))  # no seed has two runs
     assert optima(each)["lr_low"].isna().all()
 
 

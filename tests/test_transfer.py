@@ -95,6 +95,48 @@ def test_drift_in_octaves_per_doubling_with_its_interval() -> None:
     assert math.isnan(transfer(sweep(seeds=[0.0])).loc[0, "drift_low"])
 
 
+def test_the_interval_contains_a_drift_that_is_not_the_mean_of_single_seeds_drifts() -> None:
+    """Seed 0 has a hundred times the curvature of the others, and so nearly the drift of all."""
+    steep = sweep(drift=-0.5, seeds=[0.0])
+    steep["val_loss"] = 1 + 100 * (steep["val_loss"] - 1)
+    parts = [steep]
+    for seed, drift in ((1, 0.5), (2, 0.52)):
+        parts.append(sweep(drift=drift, seeds=[0.0]).assign(seed=seed))
+    results = pd.concat(parts, ignore_index=True)
+    (row,) = transfer(results).to_dict("records")
+    assert row["drift"] == pytest.approx(-0.5 + 2.02 / 102)  # weighted by the curvatures
+    assert row["drift_low"] < row["drift"] < row["drift_high"]
+    assert row["drift"] - row["drift_low"] == pytest.approx(row["drift_high"] - row["drift"])
+    found = optima(results)
+    assert (found["lr_low"] <= found["lr"]).all()
+    assert (found["lr"] <= found["lr_high"]).all()
+
+
+@pytest.mark.parametrize("diverged", [False, True])
+def test_intervals_are_those_of_sweeps_without_each_seed(diverged: bool) -> None:
+    """A seed that diverged beside the best learning rate of a width changes where that lies."""
+    results = sweep(drift=-0.5, seeds=(-0.6, 0.3, 0.0, 0.9), widths=WIDTHS[:3])
+    results["val_loss"] += np.random.default_rng(0).normal(scale=0.05, size=len(results))
+    if diverged:
+        at = (results["width"] == 128) & (results["seed"] == 1) & (results["lr"] == 2.0**-8)
+        results.loc[at, ["status", "val_loss"]] = ["diverged", math.nan]
+    parts = [results[results["seed"] != seed] for seed in range(4)]
+    drifts = [transfer(part).loc[0, "drift"] for part in parts]
+    octaves = np.log2([optima(part)["lr"] for part in parts])
+
+    def half(without: np.ndarray) -> np.ndarray:
+        squares = ((without - without.mean(axis=0)) ** 2).sum(axis=0)
+        return 3.1824 * (3 / 4 * squares) ** 0.5  # Student's t of four seeds
+
+    (row,) = transfer(results).to_dict("records")
+    bounds = [row["drift"] - half(np.array(drifts)), row["drift"] + half(np.array(drifts))]
+    assert [row["drift_low"], row["drift_high"]] == pytest.approx(bounds, rel=1e-4)
+    assert row["drift_seeds"] == 4
+    found = np.log2(optima(results)[["lr", "lr_low", "lr_high"]])
+    assert found["lr_low"].tolist() == pytest.approx(found["lr"] - half(octaves), rel=1e-4)
+    assert found["lr_high"].tolist() == pytest.approx(found["lr"] + half(octaves), rel=1e-4)
+
+
 def test_norm_transfer_is_the_slope_of_the_norm_at_the_optimum() -> None:
     results = sweep(drift=-0.5, seeds=(0.0,))
     octaves = np.log2(results["lr"])
@@ -235,6 +277,7 @@ def test_what_never_trained_is_left_out() -> None:
     table = sweep()
     table.loc[table["width"] == 256, ["status", "val_loss"]] = ["diverged", math.nan]
     assert optima(table)["width"].tolist() == [64, 128, 512, 1024]
+    assert transfer(table).loc[0, "drift_seeds"] == 3
     assert transfer(table.assign(status="diverged", val_loss=math.nan)).empty
 
 
@@ -254,13 +297,18 @@ def test_the_table_of_runs_is_gone_over_as_often_for_many_curves_as_for_few(
     assert len(calls) == 2 * 3
 
 
-def test_a_seed_that_failed_at_one_size_has_no_drift() -> None:
-    """The interval is over the seeds that have an optimum at every size."""
+def test_a_seed_that_failed_at_one_size_has_no_part_in_the_interval_of_the_drift() -> None:
+    """It is over the seeds that have a run at every size, those of optima over the seeds there."""
     table = sweep(drift=-0.5)
     failed = (table["width"] == 256) & (table["seed"] == 2)
     table.loc[failed, ["status", "val_loss"]] = ["failed", math.nan]
     (row,) = transfer(table).to_dict("records")
     assert (row["drift_low"], row["drift_high"]) == pytest.approx((-0.5, -0.5))
+    assert row["drift_seeds"] == 2
+    found = optima(table)
+    halves = [4.303 * 0.1 / 3**0.5] * 5
+    halves[2] = 12.706 * 0.05  # Student's t of two seeds, which are 0.1 octaves apart
+    assert np.log2(found["lr_high"] / found["lr"]).tolist() == pytest.approx(halves, rel=1e-3)
     table.loc[table["seed"] > 0, ["status", "val_loss"]] = ["failed", math.nan]
     assert math.isnan(transfer(table).loc[0, "drift_low"])
 

@@ -43,7 +43,7 @@ COLUMNS = {
     ),
     "drift_interval": Column(
         "95 % over seeds",
-        "a t-interval of the drift, from the drift of each seed",
+        "a t-interval of the drift, from the drifts without each seed (jackknife)",
         unknown="too few seeds for an interval",
     ),
     "scatter_interval": Column(

@@ -38,7 +38,7 @@ NOT_FINITE = ("nan", "inf", "+inf", "-inf", "infinity", "diverged")
 # Names that the analysis gives to columns of its own
 RESERVED = (
     *("table", "lr", "status", "mean", "min", "max", "seeds", "curvature", "at_edge", "optimum"),
-    *("low", "high", "regret", "grid_regret", "lr_low", "lr_high", "panel", "size_label"),
+    *("low", "high", "half", "regret", "grid_regret", "lr_low", "lr_high", "panel", "size_label"),
 )
 NUMBER = re.compile(
     r"(?:(?P<name>[A-Za-z_]\w*)\s*=\s*)?(?P<number>[^\s=]+?)\s*(?P<unit>[KMBGT]?)", re.IGNORECASE

@@ -8,9 +8,10 @@ optimizer; `mupl.analysis.loss_tables` makes such a table of anybody's file, wit
 mean; fit_error, robustness and the asymptotic losses are what Kalra & Barkeshli (2026) ask for. As
 formulas, with the optimal x and the best loss of each size:
 
-- drift: slope of log2(x) against log2(size); drift_low, drift_high: its 95 % t-interval over seeds,
-  each with optima of its own. A seed moves a whole curve of losses more than its optimum, so that
-  these intervals are narrower than the scatter of the losses;
+- drift: slope of log2(x) against log2(size); drift_low, drift_high: its 95 % interval over seeds,
+  by the drifts of mean losses without each seed (`mupl.analysis.slopes.jackknife`). A seed moves a
+  whole curve of losses more than its optimum, so that these intervals are narrower than the scatter
+  of the losses;
 - scatter_low, scatter_high: its 95 % t-interval by the scatter of the optima about the line, which
   needs no seeds but three sizes;
 - robustness: slope of log2(curvature of the loss at the optimum) against log2(size); NaN where
@@ -18,12 +19,13 @@ formulas, with the optimal x and the best loss of each size:
 - asymptotic_loss, loss_power: L and p of the best losses L + c size^-p; NaN below four sizes;
 - norm_drift: slope of log2(norm of the readout at the optimum) against log2(size)
   (`mupl.analysis.readout_norms`);
-- sizes, drift_seeds: how many optima the drift is of, and how many seeds its interval is over.
+- sizes, drift_seeds: how many optima the drift is of, and how many seeds its interval is over: all
+  that tried every x of these sizes.
 
 Where x is no number but a choice there is no drift, fit_error or robustness.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +35,7 @@ from pandas.api.types import is_numeric_dtype
 
 from mupl.analysis.coordinates import records
 from mupl.analysis.readout_norms import norm_drift, with_norms
-from mupl.analysis.slopes import fit_slope, interval
+from mupl.analysis.slopes import fit_slope, jackknife
 from mupl.identity import IDENTITY, OUTCOMES
 
 # Columns whose transfer is asked for, in this order, with their names
@@ -324,9 +326,9 @@ def optima(
 
     Columns: `curve_keys`, x (of the mean over seeds; see `Optimum`), loss, curvature, at_edge,
     regret (loss at the smallest size's optimal x over that at its own) and grid_regret (the same of
-    the values that were tried, without a parabola). Where x is a number also the 95 % t-interval
-    over the optima of each seed, as `{x}_low` and `{x}_high`; readout_norm where that is known.
-    Curves on which every run diverged are left out.
+    the values that were tried, without a parabola). Where x is a number also its 95 % interval over
+    the seeds that tried every x of the curve, by the `jackknife` of log2(x), as `{x}_low` and
+    `{x}_high`; readout_norm where that is known. Curves on which every run diverged are left out.
 
     >>> grid = [(width, lr) for width in (64, 128) for lr in (0.5, 1.0, 2.0)]
     >>> results = pd.DataFrame(grid, columns=["width", "lr"])
@@ -365,7 +367,11 @@ def optima(
             rows.append(row)
     found = pd.DataFrame(rows)
     if is_numeric_dtype(table[x]) and not found.empty:
-        found = _with_intervals(found, _optima_of_seeds(results, metric, x), keys, x)
+        runs = curves(results, metric, x, [*keys, "seed"])
+        intervals = _intervals(runs, keys, size, x, _log2_optimum)
+        factor = 2 ** found[keys].merge(intervals, how="left", on=keys)["half"]
+        found.insert(len(keys) + 1, f"{x}_low", found[x] / factor)
+        found.insert(len(keys) + 2, f"{x}_high", found[x] * factor)
     return with_norms(found, results, keys, x)
 
 
@@ -410,8 +416,13 @@ def transfer(
     table = _with_penalty(pd.DataFrame(rows), keys)
     if table.empty or not ordered:
         return table
-    of_seeds = _optima_of_seeds(results, metric, x)
-    return _with_drifts(table, of_seeds, keys, size, x)
+    runs = curves(results, metric, x, [*keys, size, "seed"])
+    runs = table[keys].merge(found[[*keys, size]], on=keys).merge(runs, on=[*keys, size])
+    intervals = table[keys].merge(_intervals(runs, keys, size, x, _drift), how="left", on=keys)
+    table.insert(len(keys) + 1, "drift_low", table["drift"] - intervals["half"])
+    table.insert(len(keys) + 2, "drift_high", table["drift"] + intervals["half"])
+    table.insert(len(keys) + 3, "drift_seeds", intervals["seeds"])
+    return table
 
 
 def _losses_along(series: pd.DataFrame, size: str) -> dict[str, Any]:
@@ -460,8 +471,8 @@ def _scaling_law(series: pd.DataFrame, size: str, x: str) -> dict[str, Any]:
         log_curvature = np.log2(curvature[curved])
         robustness, _ = np.polyfit(log_size[curved], log_curvature, 1)
     return {
-        "sizes": len(series),
         "drift": line[0],
+        "sizes": len(series),
         "scatter_low": low,
         "scatter_high": high,
         "fit_error": float(np.sqrt(np.mean(errors**2))),
@@ -516,69 +527,44 @@ def transfer_json(
     }
 
 
-def _optima_of_seeds(results: pd.DataFrame, metric: str, x: str) -> pd.DataFrame:
-    """Find the optimum of each curve by the runs of each seed alone.
+def _intervals(
+    runs: pd.DataFrame,
+    keys: list[str],
+    size: str,
+    x: str,
+    estimate: Callable[[pd.Series], float],
+) -> pd.DataFrame:
+    """Say how far the 95 % interval over seeds of an estimate extends to either side of it.
 
-    Columns: `curve_keys`, seed (in increasing order), x. The optimum is NaN where a seed has no
-    finite loss, or did not try every x of the curve: it would be the optimum of another grid.
+    Columns: keys, half (that distance; see `jackknife`) and seeds. A seed counts if it has a loss,
+    which may be infinite, at every size and x of its group: else means would be over other seeds at
+    one x than at the next.
+
+    Args:
+        runs: one row for each of the keys, size, x and seed, with the loss in the column mean.
+        keys: that tell groups apart; each has an estimate.
+        size, x: columns of the size and the hyperparameter.
+        estimate: of losses that are means over seeds, indexed by size and x.
     """
-    of_curve = curve_keys(results, x, metric)
-    keys = [*of_curve, "seed"]
-    table = curves(results, metric, x, keys)
-    losses_of_seed = table.groupby(keys, dropna=False)["mean"]
-    least = losses_of_seed.transform("min")
-    runs = losses_of_seed.transform("size")
-    of_all_seeds = table.groupby(of_curve, dropna=False)[x]
-    tried_by_any = of_all_seeds.transform("nunique")
-    whole = np.isfinite(least) & (runs == tried_by_any)
     rows = []
-    for key, curve in table[whole].groupby(keys, dropna=False):
-        optimum = Optimum.of(curve[x], curve["mean"])
-        rows.append((*key, optimum.x))
-    found = pd.DataFrame(rows, columns=[*keys, x])
-    tried = results[keys].drop_duplicates().sort_values("seed")
-    return tried.merge(found, how="left", on=keys)
+    for key, group in runs.groupby(keys, dropna=False):
+        losses = group.pivot(index="seed", columns=[size, x], values="mean").dropna()
+        n = len(losses)
+        without = []
+        if n > 1:
+            without = [estimate(losses[np.arange(n) != i].mean()) for i in range(n)]
+        rows.append((*key, jackknife(np.array(without)), n))
+    return pd.DataFrame(rows, columns=[*keys, "half", "seeds"])
 
 
-def _with_intervals(
-    found: pd.DataFrame, of_seeds: pd.DataFrame, keys: list[str], x: str
-) -> pd.DataFrame:
-    """Add to `optima` the 95 % t-interval, in octaves, over the optima of each seed."""
-    rows = []
-    for key, curve in of_seeds.dropna(subset=x).groupby(keys, dropna=False):
-        octaves = np.log2(curve[x].to_numpy(float))
-        low, high = interval(octaves)
-        rows.append((*key, 2**low, 2**high))
-    bounds = [f"{x}_low", f"{x}_high"]
-    intervals = pd.DataFrame(rows, columns=[*keys, *bounds])
-    columns = [*keys, x, *bounds, "loss", "curvature", "at_edge", "regret"]
-    columns.append("grid_regret")
-    return found.merge(intervals, how="left", on=keys)[columns]
+def _log2_optimum(losses: pd.Series) -> float:
+    """Return log2 of the optimal x of losses that are indexed by size and x, at one size."""
+    x = losses.index.get_level_values(1).to_series()
+    return float(np.log2(Optimum.of(x, losses).x))
 
 
-def _with_drifts(
-    table: pd.DataFrame, of_seeds: pd.DataFrame, keys: list[str], size: str, x: str
-) -> pd.DataFrame:
-    """Add to `transfer` the 95 % t-interval over the drifts of each seed."""
-    rows = []
-    for key, series in of_seeds.groupby(keys, dropna=False):
-        drifts = _drifts(series, size, x)
-        rows.append((*key, *interval(drifts), len(drifts)))
-    bounds = ["drift_low", "drift_high", "drift_seeds"]
-    intervals = pd.DataFrame(rows, columns=[*keys, *bounds])
-    table = table.merge(intervals, how="left", on=keys)
-    others = [column for column in table if column not in (*keys, "drift", *bounds)]
-    return table[[*keys, "drift", *bounds, *others]]
-
-
-def _drifts(series: pd.DataFrame, size: str, x: str) -> np.ndarray:
-    """Compute the drift of each seed that has an optimum at every size."""
-    by_size = series.pivot(index="seed", columns=size, values=x).dropna()
-    if by_size.shape[1] < 2:  # one size: no slope
-        return np.array([])
-    log_sizes = np.log2(by_size.columns.to_numpy(float))
-    drifts = []
-    for optima_of_seed in by_size.to_numpy(float):
-        drift, _ = np.polyfit(log_sizes, np.log2(optima_of_seed), 1)
-        drifts.append(drift)
-    return np.array(drifts)
+def _drift(losses: pd.Series) -> float:
+    """Return the drift of the optimal x of losses that are indexed by size and x."""
+    octaves = losses.groupby(level=0).agg(_log2_optimum)
+    drift, _ = np.polyfit(np.log2(octaves.index.to_numpy(float)), octaves, 1)
+    return float(drift)
