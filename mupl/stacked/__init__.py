@@ -13,7 +13,7 @@ In the order of the data:
   stack, and how many of them. `executors` may send a stack to another machine, `devices` to another
   GPU of this one. `cohorts` says which jobs of a halving are compared, in whatever stacks.
 - `train` trains it, wherever it is: it builds the stack, asks it for steps, validates, saves and
-  stops; `progress` shows how far it is.
+  stops; `progress` shows how far it is, and `memory` keeps what a CPU's tensors leave.
 - `stack` is the training loop. It is made of `model` (the setups of S members become one module
   with weights (S, ...)), `batches` (one batch a seed), `optimizer` (one update of all members) with
   its `rules`, and `compiled` (kernels and CUDA graphs).
