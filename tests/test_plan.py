@@ -283,13 +283,14 @@ def test_why_a_job_cannot_be_stacked_is_said(override: str, reason: str) -> None
         shape_key(resolved(override))
 
 
-def test_stacks_are_within_the_limit_and_keep_seeds_together() -> None:
+def test_stacks_are_few_within_the_limit_and_keep_seeds_together() -> None:
     members = [(seed, lr) for lr in range(5) for seed in range(3)]
     for limit, sizes in (
         (100, [15]),
         (10, [10, 5]),
+        (8, [7, 8]),  # not one a seed: of two devices one would have two of three
         (5, [5, 5, 5]),
-        (4, [2, 3, 2, 3, 2, 3]),
+        (4, [3, 4, 4, 4]),
         (1, [1] * 15),
     ):
         stacks = split(members, limit, seed=lambda member: member[0])

@@ -6,7 +6,7 @@ Configs come in and lists go out; nothing is trained here.
 import json
 import math
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any, TypeVar
 
 from hydra.utils import get_class, get_object
@@ -143,23 +143,21 @@ def split(
     limit: int,
     seed: Callable[[T], int],
 ) -> list[list[T]]:
-    """Divide members into stacks of at most `limit`.
+    """Divide members into the fewest stacks of at most `limit`.
 
-    Equal seeds stay together, so that they share their batches. Whole seeds are put into one stack
-    as long as they fit; the members of a seed that do not are divided evenly.
+    Whole seeds stay together, so that they share their batches, unless that takes more stacks. Then
+    the members are divided evenly, in the order of their seeds.
     """
-    stacks: list[list[T]] = []
-    open_stack: list[T] = []
-    for _, group in groupby(sorted(members, key=seed), key=seed):
+    ordered = sorted(members, key=seed)
+    whole: list[list[T]] = []
+    for _, group in groupby(ordered, key=seed):
         same = list(group)
-        parts = math.ceil(len(same) / limit)
-        for i in range(parts):
-            start = i * len(same) // parts
-            end = (i + 1) * len(same) // parts
-            if len(open_stack) + end - start > limit or (open_stack and parts > 1):
-                stacks.append(open_stack)
-                open_stack = []
-            open_stack = open_stack + same[start:end]
-    if open_stack:
-        stacks.append(open_stack)
-    return stacks
+        if whole and len(whole[-1]) + len(same) <= limit:
+            whole[-1] += same
+        else:
+            whole.append(same)
+    count = math.ceil(len(ordered) / limit)
+    if len(whole) <= count and all(len(stack) <= limit for stack in whole):
+        return whole
+    bounds = [i * len(ordered) // count for i in range(count + 1)]
+    return [ordered[start:end] for start, end in pairwise(bounds)]
