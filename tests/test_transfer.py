@@ -39,7 +39,7 @@ def sweep(
     parametrization: str = "mup",
     seeds: Sequence[float] = (-0.1, 0.0, 0.1),
     widths: Sequence[int] = WIDTHS,
-    grid: Sequence[int] = range(-14, -2),
+    grid: Sequence[float] = range(-14, -2),
 ) -> pd.DataFrame:
     """loss = asymptote + 3 / width^(1/2) + h/2 octaves^2, h = 0.1 (width / 64)^bend; a seed moves
     the optimum by its number of octaves."""
@@ -405,6 +405,27 @@ def test_choices_have_one_order_in_all_panels() -> None:
         assert {label.get_rotation() for label in labels} == {30}
     positions = [axes.get_lines()[0].get_xdata(orig=False).tolist() for axes in figure.axes]
     assert positions == [[1, 2], [0, 2]]
+    plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("grid", "shown"),
+    [
+        ([0.125, 0.176777, 0.25, 0.353553], ["$\\mathdefault{2^{-3}}$", "$\\mathdefault{2^{-2}}$"]),
+        ([0.176777, 0.210224, 0.229251], ["0.1768", "0.2102", "0.2293"]),  # no power of two
+        ([0.1, 0.2, 0.4], ["0.1", "0.2", "0.4"]),
+    ],
+)
+def test_a_grid_by_octaves_is_labelled_by_powers_of_two(
+    grid: list[float], shown: list[str]
+) -> None:
+    table = sweep(grid=np.log2(grid).tolist(), seeds=[0.0])
+    figure = plot_hyperparameter_transfer(table)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    low, high = axes.get_xlim()
+    ticks = zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+    assert [label.get_text() for x, label in ticks if low <= x <= high] == shown
     plt.close(figure)
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from mupl.names import AS_WRITTEN, as_written
 
@@ -47,6 +49,16 @@ def with_unit(name: str, unit: str = "") -> str:
     if label == name:
         label = name.replace("_", " ")
     return f"{label} ({unit})" if unit else label
+
+
+def is_by_octaves(values: ArrayLike) -> bool:
+    """Say whether positive values are powers of 2, of its root or of its fourth root.
+
+    >>> is_by_octaves([0.25, 0.353553, 0.5]), is_by_octaves([0.1, 0.2, 0.3])
+    (True, False)
+    """
+    quarters = 4 * np.log2(values)
+    return bool(np.allclose(quarters, quarters.round(), rtol=0, atol=1e-3))
 
 
 def chosen_lines(names: Sequence[str], first: Sequence[str] = ()) -> list[str]:

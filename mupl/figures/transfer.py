@@ -24,7 +24,7 @@ from mupl.analysis.transfer import (
     labels,
 )
 from mupl.figures.look import styled
-from mupl.figures.style import by_rank, with_unit, with_written_names
+from mupl.figures.style import by_rank, is_by_octaves, with_unit, with_written_names
 
 PANELS_PER_ROW = 4
 PANELS_PER_PAGE = 6 * PANELS_PER_ROW
@@ -169,8 +169,9 @@ def _scale_axes(panels: Sequence[Axes], x: pd.Series, limits: Mapping[str, Any])
 def _label_values(axes: Axes, x: pd.Series) -> None:
     """Label the values that were tried, or every so many; powers of two are written as such."""
     values = np.sort(x.unique().astype(float))
-    powers = np.log2(values)
-    if np.allclose(powers, powers.round()):
+    first, last = np.log2(values[[0, -1]])
+    powers = np.floor(last + 1e-3) - np.ceil(first - 1e-3) + 1
+    if is_by_octaves(values) and powers >= min(2, len(values)):
         return
     step = -(-len(values) // MOST_TICKS)
     axes.xaxis.set_major_locator(FixedLocator(list(values[::step])))

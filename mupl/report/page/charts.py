@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
+from mupl.figures.style import is_by_octaves
 from mupl.report.page.colors import variables
 from mupl.report.page.elements import Panel
 
@@ -81,10 +82,9 @@ class Axis:
             return cls(label, {"zero": False})
         ticks = sorted(float(value) for value in values.unique())
         scale = {"type": "log", "base": 2, "domain": [ticks[0] / 1.08, ticks[-1] * 1.08]}
-        powers = np.log2(ticks)
         texts = "format(datum.value, '.4~g')"
-        if min(ticks) < SMALL and np.allclose(powers, powers.round()):
-            texts = "'2^' + round(log(datum.value) / LN2)"
+        if min(ticks) < SMALL and is_by_octaves(ticks):
+            texts = "'2^' + round(4 * log(datum.value) / LN2) / 4"
         return cls(label, scale, ticks=ticks, labels=texts)
 
     @classmethod
