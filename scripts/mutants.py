@@ -413,6 +413,28 @@ RESUME = [
         [("tensor[stopped] = 0", "tensor[:] = 0"), ('slot.scalars["lr"]):', "slot.weight):")],
     ),
     *in_file(
+        "mupl/stacked/plan.py",
+        "tests/test_plan.py::test_stacks_are_few_within_the_limit_and_keep_seeds_together",
+        [
+            ("if len(whole) <= count and", "if"),
+            ("and all(len(stack) <= limit for stack in whole)", ""),
+            ("count = math.ceil(len(ordered) / limit)", "count = len(ordered) // limit or 1"),
+        ],
+    ),
+    *in_file(
+        "mupl/stacked/memory.py",
+        "tests/test_freed_memory.py",
+        [
+            ("        mallopt(TRIM_THRESHOLD, KEPT)", "        pass"),
+            ("        mallopt(MMAP_THRESHOLD, LARGEST_IN_HEAP)\n", ""),
+        ],
+    ),
+    *in_file(
+        "mupl/stacked/train.py",
+        "tests/test_freed_memory.py",
+        [("        keep_freed_memory()", "        pass")],
+    ),
+    *in_file(
         "mupl/nn/dropout.py",
         "tests/test_dropout.py",
         [
