@@ -8,8 +8,8 @@ BIN := .venv/bin
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: .venv/ready  ## train 90 small networks, print a table, draw outputs/demo/lr_transfer.png
-	$(BIN)/python train.py -m hydra/launcher=stacked experiment=lr_transfer hydra.sweep.dir=outputs/demo
+demo: .venv/ready  ## train 270 small networks, print a table, draw outputs/demo/lr_transfer.png
+	$(BIN)/python train.py -m hydra/launcher=stacked experiment=lr_transfer seed=0,1,2 hydra.sweep.dir=outputs/demo
 
 test: lint types tests  ## lint, types and tests: what must pass before a change is merged
 

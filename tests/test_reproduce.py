@@ -35,6 +35,10 @@ OTHERS = {
     "docs/figures/gpt_397m.png",
     "docs/figures/per_module_carried.png",
     "docs/figures/shampoo_roots.png",
+    "docs/figures/hyperball.png",
+    "docs/figures/optimizers.png",
+    "docs/figures/soap_text.png",
+    "docs/figures/weight_decay_gpt.png",
 }
 # Sizes of figures whose tables tell no parametrizations apart, as they say
 NOT_TOLD_APART = {("init_std", "tiny"), ("lr_depth", "tiny"), ("embedding_lr", "tiny")}

