@@ -117,8 +117,19 @@ def test_a_third_width_may_be_said_for_numbers_too(key: str) -> None:
     def rounded(width: int) -> nn.Module:
         return nn.Linear(5, -(-width // 256) * 256)
 
-    assert mupl.describe(rounded, **widths)["weight"].role is Role.SCALAR
+    with pytest.raises(mupl.ConfigError, match="nothing tells what grows with width; make it use"):
+        mupl.describe(rounded, **widths)
     assert mupl.describe(rounded, **widths, wider=512)["weight"].role is Role.INPUT
+
+
+def test_a_model_that_forgets_its_width_is_refused_unless_it_grows_in_depth() -> None:
+    def build(width: int, depth: int = 2) -> nn.Module:
+        return nn.Sequential(*(nn.Linear(5, 5) for _ in range(depth)))
+
+    with pytest.raises(mupl.ConfigError, match="make it use its width"):
+        mupl.describe(build, width=64, base_width=16)
+    infos = mupl.describe(build, width=64, base_width=16, depth=4, base_depth=2)
+    assert infos["0.weight"].m_L == 2
 
 
 # --- models that are there already

@@ -294,11 +294,14 @@ def _compare(sources: Sources) -> dict[str, _Compared]:
             raise changes(name)
         compared[name] = _Compared(name, parameter, owner, target.fills.get(name), base, False)
     is_same = all(tensor.base.shapes[0] == tensor.shapes[-1] for tensor in compared.values())
-    if is_same and all(len(row.shapes) == 1 for row in shapes.tensors.values()):
-        raise ConfigError(
-            "wider: the model has the sizes of its base, so that nothing tells what grows with "
-            "width; say wider=, a third width (beside a base model: delta=, a wider one)"
-        )
+    if not any(any(tensor.grows) for tensor in compared.values()):
+        has_wider = any(len(row.shapes) > 1 for row in shapes.tensors.values())
+        if sources.m_L is None or not has_wider:  # else it may be meant to grow in depth alone
+            raise ConfigError(
+                "wider: the model has the sizes of its base, so that nothing tells what grows with "
+                "width; make it use its width, or say wider=, a third width (beside a base model: "
+                "delta=, a wider one)"
+            )
     at_base = target.is_base
     if at_base is None:  # own values may depend on depth, too
         at_base = is_same and sources.m_L in (None, 1)
