@@ -153,6 +153,42 @@ DRAWN = mupl.scale(
     mupl.describe(build, 32, 8, init={"*": {"name": "normal", "std": 0.1}}), "mup", "adamw", lr=0.1
 )
 WRONG: dict[str, tuple[Any, str]] = {
+    "no function": (
+        lambda: mupl.Setup(32, build, base_width=8, lr=0.1),  # type: ignore[arg-type]
+        "build: must be a function width -> nn.Module, not a int",
+    ),
+    "function without width": (
+        lambda: mupl.describe(lambda: build(8), 32, 8),
+        "build: must be a function width -> nn.Module (too many positional arguments)",
+    ),
+    "function without depth": (
+        lambda: mupl.describe(build, 32, 8, depth=4),
+        "build: must be a function width, depth -> nn.Module (got an unexpected keyword",
+    ),
+    "function of no module": (
+        lambda: mupl.describe(lambda width: None, 32, 8),
+        "build: must return an nn.Module, not a NoneType",
+    ),
+    "list of roles": (
+        lambda: mupl.describe(build, 32, 8, roles=["input"]),  # type: ignore[arg-type]
+        "roles=['input']: must be a dict from globs on names",
+    ),
+    "word for init": (
+        lambda: mupl.describe(build, 32, 8, init="normal"),  # type: ignore[arg-type]
+        "init=normal: must be a dict from globs on names",
+    ),
+    "nan as lr": (
+        lambda: mupl.Setup(build, 32, base_width=8, lr=float("nan")),
+        "lr=nan: must be a finite number > 0",
+    ),
+    "tensor as lr": (
+        lambda: mupl.scale(INFOS, "mup", "adamw", lr=torch.tensor(0.5)),  # type: ignore[arg-type]
+        "lr=0.5: must be a finite number > 0, not a Tensor",
+    ),
+    "scales before the model": (
+        lambda: mupl.param_groups(SCALES, build(32)),  # type: ignore[arg-type]
+        "param_groups: takes a model",
+    ),
     "unknown parametrization": (
         lambda: mupl.scale(INFOS, "muP", "adamw", lr=0.1),
         "parametrization=muP: must be",

@@ -129,7 +129,7 @@ def _named(parameters: Parameters, scales: Mapping[str, Scale]) -> list[tuple[st
         parameters = parameters.items()
     pairs = []
     for pair in parameters:
-        if not isinstance(pair, tuple):
+        if not isinstance(pair, tuple) or not isinstance(pair[1], Tensor):
             raise ConfigError(
                 "param_groups: takes a model, its named_parameters() or a dict by name, as scales "
                 "are by name; model.parameters() has none"

@@ -147,7 +147,6 @@ class Setup:
         self.width = width
         self.base_width = base_width
         self._live = build if isinstance(build, nn.Module) else None
-        self.build = partial(build, width) if depth is None else partial(build, width, depth=depth)
         self.optimizer_class = resolve(optimizer)
         check_options(self.optimizer_class, lr=lr, eps=eps, weight_decay=weight_decay)
         self.optimizer_rules = optimizer_rules(self.optimizer_class, update_kind)
@@ -157,6 +156,7 @@ class Setup:
         given: dict[str, Any] = {"roles": roles, "init": init, "keep": keep, "residual": residual}
         given |= {"wider": wider, "base": base, "delta": delta}
         self.infos = describe(build, width, base_width, depth=depth, base_depth=base_depth, **given)
+        self.build = partial(build, width) if depth is None else partial(build, width, depth=depth)
         self._check_seed(seed)
         self._dtype = torch.get_default_dtype()
         self._scale(lr, weight_decay_mode, eps=eps, weight_decay=weight_decay, tune=tune)
