@@ -97,6 +97,14 @@ def test_a_setup_is_its_steps_by_hand() -> None:
     assert [row["name"] for row in setup.table()] == list(infos)
 
 
+def test_a_printed_table_has_a_line_a_tensor() -> None:
+    lines = str(mupl.Setup(build, 32, base_width=8, lr=0.004).table()).splitlines()
+    assert lines[0].split() == ["name", "role", "shape", "mult", "init", "init_std", "lr", "eps"]
+    assert lines[3].split()[:4] == ["2.weight", "hidden", "32x32", "1"]
+    assert lines[3].split()[-2:] == ["0.001", "2.5e-09"]
+    assert len(lines) == 7
+
+
 @pytest.mark.parametrize(
     "optimizer",
     ["adamw", torch.optim.AdamW, partial(torch.optim.AdamW, betas=(0.8, 0.9)), "adam"],

@@ -27,7 +27,7 @@ from mupl.parametrization.exponents import Expected, Seen, expected_exponents
 from mupl.parametrization.hyperparameters import decay_exponent
 from mupl.parametrization.per_module import Tune
 from mupl.parametrization.rules import Parametrization, as_parametrization
-from mupl.parametrization.scales import scale_rows
+from mupl.parametrization.scales import TensorTable, scale_rows
 from mupl.parametrization.tables import UNIT_SCALED
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, kind_at_base
 from mupl.roles import (
@@ -332,8 +332,11 @@ class Setup:
         w = parameters(self.model, self.scales)[name]
         return float(self.scales[name].mult * readout_norm(w, info))
 
-    def table(self) -> list[dict[str, Any]]:
-        """List what each tensor is and got, one dict a tensor; `pandas.DataFrame` takes it."""
+    def table(self) -> TensorTable:
+        """List what each tensor is and got, one dict a tensor.
+
+        `print` shows it as a table, and `pandas.DataFrame` takes it.
+        """
         return scale_rows(self.infos, self.scales)
 
     def expected_exponents(
