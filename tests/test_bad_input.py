@@ -481,6 +481,7 @@ HANDLED = {
     "experiment=lr_transfer hydra.sweeper.params=null max_steps=2": (0, "", "completed"),
     "-m lr=${case.lr} +case={lr:0.1},{lr:-1}": (1, "", "lr=-1: must be a finite number > 0"),
     "trainer.devices=auto": (0, "", "completed"),
+    "max_steps=2 -m width=8,16": (0, "", "2 completed in"),
 }
 
 
