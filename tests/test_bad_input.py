@@ -200,6 +200,7 @@ WRONG = {
     "model.zero_readout=7": "model.zero_readout=7: must be true or false",
     "model.init_std=-1": "model.init_std=-1: must be >= 0",
     "model.init_std=big": "model.init_std=big: must be a number",
+    "model._target_=tests.models.Nt": "(tests.models has no Nt)",
     "model._target_=nowhere.Net": "cannot be imported (needs the package nowhere, which is not "
     "installed, nor a module of the working folder)",
     "model._target_=tests.models.Unclassifiable": "'positions' of shape (3, 8)",

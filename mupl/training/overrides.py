@@ -181,6 +181,7 @@ def _not_constructed(error: BaseException, text: str) -> str:
     if "locating" in target[0]:
         missing = cause.__cause__
         if isinstance(missing, ModuleNotFoundError) and missing.name:
-            reason = not_installed(missing.name)
+            module, _, attribute = missing.name.rpartition(".")
+            reason = f"{module} has no {attribute}" if module else not_installed(attribute)
         return f"{full_key[1]}._target_={target[1]}: cannot be imported ({reason})"
     return f"{full_key[1]} ({target[1]}): {reason}"
