@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -95,6 +96,14 @@ def test_a_setup_is_its_steps_by_hand() -> None:
     setup = mupl.Setup(build, 32, base_width=8, optimizer="adamw", **options)
     assert steps(setup.model, setup.optimizer()) == by_hand
     assert [row["name"] for row in setup.table()] == list(infos)
+
+
+def test_learning_rates_of_numpy_are_saved_as_numbers(tmp_path: Path) -> None:
+    setup = mupl.Setup(build, 32, base_width=8, lr=np.logspace(-3, -1, 3)[1])
+    torch.save(setup.optimizer().state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt")  # refuses objects
+    assert [group["lr"] for group in state["param_groups"]] == [0.01, 0.0025, 0.01]
+    assert type(setup.lr) is float
 
 
 def test_a_printed_table_has_a_line_a_tensor() -> None:

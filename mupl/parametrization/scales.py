@@ -103,6 +103,8 @@ def compute_scales(
             that the parametrization does not support.
     """
     check_hyperparameters(lr, eps, weight_decay, weight_decay_mode)
+    # param groups with numbers of numpy are not loaded again by torch.load
+    lr, eps, weight_decay = float(lr), float(eps), float(weight_decay)
     factors = factors_of(infos, tune or {}, weight_decay)
     overrides = parametrization.overrides_of(infos)
     scales = {}

@@ -279,10 +279,10 @@ class Setup:
         return any(scale.update_kind == UpdateKind.SGD for scale in self.scales.values())
 
     def _scale(self, lr: float, weight_decay_mode: str | float, **others: Any) -> None:
-        self.lr = lr
         self.weight_decay_mode = weight_decay_mode
         others |= {"lr": lr, "weight_decay_mode": weight_decay_mode}
         self.scales = scale(self.infos, self.parametrization, self.optimizer_rules, **others)
+        self.lr = float(lr)
 
     def with_tuned(self, *, seed: int, lr: float, **others: Any) -> Self:
         """Copy this setup with another seed, lr, eps, weight_decay, its mode, and tune.
