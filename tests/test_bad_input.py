@@ -58,6 +58,7 @@ WRONG = {
     "trainer=tpu": "Available options in 'trainer': auto cpu ddp fsdp2 gpu",
     "callbacks=coords": "Available options in 'callbacks': coordinates lr_monitor none",
     "experiment=coord_chek": "Available options in 'experiment': ablation coord_check",
+    "callbacks=null": "callbacks=null: must be the name of a config; --help lists them",
     "-m hydra/launcher=stackd width=8,16": "Available options in 'hydra/launcher': basic",
     # what cannot be read
     "lr": "lr: must be key=value",

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from mupl.identity import RESULT_FILE
 from mupl.training.clear_errors import clear_errors
-from mupl.training.overrides import CONF
+from mupl.training.overrides import CONF, refuse_no_config
 from mupl.training.processes import is_first_process
 from mupl.training.registration import register
 
@@ -25,6 +25,7 @@ def train_from_command_line() -> None:
     sys.argv[1:] = overrides_last(sys.argv[1:])
     register()
     with clear_errors():
+        refuse_no_config(sys.argv[1:])
         _main()
 
 
