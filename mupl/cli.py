@@ -213,7 +213,7 @@ def _checked_rows(options: argparse.Namespace) -> "pd.DataFrame":
             build,
             widths,
             batches,
-            base_width=options.base_width or widths[0],
+            base_width=widths[0] if options.base_width is None else options.base_width,
             seeds=range(options.seeds),
             steps=steps,
             parametrization=options.parametrization,

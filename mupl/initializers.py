@@ -139,6 +139,8 @@ def build_watched(build: Callable[[], nn.Module]) -> tuple[nn.Module, dict[str, 
     """
     with torch.device("cpu"), _Watch() as watch:
         module = build()
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"build: must return an nn.Module, not a {type(module).__name__}")
     return module, watch.fills(module)
 
 

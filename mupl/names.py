@@ -2,7 +2,7 @@
 
 import pkgutil
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -108,6 +108,22 @@ def find_object(key: str, name: str, what: str) -> Any:
     if not callable(found):
         raise ConfigError(f"{key}={name}: must be the dotted name of {what}")
     return found
+
+
+def flat(state: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested dicts, under dotted names.
+
+    Example:
+        >>> flat({"k": 3, "weights": {"layer.bias": 0.5}})
+        {'k': 3, 'weights.layer.bias': 0.5}
+    """
+    entries: dict[str, Any] = {}
+    for key, value in state.items():
+        if isinstance(value, Mapping):
+            entries |= flat(value, f"{prefix}{key}.")
+        else:
+            entries[f"{prefix}{key}"] = value
+    return entries
 
 
 def not_installed(package: str) -> str:

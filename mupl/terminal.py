@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from mupl.plain_table import cell
+
 FILE_WIDTH = 200  # columns; rich would assume 80 where stdout is a file, and cut cells off
 WIDE = Console(width=10**4)  # on which tables have the width that they need
 
@@ -54,12 +56,6 @@ def rich_table(rows: Rows) -> Table:
         side: Any = "left" if isinstance(value, str) else "right"
         table.add_column(str(key), justify=side, no_wrap=True)
     for row in rows:
-        cells = [_cell(value) for value in row.values()]
+        cells = [cell(value) for value in row.values()]
         table.add_row(*cells)
     return table
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)

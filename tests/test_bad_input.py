@@ -58,6 +58,7 @@ WRONG = {
     "trainer=tpu": "Available options in 'trainer': auto cpu ddp fsdp2 gpu",
     "callbacks=coords": "Available options in 'callbacks': coordinates lr_monitor none",
     "experiment=coord_chek": "Available options in 'experiment': ablation coord_check",
+    "callbacks=null": "callbacks=null: must be the name of a config; --help lists them",
     "-m hydra/launcher=stackd width=8,16": "Available options in 'hydra/launcher': basic",
     # what cannot be read
     "lr": "lr: must be key=value",
@@ -200,6 +201,7 @@ WRONG = {
     "model.zero_readout=7": "model.zero_readout=7: must be true or false",
     "model.init_std=-1": "model.init_std=-1: must be >= 0",
     "model.init_std=big": "model.init_std=big: must be a number",
+    "model._target_=tests.models.Nt": "(tests.models has no Nt)",
     "model._target_=nowhere.Net": "cannot be imported (needs the package nowhere, which is not "
     "installed, nor a module of the working folder)",
     "model._target_=tests.models.Unclassifiable": "'positions' of shape (3, 8)",
@@ -481,6 +483,7 @@ HANDLED = {
     "experiment=lr_transfer hydra.sweeper.params=null max_steps=2": (0, "", "completed"),
     "-m lr=${case.lr} +case={lr:0.1},{lr:-1}": (1, "", "lr=-1: must be a finite number > 0"),
     "trainer.devices=auto": (0, "", "completed"),
+    "max_steps=2 -m width=8,16": (0, "", "2 completed in"),
 }
 
 

@@ -214,6 +214,11 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 WIDE = ("tests.models:perceptron", "--widths", "64,128,256", "--seeds", "3", "--lr", "0.003")
 
 
+def test_a_base_width_of_0_is_refused() -> None:
+    with pytest.raises(SystemExit, match="base_width=0: must be a whole number >= 1"):
+        main(["check", *WIDE, "--base-width", "0"])
+
+
 def test_mupl_check_passes_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, *WIDE, "--figure", str(tmp_path / "check.png"))
     assert code == 0, out

@@ -117,9 +117,12 @@ def test_checkpoints_of_another_setup_are_refused_and_other_settings_said(
     done = train_here(capfd, *GPT_RUN, *CPU, *there, "lr=0.5")
     assert done.returncode == 1
     assert "checkpoint: it was saved under lr=0.001 (now 0.5)" in done.stderr
-    done = train_here(capfd, *GPT_RUN, *CPU, *there, "seed=0", "batch_size=16")
+    done = train_here(
+        capfd, *GPT_RUN, *CPU, *there, "seed=0", "batch_size=16", "trainer.log_every_n_steps=7"
+    )
     assert done.returncode == 0, done.stderr
-    assert "note: resume: goes on with batch_size=16 (was 8)" in done.stdout
+    said = "batch_size=16 (was 8), trainer.log_every_n_steps=7 (was "
+    assert f"note: resume: goes on with {said}" in done.stdout
 
 
 def test_the_last_and_the_best_checkpoint_are_kept(

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -97,6 +98,22 @@ def test_a_setup_is_its_steps_by_hand() -> None:
     assert [row["name"] for row in setup.table()] == list(infos)
 
 
+def test_learning_rates_of_numpy_are_saved_as_numbers(tmp_path: Path) -> None:
+    setup = mupl.Setup(build, 32, base_width=8, lr=np.logspace(-3, -1, 3)[1])
+    torch.save(setup.optimizer().state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt")  # refuses objects
+    assert [group["lr"] for group in state["param_groups"]] == [0.01, 0.0025, 0.01]
+    assert type(setup.lr) is float
+
+
+def test_a_printed_table_has_a_line_a_tensor() -> None:
+    lines = str(mupl.Setup(build, 32, base_width=8, lr=0.004).table()).splitlines()
+    assert lines[0].split() == ["name", "role", "shape", "mult", "init", "init_std", "lr", "eps"]
+    assert lines[3].split()[:4] == ["2.weight", "hidden", "32x32", "1"]
+    assert lines[3].split()[-2:] == ["0.001", "2.5e-09"]
+    assert len(lines) == 7
+
+
 @pytest.mark.parametrize(
     "optimizer",
     ["adamw", torch.optim.AdamW, partial(torch.optim.AdamW, betas=(0.8, 0.9)), "adam"],
@@ -153,6 +170,42 @@ DRAWN = mupl.scale(
     mupl.describe(build, 32, 8, init={"*": {"name": "normal", "std": 0.1}}), "mup", "adamw", lr=0.1
 )
 WRONG: dict[str, tuple[Any, str]] = {
+    "no function": (
+        lambda: mupl.Setup(32, build, base_width=8, lr=0.1),  # type: ignore[arg-type]
+        "build: must be a function width -> nn.Module, not a int",
+    ),
+    "function without width": (
+        lambda: mupl.describe(lambda: build(8), 32, 8),
+        "build: must be a function width -> nn.Module (too many positional arguments)",
+    ),
+    "function without depth": (
+        lambda: mupl.describe(build, 32, 8, depth=4),
+        "build: must be a function width, depth -> nn.Module (got an unexpected keyword",
+    ),
+    "function of no module": (
+        lambda: mupl.describe(lambda width: None, 32, 8),
+        "build: must return an nn.Module, not a NoneType",
+    ),
+    "list of roles": (
+        lambda: mupl.describe(build, 32, 8, roles=["input"]),  # type: ignore[arg-type]
+        "roles=['input']: must be a dict from globs on names",
+    ),
+    "word for init": (
+        lambda: mupl.describe(build, 32, 8, init="normal"),  # type: ignore[arg-type]
+        "init=normal: must be a dict from globs on names",
+    ),
+    "nan as lr": (
+        lambda: mupl.Setup(build, 32, base_width=8, lr=float("nan")),
+        "lr=nan: must be a finite number > 0",
+    ),
+    "tensor as lr": (
+        lambda: mupl.scale(INFOS, "mup", "adamw", lr=torch.tensor(0.5)),  # type: ignore[arg-type]
+        "lr=0.5: must be a finite number > 0, not a Tensor",
+    ),
+    "scales before the model": (
+        lambda: mupl.param_groups(SCALES, build(32)),  # type: ignore[arg-type]
+        "param_groups: takes a model",
+    ),
     "unknown parametrization": (
         lambda: mupl.scale(INFOS, "muP", "adamw", lr=0.1),
         "parametrization=muP: must be",

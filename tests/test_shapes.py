@@ -456,6 +456,7 @@ class Unsure(nn.Module):
         self.projection = nn.Parameter(torch.randn(width, 5))
         self.A_log = nn.Parameter(torch.randn(width, 6))
         self.expert_bias = nn.Parameter(torch.randn(4, width))
+        self.weight_g = nn.Parameter(torch.ones(width, 1))  # as nn.utils.weight_norm has it
         self.lora_A = nn.Parameter(torch.randn(4, width))
         self.lora_B = nn.Parameter(torch.zeros(width, 4))
         self.readout = nn.utils.parametrizations.weight_norm(nn.Linear(width, 5))
@@ -468,6 +469,7 @@ ROLES = {
     "projection": "output",
     "A_log": "input",
     "expert_bias": "input",
+    "weight_g": "input",
     "lora_A": "output",
     "lora_B": "input",
     "readout.parametrizations.weight.original1": "output",

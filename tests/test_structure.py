@@ -16,6 +16,7 @@ ORDER = [
     "names",
     "files",
     "signals",
+    "plain_table",
     "terminal",
     "identity",
     "claims",

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from mupl import terminal
+from mupl.parametrization.scales import telling
 from mupl.terminal import fitting_columns, print_table
-from mupl.training.config import _telling
 
 ROWS = [
     {"name": "layers.0.weight", "role": "input", "lr": 0.01, "shape_factor": 1.0, "wd": 0.0},
@@ -36,6 +36,6 @@ def test_columns_are_divided_only_where_they_do_not_fit() -> None:
 
 def test_the_printed_table_leaves_out_what_changes_nothing() -> None:
     rows = [{"update_kind": "adam", "parts": "", "grad": 1, **row} for row in ROWS]
-    assert list(_telling(rows)[0]) == ["name", "role", "lr", "wd"]
+    assert list(telling(rows)[0]) == ["name", "role", "lr", "wd"]
     rows[0] |= {"update_kind": "orthogonal", "parts": "3 x 64"}
-    assert list(_telling(rows)[0]) == ["update_kind", "parts", "name", "role", "lr", "wd"]
+    assert list(telling(rows)[0]) == ["update_kind", "parts", "name", "role", "lr", "wd"]

@@ -162,3 +162,50 @@ def test_a_model_that_is_trained_otherwise_learns_the_same(name: str, step: Any)
     start = logits(setup_of(name).model(TOKENS))
     assert distance(start, expected) > 0.5  # it does learn
     assert distance(trained(name, step), expected) < STEP_KINDS[step]
+
+
+# What is around a model: names of parameters change
+
+
+class Around(nn.Module):
+    """Calls the model in it `module`, as wrappers of torch do."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.module(tokens)
+
+
+def compiled(model: nn.Module) -> Any:
+    return torch.compile(model)
+
+
+@pytest.mark.parametrize(
+    ("inside", "around"),
+    [
+        (Around, ()),
+        (compiled, ()),
+        (Around, (Around,)),
+        (Around, (compiled,)),
+        (compiled, (Around,)),
+        (Around, (Around, compiled)),
+        (Around, (compiled, Around)),
+        (nn.Sequential, (Around, compiled)),  # as of DistributedDataParallel that is compiled
+    ],
+    ids=lambda wrappers: getattr(wrappers, "__name__", None) or f"{len(wrappers)}",
+)
+def test_names_of_wrappers_are_known_within_the_function_and_around_it(
+    inside: Any, around: Any
+) -> None:
+    setup = mupl.Setup(lambda width: inside(gpt(width)), 64, base_width=16, lr=0.01)
+    model = setup.model
+    for wrapper in around:
+        model = wrapper(model)
+    expected = torch.optim.AdamW(mupl.param_groups(setup.model, setup.scales))
+    optimizer = torch.optim.AdamW(mupl.param_groups(model, setup.scales))
+    rates = [[group["lr"], len(group["params"])] for group in optimizer.param_groups]
+    assert rates == [[group["lr"], len(group["params"])] for group in expected.param_groups]
+    logits(setup.model(TOKENS)).sum().backward()
+    optimizer.step()

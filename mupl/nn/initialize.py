@@ -138,7 +138,7 @@ def uses(model: nn.Module, scales: Mapping[str, Scale]) -> list[Use]:
     numbers = multipliers(model)
     found = []
     for raw_name, parameter in model.named_parameters(remove_duplicate=False):
-        name = plain_name(raw_name)
+        name = plain_name(raw_name, scales)
         scale = scales.get(first.setdefault(id(parameter), name))
         if scale is None:
             continue

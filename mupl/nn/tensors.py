@@ -28,6 +28,15 @@ def owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     return model.get_submodule(path), leaf
 
 
-def plain_name(name: str) -> str:
-    """Return the name that a parameter has in the plain model."""
-    return _WRAPPED.sub("", name)
+def plain_name(name: str, scales: Mapping[str, Scale]) -> str:
+    """Return the name that a parameter has in the model of the scales, without what wraps that.
+
+    The model itself may have a part `module` or a compiled one. Its names have scales, or are of a
+    tied readout, whose module has one.
+    """
+    while name not in scales and name.rpartition(".")[0] not in scales:
+        inner = _WRAPPED.sub("", name, count=1)
+        if inner == name:
+            break
+        name = inner
+    return name

@@ -51,7 +51,7 @@ def param_groups(
         [(0.1, 3), (0.025, 1)]
     """
     groups: dict[tuple[object, ...], dict[str, Any]] = {}
-    for name, parameter in _named(parameters):
+    for name, parameter in _named(parameters, scales):
         if not parameter.requires_grad:
             continue
         if name not in scales:
@@ -91,7 +91,7 @@ def _check_tensors(model: nn.Module, scales: Mapping[str, Scale]) -> None:
     """Refuse a model that lacks tensors of the scales, or has them in another shape."""
     tensors = {}
     for raw_name, parameter in model.named_parameters(remove_duplicate=False):
-        tensors[plain_name(raw_name)] = parameter
+        tensors[plain_name(raw_name, scales)] = parameter
     for name, scale in scales.items():
         if scale.shape is None:
             continue  # a multiplier
@@ -121,7 +121,7 @@ def _check_multipliers(model: nn.Module, scales: Mapping[str, Scale]) -> None:
             )
 
 
-def _named(parameters: Parameters) -> list[tuple[str, Tensor]]:
+def _named(parameters: Parameters, scales: Mapping[str, Scale]) -> list[tuple[str, Tensor]]:
     """Pairs of a parameter and the name that it has in the plain model."""
     if isinstance(parameters, nn.Module):
         parameters = parameters.named_parameters()
@@ -129,13 +129,13 @@ def _named(parameters: Parameters) -> list[tuple[str, Tensor]]:
         parameters = parameters.items()
     pairs = []
     for pair in parameters:
-        if not isinstance(pair, tuple):
+        if not isinstance(pair, tuple) or not isinstance(pair[1], Tensor):
             raise ConfigError(
                 "param_groups: takes a model, its named_parameters() or a dict by name, as scales "
                 "are by name; model.parameters() has none"
             )
         name, parameter = pair
-        pairs.append((plain_name(name), parameter))
+        pairs.append((plain_name(name, scales), parameter))
     return pairs
 
 

@@ -116,7 +116,7 @@ def check_options(optimizer: Constructor, **scaled: float) -> None:
     if callable(options.get("inner")):
         check_options(options["inner"], **scaled)
     for key, value in scaled.items():
-        if options.get(key, value) != value:
+        if key in options and options[key] != value:
             raise ConfigError(
                 f"optimizer.{key}={options[key]}: each tensor gets its own {key}, scaled from the "
                 f"one at the base width; say {key}={options[key]} beside the optimizer, not in it"

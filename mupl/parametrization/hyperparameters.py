@@ -95,7 +95,8 @@ def number_problems(key: str, value: Any) -> Iterator[str]:
     """Say what is wrong with a hyperparameter: it must be finite, and at least 0; lr above 0."""
     bound = "> 0" if key == "lr" else ">= 0"
     if not _is_number(value) or (key == "lr" and value == 0):
-        yield f"{key}={value}: must be a finite number {bound}"
+        kind = "" if isinstance(value, Real | None) else f", not a {type(value).__name__}"
+        yield f"{key}={value}: must be a finite number {bound}{kind}"
 
 
 def mode_problems(key: str, value: Any) -> Iterator[str]:

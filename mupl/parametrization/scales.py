@@ -1,7 +1,7 @@
 """From the rules to the numbers of each tensor."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from mupl.parametrization.hyperparameters import check_hyperparameters, decay_ex
 from mupl.parametrization.per_module import Factors, Tune, factors_of
 from mupl.parametrization.rules import CELLS, ONE, Parametrization, Rule
 from mupl.parametrization.update_kinds import RELATIVES, OptimizerRules
+from mupl.plain_table import aligned
 from mupl.roles import (
     Info,
     Insertion,
@@ -102,6 +103,8 @@ def compute_scales(
             that the parametrization does not support.
     """
     check_hyperparameters(lr, eps, weight_decay, weight_decay_mode)
+    # param groups with numbers of numpy are not loaded again by torch.load
+    lr, eps, weight_decay = float(lr), float(eps), float(weight_decay)
     factors = factors_of(infos, tune or {}, weight_decay)
     overrides = parametrization.overrides_of(infos)
     scales = {}
@@ -299,13 +302,37 @@ def _transposed(cell: Monomial) -> Monomial:
     return cell.replace("m_out", "m_in").replace("fan_out", "fan_in")
 
 
-def scale_rows(infos: Mapping[str, Info], scales: Mapping[str, Scale]) -> list[dict[str, Any]]:
+# What columns of `scale_rows` hold where they change nothing
+NEUTRAL = {"shape_factor": 1, "parts": "", "wd": 0, "grad": 1}
+
+
+def telling(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out the columns of `scale_rows` that say nothing of any tensor."""
+    silent = []
+    for key, value in NEUTRAL.items():
+        if all(row[key] == value for row in rows):
+            silent.append(key)
+    kinds = {row["update_kind"] for row in rows}
+    if len(kinds) == 1:  # the optimizer's
+        silent.append("update_kind")
+    return [{key: row[key] for key in row if key not in silent} for row in rows]
+
+
+class TensorTable(list[dict[str, Any]]):
+    """The rows of `scale_rows`; `print` shows them as a table."""
+
+    def __str__(self) -> str:
+        """Lay out the columns that say something."""
+        return aligned(telling(self))
+
+
+def scale_rows(infos: Mapping[str, Info], scales: Mapping[str, Scale]) -> TensorTable:
     """Return one row a tensor to print: what it is, how it is drawn, what its param group holds.
 
     Columns `matrix_eps` and `tune` are there where an optimizer takes roots of sums, and where
     factors are tuned by module.
     """
-    rows = []
+    rows = TensorTable()
     any_tuned = any(scale.factors != Factors() for scale in scales.values())
     any_matrix_eps = any(scale.matrix_eps is not None for scale in scales.values())
     for name, scale in scales.items():

@@ -493,6 +493,8 @@ def _by_name(
 ) -> dict[str, T]:
     """Return what the globs give to each name, parsed; where they overlap the later one wins."""
     given = {}
+    if not isinstance(globs, Mapping | None):
+        raise ConfigError(f"{key}={globs}: must be a dict from globs on names, {key}={{glob: ...}}")
     for glob, value in (globs or {}).items():
         parsed = parse(value)
         for name in match_globs(key, [glob], names):

@@ -42,7 +42,7 @@ def _propose(name: str, shape: Sequence[int], grows: Sequence[bool], owner: nn.M
 
 
 # Names of tensors that are one vector, or a few, for each unit
-_VECTORS = re.compile(r"bias|pos|embed|token|scale|gamma|_log", re.IGNORECASE)
+_VECTORS = re.compile(r"bias|pos|embed|token|scale|gamma|_log|weight_g", re.IGNORECASE)
 
 
 class Fans(NamedTuple):

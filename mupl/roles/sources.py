@@ -1,5 +1,6 @@
 """Where a base model and the one to describe come from: functions, models or a saved file."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -56,7 +57,7 @@ def shapes(
         _refuse("is for a function; say it where another model is described", depth=depth)
         return _shapes_of_models(build, delta)
     _refuse("belongs to a base model; say wider= for a function", delta=delta)
-    _check_build(build)
+    _check_build(build, base_width, depth)
     _check_width("base_width", base_width)
     found = _shapes_of_builds(_at_depth(build, depth), base_width, wider)
     if depth is None:
@@ -101,7 +102,7 @@ def find_sources(
         target = _find_target(build, width, depth)
         return _in_depth(found, target, depth, base_depth)
     _refuse("belongs to a model as base=; say wider= for a function", delta=delta)
-    _check_build(build)
+    _check_build(build, width, depth)
     base_width = _checked_base_width(width, base_width)
     at_depth = _at_depth(build, depth)
     found = _shapes_of_builds(at_depth, base_width, wider)
@@ -123,12 +124,20 @@ def _refuse(why: str, **given: Any) -> None:
 # --- a function width -> nn.Module
 
 
-def _check_build(build: Any) -> None:
+def _check_build(build: Any, width: Width, depth: int | None) -> None:
     if isinstance(build, nn.Module) or not callable(build):
         hint = "; to describe a model itself say base=" if isinstance(build, nn.Module) else ""
         raise ConfigError(
             f"build: must be a function width -> nn.Module, not a {type(build).__name__}{hint}"
         )
+    options = {} if depth is None else {"depth": depth}
+    try:
+        inspect.signature(build).bind(width, **options)
+    except ValueError:  # a builtin has no signature
+        return
+    except TypeError as error:
+        said = "width" if depth is None else "width, depth"
+        raise ConfigError(f"build: must be a function {said} -> nn.Module ({error})") from error
 
 
 def _is_config(width: Any) -> bool:
@@ -262,7 +271,7 @@ def _find_target(build: Build | nn.Module, width: Width, depth: int | None) -> T
         _refuse("is for a function; the model has its own", width=width)
         _, fills = fills_of_modules(build, "meta")
         return Target(build, fills, on_meta=True, is_base=None)
-    _check_build(build)
+    _check_build(build, width, depth)
     _check_width("width", width)
     return _build_target(_at_depth(build, depth), width)
 

@@ -5,21 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-
-def flat(state: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested dicts.
-
-    Example:
-        >>> flat({"k": 3, "weights": {"layer.bias": 0.5}})
-        {'k': 3, 'weights.layer.bias': 0.5}
-    """
-    entries: dict[str, Any] = {}
-    for key, value in state.items():
-        if isinstance(value, Mapping):
-            entries |= flat(value, f"{prefix}{key}.")
-        else:
-            entries[f"{prefix}{key}"] = value
-    return entries
+from mupl.names import flat
 
 
 def tensors_by_member(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 
 from mupl import signals
 from mupl.errors import ConfigError
+from mupl.names import flat
 
 FOLDER = "checkpoints"  # in the run's folder
 BEST = "best"
@@ -238,6 +239,7 @@ def _count_rows(loggers: Sequence[Logger]) -> int:
 
 def _say_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Say in one line which settings differ from the run that saved the checkpoint."""
+    before, now = flat(before), flat(now)
     different = [
         f"{key}={now.get(key)} (was {before.get(key)})"
         for key in sorted({*before, *now})

@@ -2,16 +2,18 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from mupl.identity import RESULT_FILE
 from mupl.training.clear_errors import clear_errors
-from mupl.training.overrides import CONF
+from mupl.training.overrides import CONF, refuse_no_config
 from mupl.training.processes import is_first_process
 from mupl.training.registration import register
 
@@ -20,9 +22,21 @@ DIVERGED = 3  # exit code of a single run whose loss was not finite; bad input h
 
 def train_from_command_line() -> None:
     """Train as the arguments of the command line say: one run, or with -m a sweep."""
+    sys.argv[1:] = overrides_last(sys.argv[1:])
     register()
     with clear_errors():
+        refuse_no_config(sys.argv[1:])
         _main()
+
+
+def overrides_last(arguments: Sequence[str]) -> list[str]:
+    """Put options such as -m first: Hydra would know no override behind one that follows another.
+
+    >>> overrides_last(["max_steps=20", "-m", "width=64,128", "--config-dir", "my_conf"])
+    ['-m', '--config-dir', 'my_conf', 'max_steps=20', 'width=64,128']
+    """
+    overrides = get_args_parser().parse_intermixed_args(list(arguments)).overrides
+    return [*(word for word in arguments if word not in overrides), *overrides]
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")

@@ -18,7 +18,7 @@ from mupl.names import find_object
 from mupl.nn.unit_scaling import scales_gradients
 from mupl.optim.batch_size import BatchScaling
 from mupl.optim.registry import unwrapped
-from mupl.parametrization.scales import scale_rows
+from mupl.parametrization.scales import scale_rows, telling
 from mupl.parametrization.tables import UNIT_SCALED
 from mupl.terminal import print_table
 from mupl.training.arguments import check_arguments
@@ -26,9 +26,6 @@ from mupl.training.setup import Setup
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 SIZES = ("width", "depth")  # arguments of a model that a setup gives to it
-
-# Columns of the printed table, with the value at which they change nothing
-NEUTRAL = {"shape_factor": 1, "parts": "", "wd": 0, "grad": 1}
 
 TUNED_KEYS = ("lr", "eps", "weight_decay", "weight_decay_mode", "tune", "seed")
 
@@ -179,23 +176,10 @@ def show_parametrization(setup: Setup, folder: Path, quiet: bool) -> list[dict[s
     rows = scale_rows(setup.infos, setup.scales)
     write_csv(folder / "parametrization.csv", rows, columns=list(rows[0]))
     if not quiet:
-        print_table(_telling(rows), f"parametrization={setup.parametrization.name}")
+        print_table(telling(rows), f"parametrization={setup.parametrization.name}")
         for note in notes(setup):
             print(f"note: {note}", file=sys.stderr, flush=True)
     return rows
-
-
-def _telling(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out the columns that say nothing of any tensor: the file has them."""
-    silent = []
-    for key, value in NEUTRAL.items():
-        if all(row[key] == value for row in rows):
-            silent.append(key)
-    kinds = {row["update_kind"] for row in rows}
-    if len(kinds) == 1:  # the optimizer's
-        silent.append("update_kind")
-    shown = [key for key in rows[0] if key not in silent]
-    return [{key: row[key] for key in shown} for row in rows]
 
 
 def notes(setup: Setup) -> list[str]:

@@ -60,6 +60,18 @@ def refuse_unknown(keys: Iterable[str], config: DictConfig) -> None:
             raise ConfigError(unknown_key(key, known_keys()))
 
 
+def refuse_no_config(overrides: Iterable[str]) -> None:
+    """Refuse null for a config group, which Hydra answers by a traceback.
+
+    Raises:
+        ConfigError: naming the group.
+    """
+    for override in overrides:
+        group, _, value = override.partition("=")
+        if value == "null" and (CONF / group).is_dir():
+            raise ConfigError(f"{override}: must be the name of a config; --help lists them")
+
+
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """Say that there is no key of that dotted name, and which may be meant."""
     parent, _, name = key.rpartition(".")
@@ -181,6 +193,7 @@ def _not_constructed(error: BaseException, text: str) -> str:
     if "locating" in target[0]:
         missing = cause.__cause__
         if isinstance(missing, ModuleNotFoundError) and missing.name:
-            reason = not_installed(missing.name)
+            module, _, attribute = missing.name.rpartition(".")
+            reason = f"{module} has no {attribute}" if module else not_installed(attribute)
         return f"{full_key[1]}._target_={target[1]}: cannot be imported ({reason})"
     return f"{full_key[1]} ({target[1]}): {reason}"

@@ -27,7 +27,7 @@ from mupl.parametrization.exponents import Expected, Seen, expected_exponents
 from mupl.parametrization.hyperparameters import decay_exponent
 from mupl.parametrization.per_module import Tune
 from mupl.parametrization.rules import Parametrization, as_parametrization
-from mupl.parametrization.scales import scale_rows
+from mupl.parametrization.scales import TensorTable, scale_rows
 from mupl.parametrization.tables import UNIT_SCALED
 from mupl.parametrization.update_kinds import OptimizerRules, UpdateKind, kind_at_base
 from mupl.roles import (
@@ -147,7 +147,6 @@ class Setup:
         self.width = width
         self.base_width = base_width
         self._live = build if isinstance(build, nn.Module) else None
-        self.build = partial(build, width) if depth is None else partial(build, width, depth=depth)
         self.optimizer_class = resolve(optimizer)
         check_options(self.optimizer_class, lr=lr, eps=eps, weight_decay=weight_decay)
         self.optimizer_rules = optimizer_rules(self.optimizer_class, update_kind)
@@ -157,6 +156,7 @@ class Setup:
         given: dict[str, Any] = {"roles": roles, "init": init, "keep": keep, "residual": residual}
         given |= {"wider": wider, "base": base, "delta": delta}
         self.infos = describe(build, width, base_width, depth=depth, base_depth=base_depth, **given)
+        self.build = partial(build, width) if depth is None else partial(build, width, depth=depth)
         self._check_seed(seed)
         self._dtype = torch.get_default_dtype()
         self._scale(lr, weight_decay_mode, eps=eps, weight_decay=weight_decay, tune=tune)
@@ -279,10 +279,10 @@ class Setup:
         return any(scale.update_kind == UpdateKind.SGD for scale in self.scales.values())
 
     def _scale(self, lr: float, weight_decay_mode: str | float, **others: Any) -> None:
-        self.lr = lr
         self.weight_decay_mode = weight_decay_mode
         others |= {"lr": lr, "weight_decay_mode": weight_decay_mode}
         self.scales = scale(self.infos, self.parametrization, self.optimizer_rules, **others)
+        self.lr = float(lr)
 
     def with_tuned(self, *, seed: int, lr: float, **others: Any) -> Self:
         """Copy this setup with another seed, lr, eps, weight_decay, its mode, and tune.
@@ -332,8 +332,11 @@ class Setup:
         w = parameters(self.model, self.scales)[name]
         return float(self.scales[name].mult * readout_norm(w, info))
 
-    def table(self) -> list[dict[str, Any]]:
-        """List what each tensor is and got, one dict a tensor; `pandas.DataFrame` takes it."""
+    def table(self) -> TensorTable:
+        """List what each tensor is and got, one dict a tensor.
+
+        `print` shows it as a table, and `pandas.DataFrame` takes it.
+        """
         return scale_rows(self.infos, self.scales)
 
     def expected_exponents(
