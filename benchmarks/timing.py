@@ -1,8 +1,8 @@
 """Side-by-side measurement: contestants take turns, and ratios are of times next to each other.
 
 A shared machine changes its speed from one second to the next, so a time alone says little and a
-paired ratio much. Memory once freed is kept by the process: else who pays for the page faults of
-large temporaries is a matter of luck.
+paired ratio much. Memory once freed is kept by a process in which contestants take turns: else who
+pays for the page faults of large temporaries is a matter of luck.
 """
 
 import math
@@ -17,9 +17,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from mupl.stacked.memory import keep_freed_memory
-
-keep_freed_memory()
+from mupl.stacked.memory import ARENA_MAX, keep_freed_memory, mallopt
 
 BLOCK = 0.005  # seconds
 
@@ -40,6 +38,7 @@ def alternate(
     faster or slower by 2 %. A block is as many calls as fit into `BLOCK` seconds, the same for all,
     and a multiple of `queue`: of as many as fill a GPU's queue, for whose end is waited.
     """
+    keep_freed_memory()
     times: Times = {name: [] for name in makers}
     for _ in range(builds):
         steps = {name: makers[name]() for name in random.sample(list(makers), len(makers))}
@@ -70,6 +69,8 @@ def take_turns(runs: Mapping[str, Callable[[Callable[[], None]], None]], window:
     A run is called with a function that it has to call at the end of each step. A round is `window`
     steps of each, so that what happens every few steps is counted too; the first round is left out.
     """
+    keep_freed_memory()
+    mallopt(ARENA_MAX, 1)  # one heap for all threads
     names = list(runs)
     turns = [threading.Semaphore(0) for _ in names]
     laps: Times = {name: [] for name in names}

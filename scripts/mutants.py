@@ -425,8 +425,8 @@ RESUME = [
         "mupl/stacked/memory.py",
         "tests/test_freed_memory.py",
         [
-            ("        mallopt(TRIM_THRESHOLD, KEPT)", "        pass"),
-            ("        mallopt(MMAP_THRESHOLD, LARGEST_IN_HEAP)\n", ""),
+            ("    mallopt(TRIM_THRESHOLD, KEPT)\n", ""),
+            ("    mallopt(MMAP_THRESHOLD, LARGEST_IN_HEAP)\n", ""),
         ],
     ),
     *in_file(

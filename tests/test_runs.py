@@ -258,12 +258,13 @@ def losses_by_lr(experiment: str, folder: Path, *overrides: str) -> pd.DataFrame
 
 
 def assert_transfer(losses: pd.DataFrame, cost: float) -> None:
-    """Check that one lr costs at most a share of the loss at every width from 32 up under muP.
+    """Check that one lr costs at most a share of the loss at every width from 32 up under muP only.
 
     SP's best lr falls as width grows.
     """
     mup, sp = losses.loc["mup"].loc[32:], losses.loc["sp"].loc[32:]
     assert mup.le((1 + cost) * mup.min(axis=1), axis=0).all(axis=0).any(), mup
+    assert not sp.le((1 + cost) * sp.min(axis=1), axis=0).all(axis=0).any(), sp
     optima = sp.idxmin(axis=1)
     assert optima.is_monotonic_decreasing, sp
     assert optima.iloc[-1] <= optima.iloc[0] / 4

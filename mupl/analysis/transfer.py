@@ -347,32 +347,38 @@ def optima(
     trained = table[np.isfinite(least)]
     rows = []
     for _, series in trained.groupby(_without(size, keys), sort=False, dropna=False):
-        smallest: Optimum | None = None
-        best_of_smallest: float | str = NAN
-        for _, curve in series.groupby(size):
-            values = curve[x]
-            losses = curve["mean"]
-            optimum = Optimum.of(values, losses)
-            if smallest is None:
-                smallest = optimum
-                best_of_smallest = values[losses.idxmin()]
-            row = curve[keys].iloc[0].to_dict()
-            row[x] = optimum.x
-            row["loss"] = optimum.loss
-            row["curvature"] = optimum.curvature
-            row["at_edge"] = optimum.at_edge
-            row["regret"] = optimum.regret(smallest.x, values, losses)
-            measured = losses[values == best_of_smallest]
-            row["grid_regret"] = measured.sum(min_count=1) - losses.min()  # NaN if it was not tried
-            rows.append(row)
+        rows += _of_series(series, keys, size, x)
     found = pd.DataFrame(rows)
     if is_numeric_dtype(table[x]) and not found.empty:
         runs = curves(results, metric, x, [*keys, "seed"])
-        intervals = _intervals(runs, keys, size, x, _log2_optimum)
-        factor = 2 ** found[keys].merge(intervals, how="left", on=keys)["half"]
+        factor = 2 ** _intervals(found[keys], runs, size, x, _log2_optimum)["half"]
         found.insert(len(keys) + 1, f"{x}_low", found[x] / factor)
         found.insert(len(keys) + 2, f"{x}_high", found[x] * factor)
     return with_norms(found, results, keys, x)
+
+
+def _of_series(series: pd.DataFrame, keys: list[str], size: str, x: str) -> list[dict[Any, Any]]:
+    """Find the optimum of each size, from the smallest on, in the curves of one series."""
+    rows = []
+    smallest: Optimum | None = None
+    best_of_smallest: float | str = NAN
+    for _, curve in series.groupby(size):
+        values = curve[x]
+        losses = curve["mean"]
+        optimum = Optimum.of(values, losses)
+        if smallest is None:
+            smallest = optimum
+            best_of_smallest = values.iloc[int(losses.argmin())]
+        row = curve[keys].iloc[0].to_dict()
+        row[x] = optimum.x
+        row["loss"] = optimum.loss
+        row["curvature"] = optimum.curvature
+        row["at_edge"] = optimum.at_edge
+        row["regret"] = optimum.regret(smallest.x, values, losses)
+        measured = losses[values == best_of_smallest]
+        row["grid_regret"] = measured.sum(min_count=1) - losses.min()  # NaN if it was not tried
+        rows.append(row)
+    return rows
 
 
 def _without(key: str, keys: list[str]) -> list[str]:
@@ -418,7 +424,7 @@ def transfer(
         return table
     runs = curves(results, metric, x, [*keys, size, "seed"])
     runs = table[keys].merge(found[[*keys, size]], on=keys).merge(runs, on=[*keys, size])
-    intervals = table[keys].merge(_intervals(runs, keys, size, x, _drift), how="left", on=keys)
+    intervals = _intervals(table[keys], runs, size, x, _drift)
     table.insert(len(keys) + 1, "drift_low", table["drift"] - intervals["half"])
     table.insert(len(keys) + 2, "drift_high", table["drift"] + intervals["half"])
     table.insert(len(keys) + 3, "drift_seeds", intervals["seeds"])
@@ -528,25 +534,26 @@ def transfer_json(
 
 
 def _intervals(
+    groups: pd.DataFrame,
     runs: pd.DataFrame,
-    keys: list[str],
     size: str,
     x: str,
     estimate: Callable[[pd.Series], float],
 ) -> pd.DataFrame:
     """Say how far the 95 % interval over seeds of an estimate extends to either side of it.
 
-    Columns: keys, half (that distance; see `jackknife`) and seeds. A seed counts if it has a loss,
-    which may be infinite, at every size and x of its group: else means would be over other seeds at
-    one x than at the next.
+    One row a group, in their order. Columns: those of groups, half (that distance; see `jackknife`)
+    and seeds. A seed counts if it has a loss, which may be infinite, at every size and x of its
+    group: else means would be over other seeds at one x than at the next.
 
     Args:
+        groups: the keys of each group that has an estimate.
         runs: one row for each of the keys, size, x and seed, with the loss in the column mean.
-        keys: that tell groups apart; each has an estimate.
         size, x: columns of the size and the hyperparameter.
         estimate: of losses that are means over seeds, indexed by size and x.
     """
     rows = []
+    keys = list(groups)
     for key, group in runs.groupby(keys, dropna=False):
         losses = group.pivot(index="seed", columns=[size, x], values="mean").dropna()
         n = len(losses)
@@ -554,7 +561,8 @@ def _intervals(
         if n > 1:
             without = [estimate(losses[np.arange(n) != i].mean()) for i in range(n)]
         rows.append((*key, jackknife(np.array(without)), n))
-    return pd.DataFrame(rows, columns=[*keys, "half", "seeds"])
+    found = pd.DataFrame(rows, columns=[*keys, "half", "seeds"])
+    return groups.merge(found, how="left", on=keys)
 
 
 def _log2_optimum(losses: pd.Series) -> float:

@@ -169,8 +169,8 @@ def _scale_axes(panels: Sequence[Axes], x: pd.Series, limits: Mapping[str, Any])
 def _label_values(axes: Axes, x: pd.Series) -> None:
     """Label the values that were tried, or every so many; powers of two are written as such."""
     values = np.sort(x.unique().astype(float))
-    first, last = np.log2(values[[0, -1]])
-    powers = np.floor(last + 1e-3) - np.ceil(first - 1e-3) + 1
+    first, last = np.log2(values[[0, -1]]).round(3)
+    powers = np.floor(last) - np.ceil(first) + 1  # of two, within the values
     if is_by_octaves(values) and powers >= min(2, len(values)):
         return
     step = -(-len(values) // MOST_TICKS)
