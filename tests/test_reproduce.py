@@ -37,6 +37,7 @@ OTHERS = {
     "docs/figures/shampoo_roots.png",
     "docs/figures/hyperball.png",
     "docs/figures/optimizers.png",
+    "docs/figures/soap_mnist.png",
     "docs/figures/soap_text.png",
     "docs/figures/weight_decay_gpt.png",
 }
