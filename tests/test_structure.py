@@ -1,6 +1,7 @@
 """Imports point one way, and what need not be imported is not."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ ORDER = [
     "signals",
     "plain_table",
     "terminal",
+    "hydra_internals",
     "identity",
     "claims",
     "initializers",
@@ -137,3 +139,9 @@ def test_the_report_of_a_sweep_imports_what_it_needs_only() -> None:
         "print(sorted({'torch', 'seaborn', 'altair', 'scipy', 'sklearn'} & set(sys.modules)))"
     )
     assert printed(code) == "[]"
+
+
+def test_private_parts_of_hydra_are_named_in_one_module() -> None:
+    named = re.compile(r"\b(hydra|omegaconf)\._")
+    files = [file for file in PACKAGE.rglob("*.py") if named.search(file.read_text())]
+    assert files == [PACKAGE / "hydra_internals.py"]

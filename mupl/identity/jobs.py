@@ -15,7 +15,7 @@ from typing import Any, cast
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 from mupl.files import read_manifest
 from mupl.identity.provenance import leaves, provenance
@@ -258,10 +258,17 @@ def _by_key(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """Return a copy of a config without Hydra's part, to which keys can be added."""
-    copy = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    OmegaConf.copy_cache(from_config=config, to_config=copy)
-    return copy
+    """Return the values of a config without Hydra's part, in a config to which keys can be added.
+
+    The values are not copied: what is set in one of the configs is set in the other.
+    """
+    values = OmegaConf.create({})
+    with flag_override(values, "no_deepcopy_set_nodes", True):
+        for key, value in config.items_ex(resolve=False):
+            if key != "hydra":
+                values[key] = value
+    OmegaConf.copy_cache(from_config=config, to_config=values)
+    return values
 
 
 def _plain(config: DictConfig, resolve: bool) -> dict[str, Any]:

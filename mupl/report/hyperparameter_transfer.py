@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
@@ -23,20 +22,11 @@ from mupl.report.common import (
     show,
     without_unknown,
 )
+from mupl.report.losses import Losses
 from mupl.sweep.results import loss_unit, read_jobs
 
 MAX_HEADLINES = 10  # printed
 UNSHOWN = ["sizes", "drift_seeds", "edges", "loss_power"]  # said in sentences
-
-
-class Losses(NamedTuple):
-    """A table of results, and which of its columns are what."""
-
-    results: pd.DataFrame
-    metric: str  # the loss
-    size: str | None  # None if there is one size
-    x: str  # the hyperparameter
-    unit: str = ""  # of the loss, such as "nats"
 
 
 def hyperparameter_transfer(
@@ -58,48 +48,46 @@ def hyperparameter_transfer(
 
 
 def plot(losses: Losses, folder: Path) -> int:
-    results, metric, size, x, unit = losses
-    file = folder / f"{x.rpartition('.')[2]}_transfer.png"
-    return save_pages(file, figures.plot_transfer_pages, results, metric, size or "width", x, unit)
+    file = folder / f"{losses.x.rpartition('.')[2]}_transfer.png"
+    return save_pages(
+        file,
+        figures.plot_transfer_pages,
+        losses.results,
+        losses.metric,
+        losses.size_or_width,
+        losses.x,
+        losses.unit,
+    )
 
 
 def report_tables(losses: Losses, folder: Path) -> bool:
     """Write and print the tables; return whether any run gave a finite loss."""
-    results, metric, size, x, _ = losses
-    best = transfer.best(results, metric, x)
-    if best.empty:
+    file = folder / "best.csv"
+    if losses.best.empty:
         return False
-    headlines = transfer_headlines(results, metric, size, x)
-    print_lines(headlines, folder / "best.csv", MAX_HEADLINES)
-    save_table(best, folder / "best.csv")
-    optima = pd.DataFrame()
-    if size and (results.groupby(size)[x].nunique() > 1).any():
-        optima = transfer.optima(results, metric, size, x)
-    several = results[x].nunique() > 1
-    _show_best(best, optima, losses, folder / "best.csv", several)
-    if not optima.empty:
-        _report_transfer(optima, losses, folder)
+    headlines = transfer_headlines(losses.results, losses.metric, losses.size, losses.x)
+    print_lines(headlines, file, MAX_HEADLINES)
+    save_table(losses.best, file)
+    _show_best(losses, file)
+    if not losses.optima.empty:
+        _report_transfer(losses, folder / "transfer.json")
     return True
 
 
-def _show_best(
-    best: pd.DataFrame, optima: pd.DataFrame, losses: Losses, file: Path, several: bool
-) -> None:
-    """Print the best values, with the optima if there are any.
-
-    Args:
-        several: whether there was anything to choose from.
-    """
-    _, metric, _, x, _ = losses
+def _show_best(losses: Losses, file: Path) -> None:
+    """Print the best values, with the optima if there are any."""
+    best = losses.best
+    x = losses.x
     name = transfer.hyperparameter_name(x)
-    if not several:
-        show(best.drop(columns="at_edge"), f"{metric} (one {name}: no optimum to speak of)", file)
+    if losses.results[x].nunique() < 2:  # there was nothing to choose from
+        title = f"{losses.metric} (one {name}: no optimum to speak of)"
+        show(best.drop(columns="at_edge"), title, file)
         return
-    title = f"best {name}s by {metric}"
+    title = f"best {name}s by {losses.metric}"
     if not is_numeric_dtype(best[x]):  # choices have no edge
         best = best.drop(columns="at_edge")
-    elif not optima.empty:
-        best = best.merge(_between_grid_points(optima, x), how="left")
+    elif not losses.optima.empty:
+        best = best.merge(_between_grid_points(losses.optima, x), how="left")
         title += "; optimum: of the parabola through the best and its two neighbours"
     same = ["table"] if "table" in best and best["table"].nunique() == 1 else []
     show(without_unknown(best.drop(columns=same)), title, file)
@@ -119,20 +107,20 @@ def _between_grid_points(optima: pd.DataFrame, x: str) -> pd.DataFrame:
     return shown.rename(columns=names)
 
 
-def _report_transfer(optima: pd.DataFrame, losses: Losses, folder: Path) -> None:
+def _report_transfer(losses: Losses, file: Path) -> None:
     """Write `transfer.json`; print it and what it says."""
-    results, metric, size, x, _ = losses
-    assert size is not None
-    table = transfer.transfer(results, metric, size, x, optima)
-    plain = transfer.transfer_json(optima, table, metric, size, x)
-    file = folder / "transfer.json"
+    optima = losses.optima
+    table = losses.transfer
+    size = losses.size_or_width
+    x = losses.x
+    plain = transfer.transfer_json(optima, table, losses.metric, size, x)
     write_atomically(file, json.dumps(plain, indent=1))
     if table.empty:
         return
     unit = ": drift in octaves per doubling" if "drift" in table else ""
     title = f"transfer of the {transfer.hyperparameter_name(x)} along {size}{unit}"
     rounded = _rounded(table, optima["loss"].abs().max())
-    keys = [key for key in transfer.curve_keys(results, x, metric) if key != size]
+    keys = losses.series_keys
     same = set(keys) - set(transfer.differing_keys(table, keys))
     known = without_unknown(rounded)
     shown = known.drop(columns=[*UNSHOWN, *same], errors="ignore")

@@ -8,7 +8,8 @@ from mupl.errors import ConfigError
 from mupl.figures import transfer as figures
 from mupl.figures.look import styled
 from mupl.report.common import print_lines, save
-from mupl.report.hyperparameter_transfer import Losses, plot, report_tables
+from mupl.report.hyperparameter_transfer import plot, report_tables
+from mupl.report.losses import Losses
 from mupl.report.page.contents import Contents
 from mupl.sweep.reports import write_page
 
@@ -51,10 +52,12 @@ def table_transfer(
 
 
 def _plot_one_page(losses: Losses, file: Path) -> None:
-    results, metric, size, x, _ = losses
+    size = losses.size_or_width
     try:
         with styled():
-            plotted = figures.plot_hyperparameter_transfer(results, metric, size or "width", x)
+            plotted = figures.plot_hyperparameter_transfer(
+                losses.results, losses.metric, size, losses.x
+            )
             save(plotted, [file])
     except (OSError, ValueError) as error:  # no such folder, or format of figures
         raise ConfigError(f"--figure {file}: {' '.join(str(error).split())}") from error

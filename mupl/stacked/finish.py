@@ -13,7 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from mupl.files import delete_stale_partials, write_atomically
-from mupl.stacked.compose import represent_text
+from mupl.hydra_internals import represent_text
 from mupl.stacked.member import Job
 
 LAST_FILE = "overrides.yaml"  # of a job's config, in the order in which they are written

@@ -14,7 +14,7 @@ from mupl.errors import ConfigError
 Report = Callable[..., int]
 
 FOLDER = Path(__file__).parents[1] / "report"  # read, not imported, as it comes after this part
-NO_REPORTS = ("common", "page", "tables")
+NO_REPORTS = ("common", "losses", "page", "tables")
 REPORTS = tuple(
     module.name for module in pkgutil.iter_modules([str(FOLDER)]) if module.name not in NO_REPORTS
 )

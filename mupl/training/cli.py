@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from mupl.hydra_internals import get_args_parser
 from mupl.identity import RESULT_FILE
 from mupl.training.clear_errors import clear_errors
 from mupl.training.overrides import CONF, refuse_no_config

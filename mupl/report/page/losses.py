@@ -8,7 +8,7 @@ import pandas as pd
 
 from mupl.analysis import transfer
 from mupl.figures.style import by_rank, chosen_lines, with_unit, with_written_names
-from mupl.report.hyperparameter_transfer import Losses
+from mupl.report.losses import Losses
 from mupl.report.page.charts import (
     HIGH,
     POINT,
@@ -31,15 +31,14 @@ CURVES = {"train_loss": "training loss", "val_loss": "validation loss"}
 
 def final_losses(losses: Losses, unit: str) -> tuple[Section | None, list[Finding]]:
     """Return a chart of the final loss of every setting, and the best; None if all diverged."""
-    results, metric, _, x, _ = losses
-    table = by_rank(transfer.curves(results, metric, x))
+    table = by_rank(losses.curves)
     table = table[np.isfinite(table["mean"])]
     if table.empty:
         return None, []
-    keys = transfer.differing_keys(table, [*transfer.curve_keys(results, x, metric), x])
+    keys = transfer.differing_keys(table, [*losses.keys, losses.x])
     table["setting"] = transfer.labels(with_written_names(table[keys]))
     table = table.sort_values("mean")
-    label = with_unit(metric, unit)
+    label = with_unit(losses.metric, unit)
     points = table.rename(columns={"mean": "loss", "min": "low", "max": "high"})
     points = points[["setting", "loss", "low", "high", "seeds"]].assign(series="")
     at_x = Axis(label, {"zero": False}).encode("loss")
@@ -67,13 +66,13 @@ def final_losses(losses: Losses, unit: str) -> tuple[Section | None, list[Findin
 
 def loss_curves(contents: Contents, losses: Losses) -> Section | None:
     """Return the losses during training, of the runs at the best value of each curve."""
-    results, metric, size, x, _ = losses
-    best = by_rank(transfer.best(results, metric, x))
-    if best.empty or "folder" not in results:
+    size = losses.size
+    best = by_rank(losses.best)
+    if best.empty or "folder" not in losses.results:
         return None
-    keys = transfer.curve_keys(results, x, metric)
-    chosen = best[[*keys, x]].merge(results, how="left", on=[*keys, x])
-    panel_keys = transfer.differing_keys(best, [key for key in keys if key != size])
+    keys = [*losses.keys, losses.x]
+    chosen = best[keys].merge(losses.results, how="left", on=keys)
+    panel_keys = transfer.differing_keys(best, losses.series_keys)
     chosen["panel"] = transfer.labels(with_written_names(chosen[panel_keys]))
     chosen["series"] = chosen[size].astype(str) if size else ""
     tables = [_of_run(contents, run) for run in chosen.to_dict("records")]
@@ -93,7 +92,7 @@ def loss_curves(contents: Contents, losses: Losses) -> Section | None:
         axis = _loss_axis(with_unit(str(kind), contents.unit), of_kind["loss"])
         for title, rows in of_kind.groupby("panel", sort=False):
             panels.append(_panel(f"{title}: {CURVES[str(kind)]}", rows, series, axis))
-    name = transfer.hyperparameter_name(x)
+    name = transfer.hyperparameter_name(losses.x)
     caption = f"Loss during training, at the best {name} of each curve." if size else ""
     hidden = [name for name in series if name not in shown]
     return Section("Loss curves", [Charts(caption, panels, series, along, hidden)])

@@ -13,7 +13,7 @@ from mupl.analysis.readings import advice, readings
 from mupl.analysis.readout_norms import NORM
 from mupl.figures.style import by_rank, with_unit, with_written_names
 from mupl.figures.transfer import loss_axis
-from mupl.report.hyperparameter_transfer import Losses
+from mupl.report.losses import Losses
 from mupl.report.page.charts import (
     CROSS,
     HIGH,
@@ -40,34 +40,27 @@ def transfer_section(losses: Losses, unit: str) -> tuple[Section | None, list[Fi
         losses: of all runs.
         unit: of the losses, such as "nats"; "" if it is not known.
     """
-    results, metric, size, x, _ = losses
-    table = transfer.curves(results, metric, x)
-    if results[x].nunique() < 2 or not np.isfinite(table["mean"]).any():
+    name = transfer.hyperparameter_name(losses.x)
+    nothing_swept = losses.results[losses.x].nunique() < 2
+    if nothing_swept or not np.isfinite(losses.curves["mean"]).any():
         return None, []
-    found = Curves(losses, unit)
-    parts: list[Finding | str | Charts | Table] = [found.charts()]
-    findings: list[Finding] = []
-    if size is not None:
-        optima = by_rank(transfer.optima(results, metric, size, x))
-        findings = _findings(optima, losses)
-        parts += [*_along_size(optima, losses, unit), advice(size)]
-    else:
-        findings = list(map(Finding, _best_values(losses, unit)))
-    parts.append(_best_table(losses))
-    name = transfer.hyperparameter_name(x)
-    return Section(f"Transfer of the {name}" if size else f"Best {name}", parts), findings
+    parts: list[Finding | str | Charts | Table] = [Curves(losses, unit).charts()]
+    if losses.optima.empty:
+        parts.append(_best_table(losses))
+        return Section(f"Best {name}", parts), list(map(Finding, _best_values(losses, unit)))
+    parts += [*_along_size(losses, unit), advice(losses.size_or_width), _best_table(losses)]
+    return Section(f"Transfer of the {name}", parts), _findings(losses)
 
 
 class Curves:
     """Loss against the hyperparameter: a curve a size, a panel for all else that was swept."""
 
     def __init__(self, losses: Losses, unit: str) -> None:
-        results, metric, size, x, _ = losses
         self.losses = losses
-        self.size = size or "width"
-        table = by_rank(transfer.curves(results, metric, x))
-        keys = transfer.curve_keys(results, x, metric)
-        panel_keys = transfer.differing_keys(results, [key for key in keys if key != self.size])
+        self.size = losses.size_or_width
+        table = by_rank(losses.curves)
+        keys = [key for key in losses.keys if key != self.size]
+        panel_keys = transfer.differing_keys(losses.results, keys)
         table["panel"] = transfer.labels(with_written_names(table[panel_keys]))
         table["series"] = table[self.size].astype(str)
         best = table.groupby(["panel", "series"])["mean"].idxmin()
@@ -76,9 +69,9 @@ class Curves:
         self.series = list(dict.fromkeys(table.sort_values(self.size)["series"]))
         finite = table[np.isfinite(table["mean"])]
         worst_best = finite.loc[finite["best"], "mean"].max()
-        limits = loss_axis(finite, worst_best, keys, x)
-        self.x = Axis.of_values(transfer.hyperparameter_name(x), table[x])
-        self.y = _loss_axis(with_unit(metric, unit), limits)
+        limits = loss_axis(finite, worst_best, losses.keys, losses.x)
+        self.x = Axis.of_values(transfer.hyperparameter_name(losses.x), table[losses.x])
+        self.y = _loss_axis(with_unit(losses.metric, unit), limits)
 
     def charts(self) -> Charts:
         """Return the charts of all panels, with the legend of sizes."""
@@ -102,9 +95,9 @@ class Curves:
         )
 
     def _points(self) -> pd.DataFrame:
-        _, metric, _, x, _ = self.losses
-        columns = ["panel", self.size, x, "mean", "min", "max", "seeds"]
-        return self.table[columns].rename(columns={"panel": "of", "mean": f"mean {metric}"})
+        columns = ["panel", self.size, self.losses.x, "mean", "min", "max", "seeds"]
+        mean = f"mean {self.losses.metric}"
+        return self.table[columns].rename(columns={"panel": "of", "mean": mean})
 
     def _panel(self, title: str, rows: pd.DataFrame) -> Panel:
         x = self.losses.x
@@ -172,14 +165,16 @@ def _diverged(rows: pd.DataFrame, x: str, size: str) -> pd.DataFrame:
     return pd.DataFrame({"x": found.index, "note": notes, "series": ""})
 
 
-def _findings(optima: pd.DataFrame, losses: Losses) -> list[Finding]:
-    results, metric, size, x, _ = losses
-    assert size is not None
-    table = transfer.transfer(results, metric, size, x, optima)
-    if table.empty:
+def _findings(losses: Losses) -> list[Finding]:
+    if losses.transfer.empty:
         return []
-    keys = [key for key in transfer.curve_keys(results, x, metric) if key != size]
-    said = readings(with_written_names(optima), with_written_names(table), keys, size, x)
+    said = readings(
+        with_written_names(by_rank(losses.optima)),
+        with_written_names(by_rank(losses.transfer)),
+        losses.series_keys,
+        losses.size_or_width,
+        losses.x,
+    )
     findings = []
     for text in said:
         warning = text.removeprefix("warning: ")
@@ -189,23 +184,22 @@ def _findings(optima: pd.DataFrame, losses: Losses) -> list[Finding]:
 
 def _best_values(losses: Losses, unit: str) -> Iterator[str]:
     """Say the best value of each curve, where there is one size."""
-    results, metric, _, x, _ = losses
-    best = transfer.best(results, metric, x)
-    keys = transfer.curve_keys(results, x, metric)
-    name = transfer.hyperparameter_name(x)
-    names = transfer.labels(with_written_names(best[transfer.differing_keys(best, keys)]))
+    best = losses.best
+    name = transfer.hyperparameter_name(losses.x)
+    keys = transfer.differing_keys(best, losses.keys)
+    names = transfer.labels(with_written_names(best[keys]))
     for series, row in zip(names, best.to_dict("records"), strict=True):
         edge = ", at the edge of the grid: try values beyond" if row["at_edge"] else ""
-        loss = f"{cell(row[metric])} {unit}".rstrip()
-        yield f"{series}: best {name} {cell(row[x])}{edge}; {metric} {loss}"
+        loss = f"{cell(row[losses.metric])} {unit}".rstrip()
+        yield f"{series}: best {name} {cell(row[losses.x])}{edge}; {losses.metric} {loss}"
 
 
-def _along_size(optima: pd.DataFrame, losses: Losses, unit: str) -> list[Charts | Table]:
+def _along_size(losses: Losses, unit: str) -> list[Charts | Table]:
     """Chart the optimum and its loss against size, and tabulate how it transfers."""
-    results, metric, size, x, _ = losses
-    assert size is not None
-    keys = [key for key in transfer.curve_keys(results, x, metric) if key != size]
-    names = transfer.differing_keys(optima, keys)
+    size = losses.size_or_width
+    x = losses.x
+    optima = by_rank(losses.optima)
+    names = transfer.differing_keys(optima, losses.series_keys)
     optima = optima.assign(series=transfer.labels(with_written_names(optima[names])))
     series = list(dict.fromkeys(optima["series"]))
     along = transfer.SIZES.get(size, size)
@@ -215,7 +209,8 @@ def _along_size(optima: pd.DataFrame, losses: Losses, unit: str) -> list[Charts 
         title = f"Best {name} against {along}"
         panels.append(against_size(title, name, optima, size, x, series))
     title = f"Best loss against {along}"
-    panels.append(against_size(title, with_unit(metric, unit), optima, size, "loss", series))
+    label = with_unit(losses.metric, unit)
+    panels.append(against_size(title, label, optima, size, "loss", series))
     if NORM in optima:
         title = f"Norm of the readout at the best {name}"
         panels.append(against_size(title, "RMS to infinity norm", optima, size, NORM, series))
@@ -226,9 +221,8 @@ def _along_size(optima: pd.DataFrame, losses: Losses, unit: str) -> list[Charts 
         else ""
     )
     parts: list[Charts | Table] = [Charts(caption, panels, series=series, legend="series")]
-    table = transfer.transfer(results, metric, size, x, optima.drop(columns="series"))
-    if not table.empty:
-        parts += _transfer_tables(table, names, x, size)
+    if not losses.transfer.empty:
+        parts += _transfer_tables(by_rank(losses.transfer), names, x, size)
     return parts
 
 
@@ -304,8 +298,7 @@ def against_size(
 
 
 def _best_table(losses: Losses) -> Table:
-    results, metric, _, x, _ = losses
-    best = with_written_names(transfer.best(results, metric, x))
-    if not is_numeric_dtype(best[x]):
+    best = with_written_names(losses.best)
+    if not is_numeric_dtype(best[losses.x]):
         best = best.drop(columns="at_edge")
-    return Table.of(f"Best {transfer.hyperparameter_name(x)} of each curve", best)
+    return Table.of(f"Best {transfer.hyperparameter_name(losses.x)} of each curve", best)

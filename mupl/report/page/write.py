@@ -7,7 +7,7 @@ from pathlib import Path
 from mupl import __version__
 from mupl.analysis import transfer
 from mupl.files import write_atomically
-from mupl.report.hyperparameter_transfer import Losses
+from mupl.report.losses import Losses
 from mupl.report.page.checks import norms_section, unit_scale_section
 from mupl.report.page.contents import Contents, of_sweep
 from mupl.report.page.coordinates import coordinate_section

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override
 
+from mupl.hydra_internals import BasicSweeper
 from mupl.training.clear_errors import clear_errors
 from mupl.tuning.draws import Range, draw
 
