@@ -59,6 +59,8 @@ WRONG = {
     "callbacks=coords": "Available options in 'callbacks': coordinates lr_monitor none",
     "experiment=coord_chek": "Available options in 'experiment': ablation coord_check",
     "callbacks=null": "callbacks=null: must be the name of a config; --help lists them",
+    "optimizer=3": "optimizer=3: must be the name of a config; --help lists them",
+    "checkpoint=last": "checkpoint=last: has keys, as in checkpoint.every_minutes=10",
     "-m hydra/launcher=stackd width=8,16": "Available options in 'hydra/launcher': basic",
     # what cannot be read
     "lr": "lr: must be key=value",

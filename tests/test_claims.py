@@ -10,12 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from mupl import claims
 from mupl.claims import CLAIM_FILE, claimed, holder
 from mupl.cli import main
 from mupl.identity import write_result
 from mupl.signals import ENDING, Interrupted, noted, raised
+from mupl.sweep.listing import list_sweeps
+from mupl.sweep.status import status
 
 HERE = socket.gethostname()
 DEAD = 2**22 + 1  # more than any process has
@@ -115,6 +118,23 @@ def test_status_counts_jobs_by_state(tmp_path: Path, capsys: pytest.CaptureFixtu
         f"1 running in process {os.getpid()} on {HERE}",
         "1 begun by a process that is gone",
     ]
+
+
+def test_status_says_how_a_sweep_goes_on_that_was_stopped(tmp_path: Path) -> None:
+    command = ["data=digits", "width=8,16", "lr=0.1,0.2", f"hydra.sweep.dir={tmp_path}"]
+    plan = {"overrides": {"hydra": ["hydra.mode=MULTIRUN", command[-1]], "task": command[:-1]}}
+    plan["sweeper"] = {"_target_": "hydra.BasicSweeper", "params": None}
+    OmegaConf.save({"hydra": plan}, tmp_path / "multirun.yaml")
+    for name in ("a", "b", "states"):
+        (tmp_path / name).mkdir()
+    assert str(status(tmp_path)).splitlines() == [
+        "0 ended",
+        "2 begun by a process that is gone",
+        f"it goes on by its command (it asked for 4 jobs): python train.py -m {command[-1]} "
+        "data=digits width=8,16 lr=0.1,0.2",
+    ]
+    (row,) = list_sweeps(tmp_path)
+    assert (row["completed"], row["best"]) == (0, "no job has ended; see mupl status")
 
 
 def test_status_of_no_sweep_is_one_clear_line(tmp_path: Path) -> None:

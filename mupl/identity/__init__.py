@@ -26,6 +26,7 @@ from mupl.identity.provenance import changes as changes
 from mupl.identity.provenance import differences as differences
 from mupl.identity.results import RERUN as RERUN
 from mupl.identity.results import RESULT_FILE as RESULT_FILE
+from mupl.identity.results import STATES as STATES
 from mupl.identity.results import finished as finished
 from mupl.identity.results import finished_jobs as finished_jobs
 from mupl.identity.results import listed as listed

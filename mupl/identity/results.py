@@ -13,7 +13,8 @@ from mupl.errors import ConfigError, enumerated
 from mupl.files import DAMAGED, delete_stale_partials, set_aside, write_atomically
 from mupl.identity.provenance import changes
 
-RESULT_FILE = "result.json"
+RESULT_FILE = "result.json"  # in the folder of each job
+STATES = "states"  # the folder of the checkpoints of stacks, beside those of a sweep's jobs
 RERUN = ("missing", "failed", "changed", "keep", "all")
 
 STATUSES = ("completed", "diverged", "dropped", "failed")

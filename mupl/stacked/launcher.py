@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from mupl.claims import POLL, holder, waiting_for
 from mupl.identity import (
     RESULT_FILE,
+    STATES,
     finished,
     finished_jobs,
     hydra_of,
@@ -58,7 +59,7 @@ class Sweep:
         self._task_function = task_function
         self._master = master
         self._overrides = dict(enumerate(overrides, start=first))
-        self.states = Path(str(master.hydra.sweep.dir)) / "states"
+        self.states = Path(str(master.hydra.sweep.dir)) / STATES
         self._returns: dict[int, JobReturn] = {}  # by the job's number, as jobs end
         self._jobs = [self._job(number) for number in self._overrides]
         self._find_done()

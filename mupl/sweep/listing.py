@@ -12,6 +12,7 @@ from mupl.errors import ConfigError
 from mupl.identity import RESULT_FILE, read_results, value_text
 from mupl.identity.folders import label_parts
 from mupl.names import as_written
+from mupl.sweep.plan import PLAN_FILE
 from mupl.sweep.results import tabulate
 
 STATUSES = ("completed", "diverged", "failed", "dropped")
@@ -22,7 +23,7 @@ def list_sweeps(folder: Path, metric: str = "val_loss") -> list[dict[str, Any]]:
     """Return a row for each sweep in a folder, or for the one whose folder it is, latest last.
 
     Columns: sweep (its folder), swept, how many jobs ended as each of `STATUSES`, best and date (of
-    the last job that ended).
+    the last job that ended, or of the command where none has).
 
     Raises:
         ConfigError: if there is no sweep.
@@ -30,16 +31,19 @@ def list_sweeps(folder: Path, metric: str = "val_loss") -> list[dict[str, Any]]:
     folders = [folder, *sorted(folder.glob("*/"))]
     dated = []
     for sweep in folders:
-        files = list(sweep.glob(f"*/{RESULT_FILE}"))
+        files = list(sweep.glob(f"*/{RESULT_FILE}")) or list(sweep.glob(PLAN_FILE))
         if files:
             dated.append((max(file.stat().st_mtime for file in files), sweep))
     rows = []
     for ended, sweep in sorted(dated):
-        table = tabulate(read_results(sweep))
-        row: dict[str, Any] = {"sweep": str(sweep), "swept": swept_text(table)}
-        for status in STATUSES:
-            row[status] = int((table["status"] == status).sum())
-        row["best"] = best_text(table, metric)
+        row: dict[str, Any] = {"sweep": str(sweep), "swept": ""}
+        row |= dict.fromkeys(STATUSES, 0)
+        row["best"] = "no job has ended; see mupl status"
+        if results := read_results(sweep):
+            table = tabulate(results)
+            row["swept"] = swept_text(table)
+            row |= {status: int((table["status"] == status).sum()) for status in STATUSES}
+            row["best"] = best_text(table, metric)
         row["date"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(ended))
         rows.append(row)
     if not rows:

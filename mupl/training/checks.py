@@ -354,6 +354,9 @@ def _check_entries(config: DictConfig) -> None:
         for name, entry in (config[group] or {}).items():
             if not OmegaConf.is_dict(entry) or "_target_" not in entry:
                 raise ConfigError(f"{group}.{name}={entry}: must have a _target_, a class")
+    for group, example in (("checkpoint", "every_minutes=10"), ("sample", "tokens=50")):
+        if not OmegaConf.is_dict(config[group]):
+            raise ConfigError(f"{group}={config[group]}: has keys, as in {group}.{example}")
 
 
 def _refuse_sweep_without_m(config: DictConfig) -> None:

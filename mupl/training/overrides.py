@@ -61,15 +61,17 @@ def refuse_unknown(keys: Iterable[str], config: DictConfig) -> None:
 
 
 def refuse_no_config(overrides: Iterable[str]) -> None:
-    """Refuse null for a config group, which Hydra answers by a traceback.
+    """Refuse null or a number for a config group, which Hydra answers by a traceback.
 
     Raises:
         ConfigError: naming the group.
     """
-    for override in overrides:
-        group, _, value = override.partition("=")
-        if value == "null" and (CONF / group).is_dir():
-            raise ConfigError(f"{override}: must be the name of a config; --help lists them")
+    parser = OverridesParser.create()
+    for text in overrides:
+        if (CONF / text.partition("=")[0]).is_dir():
+            values = _values(parser.parse_override(text), parser)
+            if not all(isinstance(value, str | list) for value in values or ()):
+                raise ConfigError(f"{text}: must be the name of a config; --help lists them")
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
