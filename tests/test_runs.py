@@ -79,6 +79,21 @@ def test_a_single_run_that_diverges_says_when(
     assert summary == f"diverged at step {step}: {seconds:.1f} s, {tmp_path}"
 
 
+@pytest.mark.parametrize("resume", ["resume=false", "resume=true"])
+def test_a_run_does_not_train_over_the_result_of_another(
+    resume: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = ["max_steps=2", "base_width=8", "width=8", "trainer=cpu", f"hydra.run.dir={tmp_path}"]
+    assert train_here(capfd, *run).returncode == 0
+    before = (tmp_path / "result.json").read_text()
+    done = train_here(capfd, *run, "lr=0.5", resume)
+    assert done.returncode == 1
+    assert "holds the result of another run (lr=0.001, here 0.5); name another" in done.stderr
+    assert (tmp_path / "result.json").read_text() == before
+    assert train_here(capfd, *run, "lr=0.5", resume, "rerun=all").returncode == 0
+    assert json.loads((tmp_path / "result.json").read_text())["lr"] == 0.5
+
+
 LAUNCHERS = ["basic", pytest.param("joblib", marks=pytest.mark.slow)]
 
 

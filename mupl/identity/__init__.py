@@ -24,6 +24,7 @@ from mupl.identity.jobs import trained as trained
 from mupl.identity.jobs import without_hydra as without_hydra
 from mupl.identity.provenance import changes as changes
 from mupl.identity.provenance import differences as differences
+from mupl.identity.provenance import leaves as leaves
 from mupl.identity.results import RERUN as RERUN
 from mupl.identity.results import RESULT_FILE as RESULT_FILE
 from mupl.identity.results import STATES as STATES

@@ -68,7 +68,8 @@ def refuse_no_config(overrides: Iterable[str]) -> None:
     """
     parser = OverridesParser.create()
     for text in overrides:
-        if (CONF / text.partition("=")[0]).is_dir():
+        group, equals, _ = text.partition("=")
+        if equals and (CONF / group).is_dir():
             values = _values(parser.parse_override(text), parser)
             if not all(isinstance(value, str | list) for value in values or ()):
                 raise ConfigError(f"{text}: must be the name of a config; --help lists them")

@@ -24,6 +24,7 @@ from mupl.identity import (
     RESULT_FILE,
     finished,
     job_row,
+    leaves,
     read_result,
     trained,
     write_result,
@@ -77,8 +78,10 @@ def run(cfg: DictConfig) -> float | None:
     row = job_row(cfg, hydra)
     if hydra.mode is RunMode.MULTIRUN:
         return _run_job(cfg, folder, row, str(hydra.sweeper._target_))
-    earlier = read_result(folder / RESULT_FILE) if cfg.resume else None
-    if earlier is not None and earlier["job"] == row["job"] and earlier["status"] == "completed":
+    earlier = read_result(folder / RESULT_FILE)
+    if earlier is not None and earlier["job"] != row["job"]:
+        _keep_result(earlier, row, folder, cfg)
+    elif earlier is not None and cfg.resume and earlier["status"] == "completed":
         if is_first_process():
             print(f"done before: {summary(earlier, hydra.run.dir)}")
         return earlier[cfg.metric]
@@ -91,6 +94,22 @@ def run(cfg: DictConfig) -> float | None:
         row = _run(cfg, folder, row, alone=True)
     print(summary(row, hydra.run.dir))
     return row[cfg.metric]
+
+
+def _keep_result(
+    earlier: dict[str, Any], row: dict[str, Any], folder: Path, cfg: DictConfig
+) -> None:
+    """Refuse to train over the result of another config, unless this run goes on from that one."""
+    if earlier["status"] == "failed" or cfg.rerun == "all" or last_checkpoint(folder, cfg.resume):
+        return
+    there = dict(leaves(earlier["config"]))
+    here = dict(leaves(row["config"]))
+    different = [key for key in {**here, **there} if here.get(key) != there.get(key)]
+    key = different[0] if different else "config"
+    raise ConfigError(
+        f"hydra.run.dir={folder}: holds the result of another run ({key}={there.get(key)}, here "
+        f"{here.get(key)}); name another folder, or say rerun=all to train over it"
+    )
 
 
 def _run_job(cfg: DictConfig, folder: Path, row: dict[str, Any], sweeper: str) -> float:
