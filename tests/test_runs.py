@@ -263,8 +263,8 @@ def test_results_are_rebuilt_from_the_folders_in_the_order_of_jobs(tmp_path: Pat
 
 
 def losses_by_lr(experiment: str, folder: Path, *overrides: str) -> pd.DataFrame:
-    """Mean losses over three seeds: rows (parametrization, width), columns lr."""
-    sweep = ["-m", "hydra/launcher=stacked", f"experiment={experiment}", "seed=0,1,2"]
+    """Mean losses over eight seeds: rows (parametrization, width), columns lr."""
+    sweep = ["-m", "hydra/launcher=stacked", f"experiment={experiment}", "seed=range(0,8)"]
     done = train(*sweep, f"hydra.sweep.dir={folder}", *overrides)
     assert done.returncode == 0, done.stderr
     return curves(pd.read_csv(folder / "results.csv")).pivot(
@@ -272,14 +272,14 @@ def losses_by_lr(experiment: str, folder: Path, *overrides: str) -> pd.DataFrame
     )
 
 
-def assert_transfer(losses: pd.DataFrame, cost: float) -> None:
-    """Check that one lr costs at most a share of the loss at every width from 32 up under muP only.
+def assert_transfer(losses: pd.DataFrame) -> None:
+    """Check that one lr costs at most 5 % of the loss at every width from 32 up under muP only.
 
     SP's best lr falls as width grows.
     """
     mup, sp = losses.loc["mup"].loc[32:], losses.loc["sp"].loc[32:]
-    assert mup.le((1 + cost) * mup.min(axis=1), axis=0).all(axis=0).any(), mup
-    assert not sp.le((1 + cost) * sp.min(axis=1), axis=0).all(axis=0).any(), sp
+    assert mup.le(1.05 * mup.min(axis=1), axis=0).all(axis=0).any(), mup
+    assert not sp.le(1.05 * sp.min(axis=1), axis=0).all(axis=0).any(), sp
     optima = sp.idxmin(axis=1)
     assert optima.is_monotonic_decreasing, sp
     assert optima.iloc[-1] <= optima.iloc[0] / 4
@@ -287,7 +287,7 @@ def assert_transfer(losses: pd.DataFrame, cost: float) -> None:
 
 @pytest.mark.slow
 def test_the_demo_on_digits_shows_transfer(tmp_path: Path) -> None:
-    assert_transfer(losses_by_lr("lr_transfer", tmp_path), cost=0.15)
+    assert_transfer(losses_by_lr("lr_transfer", tmp_path))
 
 
 @pytest.mark.slow
@@ -296,7 +296,7 @@ def test_on_mnist_one_lr_serves_every_width_under_mup_and_not_under_sp(
 ) -> None:
     """3 hidden layers of sigmoid units, batch 64, 100 steps, Adam, widths 4 to 256."""
     losses = losses_by_lr("lr_transfer_mnist", tmp_path, f"data.root={real_data}")
-    assert_transfer(losses, cost=0.05)
+    assert_transfer(losses)
     assert losses.loc[("mup", 256)].min() <= 0.5
 
 

@@ -71,7 +71,7 @@ def refuse_no_config(overrides: Iterable[str]) -> None:
         group, equals, _ = text.partition("=")
         if equals and (CONF / group).is_dir():
             values = _values(parser.parse_override(text), parser)
-            if not all(isinstance(value, str | list) for value in values or ()):
+            if any(value is None or isinstance(value, int | float) for value in values or ()):
                 raise ConfigError(f"{text}: must be the name of a config; --help lists them")
 
 

@@ -59,6 +59,7 @@ for name in ("lightning.pytorch", "lightning.fabric"):
 for message in (
     ".*exists and is not empty",
     ".*is smaller than the logging interval",
+    "GPU available but not used",  # as trainer=cpu says
     ".*LeafSpec.*deprecated",
     "FSDP2-wrapped module .* returned a view tensor",  # of a linear layer's output, by torch
 ):
