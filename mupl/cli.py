@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mupl import __version__
 from mupl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -579,6 +580,7 @@ def _add_certificate(commands: Any) -> argparse.ArgumentParser:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mupl", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"mupl {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     commands.add_parser("train", help="train as train.py does; `mupl train --help` lists the keys")

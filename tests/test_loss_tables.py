@@ -237,7 +237,7 @@ REFUSED = {
     "width,lr,loss 64,1, 64,2, 32,1,": "--loss loss: no run has one",
     "width,lr,loss": "mine.csv: has no rows",
     "width 64 128": "has one column, 'width': columns must be separated by commas",
-    "width,lr,loss 64,1,2,3,4,5 1": "mine.csv: cannot be read: ",
+    "width,lr,loss 64,1,2,3,4,5 1": "mine.csv: cannot be read: rows have more cells than",
     "width,lr,loss,depth 64,1,2,2 64,1,3,4 32,1,2,2 32,1,3,4": "differ in depth: say --by depth",
     "width,lr,loss,seed 64,1,2,0 64,1,3,0 32,1,2,0": "--seed seed: 2 rows have the same width, lr",
 }

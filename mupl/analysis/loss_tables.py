@@ -206,7 +206,10 @@ def _read(file: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:  # pandas' own errors are of these
         raise ConfigError(f"{file}: cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much for an index
-        raise ConfigError(f"{file}: cannot be read: rows have more cells than the line of names")
+        raise ConfigError(
+            f"{file}: cannot be read: rows have more cells than the line of names; columns must be "
+            "separated by commas in a .csv, and decimals by points"
+        )
     table = table.fillna("").rename(columns=lambda name: str(name).strip())
     if table.empty:
         raise ConfigError(f"{file}: has no rows; there must be one a run, below a line of names")
