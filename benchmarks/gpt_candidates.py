@@ -173,6 +173,15 @@ def _dtype_of_products(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return x in a dtype, as the output of a function.
+
+    torch 2.11 compiles one to a function without a gradient if its output comes from a `to` that
+    has nothing to do.
+    """
+    return x if x.dtype is dtype else x.to(dtype)
+
+
 def _product(x: Tensor, w: Tensor, way: Way) -> Tensor:
     if way.weight_gradient == "plain":
         return layers.stacked_linear(x, w)
@@ -205,7 +214,7 @@ class _Normalised(torch.autograd.Function):
         in_full = x.float() if x.dtype is torch.bfloat16 else x
         centred = in_full - in_full.mean(-1, keepdim=True)
         inverse_std = (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
-        y = (centred * inverse_std).to(dtype)
+        y = _cast(centred * inverse_std, dtype)
         ctx.save_for_backward(y, inverse_std)
         ctx.dtype = x.dtype
         return y
@@ -283,7 +292,7 @@ class _Gelu(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         x_full = x.float() if x.dtype is torch.bfloat16 else x
-        return (x_full * _normal(x_full)[0]).to(x.dtype)
+        return _cast(x_full * _normal(x_full)[0], x.dtype)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
