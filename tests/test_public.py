@@ -164,6 +164,7 @@ def with_head() -> nn.Module:
     return model
 
 
+BATCH = (torch.ones(4, 6), torch.zeros(4).long())
 INFOS = mupl.describe(build, width=32, base_width=8)
 SCALES = mupl.scale(INFOS, "mup", "adamw", lr=0.1)
 DRAWN = mupl.scale(
@@ -297,6 +298,36 @@ WRONG: dict[str, tuple[Any, str]] = {
         "the readout of this model, whose backward multiplier is its forward one",
     ),
     "no seed": (lambda: mupl.initialize_(build(32), DRAWN), "seed"),
+    "a seed of text in a setup": (lambda: setup(seed="one"), "seed=one: must be a whole number"),
+    "a seed of text": (
+        lambda: mupl.initialize_(build(32), DRAWN, seed="one"),  # type: ignore[arg-type]
+        "seed=one: must be a whole number, not a str",
+    ),
+    "a width for widths": (
+        lambda: mupl.coord_check(build, 64, [BATCH], base_width=8, lr=0.1),  # type: ignore[arg-type]
+        "widths=64: must be a list, such as widths=[64,",
+    ),
+    "no rows": (lambda: mupl.verdict(3), "rows: must be a table as mupl.coord_check gives"),  # type: ignore[arg-type]
+    "a recorder of no model": (
+        lambda: mupl.Recorder(build),  # type: ignore[arg-type]
+        "recorder.model: must be an nn.Module, not a function",
+    ),
+    "a model in place of a module": (
+        lambda: mupl.find_lr(build(32), None),  # type: ignore[arg-type]
+        "find_lr: takes a mupl.TrainingModule(setup), not a Sequential",
+    ),
+    "an optimizer of a model": (
+        lambda: setup(optimizer=torch.optim.Adam(build(32).parameters())),  # type: ignore[arg-type]
+        "optimizer: must be the class Adam or a functools.partial of it",
+    ),
+    "a state before its optimizer": (
+        lambda: mupl.check_same_groups(setup().optimizer().state_dict(), setup().optimizer()),  # type: ignore[arg-type]
+        "optimizer state: must be what the state_dict() of an optimizer returned",
+    ),
+    "a state in place of an optimizer": (
+        lambda: mupl.with_groups_of({}, setup().optimizer().state_dict()),  # type: ignore[arg-type]
+        "optimizer: must be an optimizer, not a dict; the state follows",
+    ),
 }
 
 
@@ -307,6 +338,12 @@ def test_a_wrong_call_says_in_one_line_what_is_right(case: str) -> None:
         call()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_seed_may_be_a_whole_number_of_numpy() -> None:
+    assert setup(seed=np.int64(3)).seed == 3
+    one, other = (mupl.initialize_(build(32), DRAWN, seed=seed) for seed in (np.int64(3), 3))
+    torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
 
 
 def test_a_base_width_is_never_assumed() -> None:

@@ -65,6 +65,9 @@ def swept_axis(rows: pd.DataFrame) -> str:
 
 def _axis(rows: pd.DataFrame, along: str | None) -> str:
     """Return the column that slopes are taken against, if the rows have it."""
+    if not isinstance(rows, pd.DataFrame):
+        kind = type(rows).__name__
+        raise ConfigError(f"rows: must be a table as mupl.coord_check gives, not a {kind}")
     if rows.empty:
         raise ConfigError("rows: there are none; mupl.coord_check gives them")
     if along is None:

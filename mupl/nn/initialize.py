@@ -1,7 +1,8 @@
 """Putting a parametrization into a module: its initial weights and its multipliers."""
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -75,13 +76,20 @@ def _set_multipliers(model: nn.Module, scales: Mapping[str, Scale]) -> None:
         _set_multiplier(use, attention)
 
 
+def as_seed(seed: SupportsIndex) -> int:
+    """Return a whole number, such as one of numpy's, as the int that torch takes for a seed."""
+    if isinstance(seed, bool) or not isinstance(seed, SupportsIndex):
+        raise ConfigError(f"seed={seed}: must be a whole number, not a {type(seed).__name__}")
+    return operator.index(seed)
+
+
 def _generator(
     generator: torch.Generator | None, seed: int | None, drawn: Sequence[str]
 ) -> torch.Generator | None:
     if seed is not None and generator is not None:
         raise ConfigError(f"seed={seed}: give a seed or a generator, one of them")
     if seed is not None:
-        return torch.Generator().manual_seed(seed)
+        return torch.Generator().manual_seed(as_seed(seed))
     if generator is None and drawn:
         raise ConfigError(f"seed=None: give a seed or a generator, one of them, to draw {drawn[0]}")
     return generator

@@ -215,6 +215,7 @@ def check_same_groups(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         Traceback (most recent call last):
         mupl.errors.ConfigError: optimizer state: it was saved under lr=0.05 (now 0.025) of ...
     """
+    _refuse_others(optimizer, state)
     both = [*optimizer.param_groups, *state["param_groups"]]
     named = all("param_names" in group for group in both)
     present = _by_tensor(optimizer.param_groups, named)
@@ -237,6 +238,16 @@ def check_same_groups(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         raise ConfigError(
             "optimizer state: it has the tensors in another order, in which torch would mix them "
             "up; load mupl.with_groups_of(optimizer, state)"
+        )
+
+
+def _refuse_others(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Refuse what is no optimizer beside a state of one."""
+    if not isinstance(state, Mapping) or "param_groups" not in state:
+        raise ConfigError("optimizer state: must be what the state_dict() of an optimizer returned")
+    if not hasattr(optimizer, "param_groups"):
+        raise ConfigError(
+            f"optimizer: must be an optimizer, not a {type(optimizer).__name__}; the state follows"
         )
 
 
@@ -291,6 +302,7 @@ def with_groups_of(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, 
         >>> optimizer.param_groups[0]["lr"]
         0.075
     """
+    _refuse_others(optimizer, state)
     states = {}
     for group in state["param_groups"]:
         if "param_names" not in group:

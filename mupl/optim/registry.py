@@ -83,6 +83,11 @@ def resolve(optimizer: OptimizerLike) -> Constructor:
         return optimizer
     if optimizer in _ELSEWHERE:
         return _imported(optimizer)
+    if isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError(
+            f"optimizer: must be the class {type(optimizer).__name__} or a functools.partial of "
+            "it, not an optimizer of a model"
+        )
     known = optimizers()
     if optimizer not in known:
         names = ", ".join([*known, *_ELSEWHERE])

@@ -126,7 +126,7 @@ def _refuse(why: str, **given: Any) -> None:
 
 def _check_build(build: Any, width: Width, depth: int | None) -> None:
     if isinstance(build, nn.Module) or not callable(build):
-        hint = "; to describe a model itself say base=" if isinstance(build, nn.Module) else ""
+        hint = "; beside a model itself say base=" if isinstance(build, nn.Module) else ""
         raise ConfigError(
             f"build: must be a function width -> nn.Module, not a {type(build).__name__}{hint}"
         )

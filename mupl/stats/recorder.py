@@ -115,6 +115,8 @@ class Recorder:
         optimizer: Optimizer | HasDecayRates | None = None,
         expected: Predict | Sequence[Predict] | None = None,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"recorder.model: must be an nn.Module, not a {type(model).__name__}")
         self.kinds = frozenset(_known("kinds", kinds, KINDS))
         self.steps = checked_steps(steps)
         self.probe = probe

@@ -105,11 +105,15 @@ def _runs(
     base_depth: int | None,
 ) -> list[dict[str, Any]]:
     """List width, seed and depth, if given, of each training; refuse none, or two sizes swept."""
-    swept: dict[str, list[Any]] = {"width": list(widths), "seed": list(seeds)}
+    given: dict[str, Any] = {"width": widths, "seed": seeds}
     if depths is not None:
-        swept["depth"] = list(depths)
-    for key, values in swept.items():
-        if not values:
+        given["depth"] = depths
+    swept = {}
+    for key, values in given.items():
+        if not isinstance(values, Iterable):
+            raise ConfigError(f"{key}s={values}: must be a list, such as {key}s={EXAMPLES[key]}")
+        swept[key] = list(values)
+        if not swept[key]:
             raise ConfigError(f"{key}s: needs at least one, such as {key}s={EXAMPLES[key]}")
     if depths is not None and len(swept["width"]) > 1:
         raise ConfigError("widths: a check against depth has one width, such as widths=[64]")

@@ -132,6 +132,10 @@ def find_lr(
         >>> search.lrs[0] <= search.suggestion() <= search.lrs[-1]
         True
     """
+    if not isinstance(module, TrainingModule):
+        raise ConfigError(
+            f"find_lr: takes a mupl.TrainingModule(setup), not a {type(module).__name__}"
+        )
     if not (0 < low < high < math.inf and steps > 1):
         raise ConfigError(
             f"find_lr: low={low}, high={high}, steps={steps}: must be 0 < low < high and steps > 1"

@@ -16,7 +16,7 @@ from mupl.initializers import default_dtype
 from mupl.names import some_of
 from mupl.nn.dropout import Dropout
 from mupl.nn.fold import folded
-from mupl.nn.initialize import initialize_
+from mupl.nn.initialize import as_seed, initialize_
 from mupl.nn.tensors import parameters
 from mupl.nn.unit_scaling import has_unit_readout, scales_gradients
 from mupl.optim.groups import build_optimizer
@@ -152,7 +152,7 @@ class Setup:
         self.optimizer_rules = optimizer_rules(self.optimizer_class, update_kind)
         self.schedule = schedule or Schedule()
         self.loss = CheckedLoss(loss)
-        self.seed = seed or 0
+        self.seed = 0 if seed is None else as_seed(seed)
         given: dict[str, Any] = {"roles": roles, "init": init, "keep": keep, "residual": residual}
         given |= {"wider": wider, "base": base, "delta": delta}
         self.infos = describe(build, width, base_width, depth=depth, base_depth=base_depth, **given)
