@@ -66,7 +66,7 @@ def make(entry: Entry, how: How) -> bool:
         if not file.is_file():
             raise ConfigError(f"{entry.name}: its runs left no {file}; see above for why")
     folder.mkdir(parents=True, exist_ok=True)
-    table = pd.read_csv(file)
+    table = pd.read_csv(file, low_memory=False)
     image = folder / f"{entry.name}.png"
     draw(entry.view, table, image)
     if how.keep:

@@ -45,7 +45,8 @@ class Contents:
     def table(self, file: str) -> pd.DataFrame | None:
         """Read a table of the sweep; None if it has none."""
         path = self.folder / file
-        return pd.read_csv(path) if path.exists() else None
+        # as a whole: in parts, a column of words and gaps has a warning
+        return pd.read_csv(path, low_memory=False) if path.exists() else None
 
     def plain(self, file: str) -> dict[str, Any] | None:
         """Read plain data of the sweep; None if it has none."""
