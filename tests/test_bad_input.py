@@ -207,6 +207,7 @@ WRONG = {
     "model._target_=nowhere.Net": "cannot be imported (needs the package nowhere, which is not "
     "installed, nor a module of the working folder)",
     "model._target_=tests.models.Unclassifiable": "'positions' of shape (3, 8)",
+    "model._partial_=false": "its config needs _partial_: true",
     "model=gpt": "model=mupl.models.GPT: takes vocabulary and context, which these data do not",
     "data=text": "model=mupl.models.MLP: takes in_features and num_classes",
     f"{GPT} model.experts=width/3": "model.experts=width/3: must be a whole number, and is",
@@ -259,6 +260,10 @@ WRONG = {
     "data=table": "data.file: is missing, and has no default; say data.file=...",
     "data=table data.file=TMP/flats.csv": "data.target: is missing, and has no default",
     "data=table data.file=nowhere.csv data.target=price": "nowhere.csv: must be a CSV file",
+    "-m lr=0.1,0.2 data=table data.file=TMP/flats.csv": "data.target: is missing, and has no",
+    f"{STACKED} model=torchvision": "model.constructor: is missing, and has no default",
+    f"{STACKED} data=table data.file=nowhere.csv data.target=price": "nowhere.csv: must be a CSV",
+    f"{STACKED} {TABLE} data.target=price,area": "has words, such as 'Bern', in the columns 'city'",
     f"{TABLE} data.target=prize": "has no such column; did you mean price?",
     f"{TABLE} data.target=price": "has words, such as 'Bern', in the columns 'city'; leave",
     f"{FLATS} data.ignore=city": "data.ignore=city: must be a list of words, such as [a, b]",
@@ -276,6 +281,8 @@ WRONG = {
     "model=gpt data=tokens data.root=TMP/cut data.vocabulary=5": "must be null or at least 64",
     "model=gpt data=random_tokens data.vocabulary=0": "data.vocabulary=0: must be a whole number",
     "model=gpt data=random_tokens data.context=many": "data.context=many: must be a whole number",
+    "data._target_=tests.test_bad_input.no_splits": "no_splits: must return mupl.data.Arrays",
+    "-m lr=0.1,0.2 data._target_=tests.test_bad_input.no_splits": "must return mupl.data.Arrays",
     # schedules
     "scheduler=cosine scheduler.warmup=100": "scheduler.warmup=100: must be in [0, 1]",
     "scheduler=cosine scheduler.warmup=soon": "scheduler.warmup=soon: must be a number",
@@ -394,6 +401,10 @@ IN_A_PROCESS = "lr=-0.1"  # the others in this one, which takes a tenth of the t
 
 def no_mean(output: Tensor, target: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(output, target, reduction="none")
+
+
+def no_splits(root: str | None) -> list[str | None]:
+    return [root]
 
 
 def write_images(folder: Path, *classes: str, side: int = 8) -> None:
@@ -540,6 +551,9 @@ WRONG_COMMANDS = {
     "check torch.nn:Linear --widths 8,16 --seeds 0": "--seeds=0: must be a whole number >= 1",
     "check torch.nn:Linear --widths 8,16 --data torch:eyes": "torch:eyes: must name batches",
     "check tests.models:convolution --widths 8,16": "for a Conv2d; say --data my_package",
+    "check os:getcwd --widths 8,16": "build: must be a function width -> nn.Module (too many",
+    "check tests.models --widths 8,16": "build: must be a function width -> nn.Module, not a mod",
+    "check builtins:float --widths 8,16": "build: must return an nn.Module, not a float",
     "report nowhere": "nowhere: there is no such folder",
     "report . --report fireworks": "report=fireworks: must be one of ablation",
     "report . --metric loss": "--metric=loss: must be one of val_loss, train_loss",

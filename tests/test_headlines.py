@@ -109,6 +109,14 @@ def test_sweeps_are_listed_with_what_they_swept_and_the_best(tmp_path: Path) -> 
         list_sweeps(tmp_path / "digits-771b" / "lr=0.1-0000")
 
 
+def test_the_best_job_is_named_without_keys_that_only_others_have(tmp_path: Path) -> None:
+    write_sweep(tmp_path, {0.1: 2.0, 0.2: 1.5})
+    other = row_of("abcd", width=8, lr=0.1, seed=0, parametrization="mup", optimizer="adamw")
+    write_result(tmp_path / "x-abcd", other | {"val_loss": 9.0, "data.context": 8})
+    (row,) = list_sweeps(tmp_path)
+    assert row["best"] == "val_loss 1.5: lr=0.2"
+
+
 def test_a_report_leaves_out_what_it_is_told_to(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

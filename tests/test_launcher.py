@@ -291,7 +291,9 @@ def test_failed_jobs_or_all_run_again_on_request(
     }
     before = written(folder)
     (tmp_path / "broken" / "broken").unlink()
-    assert "4 of 4 jobs were done before" in sweep(*arguments).stdout
+    said = sweep(*arguments).stdout
+    assert "4 of 4 jobs were done before (" in said
+    assert "rerun=failed those that failed" in said
     assert written(folder) == before
     again = sweep(*arguments, "rerun=failed")
     assert again.returncode == 0
@@ -300,6 +302,7 @@ def test_failed_jobs_or_all_run_again_on_request(
         failed["folder"]
     )
     table = results(folder)
+    assert "(rerun=all trains them anew)" in sweep(*arguments).stdout  # none has failed now
     assert "were done before" not in sweep(*arguments, "rerun=all").stdout
     assert all(when > before[job] for job, when in written(folder).items())
     pd.testing.assert_frame_equal(results(folder), table)

@@ -295,6 +295,14 @@ def test_a_sweep_of_which_all_runs_failed_has_a_page(tmp_path: Path) -> None:
     assert "no memory" in text
 
 
+def test_a_failed_run_whose_lr_was_a_word_does_not_cost_the_page(tmp_path: Path) -> None:
+    transfer_sweep(tmp_path)
+    write_job(tmp_path, "word", lr="abc", status="failed", error="lr=abc: must be a number")
+    text = write_sweep_page(tmp_path).read_text()
+    assert "lr=abc: must be a number" in text
+    assert "Loss curves" in text
+
+
 def test_a_page_that_fails_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -138,6 +138,16 @@ def test_figures_are_written_as_the_config_asks(tmp_path: Path) -> None:
     assert widths[1] - widths[0] == pytest.approx(3 * 72, rel=0.3)  # legends keep their size
 
 
+def test_a_font_that_is_not_installed_is_said_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with looking(Look.of({"font": "nowhere 9"})):
+        for name in ("lr.png", "again.png"):
+            save_figure(tmp_path / name, plot_hyperparameter_transfer, results())
+    assert capfd.readouterr().err.count("note: font 'nowhere': none of that name") == 1
+    assert not caplog.records
+
+
 def test_a_wrong_report_ends_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     sweep = ["-m", *SMALL, "width=8,16", f"{KEY}=transfers", f"hydra.sweep.dir={tmp_path}"]
     done = train_here(capfd, *sweep)

@@ -1,9 +1,12 @@
 """How figures are written: formats, size and font, as a config or a command asks for."""
 
+import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +112,7 @@ def styled() -> Iterator[None]:
     look = current_look()
     options: Any = {**RC}  # keys of matplotlib, in a type of its own
     if look.family:
+        _note_missing(look.family)
         options["font.family"] = look.family
     if look.points:
         options["font.size"] = look.points
@@ -117,6 +121,19 @@ def styled() -> Iterator[None]:
         options["legend.title_fontsize"] = options["axes.titlesize"] = look.points
     with plt.rc_context(options):
         yield
+
+
+@cache  # so that it is said once
+def _note_missing(family: str) -> None:
+    """Say in a line that there is no such font here; matplotlib would log one for each text."""
+    from matplotlib.font_manager import FontProperties, findfont
+
+    try:
+        findfont(FontProperties(family=[family]), fallback_to_default=False)
+    except ValueError:
+        logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+        text = f"note: font {family!r}: none of that name is installed; figures show another"
+        print(text, file=sys.stderr, flush=True)
 
 
 def _formats(given: Any, prefix: str) -> tuple[str, ...]:

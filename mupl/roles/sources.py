@@ -57,7 +57,7 @@ def shapes(
         _refuse("is for a function; say it where another model is described", depth=depth)
         return _shapes_of_models(build, delta)
     _refuse("belongs to a base model; say wider= for a function", delta=delta)
-    _check_build(build, base_width, depth)
+    check_build(build, base_width, depth)
     _check_width("base_width", base_width)
     found = _shapes_of_builds(_at_depth(build, depth), base_width, wider)
     if depth is None:
@@ -102,7 +102,7 @@ def find_sources(
         target = _find_target(build, width, depth)
         return _in_depth(found, target, depth, base_depth)
     _refuse("belongs to a model as base=; say wider= for a function", delta=delta)
-    _check_build(build, width, depth)
+    check_build(build, width, depth)
     base_width = _checked_base_width(width, base_width)
     at_depth = _at_depth(build, depth)
     found = _shapes_of_builds(at_depth, base_width, wider)
@@ -124,7 +124,8 @@ def _refuse(why: str, **given: Any) -> None:
 # --- a function width -> nn.Module
 
 
-def _check_build(build: Any, width: Width, depth: int | None) -> None:
+def check_build(build: Any, width: Width, depth: int | None = None) -> None:
+    """Refuse what is no function that takes a width, and a depth if one is given."""
     if isinstance(build, nn.Module) or not callable(build):
         hint = "; beside a model itself say base=" if isinstance(build, nn.Module) else ""
         raise ConfigError(
@@ -271,7 +272,7 @@ def _find_target(build: Build | nn.Module, width: Width, depth: int | None) -> T
         _refuse("is for a function; the model has its own", width=width)
         _, fills = fills_of_modules(build, "meta")
         return Target(build, fills, on_meta=True, is_base=None)
-    _check_build(build, width, depth)
+    check_build(build, width, depth)
     _check_width("width", width)
     return _build_target(_at_depth(build, depth), width)
 

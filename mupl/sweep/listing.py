@@ -81,7 +81,8 @@ def best_text(table: pd.DataFrame, metric: str) -> str:
     if completed.empty:
         return ""
     best = completed.sort_values(metric).iloc[0]
-    values = {key: best[key] for key in differing_columns(table)}
+    swept = best[differing_columns(table)]
+    values = dict(swept.dropna())  # without keys that only jobs of other commands have
     if "parametrization" in values:
         values["parametrization"] = as_written(values["parametrization"])
     return f"{metric} {best[metric]:.4g}: {' '.join(label_parts(values))}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
@@ -37,7 +38,12 @@ def load_data(cfg: DictConfig) -> Any:
         ConfigError: on an argument that its source does not take, or what the source refuses.
     """
     check_arguments("data", cfg.data)
-    return instantiate(cfg.data)
+    splits = instantiate(cfg.data)
+    if not hasattr(splits, "train_batches"):
+        raise ConfigError(
+            f"data={cfg.data._target_}: must return mupl.data.Arrays, not a {type(splits).__name__}"
+        )
+    return splits
 
 
 def build_setup(cfg: DictConfig, offered: Mapping[str, Any]) -> Setup:
@@ -63,7 +69,7 @@ def setup_arguments(
     check_arguments("model", cfg.model)
     check_arguments("optimizer", cfg.optimizer, beside=("update_kind",))
     check_arguments("scheduler", cfg.scheduler)
-    model = instantiate(cfg.model)
+    model = _model(cfg)
     from_data = taken_arguments(cfg.model._target_, model, offered)
     in_depth = {}
     if cfg.base_depth is not None:
@@ -83,6 +89,19 @@ def setup_arguments(
         **tuned(cfg),
     }
     return lambda width, **depth: model(width=width, **from_data, **depth), arguments
+
+
+def _model(cfg: DictConfig) -> Any:
+    """Return the function of a config that builds its model."""
+    try:
+        return instantiate(cfg.model)
+    except InstantiationException as error:
+        if cfg.model.get("_partial_") or not isinstance(error.__cause__, TypeError):
+            raise
+        raise ConfigError(
+            f"model={cfg.model._target_}: is called too early ({error.__cause__}); "
+            "its config needs _partial_: true"
+        ) from error
 
 
 def _check_accelerator(cfg: DictConfig) -> None:

@@ -1,4 +1,4 @@
-"""Does the loss of a sweep fit its model and its data? Asked before its first job is trained."""
+"""Can a sweep's data be read, and does its loss fit them? Asked before its first job is trained."""
 
 import sys
 import warnings
@@ -6,25 +6,26 @@ from collections import Counter
 from pathlib import Path
 
 from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue
 
-from mupl.errors import ConfigError
+from mupl.errors import ConfigError, bad_input
 from mupl.identity import RESULT_FILE, hydra_of, read_result
 from mupl.training.compose import compose_job
-from mupl.training.overrides import MAX_JOBS, jobs, swept_texts
+from mupl.training.overrides import MAX_JOBS, in_plain_words, jobs, swept_texts
 
-DECIDING = ("loss", "model", "data")  # swept keys that decide whether a loss fits, with data.*
+DECIDING = ("loss", "model", "data")  # swept keys that decide it, with data.*
 EXAMPLES = 3  # given to the loss: neither one, which is broadcast, nor many, which take memory
 HERE = ("BasicLauncher", "StackedLauncher")  # which train in the process of the command
 
 
 def check_losses(config: DictConfig) -> None:
-    """Refuse a multirun if no loss fits model and data; else say how many jobs will fail, and why.
+    """Refuse a multirun whose data are refused or fit no loss; else say how many jobs will fail.
 
     Those become failed rows, so that the others are trained. A sweep of which a job was trained
     before is not looked at again, nor one whose jobs are trained in processes elsewhere.
 
     Raises:
-        ConfigError: see `mupl.training.losses.CheckedLoss`.
+        ConfigError: of the data's source, or see `mupl.training.losses.CheckedLoss`.
     """
     launcher = str(config.hydra.launcher._target_).rpartition(".")[2]
     if launcher not in HERE or _has_trained(Path(str(config.hydra.sweep.dir))):
@@ -51,9 +52,9 @@ def _has_trained(sweep_dir: Path) -> bool:
 
 
 def _problem(config: DictConfig) -> str:
-    """Say why the loss of a job does not fit; "" if it does, or the job cannot be set up.
+    """Say which key is missing, why the data of a job are refused, or why its loss does not fit.
 
-    The latter is said where the job is trained.
+    "" if all is well, or the model cannot be set up, which is said where the job is trained.
     """
     import torch  # not before, as other checks do without
 
@@ -63,6 +64,12 @@ def _problem(config: DictConfig) -> str:
         warnings.simplefilter("ignore")  # said where the job is trained
         try:
             splits = load_data(config)
+        except MissingMandatoryValue as error:
+            return in_plain_words(error)
+        except Exception as error:
+            cause = bad_input(error)
+            return str(cause) if isinstance(cause, ConfigError) else ""
+        try:
             batches = splits.train_batches(config.batch_size, [0])
             batches.set_step(0)
             x, target = (of_seeds[0] for of_seeds in batches())
@@ -70,6 +77,8 @@ def _problem(config: DictConfig) -> str:
             setup.model.eval()
             with torch.no_grad():
                 output = setup.model(x[:EXAMPLES])
+        except MissingMandatoryValue as error:
+            return in_plain_words(error)
         except Exception:
             return ""
         try:

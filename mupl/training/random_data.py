@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mupl.errors import ConfigError
 from mupl.roles import Build, Width
+from mupl.roles.sources import check_build
 from mupl.stats.outputs import main_tensor
 from mupl.training.losses import Loss, cross_entropy
 
@@ -36,7 +37,10 @@ def random_batches(build: Build, width: Width, steps: int = 3) -> tuple[list[Any
     >>> [tuple(part.shape) for part in batches[0]]
     [(64, 6), (64,)]
     """
+    check_build(build, width)
     model = build(width)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"build: must return an nn.Module, not a {type(model).__name__}")
     generator = torch.Generator().manual_seed(0)
     batches = []
     loss: Loss = cross_entropy
