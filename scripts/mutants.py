@@ -703,7 +703,7 @@ NUMBERS = [
         "mupl/analysis/readings.py",
         "tests/test_loss_tables.py",
         [
-            ("if low <= 0 <= high:", "if high < low:"),
+            ("if drift == 0 or low <= 0 <= high:", "if high < low:"),
             ('"rises" if drift > 0', '"rises" if drift < 0'),
             ('row["sizes"] - 2', 'row["sizes"]'),
         ],

@@ -264,6 +264,8 @@ WRONG = {
     f"{STACKED} model=torchvision": "model.constructor: is missing, and has no default",
     f"{STACKED} data=table data.file=nowhere.csv data.target=price": "nowhere.csv: must be a CSV",
     f"{STACKED} {TABLE} data.target=price,area": "has words, such as 'Bern', in the columns 'city'",
+    "data=table data.file=TMP/index.csv data.target=price": "the numbers of its rows in a column",
+    "data=table data.file=TMP/same.csv data.target=price": "price: has one value only, 60",
     f"{TABLE} data.target=prize": "has no such column; did you mean price?",
     f"{TABLE} data.target=price": "has words, such as 'Bern', in the columns 'city'; leave",
     f"{FLATS} data.ignore=city": "data.ignore=city: must be a list of words, such as [a, b]",
@@ -432,6 +434,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_images(folder / "one_class", "cat")
     rows = ["area,city,price", *[f"{area},Bern,{3 * area}" for area in range(20, 25)]]
     (folder / "flats.csv").write_text("\n".join(rows))
+    rows = [",area,price", *[f"{i},{20 + i},{3 * i}" for i in range(9)]]
+    (folder / "index.csv").write_text("\n".join(rows))
+    (folder / "same.csv").write_text("\n".join(["area,price", *[f"{i},60" for i in range(9)]]))
     write_images(folder / "corrupt", "cat", "dog")
     (folder / "corrupt" / "cat" / "1.png").write_bytes(b"\x89PNG")
     write_images(folder / "two_sizes", "cat")

@@ -366,6 +366,13 @@ def test_a_drift_within_its_error_is_not_called_one() -> None:
     assert "by the scatter over sizes" in said
 
 
+def test_a_drift_of_rounding_errors_is_none() -> None:
+    results = sweep()
+    table = transfer(results).assign(drift=-1e-16, drift_low=-2e-16, drift_high=-1e-17)
+    (said,) = readings(optima(results), table, ["parametrization", "optimizer"], "width", "lr")
+    assert said.startswith("mup: no certain drift of the best learning rate: 0.00 octaves")
+
+
 def test_words_of_a_choice_speak_of_no_drift() -> None:
     assert "the best learning rate rises when depth doubles" in glossary("depth", "lr")[0]
     results = sweep(seeds=[0.0]).assign(scheduler=lambda t: t["lr"].map(str), lr=0.1)

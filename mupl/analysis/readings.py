@@ -92,7 +92,7 @@ def _drift(row: Mapping[Any, Any], size: str, x: str) -> str:
         return f"{name} {direction} by {amount} ({factor}), with an error that is not known."
     _, kind, low, high = min(intervals)
     interval = f"95 % {low:.2f} to {high:.2f} {ERRORS[kind]}"
-    if low <= 0 <= high:
+    if drift == 0 or low <= 0 <= high:  # a drift that is rounding errors excludes 0
         return f"no certain drift of {name}: {drift:.2f} octaves a doubling, {interval}."
     return f"{name} {direction} by {amount} ({factor}; {interval})."
 

@@ -75,6 +75,8 @@ def _read_table(
     features = columns[0].features(target, ignore)
     x = [one.numbers(features) for one in columns]
     y = _class_indices(columns, target) if classes else [one.numbers([target]) for one in columns]
+    if not classes and all(len(of_file.unique()) == 1 for of_file in y):
+        raise ConfigError(f"data.target={target}: has one value only, {y[0][0].item():g}")
     if len(files) == 1:
         train, val = random_split(len(x[0]), val_fraction, "rows")
         x = [x[0][train], x[0][val]]
@@ -124,6 +126,14 @@ class _Columns:
             for name in names:
                 self._check_known(key, name)
         names = [name for name in self.frame.columns if name != target and name not in ignore]
+        for name in names:
+            column = self.frame[name]
+            if str(name).startswith("Unnamed: ") and (column == column.index).all():
+                raise ConfigError(
+                    f"{self._said}: has the numbers of its rows in a column without a name, which "
+                    f"tell nothing; leave it out, 'data.ignore=[\"{name}\"]', or write the file "
+                    "by to_csv(index=False)"
+                )
         if not names or target in ignore:
             raise ConfigError(f"data.ignore={list(ignore)}: leaves no feature, or no target")
         return names
