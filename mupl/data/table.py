@@ -75,8 +75,6 @@ def _read_table(
     features = columns[0].features(target, ignore)
     x = [one.numbers(features) for one in columns]
     y = _class_indices(columns, target) if classes else [one.numbers([target]) for one in columns]
-    if not classes and all(len(of_file.unique()) == 1 for of_file in y):
-        raise ConfigError(f"data.target={target}: has one value only, {y[0][0].item():g}")
     if len(files) == 1:
         train, val = random_split(len(x[0]), val_fraction, "rows")
         x = [x[0][train], x[0][val]]
@@ -85,6 +83,8 @@ def _read_table(
     if classes:
         num_classes = int(torch.cat(y).max()) + 1
         return Arrays(train_x, y[0], val_x, y[1], num_classes=num_classes)
+    if len(torch.cat(y).unique()) == 1:
+        raise ConfigError(f"data.target={target}: has one value only, {y[0][0].item():g}")
     train_y, val_y = _standardised(*y)
     return Arrays(train_x, train_y, val_x, val_y)
 

@@ -127,7 +127,7 @@ def _refuse(why: str, **given: Any) -> None:
 def check_build(build: Any, width: Width, depth: int | None = None) -> None:
     """Refuse what is no function that takes a width, and a depth if one is given."""
     if isinstance(build, nn.Module) or not callable(build):
-        hint = "; beside a model itself say base=" if isinstance(build, nn.Module) else ""
+        hint = "; to describe a model itself say base=" if isinstance(build, nn.Module) else ""
         raise ConfigError(
             f"build: must be a function width -> nn.Module, not a {type(build).__name__}{hint}"
         )
