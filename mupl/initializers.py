@@ -138,10 +138,15 @@ def build_watched(build: Callable[[], nn.Module]) -> tuple[nn.Module, dict[str, 
     in parts, or by anything else, such as `orthogonal_`, has no initializer.
     """
     with torch.device("cpu"), _Watch() as watch:
-        module = build()
-    if not isinstance(module, nn.Module):
-        raise ConfigError(f"build: must return an nn.Module, not a {type(module).__name__}")
+        module = checked_module(build())
     return module, watch.fills(module)
+
+
+def checked_module(built: Any) -> nn.Module:
+    """Return what `build` returned, if it is a module."""
+    if not isinstance(built, nn.Module):
+        raise ConfigError(f"build: must return an nn.Module, not a {type(built).__name__}")
+    return built
 
 
 @contextmanager

@@ -638,7 +638,7 @@ NUMBERS = [
         "mupl/identity/jobs.py",
         ("tests/test_identity.py::test_the_settings_in_which_trainings_differ_are_named",),
         [
-            ("if is_same or follows or is_ignored", "if is_same or is_ignored"),
+            ("if follows or is_ignored", "if is_ignored"),
             ("if choice != other_choice:", "if False:"),
         ],
     ),

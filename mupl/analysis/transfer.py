@@ -542,9 +542,9 @@ def _intervals(
 ) -> pd.DataFrame:
     """Say how far the 95 % interval over seeds of an estimate extends to either side of it.
 
-    One row a group, in their order. Columns: those of groups, half (that distance; see `jackknife`)
-    and seeds. A seed counts if it has a loss, which may be infinite, at every size and x of its
-    group: else means would be over other seeds at one x than at the next.
+    One row a group, in their order. Columns: the keys of the groups, half (that distance; see
+    `jackknife`) and seeds. A seed counts if it has a loss, which may be infinite, at every size and
+    x of its group: else means would be over other seeds at one x than at the next.
 
     Args:
         groups: the keys of each group that has an estimate.

@@ -12,6 +12,7 @@ from mupl.identity.jobs import METRICS as METRICS
 from mupl.identity.jobs import OUTCOMES as OUTCOMES
 from mupl.identity.jobs import SETTINGS as SETTINGS
 from mupl.identity.jobs import differing_settings as differing_settings
+from mupl.identity.jobs import differing_values as differing_values
 from mupl.identity.jobs import hydra_of as hydra_of
 from mupl.identity.jobs import job_id as job_id
 from mupl.identity.jobs import job_row as job_row
@@ -24,7 +25,6 @@ from mupl.identity.jobs import trained as trained
 from mupl.identity.jobs import without_hydra as without_hydra
 from mupl.identity.provenance import changes as changes
 from mupl.identity.provenance import differences as differences
-from mupl.identity.provenance import leaves as leaves
 from mupl.identity.results import RERUN as RERUN
 from mupl.identity.results import RESULT_FILE as RESULT_FILE
 from mupl.identity.results import STATES as STATES

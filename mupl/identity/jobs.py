@@ -226,21 +226,15 @@ def differing_settings(
         config, other: of two jobs, with Hydra's part.
         without: dotted keys that do not count, with all that lies below them.
     """
-    values = _by_key(trained(config))
-    others = _by_key(trained(other))
     said = _by_key(_plain(config, False))
     others_said = _by_key(_plain(other, False))
     choices = config.hydra.runtime.choices
     others_choices = other.hydra.runtime.choices
     found: dict[str, tuple[Any, Any]] = {}
-    for key in {**values, **others}:
-        value = values.get(key)
-        other_value = others.get(key)
-        name = key.rpartition(".")[2]
-        is_same = _canonical(value, name) == _canonical(other_value, name)
+    for key, both in differing_values(trained(config), trained(other)).items():
         text = said.get(key)
         follows = "${" in str(text) and text == others_said.get(key)
-        if is_same or follows or is_ignored(key, without):
+        if follows or is_ignored(key, without):
             continue
         group = key.partition(".")[0]
         choice = choices.get(group)
@@ -248,7 +242,20 @@ def differing_settings(
         if choice != other_choice:
             found[group] = (choice, other_choice)
         else:
-            found[key] = (value, other_value)
+            found[key] = both
+    return found
+
+
+def differing_values(plain: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the values, by dotted key, in which what two jobs train differs (see `trained`)."""
+    values = _by_key(plain)
+    others = _by_key(other)
+    found = {}
+    for key in {**values, **others}:
+        name = key.rpartition(".")[2]
+        both = (values.get(key), others.get(key))
+        if _canonical(both[0], name) != _canonical(both[1], name):
+            found[key] = both
     return found
 
 

@@ -14,7 +14,7 @@ from mupl.files import DAMAGED, delete_stale_partials, set_aside, write_atomical
 from mupl.identity.provenance import changes
 
 RESULT_FILE = "result.json"  # in the folder of each job
-STATES = "states"  # the folder of the checkpoints of stacks, beside those of a sweep's jobs
+STATES = "states"  # the folder of stacks' checkpoints, beside the folders of jobs
 RERUN = ("missing", "failed", "changed", "keep", "all")
 
 STATUSES = ("completed", "diverged", "dropped", "failed")

@@ -215,11 +215,7 @@ def check_same_groups(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         Traceback (most recent call last):
         mupl.errors.ConfigError: optimizer state: it was saved under lr=0.05 (now 0.025) of ...
     """
-    _refuse_others(optimizer, state)
-    both = [*optimizer.param_groups, *state["param_groups"]]
-    named = all("param_names" in group for group in both)
-    present = _by_tensor(optimizer.param_groups, named)
-    saved = _by_tensor(state["param_groups"], named)
+    present, saved = _compared(optimizer, state)
     if present.keys() != saved.keys():
         missing = sorted(present.keys() ^ saved.keys())
         raise ConfigError(
@@ -249,6 +245,16 @@ def _refuse_others(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"optimizer: must be an optimizer, not a {type(optimizer).__name__}; the state follows"
         )
+
+
+def _compared(
+    optimizer: Optimizer, state: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Return what is compared of each tensor: present and saved, by name if both have names."""
+    _refuse_others(optimizer, state)
+    both = [*optimizer.param_groups, *state["param_groups"]]
+    named = all("param_names" in group for group in both)
+    return _by_tensor(optimizer.param_groups, named), _by_tensor(state["param_groups"], named)
 
 
 def _differences(

@@ -47,7 +47,7 @@ rule of a tensor, where m_in and m_out grow as its role says. Then
 - `normalized`: the same for an update of spectral norm 1. Its other singular values may be as
   large, and there are n of them where both dimensions grow.
 - `whitened`: the same. Shampoo lifts all directions that a gradient has. They are as many as the
-  shorter side, the batch and the steps before allow, so those of input layers grow with n too
+  shorter side, the batch and the steps before allow, so they grow with n in input layers too,
   while that is below its inputs. What such an update does to activations is the spectral norm's.
 - `relative`, `relative_low_rank`: the norm of an update is lr times the one of W. Its entries may
   have half the exponent of `STABLE`, which is right if n of its singular values are alike. What it

@@ -133,21 +133,25 @@ def find_lr(
         True
     """
     if not isinstance(module, TrainingModule):
-        raise ConfigError(
-            f"find_lr: takes a mupl.TrainingModule(setup), not a {type(module).__name__}"
-        )
+        kind = type(module).__name__
+        raise ConfigError(f"find_lr: takes a mupl.TrainingModule(setup), not a {kind}")
+    lrs = _grid(low, high, steps)
+    record = LossRecord()
+    range_test = RangeTest([lr / module.training_setup.lr for lr in lrs])
+    callbacks = [*trainer.get("callbacks", []), record, range_test]
+    options = {**QUIET, "max_steps": steps, **trainer, "callbacks": callbacks}
+    Trainer(**options).fit(copy.deepcopy(module), datamodule=data)
+    losses = _before_divergence(record.losses[: record.steps].tolist(), stop)
+    return LRSearch(lrs[: len(losses)], losses)
+
+
+def _grid(low: float, high: float, steps: int) -> list[float]:
+    """Return numbers from `low` to `high` by equal factors."""
     if not (0 < low < high < math.inf and steps > 1):
         raise ConfigError(
             f"find_lr: low={low}, high={high}, steps={steps}: must be 0 < low < high and steps > 1"
         )
-    lrs = [low * (high / low) ** (k / (steps - 1)) for k in range(steps)]
-    record = LossRecord()
-    range_test = RangeTest([lr / module.training_setup.lr for lr in lrs])
-    options = {**QUIET, "max_steps": steps, **trainer}
-    options["callbacks"] = [*trainer.get("callbacks", []), record, range_test]
-    Trainer(**options).fit(copy.deepcopy(module), datamodule=data)
-    losses = _before_divergence(record.losses[: record.steps].tolist(), stop)
-    return LRSearch(lrs[: len(losses)], losses)
+    return [low * (high / low) ** (k / (steps - 1)) for k in range(steps)]
 
 
 def _before_divergence(losses: Sequence[float], stop: float) -> list[float]:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mupl.errors import ConfigError
+from mupl.initializers import checked_module
 from mupl.roles import Build, Width
 from mupl.roles.sources import check_build
 from mupl.stats.outputs import main_tensor
@@ -38,9 +39,7 @@ def random_batches(build: Build, width: Width, steps: int = 3) -> tuple[list[Any
     [(64, 6), (64,)]
     """
     check_build(build, width)
-    model = build(width)
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"build: must return an nn.Module, not a {type(model).__name__}")
+    model = checked_module(build(width))
     generator = torch.Generator().manual_seed(0)
     batches = []
     loss: Loss = cross_entropy

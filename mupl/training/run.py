@@ -22,9 +22,9 @@ from mupl.data.modules import data_module
 from mupl.errors import ConfigError, bad_input, disk_error
 from mupl.identity import (
     RESULT_FILE,
+    differing_values,
     finished,
     job_row,
-    leaves,
     read_result,
     trained,
     write_result,
@@ -103,13 +103,12 @@ def _keep_result(
     """Refuse to train over the result of another config, unless this run goes on from that one."""
     if earlier["status"] == "failed" or cfg.rerun == "all" or last_checkpoint(folder, cfg.resume):
         return
-    there = dict(leaves(earlier["config"]))
-    here = dict(leaves(row["config"]))
-    different = [key for key in {**here, **there} if here.get(key) != there.get(key)]
-    key = different[0] if different else "config"
+    different = differing_values(row["config"], earlier["config"])
+    # none differ if another version of mupl gave the id
+    key, (here, there) = next(iter(different.items()), ("config", (None, None)))
     raise ConfigError(
-        f"hydra.run.dir={folder}: holds the result of another run ({key}={there.get(key)}, here "
-        f"{here.get(key)}); name another folder, or say rerun=all to train over it"
+        f"hydra.run.dir={folder}: holds the result of another run ({key}={there}, here {here}); "
+        "name another folder, or say rerun=all to train over it"
     )
 
 

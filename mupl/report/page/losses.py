@@ -29,7 +29,7 @@ MOST_POINTS = 60  # more are not seen
 CURVES = {"train_loss": "training loss", "val_loss": "validation loss"}
 
 
-def final_losses(losses: Losses, unit: str) -> tuple[Section | None, list[Finding]]:
+def final_losses(losses: Losses) -> tuple[Section | None, list[Finding]]:
     """Return a chart of the final loss of every setting, and the best; None if all diverged."""
     table = by_rank(losses.curves)
     table = table[np.isfinite(table["mean"])]
@@ -38,7 +38,7 @@ def final_losses(losses: Losses, unit: str) -> tuple[Section | None, list[Findin
     keys = transfer.differing_keys(table, [*losses.keys, losses.x])
     table["setting"] = transfer.labels(with_written_names(table[keys]))
     table = table.sort_values("mean")
-    label = with_unit(losses.metric, unit)
+    label = with_unit(losses.metric, losses.unit)
     points = table.rename(columns={"mean": "loss", "min": "low", "max": "high"})
     points = points[["setting", "loss", "low", "high", "seeds"]].assign(series="")
     at_x = Axis(label, {"zero": False}).encode("loss")
@@ -91,7 +91,7 @@ def loss_curves(contents: Contents, losses: Losses) -> Section | None:
     shown = chosen_lines(series)
     panels = []
     for kind, of_kind in curves.groupby("kind", sort=False):
-        axis = _loss_axis(with_unit(str(kind), contents.unit), of_kind["loss"])
+        axis = _loss_axis(with_unit(str(kind), losses.unit), of_kind["loss"])
         for title, rows in of_kind.groupby("panel", sort=False):
             panels.append(_panel(f"{title}: {CURVES[str(kind)]}", rows, series, axis))
     name = transfer.hyperparameter_name(losses.x)

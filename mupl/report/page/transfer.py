@@ -33,29 +33,24 @@ from mupl.report.page.elements import Charts, Finding, Panel, Section, Table, ce
 OCTAVE_DIGITS = 2  # after the point
 
 
-def transfer_section(losses: Losses, unit: str) -> tuple[Section | None, list[Finding]]:
-    """Return the section, and what is to be said at the top; None if nothing was swept.
-
-    Args:
-        losses: of all runs.
-        unit: of the losses, such as "nats"; "" if it is not known.
-    """
+def transfer_section(losses: Losses) -> tuple[Section | None, list[Finding]]:
+    """Return the section, and what is to be said at the top; None if nothing was swept."""
     name = transfer.hyperparameter_name(losses.x)
     nothing_swept = losses.results[losses.x].nunique() < 2
     if nothing_swept or not np.isfinite(losses.curves["mean"]).any():
         return None, []
-    parts: list[Finding | str | Charts | Table] = [Curves(losses, unit).charts()]
+    parts: list[Finding | str | Charts | Table] = [Curves(losses).charts()]
     if losses.optima.empty:
         parts.append(_best_table(losses))
-        return Section(f"Best {name}", parts), list(map(Finding, _best_values(losses, unit)))
-    parts += [*_along_size(losses, unit), advice(losses.size_or_width), _best_table(losses)]
+        return Section(f"Best {name}", parts), list(map(Finding, _best_values(losses)))
+    parts += [*_along_size(losses), advice(losses.size_or_width), _best_table(losses)]
     return Section(f"Transfer of the {name}", parts), _findings(losses)
 
 
 class Curves:
     """Loss against the hyperparameter: a curve a size, a panel for all else that was swept."""
 
-    def __init__(self, losses: Losses, unit: str) -> None:
+    def __init__(self, losses: Losses) -> None:
         self.losses = losses
         self.size = losses.size_or_width
         table = by_rank(losses.curves)
@@ -71,7 +66,7 @@ class Curves:
         worst_best = finite.loc[finite["best"], "mean"].max()
         limits = loss_axis(finite, worst_best, losses.keys, losses.x)
         self.x = Axis.of_values(transfer.hyperparameter_name(losses.x), table[losses.x])
-        self.y = _loss_axis(with_unit(losses.metric, unit), limits)
+        self.y = _loss_axis(with_unit(losses.metric, losses.unit), limits)
 
     def charts(self) -> Charts:
         """Return the charts of all panels, with the legend of sizes."""
@@ -182,7 +177,7 @@ def _findings(losses: Losses) -> list[Finding]:
     return findings
 
 
-def _best_values(losses: Losses, unit: str) -> Iterator[str]:
+def _best_values(losses: Losses) -> Iterator[str]:
     """Say the best value of each curve, where there is one size."""
     best = losses.best
     name = transfer.hyperparameter_name(losses.x)
@@ -190,11 +185,11 @@ def _best_values(losses: Losses, unit: str) -> Iterator[str]:
     names = transfer.labels(with_written_names(best[keys]))
     for series, row in zip(names, best.to_dict("records"), strict=True):
         edge = ", at the edge of the grid: try values beyond" if row["at_edge"] else ""
-        loss = f"{cell(row[losses.metric])} {unit}".rstrip()
+        loss = f"{cell(row[losses.metric])} {losses.unit}".rstrip()
         yield f"{series}: best {name} {cell(row[losses.x])}{edge}; {losses.metric} {loss}"
 
 
-def _along_size(losses: Losses, unit: str) -> list[Charts | Table]:
+def _along_size(losses: Losses) -> list[Charts | Table]:
     """Chart the optimum and its loss against size, and tabulate how it transfers."""
     size = losses.size_or_width
     x = losses.x
@@ -209,7 +204,7 @@ def _along_size(losses: Losses, unit: str) -> list[Charts | Table]:
         title = f"Best {name} against {along}"
         panels.append(against_size(title, name, optima, size, x, series))
     title = f"Best loss against {along}"
-    label = with_unit(losses.metric, unit)
+    label = with_unit(losses.metric, losses.unit)
     panels.append(against_size(title, label, optima, size, "loss", series))
     if NORM in optima:
         title = f"Norm of the readout at the best {name}"

@@ -54,7 +54,8 @@ def write_page(contents: Contents, losses: Losses | None = None) -> Path:
 def _losses(contents: Contents) -> Losses:
     results = contents.results
     size = transfer.swept_size(results)
-    return Losses(results, contents.metric, size, transfer.swept_hyperparameter(results))
+    x = transfer.swept_hyperparameter(results)
+    return Losses(results, contents.metric, size, x, contents.unit)
 
 
 def _sections(contents: Contents, losses: Losses) -> tuple[Sequence[Finding], Sequence[Section]]:
@@ -63,8 +64,8 @@ def _sections(contents: Contents, losses: Losses) -> tuple[Sequence[Finding], Se
     is_check = any(section for section, _ in found)
     found.append(prediction_section(contents))
     if not is_check:
-        tuned = transfer_section(losses, contents.unit)
-        found.append(tuned if tuned[0] else final_losses(losses, contents.unit))
+        tuned = transfer_section(losses)
+        found.append(tuned if tuned[0] else final_losses(losses))
         found.append((loss_curves(contents, losses), []))
     found.append((parametrization_section(contents), []))
     found.append(runs_section(contents))
