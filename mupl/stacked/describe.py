@@ -81,17 +81,20 @@ def nbytes(config: DictConfig, setup: Setup) -> int:
     if isinstance(splits, Tokens):
         positions *= splits.context
     shapes = [info.shape for info in setup.infos.values()]
+    entries = [math.prod(shape) for shape in shapes]
     optimizer, options = stackable(setup.optimizer_class)
     state = 0
-    for info in setup.infos.values():
-        copies = math.prod(info.shape) // max(math.prod(info.copy_shape), 1)
-        entries = []
+    for info, of_weight in zip(setup.infos.values(), entries, strict=True):
+        copies = of_weight // max(math.prod(info.copy_shape), 1)
+        by_rule = []
         for rule in optimizer.rules.values():
             of_copy = rule.states(info.copy_shape, options).values()
-            entries.append(copies * sum(math.prod(x) for x in of_copy))
-        state += max(entries)
-    states = state / sum(math.prod(shape) for shape in shapes)
+            by_rule.append(copies * sum(math.prod(x) for x in of_copy))
+        state += max(by_rule)
     if config.callbacks:
-        states += 1  # the recorder keeps the weights before a step
+        # The recorder keeps the weights of the start, and those before a step, and computes
+        # statistics of one weight at a time through two more tensors of its size
+        state += 2 * sum(entries) + 2 * max(entries)
+    states = state / sum(entries)
     itemsize = 8 if config.trainer.precision == "64-true" else 4
     return member_bytes(shapes, states, positions, itemsize)
