@@ -307,3 +307,13 @@ def test_a_signal_ends_the_process_that_trains(tmp_path: Path) -> None:
         assert process.stdout.readline() == "trains\n"
         process.terminate()
         assert process.wait(timeout=20) == 7
+
+
+def test_a_kept_table_has_no_folder_of_a_machine() -> None:
+    results = pd.DataFrame(
+        {"width": [8], "data.root": ["/home/me/cifar10"], "data.rows": [3], "val_loss": [0.5]}
+    )
+    assert VIEWS["transfer"].kept(results).splitlines() == [
+        "width,data.root,data.rows,val_loss",
+        "8,cifar10,3,0.5",
+    ]

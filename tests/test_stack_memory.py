@@ -29,7 +29,9 @@ def jobs(folder: Path, overrides: list[str]) -> list[Job]:
         with hydra_of(config):
             plain = without_hydra(config)
             OmegaConf.resolve(plain)
-        found.append(Job(seed, row["job"], row, folder / str(seed), lambda job, plain=plain: plain))
+        job = Job(seed, row["job"], row, folder / str(seed), compose=lambda job: job.config)
+        job.config = plain
+        found.append(job)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -143,6 +144,9 @@ def _rounded(table: pd.DataFrame) -> str:
 
 def _kept_results(results: pd.DataFrame) -> str:
     results = results.drop(columns=[key for key in UNUSED if key in results])
+    for key in results.filter(regex=r"^data\."):  # folders of a machine say nothing elsewhere
+        names = [Path(value).name if isinstance(value, str) else value for value in results[key]]
+        results[key] = names
     digits = {"train_loss": 6, METRIC: 6, "val_accuracy": 4, "readout_norm": 4}
     return _whole(results.round(digits))
 
