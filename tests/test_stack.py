@@ -32,6 +32,7 @@ from mupl.parametrization.scales import Scale
 from mupl.parametrization.tables import TABLES, UNIT_SCALED
 from mupl.roles import describe
 from mupl.stacked.compiled import compiled
+from mupl.stacked.model import sample_weights
 from mupl.stacked.optimizer import StackedOptimizer
 from mupl.stacked.plan import shape_key
 from mupl.stacked.rules import NotStackable, stackable
@@ -574,6 +575,30 @@ def test_a_captured_step_is_the_same(optimizer: str, splits: Splits) -> None:
     on_gpu = stack_of(build, arguments, splits, train=100, clip=clips, device="cuda")
     assert on_gpu._captured.graph is not None
     assert (on_gpu.losses.cpu() - on_cpu.losses).abs().max() < 1e-10
+
+
+def test_initial_weights_of_one_seed_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.device("meta"):
+        setup = setup_of(build, {"lr": 0.1})
+    others = {"eps": 1e-8, "weight_decay": 0.0, "weight_decay_mode": "decoupled"}
+    louder = {"hidden": {"init": 2.0}}
+    members = []
+    for seed, tune in [(0, None), (0, None), (1, None), (0, louder), (1, None), (0, louder)]:
+        lr = 0.1 * (len(members) + 1)
+        members.append(setup.with_tuned(seed=seed, lr=lr, tune=tune, **others))
+    starts = []
+    for member in members:
+        model = member.initial_model()
+        scales = member.scales
+        starts.append({n: scales[n].mult * w for n, w in parameters(model, scales).items()})
+    drawn = []
+    draw = Setup.initial_model
+    monkeypatch.setattr(Setup, "initial_model", lambda self: drawn.append(self.seed) or draw(self))
+    weights = sample_weights(members, torch.device("cpu"), torch.float32)
+    assert drawn == [0, 1, 0]
+    for name, of_members in weights.items():
+        for w, start in zip(of_members, starts, strict=True):
+            assert torch.equal(w, start[name])
 
 
 def test_updates_that_cannot_be_compiled_are_made_as_they_are(

@@ -1,6 +1,6 @@
 """From S setups to one model, whose weights, numbers and outputs have a leading member axis."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -57,19 +57,33 @@ def sample_weights(
 ) -> dict[str, nn.Parameter]:
     """Sample the effective weights, by name, (S, *shape).
 
-    They are the values that each member's model starts from alone.
+    They are the values that each member's model starts from alone. Members that start from the same
+    ones, such as those of one seed and many learning rates, have them drawn once.
     """
-    first = parameters(members[0].model, members[0].scales)
     weights: dict[str, Tensor] = {}
-    for name, w in first.items():
+    for name, w in parameters(members[0].model, members[0].scales).items():
         weights[name] = torch.empty(len(members), *w.shape, dtype=dtype, device=device)
+    first_with: dict[Hashable, int] = {}
     for index, member in enumerate(members):
+        first = first_with.setdefault(_start(member), index)
+        if first < index:
+            for of_members in weights.values():
+                of_members[index] = of_members[first]
+            continue
         with torch.device("cpu"):
             model = member.initial_model()
         for name, w in parameters(model, member.scales).items():
             mult = member.scales[name].mult
             weights[name][index] = w.detach().to(dtype) * mult
     return {name: nn.Parameter(w) for name, w in weights.items()}
+
+
+def _start(member: Setup) -> Hashable:
+    """What the initial weights of a member follow from."""
+    values = []
+    for name, scale in member.scales.items():
+        values.append((name, scale.mult, scale.init, scale.init_factor, scale.own))
+    return id(member.model), member.seed, tuple(values)
 
 
 def member_numbers(members: Sequence[Setup]) -> dict[str, Any]:
