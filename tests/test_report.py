@@ -17,7 +17,7 @@ from mupl.errors import ConfigError
 from mupl.figures.look import Look, looking
 from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.identity import write_result
-from mupl.report.common import conclude, save_figure
+from mupl.report.common import conclude, save_figure, select
 from mupl.sweep.callback import SweepReport
 from mupl.sweep.reports import REPORTS, get_report
 from mupl.sweep.results import collect
@@ -240,6 +240,13 @@ def test_hundreds_of_failed_jobs_are_not_hundreds_of_lines(
     assert len(lines) == 42
     assert lines[1] == "failed: job 0: no memory"
     assert lines[-1] == f"and 260 more: {tmp_path / 'results.csv'}"
+
+
+def test_a_word_that_a_failed_job_has_among_numbers_is_not_compared() -> None:
+    rows = [("a", 0.1, "completed"), ("b", 4.0, "completed"), ("c", "abc", "failed")]
+    table = pd.DataFrame(rows, columns=["folder", "lr", "status"])
+    assert select(table, "lr < 2")["folder"].tolist() == ["a"]
+    assert select(table, "status == 'failed'")["lr"].tolist() == ["abc"]
 
 
 def results() -> pd.DataFrame:

@@ -66,6 +66,19 @@ NAN = float("nan")
 INF = float("inf")
 
 
+def without_failed(results: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the rows of runs that failed.
+
+    Values that only these had, such as the words in lr=abc and width=wide, are gone with them: what
+    is left is as if these runs had never been asked for.
+
+    >>> results = pd.DataFrame({"lr": [0.1, "abc"], "status": ["completed", "failed"]})
+    >>> without_failed(results).dtypes["lr"]
+    dtype('float64')
+    """
+    return results[results["status"] != "failed"].infer_objects()
+
+
 def curve_keys(results: pd.DataFrame, x: str = "lr", metric: str = "val_loss") -> list[str]:
     """List the columns that tell curves of loss over x apart: all that is swept but seed and x.
 
@@ -135,8 +148,7 @@ def curves(
     0  0.1   1.5  1.0  2.0      2
     1  0.2   inf  inf  inf      1
     """
-    has_run = results["status"] != "failed"
-    runs = results[has_run]
+    runs = without_failed(results)
     completed = runs["status"] == "completed"
     losses = runs[metric].where(completed, INF)
     losses = losses.fillna(INF)

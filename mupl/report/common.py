@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mupl.analysis.transfer import differing_columns
+from mupl.analysis.transfer import differing_columns, without_failed
 from mupl.errors import ConfigError
 from mupl.figures.look import DPI, FORMATS, Look, current_look, styled
 from mupl.files import write_atomically
@@ -37,12 +37,16 @@ def read_results(sweep_dir: Path, where: str | None = None) -> pd.DataFrame:
 def select(results: pd.DataFrame, where: str) -> pd.DataFrame:
     """Keep the rows for which an expression in the names of columns is true.
 
-    >>> select(pd.DataFrame({"lr": [0.1, 4.0]}), "lr < 2")["lr"].tolist()
+    >>> results = pd.DataFrame({"lr": [0.1, 4.0], "status": "completed"})
+    >>> select(results, "lr < 2")["lr"].tolist()
     1 of 2 jobs left out, for which not lr < 2
     [0.1]
     """
+    # words that only failed jobs have among numbers, such as lr=abc, are missing numbers
+    numbers = without_failed(results).select_dtypes("number").columns
+    comparable = results.assign(**results[numbers].apply(pd.to_numeric, errors="coerce"))
     try:
-        kept = results.query(where)
+        kept = comparable.query(where)
     except Exception as error:  # of many kinds, by what is wrong
         columns = ", ".join(map(str, results))
         raise ConfigError(
@@ -54,7 +58,7 @@ def select(results: pd.DataFrame, where: str) -> pd.DataFrame:
     if len(kept) < len(results):
         left = len(results) - len(kept)
         print(f"{left} of {len(results)} jobs left out, for which not {where}")
-    return kept.reset_index(drop=True)
+    return results.loc[kept.index].reset_index(drop=True)
 
 
 def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:
@@ -65,7 +69,7 @@ def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:
     Raises:
         ConfigError: if no job left such a table.
     """
-    swept = [key for key in differing_columns(results) if key not in IDENTITY]
+    swept = [key for key in differing_columns(without_failed(results)) if key not in IDENTITY]
     keys = [*IDENTITY, *swept]
     keys.remove("lr")
     tables = []
