@@ -13,6 +13,7 @@ from mupl.errors import ConfigError
 from mupl.figures.look import DPI, FORMATS, Look, current_look, styled
 from mupl.files import write_atomically
 from mupl.identity import IDENTITY
+from mupl.sweep.plan import asks_for, read_plan
 from mupl.sweep.results import collect
 from mupl.terminal import print_table
 
@@ -83,8 +84,20 @@ def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def without_others_failures(results: pd.DataFrame, sweep_dir: Path) -> pd.DataFrame:
+    """Leave out failed jobs of earlier commands, for which the sweep's last command does not ask.
+
+    They say nothing about that command, such as lr=abc that was mended. Of a folder without a
+    record of its command all jobs stay.
+    """
+    plan = read_plan(sweep_dir)
+    if plan is None:
+        return results
+    return results[(results["status"] != "failed") | asks_for(plan, results)]
+
+
 def conclude(results: pd.DataFrame, sweep_dir: Path) -> int:
-    """Print how the jobs ended; return 1 if one failed, else 0."""
+    """Print how the jobs ended; return 1 if one failed that the last command asks for, else 0."""
     counts = results["status"].value_counts().sort_index()
     ends = [f"{count} {status}" for status, count in counts.items()]
     print(", ".join(ends), "in", sweep_dir)
@@ -92,11 +105,20 @@ def conclude(results: pd.DataFrame, sweep_dir: Path) -> int:
         share = results["steps"].sum() / results["max_steps"].sum()
         print(f"halving: {share:.0%} of the steps that all jobs would have made; see results.csv")
     failed = results[results["status"] == "failed"]
+    asked = without_others_failures(failed, sweep_dir).index
     lines = []
-    for _, job in failed.iterrows():
-        lines.append(f"failed: job {job['folder']}: {job['error']}")
+    for number, job in failed.iterrows():
+        text = f"job {job['folder']}: {job['error']}"
+        if number in asked:
+            lines.append(f"failed: {text}")
+        else:
+            lines.append(
+                f"failed in an earlier command: {text}; it stays until you delete its folder"
+            )
     print_lines(lines, sweep_dir / "results.csv")
-    return int(len(failed) > 0)
+    if len(asked):
+        print("rerun=failed trains again what failed")
+    return int(len(asked) > 0)
 
 
 def print_lines(lines: Sequence[str], file: Path | None, most: int = MAX_ROWS) -> None:

@@ -27,6 +27,7 @@ from mupl.report.common import (
     save_figure,
     save_table,
     show,
+    without_others_failures,
     without_unknown,
 )
 
@@ -149,6 +150,7 @@ def judge(sweep_dir: Path, where: str | None = None) -> Check:
     """Write `results.csv`, all recorded rows (`coord_check.csv`) and `verdict.json`."""
     results = read_results(sweep_dir, where)
     conclude(results, sweep_dir)
+    results = without_others_failures(results, sweep_dir)
     rows = gather(results, sweep_dir, COORDINATES_FILE)
     save_table(rows, sweep_dir / "coord_check.csv")
     if rows["seed"].nunique() < 2:
