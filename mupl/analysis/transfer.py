@@ -36,7 +36,7 @@ from pandas.api.types import is_numeric_dtype
 from mupl.analysis.coordinates import records
 from mupl.analysis.readout_norms import norm_drift, with_norms
 from mupl.analysis.slopes import fit_slope, jackknife
-from mupl.identity import IDENTITY, OUTCOMES
+from mupl.identity import IDENTITY, OUTCOMES, value_text
 
 # Columns whose transfer is asked for, in this order, with their names
 HYPERPARAMETERS = {
@@ -109,13 +109,26 @@ def differing_keys(table: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     return differing or [*keys[:1]]
 
 
+def setting_text(value: Any) -> str:
+    """Write a value of a table as a config has it.
+
+    A column of whole numbers holds fractions once one of them is missing.
+
+    >>> setting_text(4.0), setting_text(0.016), setting_text("gelu"), setting_text(NAN)
+    ('4', '0.016', 'gelu', 'not set')
+    """
+    if pd.isna(value):
+        return "not set"
+    return value_text(value) if isinstance(value, float) else str(value)
+
+
 def labels(settings: pd.DataFrame) -> pd.Series:
     """Return the label of each row of settings.
 
     >>> labels(pd.DataFrame({"parametrization": ["sp"], "model.depth": [2]})).tolist()
     ['sp, depth=2']
     """
-    texts = settings.map(str)  # a missing value too
+    texts = settings.map(setting_text)
     for key in settings:
         if key not in SELF_EXPLAINING:
             short = str(key).rpartition(".")[2]

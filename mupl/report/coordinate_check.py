@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mupl.analysis import coordinates
-from mupl.analysis.transfer import differing_keys, labels
+from mupl.analysis.transfer import differing_keys, labels, setting_text
 from mupl.errors import ConfigError
 from mupl.figures import coordinates as figures
 from mupl.figures.style import by_rank, with_written_names
@@ -192,7 +192,8 @@ def _labels(keys: Sequence[str], values: Sequence[Any]) -> list[str]:
     """Name a series of jobs by what tells it from others, such as "mup" and "depth=4"."""
     parts = []
     for key, value in zip(keys, values, strict=True):
-        parts.append(str(value) if key in IDENTITY else f"{key}={value}")
+        text = setting_text(value)
+        parts.append(text if key in IDENTITY else f"{key}={text}")
     return parts
 
 
