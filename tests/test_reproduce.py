@@ -257,6 +257,28 @@ def test_another_table_is_another_image(tmp_path: Path) -> None:
     assert same(tmp_path / "one.png", tmp_path / "fewer.png") == DIFFERS
 
 
+def test_figures_in_one_folder_have_each_a_table_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+
+    def train(size: Size, folder: Path, *others: object) -> int:
+        trained.append(folder)
+        folder.mkdir(parents=True)
+        table = pd.read_csv(DOCS / "transfer" / "scheduler_width.csv")
+        table.to_csv(folder / "results.csv", index=False)
+        return 0
+
+    monkeypatch.setattr("mupl.reproduce.figure.train", train)
+    with pytest.raises(SystemExit):
+        main(["reproduce", "schedule", "lr_mlp", "--folder", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        main(["reproduce", "lr_mlp", "--size", "paper", "--run", "--folder", str(tmp_path)])
+    names = ["schedule_tiny", "lr_mlp_tiny", "lr_mlp_paper"]
+    assert trained == [tmp_path / name for name in names]
+    assert (tmp_path / "schedule_tiny" / "schedule.png").exists()
+
+
 def test_a_kept_table_is_redrawn_without_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

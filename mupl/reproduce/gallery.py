@@ -24,6 +24,8 @@ if not. In a checkout that is not installed it is `python scripts/reproduce.py t
 - `--size tiny`, where a figure has it the default, takes minutes on two CPU cores and no download.
   `--size paper` is for a GPU. Where its table is kept here it is drawn from that; `--run` trains.
 - `--redraw` draws from the kept table. `--keep` puts table and images to where this page has them.
+- `--folder DIR` is for runs and images; each figure and size has a folder of its own there, such as
+  `two_vectors_tiny`.
 - `--data DIR` says where data lie; it stands for FOLDER in commands.
 - `key=value` sets a key of the runs, such as `seed=7`.
 
