@@ -687,6 +687,19 @@ NUMBERS = [
         ],
     ),
     *in_file(
+        "mupl/analysis/edges.py",
+        "tests/test_reproduce.py::test_a_number_of_optima_at_the_edge_of_the_grid_has_bounds",
+        [
+            ("at_edge & (octaves <= middle)", "at_edge & (octaves > middle)"),
+            ("at_edge & (octaves >= middle)", "at_edge & (octaves < middle)"),
+            ("counts = weight != 0", "counts = weight > 0"),
+            ("np.where(weight > 0, low, high)", "np.where(weight > 0, high, low)"),
+            ("0.0 if at_edge[0] else worst", "worst"),
+            ("INF if at_edge.any() else worst", "worst"),
+            ('.where(~at_edge, -INF).median()', ".where(at_edge, -INF).median()"),
+        ],
+    ),
+    *in_file(
         "mupl/analysis/loss_tables.py",
         "tests/test_loss_tables.py",
         [

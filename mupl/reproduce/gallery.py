@@ -33,6 +33,9 @@ Ranges are set about what was measured, by the scatter over widths and seeds. Ea
 number that a wrong parametrization misses; `tests/test_reproduce.py` trades them and sees it fail.
 Three have none at the size for a CPU, and say so: `init_std`, `lr_depth` and `embedding_lr`.
 
+If the best learning rate of a width is the first or the last one tried, a number that follows from
+it is a bound, such as -0.8 "or less", or not known. It passes if all that it may be is expected.
+
 `make figures` draws all images of the docs again from the kept tables and says which differ. A new
 figure is one file in conf/reproduce, and for a new kind of table a function from the table to a
 figure in [views.py](../mupl/reproduce/views.py).
@@ -85,4 +88,5 @@ def _result(entry: Entry, size: Size) -> Iterator[str]:
     yield "|---|---|---|---|"
     for row in outcomes(entry, size, pd.read_csv(file)).itertuples():
         verdict = "pass" if row.passes else "**no**"
-        yield f"| {row.says} | {row.measured:.3g} | {row.range} | {verdict} |"
+        measured = f"{row.measured:.3g} {row.known}".rstrip()
+        yield f"| {row.says} | {measured} | {row.range} | {verdict} |"

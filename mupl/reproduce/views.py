@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mupl.analysis import coordinates, norms
+from mupl.analysis import coordinates, edges, norms
 from mupl.figures.coordinates import plot_checks, plot_coordinates
 from mupl.figures.norms import plot_update_norms
 from mupl.figures.transfer import plot_hyperparameter_transfer
@@ -50,15 +50,18 @@ def transfer_numbers(results: pd.DataFrame) -> pd.DataFrame:
     """Return what `mupl.analysis.transfer.transfer` does, with the middle of the optima.
 
     Columns beside its own: octave, the median over sizes of log2 of the optimal x, and loss, the
-    median over sizes of the loss there.
+    median over sizes of the loss there; and between which values numbers lie whose optima are at
+    the edge of the grid (`mupl.analysis.edges.bounds`).
     """
     losses = Losses.of_sweep(results, METRIC, "nats")
+    keys = losses.series_keys
     optima = losses.optima
     if pd.api.types.is_numeric_dtype(optima[losses.x]):
         optima = optima.assign(octave=np.log2(optima[losses.x]))
     middle = [column for column in ("octave", "loss") if column in optima]
-    medians = optima.groupby(losses.series_keys, dropna=False)[middle].median()
-    return losses.transfer.merge(medians.reset_index(), on=losses.series_keys)
+    medians = optima.groupby(keys, dropna=False)[middle].median()
+    known = edges.bounds(optima, losses.curves, keys, losses.size_or_width, losses.x)
+    return losses.transfer.merge(medians.reset_index(), on=keys).merge(known, on=keys)
 
 
 def _axis_and_rows(rows: pd.DataFrame) -> tuple[str, pd.DataFrame]:
