@@ -78,7 +78,7 @@ def _result(entry: Entry, size: Size) -> Iterator[str]:
         yield "No numbers are expected at this size yet."
         return
     if file is None:
-        yield "Not measured yet.\n"
+        yield "Its table is not kept here; `--run` trains it again.\n"
         yield "| number | expected |"
         yield "|---|---|"
         for expectation in size.expect:
