@@ -536,7 +536,12 @@ def _add_reproduce(commands: Any) -> None:
         "--redraw", action="store_true", default=None, help="from the kept table, no training"
     )
     how.add_argument("--run", dest="redraw", action="store_false", help="train what is missing")
-    parser.add_argument("--folder", type=Path, help="of runs and figures; outputs/reproduce/NAME")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("outputs", "reproduce"),
+        help="has a folder for each figure and size, such as two_vectors_tiny; outputs/reproduce",
+    )
     parser.add_argument("--data", default="data", help="the folder that FOLDER in commands is")
     docs = parser.add_argument_group("of the docs, in a checkout")
     docs.add_argument("--keep", action="store_true", help="put table and images there")

@@ -655,6 +655,20 @@ NUMBERS = [
         ],
     ),
     *in_file(
+        "mupl/identity/results.py",
+        "tests/test_results.py::test_failed_jobs_of_another_version_are_trained_anew_without_a_question",
+        [("return failed and bool(changed)", "return failed")],
+    ),
+    *in_file(
+        "mupl/sweep/plan.py",
+        "tests/test_report.py::test_a_command_asks_for_the_jobs_that_have_its_values",
+        [
+            ('for key in ("width", "seed") if', "for key in () if"),
+            (' and not any("${" in text for text in texts)', ""),
+            ("asked &= jobs[key]", "asked |= jobs[key]"),
+        ],
+    ),
+    *in_file(
         "mupl/analysis/transfer.py",
         ids(
             "tests/test_transfer.py",
@@ -684,6 +698,19 @@ NUMBERS = [
             ("np.arange(n) != i", "np.arange(n) == i"),
             ("found[x] / factor", "found[x] - factor"),
             ('table["drift"] - intervals["half"]', '-intervals["half"]'),
+        ],
+    ),
+    *in_file(
+        "mupl/analysis/edges.py",
+        "tests/test_reproduce.py::test_a_number_of_optima_at_the_edge_of_the_grid_has_bounds",
+        [
+            ("at_edge & (octaves <= middle)", "at_edge & (octaves > middle)"),
+            ("at_edge & (octaves >= middle)", "at_edge & (octaves < middle)"),
+            ("counts = weight != 0", "counts = weight > 0"),
+            ("np.where(weight > 0, low, high)", "np.where(weight > 0, high, low)"),
+            ("0.0 if at_edge[0] else worst", "worst"),
+            ("INF if at_edge.any() else worst", "worst"),
+            (".where(~at_edge, -INF).median()", ".where(at_edge, -INF).median()"),
         ],
     ),
     *in_file(

@@ -569,7 +569,6 @@ WRONG_COMMANDS = {
     "reproduce lr_mpl": "lr_mpl: there is no such figure (--list shows all); did you mean lr_mlp?",
     "reproduce base_width --size paper": "--size paper: base_width has size tiny",
     "reproduce completep_depth --size paper --redraw": "of size paper no table is kept; --run",
-    "reproduce base_width lr_mlp --folder x": "--folder x: is for one figure, not 2",
     f"report {LOSSES} --metric val_loss": "--metric: is for a sweep's folder; the loss of a table",
     f"report {LOSSES} nowhere.csv": "nowhere.csv: there is no such folder or file",
     "report README.md": "README.md: must be a .csv, .tsv or .parquet file",

@@ -135,7 +135,7 @@ WRONG = {"lrr < 2": "'lrr' is not defined", "lr <": "say a comparison", "lr > 9"
 @pytest.mark.parametrize("where", WRONG)
 def test_a_wrong_selection_is_one_line(where: str) -> None:
     with pytest.raises(ConfigError, match=WRONG[where]) as error:
-        select(pd.DataFrame({"lr": [0.1]}), where)
+        select(pd.DataFrame({"lr": [0.1], "status": "completed"}), where)
     assert "\n" not in str(error.value)
 
 

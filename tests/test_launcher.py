@@ -293,7 +293,7 @@ def test_failed_jobs_or_all_run_again_on_request(
     (tmp_path / "broken" / "broken").unlink()
     said = sweep(*arguments).stdout
     assert "4 of 4 jobs were done before (" in said
-    assert "rerun=failed those that failed" in said
+    assert "rerun=failed trains again what failed" in said
     assert written(folder) == before
     again = sweep(*arguments, "rerun=failed")
     assert again.returncode == 0
@@ -302,10 +302,28 @@ def test_failed_jobs_or_all_run_again_on_request(
         failed["folder"]
     )
     table = results(folder)
-    assert "(rerun=all trains them anew)" in sweep(*arguments).stdout  # none has failed now
+    said = sweep(*arguments).stdout
+    assert "(rerun=all trains them anew)" in said
+    assert "rerun=failed" not in said  # none has failed now
     assert "were done before" not in sweep(*arguments, "rerun=all").stdout
     assert all(when > before[job] for job, when in written(folder).items())
     pd.testing.assert_frame_equal(results(folder), table)
+
+
+@pytest.mark.parametrize("launcher", ["basic", "stacked"])
+def test_a_job_that_failed_in_another_command_is_named_and_does_not_fail_this_one(
+    launcher: str, sweep: Train, tmp_path: Path
+) -> None:
+    arguments = [tmp_path, launcher, *SMALL, "width=8"]
+    assert sweep(*arguments, "lr=abc,0.1").returncode == 1
+    done = sweep(*arguments, "lr=0.1,0.2")
+    assert done.returncode == 0
+    assert "2 completed, 1 failed" in done.stdout
+    assert "failed in an earlier command: job lr=abc-" in done.stdout
+    assert "rerun=failed" not in done.stdout
+    again = sweep(*arguments, "lr=abc,0.1")  # it asks for the job, which fails as it did
+    assert again.returncode == 1
+    assert "\nfailed: job lr=abc-" in again.stdout
 
 
 @pytest.mark.parametrize("launcher", ["basic", "stacked"])

@@ -13,6 +13,7 @@ from jsonschema import Draft7Validator
 
 from mupl import cli
 from mupl.identity import write_result
+from mupl.report.hyperparameter_transfer import hyperparameter_transfer
 from mupl.report.page import render, write_sweep_page
 from mupl.sweep.reports import get_report, write_page
 from tests.browser import Browser, start_browser
@@ -301,6 +302,44 @@ def test_a_failed_run_whose_lr_was_a_word_does_not_cost_the_page(tmp_path: Path)
     text = write_sweep_page(tmp_path).read_text()
     assert "lr=abc: must be a number" in text
     assert "Loss curves" in text
+
+
+def test_sweeps_of_one_folder_are_told_apart_by_values_as_configs_have_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options_of = {"gpt": {"model.d_head": 4}, "mlp": {"model.keep": [1, 2]}}
+    for model, options in options_of.items():
+        for width in (32, 64):
+            for lr in (0.1, 0.2):
+                run = {"width": width, "lr": lr, "model": model, "val_loss": lr, **options}
+                write_job(tmp_path, f"{model}{width}{lr}", **run)
+    hyperparameter_transfer(tmp_path)
+    said = capsys.readouterr().out
+    assert "warning: model=gpt, d_head=4, keep=not set: the optimum lies at the edge" in said
+    assert "warning: model=mlp, d_head=not set, keep=[1, 2]: the optimum lies at the edge" in said
+    page = write_sweep_page(tmp_path).read_text()
+    assert "d_head=4.0" not in page
+    assert "d_head=nan" not in page
+
+
+@pytest.mark.parametrize("wrong", [{"lr": "abc"}, {"width": "wide"}, {"model.depth": "deep"}])
+def test_failed_runs_of_wrong_values_do_not_change_what_the_others_say(
+    wrong: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transfer_sweep(tmp_path)
+    said = []
+    for errors in (["memory"], ["memory", "wrong"]):
+        if "wrong" in errors:
+            write_job(tmp_path, "wrong", **wrong, status="failed", error="must be a number")
+        assert hyperparameter_transfer(tmp_path) == 1
+        tables = [(tmp_path / name).read_text() for name in ("best.csv", "transfer.json")]
+        shown, _, ends = capsys.readouterr().out.partition("48 completed, 1 diverged, ")
+        said.append([shown, *tables])
+        assert f"{len(errors)} failed in" in ends
+    assert said[0] == said[1]
+    assert "transfer of the learning rate along width" in said[0][0]
+    assert (tmp_path / "lr_transfer.png").exists()
+    assert "Transfer of the learning rate" in write_sweep_page(tmp_path).read_text()
 
 
 def test_a_page_that_fails_is_one_sentence(

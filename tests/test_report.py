@@ -17,8 +17,9 @@ from mupl.errors import ConfigError
 from mupl.figures.look import Look, looking
 from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.identity import write_result
-from mupl.report.common import conclude, save_figure
+from mupl.report.common import conclude, save_figure, select
 from mupl.sweep.callback import SweepReport
+from mupl.sweep.plan import asks_for
 from mupl.sweep.reports import REPORTS, get_report
 from mupl.sweep.results import collect
 from tests.commands import SMALL, row_of, train_here
@@ -237,9 +238,40 @@ def test_hundreds_of_failed_jobs_are_not_hundreds_of_lines(
     table = pd.DataFrame({"folder": range(300), "status": "failed", "error": "no memory"})
     assert conclude(table, tmp_path) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 42
+    assert len(lines) == 43
     assert lines[1] == "failed: job 0: no memory"
-    assert lines[-1] == f"and 260 more: {tmp_path / 'results.csv'}"
+    assert lines[-2:] == [
+        f"and 260 more: {tmp_path / 'results.csv'}",
+        "rerun=failed trains again what failed",
+    ]
+
+
+def test_a_command_asks_for_the_jobs_that_have_its_values() -> None:
+    table = pd.DataFrame(
+        [(8, 0.1, 0, "sgd", None), (8, "abc", 0, "sgd", None), (8, 0.01, 1, "sgd", "[1, 2]")],
+        columns=["width", "lr", "seed", "optimizer", "keep"],
+    )
+
+    def asked(*task: str, **params: str) -> list[bool]:
+        hydra = {"sweeper": {"params": params}, "overrides": {"task": list(task)}}
+        plan = OmegaConf.create({"width": 8, "seed": 0, "lr": 1, "depth": 2, "hydra": hydra})
+        return asks_for(plan, table).tolist()
+
+    assert asked("lr=0.1,1e-2", "seed=0,1") == [True, False, True]
+    assert asked("lr=abc,1e-2") == [False, True, False]  # the seed is 0
+    assert asked("optimizer=adam,sgd", "lr='abc'") == [False, True, False]
+    assert asked("seed=range(2)", "lr=interval(0.1,1)") == [True] * 3
+    assert asked("seed=range(2)", lr="0.1,0.01") == [True, False, True]
+    assert asked("seed=range(2)", "keep=[1,2],[3]", "lr=${depth}") == [False, False, True]
+    assert asked("seed=range(2)", "~keep", "batch=glob(*)") == [True] * 3
+    assert asked("width=[8,8],16", "seed=range(2)") == [False] * 3
+
+
+def test_a_word_that_a_failed_job_has_among_numbers_is_not_compared() -> None:
+    rows = [("a", 0.1, "completed"), ("b", 4.0, "completed"), ("c", "abc", "failed")]
+    table = pd.DataFrame(rows, columns=["folder", "lr", "status"])
+    assert select(table, "lr < 2")["folder"].tolist() == ["a"]
+    assert select(table, "status == 'failed'")["lr"].tolist() == ["abc"]
 
 
 def results() -> pd.DataFrame:

@@ -1,9 +1,11 @@
 """Figures of papers made again: their configs, kept tables, numbers, images and the gallery."""
 
+import math
 import re
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +22,7 @@ from mupl.reproduce.entries import Expectation, Size, entry_names, parse_entry, 
 from mupl.reproduce.figure import How, make, outcomes
 from mupl.reproduce.gallery import PAGE, gallery
 from mupl.reproduce.images import DIFFERS, SAME, draw, same
-from mupl.reproduce.views import VIEWS
+from mupl.reproduce.views import VIEWS, transfer_numbers
 from mupl.training.coord_check import coord_check
 from tests.commands import IGNORED, ROOT, environment
 
@@ -149,6 +151,69 @@ def test_a_number_whose_rows_are_missing_does_not_pass() -> None:
     assert not compare([missing], numbers)["passes"].any()
 
 
+def grid(octaves: dict[int, float]) -> pd.DataFrame:
+    """Results over lr = 2^-3 to 2^3 whose optimum is at these octaves, by width."""
+    rows = []
+    for width, best in octaves.items():
+        for octave in range(-3, 4):
+            rows.append((width, 2.0**octave, 1 + (octave - best) ** 2))
+    table = pd.DataFrame(rows, columns=["width", "lr", "val_loss"])
+    return table.assign(parametrization="mup", optimizer="adam", seed=0, status="completed")
+
+
+# (optima by width, number) -> the least and the most that it may be
+BOUNDS = [
+    ({8: 0, 16: 0, 32: 0}, "drift", (0, 0)),
+    ({8: 0, 16: -2, 32: -5}, "drift", (-math.inf, -1.5)),  # or less, as 32 may be lower still
+    ({8: 5, 16: 2, 32: 0}, "drift", (-math.inf, -1.5)),
+    ({8: 0, 16: 2, 32: 5}, "drift", (1.5, math.inf)),
+    ({8: 0, 16: 5, 32: 0}, "drift", (0, 0)),  # the middle one has no part in a line's slope
+    ({8: 5, 16: 0, 32: 5}, "drift", (-math.inf, math.inf)),
+    ({8: 0, 16: -2, 32: -5}, "octave", (-2, -2)),  # a median
+    ({8: 0, 16: 5, 32: 5}, "octave", (3, math.inf)),
+    ({8: 0, 16: -2, 32: -5}, "worst_regret", (21, math.inf)),  # 26 at lr 1, 5 at 1/8
+    ({8: -5, 16: -2, 32: 0}, "worst_regret", (0, math.inf)),  # of another lr than that of 8
+    ({8: 0, 16: 0, 32: 5}, "loss", (1, 1)),
+]
+
+
+@pytest.mark.parametrize(("octaves", "number", "ends"), BOUNDS)
+def test_a_number_of_optima_at_the_edge_of_the_grid_has_bounds(
+    octaves: dict[int, float], number: str, ends: tuple[float, float]
+) -> None:
+    found = transfer_numbers(grid(octaves)).iloc[0]
+    bounds = (found[f"{number}_least"], found[f"{number}_most"])
+    assert bounds == pytest.approx(ends, abs=1e-9)
+
+
+def test_a_number_passes_where_all_that_it_may_be_is_in_the_range(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    numbers = transfer_numbers(grid({8: 0, 16: -2, 32: -5}))
+    row = "parametrization == 'mup'"
+    expected = [
+        Expectation("it falls", "drift", row, high=-0.5),
+        Expectation("it falls by so much", "drift", row, low=-2, high=-0.5),
+        Expectation("twice", "drift", row, minus=row, low=-1, high=1),
+        Expectation("no bound is known", "fit_error", row, low=0),
+        Expectation("all sizes", "octave", row, low=-2.1, high=-1.9),
+    ]
+    found = compare(expected, numbers)
+    assert found["passes"].tolist() == [True, False, False, False, True]
+    assert found["known"].tolist() == ["or less", "or less", "not known", "not known", ""]
+    size = Size(commands=(), cost="", expect=tuple(expected))
+    entry = replace(read_entry("lr_mlp"), sizes={"tiny": size})
+    (tmp_path / "lr_mlp_tiny").mkdir()
+    grid({8: 0, 16: -2, 32: -5}).to_csv(tmp_path / "lr_mlp_tiny" / "results.csv", index=False)
+    assert not make(entry, How(tmp_path, redraw=False))
+    said = capsys.readouterr().out
+    assert (
+        "it falls by so much: or less, as the optimum at 32 lies at the edge of the grid; values "
+        "beyond it, said after the figure's name as KEY=VALUES, would tell\n"
+    ) in said
+    assert "2 of 5 numbers are as expected" in said
+
+
 def test_a_number_of_several_rows_says_how_they_become_one() -> None:
     numbers = pd.DataFrame({"parametrization": ["sp", "sp"], "drift": [0.0, 2.0]})
     where = "parametrization == 'sp'"
@@ -238,6 +303,13 @@ def test_every_image_that_docs_show_is_there() -> None:
             assert (page.parent / path).exists(), (page, path)
 
 
+def test_a_size_whose_cost_was_measured_is_not_said_to_be_unmeasured() -> None:
+    text = PAGE.read_text()
+    assert "Not measured" not in text
+    assert "4 of 5 numbers as expected" in text  # of a size without a table
+    assert "Its table is not kept here" in text
+
+
 @pytest.mark.slow
 def test_the_gallery_is_not_stale() -> None:
     made = gallery()
@@ -255,6 +327,28 @@ def test_another_table_is_another_image(tmp_path: Path) -> None:
     first = results["parametrization"].iloc[0]
     draw("transfer", results[results["parametrization"] == first], tmp_path / "fewer.png")
     assert same(tmp_path / "one.png", tmp_path / "fewer.png") == DIFFERS
+
+
+def test_figures_in_one_folder_have_each_a_table_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+
+    def train(size: Size, folder: Path, *others: object) -> int:
+        trained.append(folder)
+        folder.mkdir(parents=True)
+        table = pd.read_csv(DOCS / "transfer" / "scheduler_width.csv")
+        table.to_csv(folder / "results.csv", index=False)
+        return 0
+
+    monkeypatch.setattr("mupl.reproduce.figure.train", train)
+    with pytest.raises(SystemExit):
+        main(["reproduce", "schedule", "lr_mlp", "--folder", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        main(["reproduce", "lr_mlp", "--size", "paper", "--run", "--folder", str(tmp_path)])
+    names = ["schedule_tiny", "lr_mlp_tiny", "lr_mlp_paper"]
+    assert trained == [tmp_path / name for name in names]
+    assert (tmp_path / "schedule_tiny" / "schedule.png").exists()
 
 
 def test_a_kept_table_is_redrawn_without_training(

@@ -263,6 +263,30 @@ def test_results_of_another_version_are_refused_kept_or_trained_anew(
     )
 
 
+def test_failed_jobs_of_another_version_are_trained_anew_without_a_question(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = {"broken": made_by(sources={"my_data.read": "0"}), "same": made_by()}
+    failed = {"status": "failed", "error": "KeyError: 'x'"}
+    for job, by in made.items():
+        write_result(tmp_path / job, row_of(job, **failed, provenance=by))
+
+    def runs(rerun: str) -> list[str]:
+        rows = finished_jobs([(tmp_path / job, job, rerun) for job in made])
+        return [job for job, row in zip(made, rows, strict=True) if row is None]
+
+    assert runs("missing") == ["broken"]
+    line = "jobs that failed with another version of my_data.read (source) are trained anew\n"
+    assert capsys.readouterr().out == line
+    assert runs("keep") == []
+    assert runs("changed") == ["broken"]
+    assert runs("failed") == ["broken", "same"]
+    write_result(tmp_path / "done", row_of("done", provenance=OTHER))
+    made["done"] = OTHER
+    with pytest.raises(ConfigError, match="1 of 3 jobs were done before"):
+        runs("missing")
+
+
 def test_a_table_says_in_what_its_rows_differ() -> None:
     rows = [made_by(packages={"torch": version}) for version in ("2.11.0", "2.14.1", "2.11.3")]
     assert differences(rows) == ["torch 2.11 and 2.14"]
@@ -303,6 +327,31 @@ def test_a_sweep_of_changed_code_refuses_before_it_trains(
     assert again.returncode == 0, again.stderr
     assert "were done before" not in again.stdout
     assert "2 of 2 jobs were done before" in train_here(capfd, *arguments).stdout
+
+
+@pytest.mark.parametrize("launcher", ["basic", "stacked"])
+def test_a_sweep_whose_broken_code_was_mended_goes_on(
+    launcher: str, own_code: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = f"mended_{launcher}"  # of a module that nothing imported before
+    loss = own_code / f"{name}.py"
+    good = "from mupl.training.setup import cross_entropy as mine\n"
+    # not seen by the look at a few examples before a sweep
+    broken = f"{good}LOSS = mine\ndef mine(output, target):\n    assert len(output) < 9\n"
+    loss.write_text(f"{broken}    return LOSS(output, target)\n")
+    table = "hydra.callbacks.sweep_report.report=tests.commands.table_only"
+    arguments = ["-m", *SMALL, "width=8", "seed=0,1", "max_steps=2", f"loss={name}.mine", table,
+                 f"hydra/launcher={launcher}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]  # fmt: skip
+    assert "2 failed" in train_here(capfd, *arguments).stdout
+    assert "2 of 2 jobs were done before" in train_here(capfd, *arguments).stdout
+    loss.write_text(good)
+    sys.modules.pop(name)
+    forget()
+    done = train_here(capfd, *arguments)
+    assert done.returncode == 0, done.stderr
+    line = f"jobs that failed with another version of {name}.mine (source) are trained anew"
+    assert done.stdout.count(line) == 1
+    assert "2 completed in" in done.stdout
 
 
 # What cannot be written

@@ -36,7 +36,7 @@ from pandas.api.types import is_numeric_dtype
 from mupl.analysis.coordinates import records
 from mupl.analysis.readout_norms import norm_drift, with_norms
 from mupl.analysis.slopes import fit_slope, jackknife
-from mupl.identity import IDENTITY, OUTCOMES
+from mupl.identity import IDENTITY, OUTCOMES, value_text
 
 # Columns whose transfer is asked for, in this order, with their names
 HYPERPARAMETERS = {
@@ -64,6 +64,19 @@ POWERS = np.linspace(0.125, 4, 311)  # of size, that a law of losses may have
 SELF_EXPLAINING = ("table", "parametrization", "optimizer")  # labels need not name these
 NAN = float("nan")
 INF = float("inf")
+
+
+def without_failed(results: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the rows of runs that failed.
+
+    Values that only these had, such as the words in lr=abc and width=wide, are gone with them: what
+    is left is as if these runs had never been asked for.
+
+    >>> results = pd.DataFrame({"lr": [0.1, "abc"], "status": ["completed", "failed"]})
+    >>> without_failed(results).dtypes["lr"]
+    dtype('float64')
+    """
+    return results[results["status"] != "failed"].infer_objects()
 
 
 def curve_keys(results: pd.DataFrame, x: str = "lr", metric: str = "val_loss") -> list[str]:
@@ -96,13 +109,26 @@ def differing_keys(table: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     return differing or [*keys[:1]]
 
 
+def setting_text(value: Any) -> str:
+    """Write a value of a table as a config has it.
+
+    A column of whole numbers holds fractions once one of them is missing.
+
+    >>> setting_text(4.0), setting_text(0.016), setting_text("gelu"), setting_text(NAN)
+    ('4', '0.016', 'gelu', 'not set')
+    """
+    if pd.isna(value):
+        return "not set"
+    return value_text(value) if isinstance(value, float) else str(value)
+
+
 def labels(settings: pd.DataFrame) -> pd.Series:
     """Return the label of each row of settings.
 
     >>> labels(pd.DataFrame({"parametrization": ["sp"], "model.depth": [2]})).tolist()
     ['sp, depth=2']
     """
-    texts = settings.map(str)  # a missing value too
+    texts = settings.map(setting_text)
     for key in settings:
         if key not in SELF_EXPLAINING:
             short = str(key).rpartition(".")[2]
@@ -135,8 +161,7 @@ def curves(
     0  0.1   1.5  1.0  2.0      2
     1  0.2   inf  inf  inf      1
     """
-    has_run = results["status"] != "failed"
-    runs = results[has_run]
+    runs = without_failed(results)
     completed = runs["status"] == "completed"
     losses = runs[metric].where(completed, INF)
     losses = losses.fillna(INF)

@@ -78,10 +78,11 @@ def finished_jobs(
 
     Args:
         jobs: for each job its folder, its id, and which jobs run again: missing (those without a
-            result), failed (those too), changed (those whose code, data or packages are others
-            now), keep (as missing, whatever changed) or all. None takes results as they are. A
-            result of another job, which the folder may hold if its name does not follow from the
-            id, does not count.
+            result, and failed ones whose code, data or packages are others now), failed (all that
+            failed too), changed (those whose code, data or packages are others now), keep (those
+            without a result, whatever changed) or all. None takes results as they are. A result of
+            another job, which the folder may hold if its name does not follow from the id, does not
+            count.
         halving: of the sweep (`mupl.tuning.halving.Halving.plain`). A job that was dropped by
             another one, or where there is none, is to run, unless results are taken as they are.
 
@@ -91,6 +92,7 @@ def finished_jobs(
     """
     rows: list[dict[str, Any] | None] = []
     refused: list[list[str]] = []
+    again: list[list[str]] = []
     for folder, job, rerun in jobs:
         if rerun not in (None, *RERUN):
             raise ConfigError(f"rerun={rerun}: must be one of {', '.join(RERUN)}")
@@ -103,6 +105,8 @@ def finished_jobs(
         if row is not None and rerun is not None:
             changed = changes(row.get("provenance"))
             if _runs_again(row, changed, rerun):
+                if rerun == "missing":
+                    again.append(changed)
                 row = None
         if row is None:
             delete_stale_partials(folder)
@@ -113,13 +117,18 @@ def finished_jobs(
         rows.append(row)
     if refused:
         raise ConfigError(_refusal(refused, len(rows)))
+    if again:
+        _say_once(f"jobs that failed with another version of {listed(again)} are trained anew")
     return rows
 
 
 def _runs_again(row: Mapping[str, Any], changed: list[str], rerun: str) -> bool:
     """Return whether a job that left this row is to run again."""
+    failed = row["status"] == "failed"
+    if rerun == "missing":  # there is no result to lose, and what changed may be what was wrong
+        return failed and bool(changed)
     if rerun == "failed":
-        return row["status"] == "failed"
+        return failed
     return rerun == "all" or (rerun == "changed" and bool(changed))
 
 

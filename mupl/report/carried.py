@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from mupl.analysis import carried as analysis
+from mupl.analysis.transfer import without_failed
 from mupl.figures.carried import plot_carried
 from mupl.report.common import (
     conclude,
@@ -28,6 +29,7 @@ def carried(sweep_dir: Path, metric: str = "val_loss", where: str | None = None)
     """
     results = read_results(sweep_dir, where)
     code = conclude(results, sweep_dir)
+    results = without_failed(results)
     validation = read_validation(results, sweep_dir, metric)
     table = analysis.carried(results, validation, metric)
     save_table(table, sweep_dir / "carried.csv")

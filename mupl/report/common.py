@@ -8,11 +8,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mupl.analysis.transfer import differing_columns
+from mupl.analysis.transfer import differing_columns, without_failed
 from mupl.errors import ConfigError
 from mupl.figures.look import DPI, FORMATS, Look, current_look, styled
 from mupl.files import write_atomically
 from mupl.identity import IDENTITY
+from mupl.sweep.plan import asks_for, read_plan
 from mupl.sweep.results import collect
 from mupl.terminal import print_table
 
@@ -37,12 +38,16 @@ def read_results(sweep_dir: Path, where: str | None = None) -> pd.DataFrame:
 def select(results: pd.DataFrame, where: str) -> pd.DataFrame:
     """Keep the rows for which an expression in the names of columns is true.
 
-    >>> select(pd.DataFrame({"lr": [0.1, 4.0]}), "lr < 2")["lr"].tolist()
+    >>> results = pd.DataFrame({"lr": [0.1, 4.0], "status": "completed"})
+    >>> select(results, "lr < 2")["lr"].tolist()
     1 of 2 jobs left out, for which not lr < 2
     [0.1]
     """
+    # words that only failed jobs have among numbers, such as lr=abc, are missing numbers
+    numbers = without_failed(results).select_dtypes("number").columns
+    comparable = results.assign(**results[numbers].apply(pd.to_numeric, errors="coerce"))
     try:
-        kept = results.query(where)
+        kept = comparable.query(where)
     except Exception as error:  # of many kinds, by what is wrong
         columns = ", ".join(map(str, results))
         raise ConfigError(
@@ -54,7 +59,7 @@ def select(results: pd.DataFrame, where: str) -> pd.DataFrame:
     if len(kept) < len(results):
         left = len(results) - len(kept)
         print(f"{left} of {len(results)} jobs left out, for which not {where}")
-    return kept.reset_index(drop=True)
+    return results.loc[kept.index].reset_index(drop=True)
 
 
 def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:
@@ -65,7 +70,7 @@ def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:
     Raises:
         ConfigError: if no job left such a table.
     """
-    swept = [key for key in differing_columns(results) if key not in IDENTITY]
+    swept = [key for key in differing_columns(without_failed(results)) if key not in IDENTITY]
     keys = [*IDENTITY, *swept]
     keys.remove("lr")
     tables = []
@@ -79,8 +84,20 @@ def gather(results: pd.DataFrame, sweep_dir: Path, file: str) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def without_others_failures(results: pd.DataFrame, sweep_dir: Path) -> pd.DataFrame:
+    """Leave out failed jobs of earlier commands, for which the sweep's last command does not ask.
+
+    They say nothing about that command, such as lr=abc that was mended. Of a folder without a
+    record of its command all jobs stay.
+    """
+    plan = read_plan(sweep_dir)
+    if plan is None:
+        return results
+    return results[(results["status"] != "failed") | asks_for(plan, results)]
+
+
 def conclude(results: pd.DataFrame, sweep_dir: Path) -> int:
-    """Print how the jobs ended; return 1 if one failed, else 0."""
+    """Print how the jobs ended; return 1 if one failed that the last command asks for, else 0."""
     counts = results["status"].value_counts().sort_index()
     ends = [f"{count} {status}" for status, count in counts.items()]
     print(", ".join(ends), "in", sweep_dir)
@@ -88,11 +105,20 @@ def conclude(results: pd.DataFrame, sweep_dir: Path) -> int:
         share = results["steps"].sum() / results["max_steps"].sum()
         print(f"halving: {share:.0%} of the steps that all jobs would have made; see results.csv")
     failed = results[results["status"] == "failed"]
+    asked = without_others_failures(failed, sweep_dir).index
     lines = []
-    for _, job in failed.iterrows():
-        lines.append(f"failed: job {job['folder']}: {job['error']}")
+    for number, job in failed.iterrows():
+        text = f"job {job['folder']}: {job['error']}"
+        if number in asked:
+            lines.append(f"failed: {text}")
+        else:
+            lines.append(
+                f"failed in an earlier command: {text}; it stays until you delete its folder"
+            )
     print_lines(lines, sweep_dir / "results.csv")
-    return int(len(failed) > 0)
+    if len(asked):
+        print("rerun=failed trains again what failed")
+    return int(len(asked) > 0)
 
 
 def print_lines(lines: Sequence[str], file: Path | None, most: int = MAX_ROWS) -> None:

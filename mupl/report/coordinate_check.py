@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mupl.analysis import coordinates
-from mupl.analysis.transfer import differing_keys, labels
+from mupl.analysis.transfer import differing_keys, labels, setting_text
 from mupl.errors import ConfigError
 from mupl.figures import coordinates as figures
 from mupl.figures.style import by_rank, with_written_names
@@ -27,6 +27,7 @@ from mupl.report.common import (
     save_figure,
     save_table,
     show,
+    without_others_failures,
     without_unknown,
 )
 
@@ -149,6 +150,7 @@ def judge(sweep_dir: Path, where: str | None = None) -> Check:
     """Write `results.csv`, all recorded rows (`coord_check.csv`) and `verdict.json`."""
     results = read_results(sweep_dir, where)
     conclude(results, sweep_dir)
+    results = without_others_failures(results, sweep_dir)
     rows = gather(results, sweep_dir, COORDINATES_FILE)
     save_table(rows, sweep_dir / "coord_check.csv")
     if rows["seed"].nunique() < 2:
@@ -190,7 +192,8 @@ def _labels(keys: Sequence[str], values: Sequence[Any]) -> list[str]:
     """Name a series of jobs by what tells it from others, such as "mup" and "depth=4"."""
     parts = []
     for key, value in zip(keys, values, strict=True):
-        parts.append(str(value) if key in IDENTITY else f"{key}={value}")
+        text = setting_text(value)
+        parts.append(text if key in IDENTITY else f"{key}={text}")
     return parts
 
 

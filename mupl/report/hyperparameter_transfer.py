@@ -39,9 +39,8 @@ def hyperparameter_transfer(
     Returns 1 if a job or the figure failed.
     """
     results = read_results(sweep_dir, where)
-    x = transfer.swept_hyperparameter(results)
     unit = loss_unit(read_jobs(sweep_dir, say=lambda line: None))
-    losses = Losses(results, metric, transfer.swept_size(results), x, unit)
+    losses = Losses.of_sweep(results, metric, unit)
     trained = report_tables(losses, sweep_dir)
     code = conclude(results, sweep_dir)
     return max(code, plot(losses, sweep_dir)) if trained else code

@@ -13,7 +13,7 @@ class Losses:
     """A table of results, and which of its columns are what.
 
     Args:
-        results: one row a run.
+        results: one row a run; of those that failed there is none.
         metric: the loss.
         size: the size that was swept, such as "width"; None if there is one.
         x: the hyperparameter.
@@ -25,6 +25,13 @@ class Losses:
     size: str | None
     x: str
     unit: str = ""
+
+    @classmethod
+    def of_sweep(cls, results: pd.DataFrame, metric: str, unit: str) -> "Losses":
+        """Find which size and hyperparameter a sweep swept, by the runs that did not fail."""
+        runs = transfer.without_failed(results)
+        size = transfer.swept_size(runs)
+        return cls(runs, metric, size, transfer.swept_hyperparameter(runs), unit)
 
     @property
     def size_or_width(self) -> str:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from mupl.analysis.bootstrap import Interval
 from mupl.analysis.coordinates import records
 from mupl.analysis.prediction import Prediction, predict
-from mupl.analysis.transfer import SIZES, hyperparameter_name
+from mupl.analysis.transfer import SIZES, hyperparameter_name, without_failed
 from mupl.errors import ConfigError
 from mupl.figures.prediction import plot_prediction
 from mupl.files import write_atomically
@@ -87,6 +87,9 @@ def tune(sweep_dir: Path, metric: str = "val_loss", where: str | None = None) ->
     """
     results = read_results(sweep_dir, where)
     code = conclude(results, sweep_dir)
+    results = without_failed(results)
+    if results.empty:
+        raise ConfigError(f"{sweep_dir}: all runs failed; see results.csv there for why")
     size = ladder_size(results)
     largest = _job(results, size, sweep_dir)
     plan = plan_of(sweep_dir, largest)
@@ -136,10 +139,7 @@ def ladder_size(results: pd.DataFrame) -> str:
 
 def _job(results: pd.DataFrame, size: str, sweep_dir: Path) -> Path:
     """Return the folder of a run of the largest size."""
-    trained = results[results["status"] != "failed"]
-    if trained.empty:
-        raise ConfigError(f"{sweep_dir}: all runs failed; see results.csv there for why")
-    largest = trained.sort_values(size, kind="stable").iloc[-1]
+    largest = results.sort_values(size, kind="stable").iloc[-1]
     return sweep_dir / str(largest["folder"])
 
 

@@ -29,8 +29,6 @@ def reproduce(options: argparse.Namespace) -> int:
         left = sum(check_images(entry, size, options.write) for entry, size in sizes)
         print(f"{left} images differ; --write replaces them" if left else "no image differs")
         return int(left > 0)
-    if options.folder and len(entries) > 1:
-        raise ConfigError(f"--folder {options.folder}: is for one figure, not {len(entries)}")
     keys = ("size", "redraw", "keep", "folder", "data")
     how = How(**{key: getattr(options, key) for key in keys}, overrides=overrides)
     passed = [make(entry, how) for entry in entries]

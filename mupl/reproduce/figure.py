@@ -16,27 +16,25 @@ from mupl.reproduce.images import draw, draw_kept
 from mupl.reproduce.run import train
 from mupl.reproduce.views import VIEWS
 
-FOLDER = Path("outputs") / "reproduce"
-
 
 @dataclass(frozen=True)
 class How:
     """How a figure is made.
 
     Args:
+        folder: in which each figure and size has a folder of its own, for runs and the image.
         size: its name; None for the first one of the figure.
         redraw: whether from the kept table, without training; None: of size=paper where there is
             one, as that takes a GPU.
         keep: whether table and images go to where the repository has them.
-        folder: of runs and figures; None for one of its own.
         data: the folder with data that FOLDER stands for in commands.
         overrides: of the config of what is trained.
     """
 
+    folder: Path
     size: str | None = None
     redraw: bool | None = None
     keep: bool = False
-    folder: Path | None = None
     data: str = "data"
     overrides: Sequence[str] = ()
 
@@ -48,7 +46,7 @@ def make(entry: Entry, how: How) -> bool:
         ConfigError: if there is no table to draw it from.
     """
     name, size = entry.size(how.size)
-    folder = how.folder or FOLDER / f"{entry.name}_{name}"
+    folder = how.folder / f"{entry.name}_{name}"  # one table each, whatever else lies beside it
     print(f"{entry.name}, size {name}: {entry.about} ({entry.paper}, {entry.figure})", flush=True)
     redraw = how.redraw
     if redraw is None:
@@ -83,7 +81,15 @@ def _say(entry: Entry, size: Size, table: pd.DataFrame, image: Path) -> bool:
         return True
     found = outcomes(entry, size, table)
     passes = found["passes"]
-    show(found.assign(passes=passes.map({True: "pass", False: "NO"})), "numbers", None)
+    bounds = found[found["known"] != ""]
+    hidden = ["edges"] if len(bounds) else ["edges", "known"]
+    shown = found.drop(columns=hidden).assign(passes=passes.map({True: "pass", False: "NO"}))
+    show(shown, "numbers", None)
+    for row in bounds.itertuples():
+        print(
+            f"{row.says}: {row.known}, as the optimum at {row.edges} lies at the edge of the grid; "
+            "values beyond it, said after the figure's name as KEY=VALUES, would tell"
+        )
     print(f"{entry.name}: {passes.sum()} of {len(found)} numbers are as expected")
     return bool(passes.all())
 

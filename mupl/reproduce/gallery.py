@@ -24,12 +24,17 @@ if not. In a checkout that is not installed it is `python scripts/reproduce.py t
 - `--size tiny`, where a figure has it the default, takes minutes on two CPU cores and no download.
   `--size paper` is for a GPU. Where its table is kept here it is drawn from that; `--run` trains.
 - `--redraw` draws from the kept table. `--keep` puts table and images to where this page has them.
+- `--folder DIR` is for runs and images; each figure and size has a folder of its own there, such as
+  `two_vectors_tiny`.
 - `--data DIR` says where data lie; it stands for FOLDER in commands.
 - `key=value` sets a key of the runs, such as `seed=7`.
 
 Ranges are set about what was measured, by the scatter over widths and seeds. Each figure has a
 number that a wrong parametrization misses; `tests/test_reproduce.py` trades them and sees it fail.
 Three have none at the size for a CPU, and say so: `init_std`, `lr_depth` and `embedding_lr`.
+
+If the best learning rate of a width is the first or the last one tried, a number that follows from
+it is a bound, such as -0.8 "or less", or not known. It passes if all that it may be is expected.
 
 `make figures` draws all images of the docs again from the kept tables and says which differ. A new
 figure is one file in conf/reproduce, and for a new kind of table a function from the table to a
@@ -73,7 +78,7 @@ def _result(entry: Entry, size: Size) -> Iterator[str]:
         yield "No numbers are expected at this size yet."
         return
     if file is None:
-        yield "Not measured yet.\n"
+        yield "Its table is not kept here; `--run` trains it again.\n"
         yield "| number | expected |"
         yield "|---|---|"
         for expectation in size.expect:
@@ -83,4 +88,5 @@ def _result(entry: Entry, size: Size) -> Iterator[str]:
     yield "|---|---|---|---|"
     for row in outcomes(entry, size, pd.read_csv(file)).itertuples():
         verdict = "pass" if row.passes else "**no**"
-        yield f"| {row.says} | {row.measured:.3g} | {row.range} | {verdict} |"
+        measured = f"{row.measured:.3g} {row.known}".rstrip()
+        yield f"| {row.says} | {measured} | {row.range} | {verdict} |"

@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mupl.analysis import coordinates, norms, transfer
+from mupl.analysis import coordinates, edges, norms
 from mupl.figures.coordinates import plot_checks, plot_coordinates
 from mupl.figures.norms import plot_update_norms
 from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.figures.unit_scale import plot_unit_scale
 from mupl.report import ablation
 from mupl.report.coordinate_check import check_title, with_check_labels
+from mupl.report.losses import Losses
 from mupl.reproduce import two_vectors
 
 METRIC = "val_loss"
@@ -40,28 +41,28 @@ class View:
 
 def plot_transfer(results: pd.DataFrame) -> Figure:
     """Plot final loss against the hyperparameter that a table of results sweeps."""
-    size = transfer.swept_size(results) or "width"
-    x = transfer.swept_hyperparameter(results)
-    return plot_hyperparameter_transfer(results, METRIC, size, x, "nats")
+    losses = Losses.of_sweep(results, METRIC, "nats")
+    return plot_hyperparameter_transfer(
+        losses.results, METRIC, losses.size_or_width, losses.x, losses.unit
+    )
 
 
 def transfer_numbers(results: pd.DataFrame) -> pd.DataFrame:
     """Return what `mupl.analysis.transfer.transfer` does, with the middle of the optima.
 
     Columns beside its own: octave, the median over sizes of log2 of the optimal x, and loss, the
-    median over sizes of the loss there.
+    median over sizes of the loss there; and between which values numbers lie whose optima are at
+    the edge of the grid (`mupl.analysis.edges.bounds`).
     """
-    size = transfer.swept_size(results) or "width"
-    x = transfer.swept_hyperparameter(results)
-    optima = transfer.optima(results, METRIC, size, x)
-    table = transfer.transfer(results, METRIC, size, x, optima)
-    of_curves = transfer.curve_keys(results, x, METRIC)
-    keys = [key for key in of_curves if key != size]
-    if pd.api.types.is_numeric_dtype(optima[x]):
-        optima = optima.assign(octave=np.log2(optima[x]))
+    losses = Losses.of_sweep(results, METRIC, "nats")
+    keys = losses.series_keys
+    optima = losses.optima
+    if pd.api.types.is_numeric_dtype(optima[losses.x]):
+        optima = optima.assign(octave=np.log2(optima[losses.x]))
     middle = [column for column in ("octave", "loss") if column in optima]
     medians = optima.groupby(keys, dropna=False)[middle].median()
-    return table.merge(medians.reset_index(), on=keys)
+    known = edges.bounds(optima, losses.curves, keys, losses.size_or_width, losses.x)
+    return losses.transfer.merge(medians.reset_index(), on=keys).merge(known, on=keys)
 
 
 def _axis_and_rows(rows: pd.DataFrame) -> tuple[str, pd.DataFrame]:

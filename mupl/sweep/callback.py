@@ -85,10 +85,7 @@ class SweepReport(Callback):
         delete_stale_partials(sweep_dir)  # tables of processes that were killed
         done, found = self._count(sweep_dir)
         if found:
-            again = "rerun=all trains them anew"
-            if self._failed_before(sweep_dir):
-                again += ", rerun=failed those that failed"
-            print(f"{found} of {done} jobs were done before ({again})")
+            print(f"{found} of {done} jobs were done before (rerun=all trains them anew)")
         sys.stdout.flush()
         code = self._report(sweep_dir, config, _look(config))
         lost = [folder for folder in self.left if not (folder / RESULT_FILE).exists()]
@@ -154,15 +151,6 @@ class SweepReport(Callback):
         for file in sweep_dir.glob(f"*/{RESULT_FILE}"):
             trained += file.stat().st_mtime >= self.started
         return self.total, self.total - trained
-
-    def _failed_before(self, sweep_dir: Path) -> bool:
-        """Say whether a job in the folder had failed before the sweep."""
-        for file in sweep_dir.glob(f"*/{RESULT_FILE}"):
-            if self.started is None or file.stat().st_mtime < self.started:
-                row = read_result(file)
-                if row is not None and row["status"] == "failed":
-                    return True
-        return False
 
 
 def _look(config: DictConfig) -> Look:

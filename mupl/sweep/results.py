@@ -59,8 +59,8 @@ def tabulate(results: list[dict[str, Any]]) -> pd.DataFrame:
     rows = [_row(result, keys) for result in results]
     table = pd.DataFrame(rows, columns=[*keys, *OUTCOMES])
     for name, column in table.items():
-        if column.map(_is_container).any():
-            table[name] = column.map(str)  # one width a layer, or roles: they have no hash
+        if column.map(_is_container).any():  # one width a layer, or roles: they have no hash
+            table[name] = column.map(str).where(column.notna())
     # sweeps that are compared stay in their order
     return in_given_order(_sorted(table), list(dict.fromkeys(table.get("table", ()))))
 

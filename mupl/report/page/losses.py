@@ -71,9 +71,7 @@ def loss_curves(contents: Contents, losses: Losses) -> Section | None:
     if best.empty or "folder" not in losses.results:
         return None
     keys = [*losses.keys, losses.x]
-    # values of failed runs may be words, such as lr=abc, beside which numbers are no numbers
-    runs = losses.results[losses.results["status"] != "failed"].infer_objects()
-    chosen = best[keys].merge(runs, how="left", on=keys)
+    chosen = best[keys].merge(losses.results, how="left", on=keys)
     panel_keys = transfer.differing_keys(best, losses.series_keys)
     chosen["panel"] = transfer.labels(with_written_names(chosen[panel_keys]))
     chosen["series"] = chosen[size].astype(str) if size else ""

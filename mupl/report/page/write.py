@@ -5,7 +5,6 @@ from datetime import datetime
 from pathlib import Path
 
 from mupl import __version__
-from mupl.analysis import transfer
 from mupl.files import write_atomically
 from mupl.report.losses import Losses
 from mupl.report.page.checks import norms_section, unit_scale_section
@@ -42,20 +41,15 @@ def write_page(contents: Contents, losses: Losses | None = None) -> Path:
         contents: what it is about.
         losses: which columns of the results are what; by default as a sweep's are.
     """
-    findings, sections = _sections(contents, losses or _losses(contents))
+    if losses is None:
+        losses = Losses.of_sweep(contents.results, contents.metric, contents.unit)
+    findings, sections = _sections(contents, losses)
     made = datetime.now().astimezone()
     lead = f"{len(contents.results)} runs, {made:%Y-%m-%d %H:%M}"
     footer = f"Made by mupl {__version__}. Charts are drawn by Vega."
     path = contents.folder / PAGE_FILE
     write_atomically(path, render(contents.title, lead, findings, sections, footer))
     return path
-
-
-def _losses(contents: Contents) -> Losses:
-    results = contents.results
-    size = transfer.swept_size(results)
-    x = transfer.swept_hyperparameter(results)
-    return Losses(results, contents.metric, size, x, contents.unit)
 
 
 def _sections(contents: Contents, losses: Losses) -> tuple[Sequence[Finding], Sequence[Section]]:
