@@ -41,6 +41,25 @@ class Unclassifiable(nn.Module):
         return self.head(x.flatten(1))
 
 
+class Linear(nn.Module):
+    """A readout of the features; and what else a config may say."""
+
+    def __init__(self, in_features: int, num_classes: int, width: int, **options: object) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(in_features, width)
+        self.readout = nn.Linear(width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.readout(self.hidden(x.flatten(1)))
+
+
+class Ranked(Linear):
+    """Asks for a number that neither the data nor the config have."""
+
+    def __init__(self, rank: int, **arguments: int) -> None:
+        super().__init__(**arguments)
+
+
 def gpt2(width: int) -> nn.Module:
     """The model of transformers with tied embeddings; a test is skipped where that is missing."""
     from tests.foreign import gpt2

@@ -207,6 +207,11 @@ WRONG = {
     "model._target_=nowhere.Net": "cannot be imported (needs the package nowhere, which is not "
     "installed, nor a module of the working folder)",
     "model._target_=tests.models.Unclassifiable": "'positions' of shape (3, 8)",
+    "-m width=8,32 model._target_=tests.models.Ranked": "takes rank, which these data do not have "
+    "(they have in_channels, image_size, in_features and num_classes); take other data, or say "
+    "+model.rank=...",
+    "-m parametrization=completep,depth_mup lr=0.1,0.2": f"{DEPTH}completep scales with depth",
+    "-m width=8,32 model._target_=tests.models.Nt": "(tests.models has no Nt)",
     "model._partial_=false": "its config needs _partial_: true",
     "model=gpt": "model=mupl.models.GPT: takes vocabulary and context, which these data do not",
     "data=text": "model=mupl.models.MLP: takes in_features and num_classes",

@@ -39,13 +39,22 @@ def clear_errors() -> Iterator[None]:
         if full is not None:
             sys.exit(f"error: {disk_message(full, _output_folder(error))}")
         cause = bad_input(error)
-        if isinstance(cause, ConfigError):
-            if not is_first_process():
-                sys.exit(1)
-            sys.exit(f"error: {' '.join(str(cause).split())}")
-        if not isinstance(cause, HydraException | OmegaConfBaseException):
+        said = error_line(error)
+        if not said:
             raise
-        sys.exit(f"error: {in_plain_words(cause)}")
+        if isinstance(cause, ConfigError) and not is_first_process():
+            sys.exit(1)
+        sys.exit(f"error: {said}")
+
+
+def error_line(error: BaseException) -> str:
+    """Say in one line what is wrong, if it is the user's to mend; "" if the error is mupl's own."""
+    cause = bad_input(error)
+    if isinstance(cause, ConfigError):
+        return " ".join(str(cause).split())
+    if isinstance(cause, HydraException | OmegaConfBaseException):
+        return in_plain_words(cause)
+    return ""
 
 
 def _output_folder(error: BaseException) -> str:

@@ -144,9 +144,10 @@ def taken_arguments(
     required = [key for key, p in parameters.items() if p.default is p.empty and p.kind in NAMED]
     missing = [key for key in required if key not in taken and key not in SIZES]
     if missing:
+        said = [f"+model.{key}=..." for key in missing]
         raise ConfigError(
-            f"model={name}: takes {enumerated(missing)}, which these data do not have; "
-            f"they have {enumerated(offered)}"
+            f"model={name}: takes {enumerated(missing)}, which these data do not have (they have "
+            f"{enumerated(offered)}); take other data, or say {' '.join(said)}"
         )
     return taken
 
