@@ -60,6 +60,26 @@ class Ranked(Linear):
         super().__init__(**arguments)
 
 
+class Unfitting(Linear):
+    """Has a hidden layer that takes other features than it is given, but for width 16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if self.hidden.out_features == 16 else x[..., :5])
+
+
+class OfManyExamples(Linear):
+    """Refuses fewer examples than four."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) < 4:
+            raise ValueError("too few examples")
+        return super().forward(x)
+
+
+def broken(width: int) -> nn.Module:
+    return nn.Linear(8, width) + None
+
+
 def gpt2(width: int) -> nn.Module:
     """The model of transformers with tied embeddings; a test is skipped where that is missing."""
     from tests.foreign import gpt2

@@ -12,7 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from mupl.cli import main
+from mupl.errors import raised_by_user
+from mupl.names import flat
 from tests.commands import IGNORED, ROOT, train_anew, train_here
+from tests.models import broken
 
 pytestmark = IGNORED
 
@@ -212,6 +215,8 @@ WRONG = {
     "+model.rank=...",
     "-m parametrization=completep,depth_mup lr=0.1,0.2": f"{DEPTH}completep scales with depth",
     "-m width=8,32 model._target_=tests.models.Nt": "(tests.models has no Nt)",
+    "-m width=8,32 model._target_=tests.models.Unfitting": "error: tests.models:Linear.forward "
+    "raised RuntimeError: mat1 and mat2 shapes cannot be multiplied (",
     "model._partial_=false": "its config needs _partial_: true",
     "model=gpt": "model=mupl.models.GPT: takes vocabulary and context, which these data do not",
     "data=text": "model=mupl.models.MLP: takes in_features and num_classes",
@@ -476,6 +481,26 @@ def test_bad_input_is_one_clear_line_before_any_training(
     assert "training" not in done.stdout or "0/2" in done.stdout  # no update was made
 
 
+def test_what_the_user_s_model_raises_is_shown_and_ends_with_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = train_here(capfd, *arguments("model._target_=tests.models.Unfitting", tmp_path / "out"))
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: tests.models:Linear.forward raised RuntimeError: mat1 and")
+    assert f"({ROOT}/tests/models.py:" in last
+
+
+def test_what_mupl_raises_is_not_the_user_s() -> None:
+    with pytest.raises(TypeError) as raised:
+        broken(8)
+    assert raised_by_user(raised.value).startswith("tests.models:broken raised TypeError: unsupp")
+    with pytest.raises(AttributeError) as raised_in_mupl:
+        flat(3)  # type: ignore[arg-type]
+    assert raised_by_user(raised_in_mupl.value) == ""
+
+
 def test_there_are_enough_rows() -> None:
     assert len(WRONG) >= 120
 
@@ -505,6 +530,8 @@ HANDLED = {
     ),
     "experiment=lr_transfer hydra.sweeper.params=null max_steps=2": (0, "", "completed"),
     "-m lr=${case.lr} +case={lr:0.1},{lr:-1}": (1, "", "lr=-1: must be a finite number > 0"),
+    "-m width=8,16 model._target_=tests.models.Unfitting": (1, "", "1 completed, 1 failed"),
+    "-m lr=0.1 model._target_=tests.models.OfManyExamples": (0, "", "1 completed"),
     "trainer.devices=auto": (0, "", "completed"),
     "max_steps=2 -m width=8,16": (0, "", "2 completed in"),
 }

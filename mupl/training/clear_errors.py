@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from mupl import signals
-from mupl.errors import ConfigError, bad_input, disk_error, disk_message
+from mupl.errors import ConfigError, bad_input, disk_error, disk_message, raised_by_user
 from mupl.training.overrides import in_plain_words
 from mupl.training.processes import is_first_process
 
@@ -22,7 +22,7 @@ from mupl.training.processes import is_first_process
 def clear_errors() -> Iterator[None]:
     """Turn bad input and a full disk (exit code 1), and a signal (128 + its number) into one line.
 
-    Any other error keeps its traceback.
+    Any other error keeps its traceback. One of the user's own code ends with a line that names it.
     """
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it prints what is raised as well
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing its own report
@@ -44,6 +44,8 @@ def clear_errors() -> Iterator[None]:
             raise
         if isinstance(cause, ConfigError) and not is_first_process():
             sys.exit(1)
+        if not isinstance(cause, ConfigError | HydraException | OmegaConfBaseException):
+            traceback.print_exc()  # how the user's own code came to be called
         sys.exit(f"error: {said}")
 
 
@@ -54,7 +56,7 @@ def error_line(error: BaseException) -> str:
         return " ".join(str(cause).split())
     if isinstance(cause, HydraException | OmegaConfBaseException):
         return in_plain_words(cause)
-    return ""
+    return raised_by_user(error)
 
 
 def _output_folder(error: BaseException) -> str:

@@ -28,7 +28,7 @@ def check_losses(config: DictConfig) -> None:
     before is not looked at again, nor one whose jobs are trained in processes elsewhere.
 
     Raises:
-        ConfigError: of the data's source, of the setup, or see
+        ConfigError: of the data's source, of the setup, of what the user's model raises, or see
             `mupl.training.losses.CheckedLoss`.
     """
     launcher = str(config.hydra.launcher._target_).rpartition(".")[2]
@@ -106,10 +106,25 @@ def _problem_of_model(config: DictConfig, splits: Any) -> str:
         setup = build_setup(config, splits.model_args)
         setup.model.eval()
         with torch.no_grad():
-            output = setup.model(x[:EXAMPLES])
+            try:
+                output = setup.model(x[:EXAMPLES])
+            except Exception:  # it may be made for batches of one size, or for an accelerator
+                _call_as_in_training(config, setup.model, x)
+                return ""
         setup.loss(output, target[:EXAMPLES])
     except InterpolationResolutionError:
         return ""  # a size of a ladder without a target, which a check of ladders refuses
     except Exception as error:
         return error_line(error)
     return ""
+
+
+def _call_as_in_training(config: DictConfig, model: Any, x: Any) -> None:
+    """Call a model on a whole batch where it will be trained, unless in another precision."""
+    import torch
+
+    if config.trainer.get("precision", "32-true") not in ("32-true", "tf32"):
+        return
+    on_cpu = config.trainer.get("accelerator") == "cpu" or not torch.accelerator.is_available()
+    device = "cpu" if on_cpu else torch.accelerator.current_accelerator()
+    model.to(device)(x.to(device))
