@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mupl import __version__
-from mupl.errors import ConfigError
+from mupl.errors import ConfigError, raised_by_user
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if error.name is None or error.name.startswith("mupl"):
             raise
         sys.exit(f"error: this needs the package {error.name}: pip install 'mupl[train]'")
+    except Exception as error:
+        said = raised_by_user(error)
+        if not said:
+            raise
+        sys.exit(f"error: {said}")
 
 
 def train(overrides: Sequence[str]) -> None:

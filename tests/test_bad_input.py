@@ -591,6 +591,8 @@ WRONG_COMMANDS = {
     "check os:getcwd --widths 8,16": "build: must be a function width -> nn.Module (too many",
     "check tests.models --widths 8,16": "build: must be a function width -> nn.Module, not a mod",
     "check builtins:float --widths 8,16": "build: must return an nn.Module, not a float",
+    "check tests.models:broken --widths 8,16": "tests.models:broken raised TypeError: unsupported",
+    "describe tests.models:broken --width 8 --base-width 4": f"({ROOT}/tests/models.py:",
     "report nowhere": "nowhere: there is no such folder",
     "report . --report fireworks": "report=fireworks: must be one of ablation",
     "report . --metric loss": "--metric=loss: must be one of val_loss, train_loss",
