@@ -61,6 +61,8 @@ WRONG = {
     "trainer=tpu": "Available options in 'trainer': auto cpu ddp fsdp2 gpu",
     "callbacks=coords": "Available options in 'callbacks': coordinates lr_monitor none",
     "experiment=coord_chek": "Available options in 'experiment': ablation coord_check",
+    "-m parametrization=sp,mpu": "Could not find 'parametrization/mpu' Available options in",
+    "-m model.foo=1,2": "model.foo: there is no such key (there are ",
     "callbacks=null": "callbacks=null: must be the name of a config; --help lists them",
     "optimizer=3": "optimizer=3: must be the name of a config; --help lists them",
     "checkpoint=last": "checkpoint=last: has keys, as in checkpoint.every_minutes=10",
@@ -479,6 +481,16 @@ def test_bad_input_is_one_clear_line_before_any_training(
     assert WRONG[text] in lines[0]
     assert not list(out.rglob("metrics.csv"))
     assert "training" not in done.stdout or "0/2" in done.stdout  # no update was made
+
+
+@pytest.mark.parametrize("text", ["parametrization=sp,mpu", "optimizer=adam,", "model.foo=1,2"])
+def test_a_sweep_without_such_a_choice_or_key_has_no_folder(
+    text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = train_here(capfd, *arguments(f"-m {text}", tmp_path / "out"))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_the_user_s_model_raises_is_shown_and_ends_with_one_line(

@@ -28,6 +28,7 @@ from mupl.parametrization.hyperparameters import (
     word_problems,
 )
 from mupl.training.clear_errors import clear_errors
+from mupl.training.compose import compose_choices
 from mupl.training.keys import wandb_key_is_set
 from mupl.training.loss_check import check_losses
 from mupl.training.overrides import (
@@ -323,6 +324,7 @@ class CheckInput(Callback):
             swept = swept_values(config)
             _refuse_intervals(config, swept)
             _check_keys(config, swept)
+            compose_choices(config)
             _check_coordinate_check(config, swept)
             _check_entries(config)
             _check_folders(config, swept)
