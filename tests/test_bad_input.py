@@ -82,7 +82,7 @@ WRONG = {
     "width=64.5": "width=64.5: must be a whole number >= 1",
     "width=1e2": "width=100.0: must be a whole number >= 1",
     "width=[]": "width=[]: must be a whole number >= 1",
-    "width=null": "width=None: must be a whole number >= 1",
+    "width=null": "width=null: must be a whole number >= 1",
     "width=[8,wide]": "width=[8, 'wide']: must be a whole number >= 1",
     "-m width=": "width=: must be a whole number >= 1",
     "width=[8,16] depth=5": "depth=5: width=[8, 16] is a list of 2 layers; say one of the two",
@@ -90,7 +90,7 @@ WRONG = {
     "depth=0": "depth=0: must be a whole number >= 1",
     "base_width=0": "base_width=0: must be a whole number >= 1",
     "base_depth=0": "base_depth=0: must be a whole number >= 1, or null",
-    "base_depth=2 depth=null parametrization=completep": "depth=None: must be a whole number",
+    "base_depth=2 depth=null parametrization=completep": "depth=null: must be a whole number",
     "batch_size=0": "batch_size=0: must be a whole number >= 1",
     "batch_size=100000": "batch_size=100000: must be at most 1438, the size of the train split",
     "max_steps=0": "max_steps=0: must be a whole number >= 1",
@@ -98,9 +98,11 @@ WRONG = {
     "seed=-1": "seed=-1: must be a whole number >= 0 and below 2^32",
     "seed=4294967296": "seed=4294967296: must be a whole number >= 0 and below 2^32",
     "-m seed=4294967296,4294967297": "seed=4294967296: must be a whole number",
-    "seed=${hydra:job.num}": "seed=None: must be a whole number",  # which only a sweep's jobs have
+    "seed=${hydra:job.num}": "seed=null: must be a whole number",  # which only a sweep's jobs have
     # numbers and words
     "lr=abc": "lr=abc: must be a finite number > 0",
+    "lr=null": "lr=null: must be a finite number > 0",
+    "lr=true": "lr=true: must be a finite number > 0",
     "lr=0": "lr=0: must be a finite number > 0",
     "lr=-0.1": "lr=-0.1: must be a finite number > 0",
     "lr=nan": "lr=nan: must be a finite number > 0",
@@ -173,7 +175,7 @@ WRONG = {
     "halving=3": "halving=3: must have rungs, keep and within",
     "halving.rungs=[0.1]": "drops jobs of a sweep in stacks that record nothing; add -m hydra",
     # a ladder
-    "-m experiment=tune hydra/launcher=stacked": "target.width=None: must be a whole number >= 1",
+    "-m experiment=tune hydra/launcher=stacked": "target.width=null: must be a whole number >= 1",
     "-m experiment=tune hydra/launcher=stacked target.width=0": "target.width=0: must be a whole",
     "-m experiment=tune hydra/launcher=stacked target.width=64 target.depth=deep": (
         "target.depth=deep: must be a whole number >= 1, or null"
@@ -226,7 +228,7 @@ WRONG = {
     f"{GPT} model.experts=widht/4": "model.experts=widht/4: 'widht' is no size here",
     "model=gpt data=text width=100": "model.d_head=32: must be a whole number that divides the",
     f"{GPT} model.d_head=null model.heads=3": "model.heads=3: must be a whole number that divides",
-    f"{GPT} model.d_head=null": "model.d_head=None, model.heads=None: give one and null for the",
+    f"{GPT} model.d_head=null": "model.d_head=null, model.heads=null: give one and null for the",
     f"{GPT} model.norm=batchnorm": "model.norm=batchnorm: must be one of layernorm, rmsnorm",
     f"{GPT} model.positions=sinus": "model.positions=sinus: must be one of rotary, learned",
     f"{GPT} model.dropout=2": "model.dropout=2: must be at least 0 and below 1",
@@ -346,7 +348,7 @@ WRONG = {
     "+trainer.num_nodes=two": "trainer.num_nodes=two: must be a whole number >= 1, auto",
     "-m trainer.devices=2 lr=0.1,0.2": "trainer.devices=2: a job of a sweep has one device",
     "-m trainer=ddp lr=0.1,0.2": "trainer.strategy: a job of a sweep has one device; leave out -m",
-    "-m resume=true lr=0.1,0.2": "resume=True: is for a run that is alone; the same command of a",
+    "-m resume=true lr=0.1,0.2": "resume=true: is for a run that is alone; the same command of a",
     "batch_size=7 micro_batches=2": "batch_size=7: must be a multiple of 2, which is devices (1)",
     "micro_batches=0": "micro_batches=0: must be a whole number >= 1",
     "micro_batches=2 +trainer.accumulate_grad_batches=2": "leave out trainer.accumulate_grad_batch",
@@ -525,6 +527,7 @@ HANDLED = {
         "2 of 4 jobs will fail: loss: does not fit the model's output (3, 10) float32 and the",
         "2 completed, 2 failed",
     ),
+    "-m lr=null,0.1": (1, "1 of 2 jobs will fail: lr=null: must be", "1 completed"),
     "-m lr=0.1 hydra.sweep.subdir=one": (0, "", "1 completed"),
     "base_depth=2": (0, "note: base_depth: parametrization=mup has no rules in depth", "completed"),
     "base_depth=${depth} parametrization=completep": (0, "", "completed"),

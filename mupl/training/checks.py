@@ -33,6 +33,7 @@ from mupl.training.keys import wandb_key_is_set
 from mupl.training.loss_check import check_losses
 from mupl.training.overrides import (
     MAX_JOBS,
+    as_typed,
     jobs,
     known_keys,
     refuse_unknown,
@@ -458,7 +459,8 @@ def _check_jobs(config: DictConfig, swept: Mapping[str, list[Any] | None]) -> No
     if points and wrong.total() == len(points):
         raise ConfigError(next(iter(wrong)))
     for problem, count in wrong.items():
-        print(f"{count} of {len(points)} jobs will fail: {problem}", file=sys.stderr, flush=True)
+        text = f"{count} of {len(points)} jobs will fail: {as_typed(problem)}"
+        print(text, file=sys.stderr, flush=True)
 
 
 def _set(job: dict[str, Any], key: str, value: Any) -> None:

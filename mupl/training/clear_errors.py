@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mupl import signals
 from mupl.errors import ConfigError, bad_input, disk_error, disk_message, raised_by_user
-from mupl.training.overrides import in_plain_words
+from mupl.training.overrides import as_typed, in_plain_words
 from mupl.training.processes import is_first_process
 
 
@@ -53,7 +53,7 @@ def error_line(error: BaseException) -> str:
     """Say in one line what is wrong, if it is the user's to mend; "" if the error is mupl's own."""
     cause = bad_input(error)
     if isinstance(cause, ConfigError):
-        return " ".join(str(cause).split())
+        return as_typed(" ".join(str(cause).split()))
     if isinstance(cause, HydraException | OmegaConfBaseException):
         return in_plain_words(cause)
     return raised_by_user(error)

@@ -33,6 +33,8 @@ _SEVERAL = re.compile(r"Ambiguous value for argument '(.*?)=(.*?)' 1\.")
 _TARGET = re.compile(r"Error (?:in call to|locating) target '(.*?)'")
 _FULL_KEY = re.compile(r"full_key: (\S+)")
 
+_TYPED = {"None": "null", "True": "true", "False": "false"}
+
 
 @cache
 def known_keys() -> tuple[str, ...]:
@@ -171,6 +173,15 @@ def in_plain_words(error: BaseException) -> str:
         text += f" {error.__cause__}"
     text, _, _ = " ".join(text.split()).partition(" Config search path:")
     return text
+
+
+def as_typed(text: str) -> str:
+    """Write the words of Python that a message gives keys as a command line has them.
+
+    >>> as_typed("lr=None: must be a finite number > 0")
+    'lr=null: must be a finite number > 0'
+    """
+    return re.sub(r"(?<==)(None|True|False)\b", lambda word: _TYPED[word[0]], text)
 
 
 def _unreadable(override: str) -> str:
