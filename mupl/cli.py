@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mupl import __version__
 from mupl.errors import ConfigError, raised_by_user
+from mupl.names import import_from_working_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,7 @@ Rows = list[dict[str, Any]]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `mupl ARGUMENTS`; bad input is one line on stderr and exit code 1."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    sys.path.insert(0, os.getcwd())  # as `python -m` does, to find what is the user's own
+    import_from_working_folder()
     try:
         if given[:1] == ["train"]:
             train(given[1:])  # Hydra reads the rest
