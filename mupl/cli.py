@@ -120,7 +120,7 @@ def _update_kinds(optimizer: str | None) -> list[str]:
 def describe_model(options: argparse.Namespace) -> None:
     """Print what each tensor of `build(width)` is, and what it gets."""
     from mupl.optim.scaling import scale
-    from mupl.parametrization.scales import scale_rows
+    from mupl.parametrization.scales import scale_rows, telling
     from mupl.roles import describe
 
     build = _resolved(options.build, "a function width -> nn.Module")
@@ -130,7 +130,10 @@ def describe_model(options: argparse.Namespace) -> None:
     scales = scale(infos, options.parametrization, options.optimizer, **tuned)
     title = f"{options.build}, {options.parametrization}, {options.optimizer}"
     title += f", width {options.width}, base width {options.base_width}"
-    show(scale_rows(infos, scales), title, options.format)
+    rows: Rows = scale_rows(infos, scales)
+    if options.format == "rich" and not options.all_columns:
+        rows = telling(rows)
+    show(rows, title, options.format)
     for sentence in infos.warnings:
         print(f"warning: {sentence}", file=sys.stderr)
 
@@ -612,6 +615,9 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME.FACTOR=NUMBER",
         help="factor by role or glob, such as hidden.lr=2; may be given several times",
+    )
+    model.add_argument(
+        "--all-columns", action="store_true", help="on the terminal too; else those that tell"
     )
     model.set_defaults(run=describe_model)
 
