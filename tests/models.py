@@ -67,6 +67,20 @@ class Unfitting(Linear):
         return super().forward(x if self.hidden.out_features == 16 else x[..., :5])
 
 
+class Sizeless(nn.Linear):
+    """Has one size only."""
+
+    def __init__(self, in_features: int, num_classes: int, bias: bool = True) -> None:
+        super().__init__(in_features, num_classes, bias)
+
+
+class Masked(Linear):
+    """Asks for a mask beside the examples."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(x * mask)
+
+
 class OfManyExamples(Linear):
     """Refuses fewer examples than four."""
 

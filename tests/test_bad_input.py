@@ -221,6 +221,11 @@ WRONG = {
     "-m width=8,32 model._target_=tests.models.Nt": "(tests.models has no Nt)",
     "-m width=8,32 model._target_=tests.models.Unfitting": "error: tests.models:Linear.forward "
     "raised RuntimeError: mat1 and mat2 shapes cannot be multiplied (",
+    "model._target_=tests.models.Sizeless ~model.depth ~model.activation ~model.input_mult "
+    "~model.output_mult ~model.init_std ~model.zero_readout": "must take width, in_features and "
+    "num_classes (got an unexpected keyword argument 'width')",
+    "-m width=8,32 model._target_=tests.models.Masked": "tests.models.Masked: forward must take a "
+    "batch of inputs and need nothing else (missing a required argument: 'mask')",
     "model._partial_=false": "its config needs _partial_: true",
     "model=gpt": "model=mupl.models.GPT: takes vocabulary and context, which these data do not",
     "data=text": "model=mupl.models.MLP: takes in_features and num_classes",
