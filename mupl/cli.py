@@ -158,7 +158,7 @@ def _resolved(name: str, what: str) -> Any:
     """Import what is named as package.module:function."""
     try:
         return pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise ConfigError(
             f"{name}: must name {what}, as package.module:function, importable from here ({error})"
         ) from error

@@ -12,6 +12,10 @@ def burning(root: str | None) -> Splits:
     raise OSError("the disk is on fire")
 
 
+def keyless(root: str | None) -> Splits:
+    return {}["x"]
+
+
 def digits_of(root: str | None) -> Splits:
     """The digits, if there is no file `broken` in root."""
     return burning(root) if root is not None and (Path(root) / "broken").exists() else digits()

@@ -1,6 +1,7 @@
 """Wrong input: one clear line on stderr and an exit code, before anything is trained."""
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -303,6 +304,9 @@ WRONG = {
     "model=gpt data=random_tokens data.vocabulary=0": "data.vocabulary=0: must be a whole number",
     "model=gpt data=random_tokens data.context=many": "data.context=many: must be a whole number",
     "data._target_=tests.test_bad_input.no_splits": "no_splits: must return mupl.data.Arrays",
+    "data._target_=tests.models.keyless": "data (tests.models.keyless): tests.models:keyless "
+    "raised KeyError: 'x' (",
+    "--config-dir TMP/configs model=unclosed": "configs/model/unclosed.yaml",
     "-m lr=0.1,0.2 data._target_=tests.test_bad_input.no_splits": "must return mupl.data.Arrays",
     # schedules
     "scheduler=cosine scheduler.warmup=100": "scheduler.warmup=100: must be in [0, 1]",
@@ -456,6 +460,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [",area,price", *[f"{i},{20 + i},{3 * i}" for i in range(9)]]
     (folder / "index.csv").write_text("\n".join(rows))
     (folder / "same.csv").write_text("\n".join(["area,price", *[f"{i},60" for i in range(9)]]))
+    (folder / "configs/model").mkdir(parents=True)
+    (folder / "configs/model/unclosed.yaml").write_text("a: [1")
+    (folder / "unreadable.py").write_text("def build(:")
     write_images(folder / "corrupt", "cat", "dog")
     (folder / "corrupt" / "cat" / "1.png").write_bytes(b"\x89PNG")
     write_images(folder / "two_sizes", "cat")
@@ -637,6 +644,16 @@ WRONG_COMMANDS = {
     f"report {LOSSES} --log2": "row 1 has '0.0009765625'; with --log2 it must be log2",
     f"report {LOSSES} --out README.md": "--out README.md: no such folder can be made (File exists)",
 }
+
+
+def test_a_file_that_python_cannot_read_is_one_clear_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit) as ended:
+        main(["check", "unreadable:build", "--widths", "8,16"])
+    assert "importable from here (invalid syntax (unreadable.py, line 1))" in str(ended.value.code)
 
 
 @pytest.mark.parametrize("text", WRONG_COMMANDS)

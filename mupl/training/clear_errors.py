@@ -11,11 +11,14 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mupl import signals
 from mupl.errors import ConfigError, bad_input, disk_error, disk_message, raised_by_user
 from mupl.training.overrides import as_typed, in_plain_words
 from mupl.training.processes import is_first_process
+
+OF_CONFIGS = (HydraException, OmegaConfBaseException, YAMLError)
 
 
 @contextmanager
@@ -44,7 +47,7 @@ def clear_errors() -> Iterator[None]:
             raise
         if isinstance(cause, ConfigError) and not is_first_process():
             sys.exit(1)
-        if not isinstance(cause, ConfigError | HydraException | OmegaConfBaseException):
+        if not isinstance(cause, (ConfigError, *OF_CONFIGS)):
             traceback.print_exc()  # how the user's own code came to be called
         sys.exit(f"error: {said}")
 
@@ -54,7 +57,7 @@ def error_line(error: BaseException) -> str:
     cause = bad_input(error)
     if isinstance(cause, ConfigError):
         return as_typed(" ".join(str(cause).split()))
-    if isinstance(cause, HydraException | OmegaConfBaseException):
+    if isinstance(cause, OF_CONFIGS):
         return in_plain_words(cause)
     return raised_by_user(error)
 

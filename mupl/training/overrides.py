@@ -18,7 +18,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from mupl.errors import ConfigError
+from mupl.errors import ConfigError, raised_by_user
 from mupl.identity import parsed_overrides
 from mupl.names import not_installed
 
@@ -203,7 +203,7 @@ def _not_constructed(error: BaseException, text: str) -> str:
     cause = error.__cause__
     if target is None or full_key is None or cause is None:
         return text
-    reason = " ".join(str(cause).split()) or type(cause).__name__
+    reason = raised_by_user(cause) or " ".join(str(cause).split()) or type(cause).__name__
     if "locating" in target[0]:
         missing = cause.__cause__
         if isinstance(missing, ModuleNotFoundError) and missing.name:
