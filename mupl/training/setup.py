@@ -29,7 +29,7 @@ from mupl.optim.registry import (
     unwrapped,
 )
 from mupl.optim.scaling import scale
-from mupl.optim.schedules import Schedule
+from mupl.optim.schedules import Schedule, as_schedule
 from mupl.parametrization.exponents import Expected, Seen, expected_exponents
 from mupl.parametrization.hyperparameters import decay_exponent
 from mupl.parametrization.per_module import Tune
@@ -157,7 +157,7 @@ class Setup:
         self.optimizer_class = resolve(optimizer)
         check_options(self.optimizer_class, lr=lr, eps=eps, weight_decay=weight_decay)
         self.optimizer_rules = optimizer_rules(self.optimizer_class, update_kind)
-        self.schedule = schedule or Schedule()
+        self.schedule = as_schedule(schedule)
         self.loss = CheckedLoss(loss)
         self.seed = 0 if seed is None else as_seed(seed)
         given: dict[str, Any] = {"roles": roles, "init": init, "keep": keep, "residual": residual}
