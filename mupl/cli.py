@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mupl import __version__
-from mupl.errors import ConfigError
+from mupl.errors import ConfigError, raised_by_user
+from mupl.names import import_from_working_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,7 @@ Rows = list[dict[str, Any]]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `mupl ARGUMENTS`; bad input is one line on stderr and exit code 1."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    sys.path.insert(0, os.getcwd())  # as `python -m` does, to find what is the user's own
+    import_from_working_folder()
     try:
         if given[:1] == ["train"]:
             train(given[1:])  # Hydra reads the rest
@@ -46,6 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if error.name is None or error.name.startswith("mupl"):
             raise
         sys.exit(f"error: this needs the package {error.name}: pip install 'mupl[train]'")
+    except Exception as error:
+        said = raised_by_user(error)
+        if not said:
+            raise
+        sys.exit(f"error: {said}")
 
 
 def train(overrides: Sequence[str]) -> None:
@@ -114,7 +120,7 @@ def _update_kinds(optimizer: str | None) -> list[str]:
 def describe_model(options: argparse.Namespace) -> None:
     """Print what each tensor of `build(width)` is, and what it gets."""
     from mupl.optim.scaling import scale
-    from mupl.parametrization.scales import scale_rows
+    from mupl.parametrization.scales import scale_rows, telling
     from mupl.roles import describe
 
     build = _resolved(options.build, "a function width -> nn.Module")
@@ -124,7 +130,10 @@ def describe_model(options: argparse.Namespace) -> None:
     scales = scale(infos, options.parametrization, options.optimizer, **tuned)
     title = f"{options.build}, {options.parametrization}, {options.optimizer}"
     title += f", width {options.width}, base width {options.base_width}"
-    show(scale_rows(infos, scales), title, options.format)
+    rows: Rows = scale_rows(infos, scales)
+    if options.format == "rich" and not options.all_columns:
+        rows = telling(rows)
+    show(rows, title, options.format)
     for sentence in infos.warnings:
         print(f"warning: {sentence}", file=sys.stderr)
 
@@ -149,7 +158,7 @@ def _resolved(name: str, what: str) -> Any:
     """Import what is named as package.module:function."""
     try:
         return pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise ConfigError(
             f"{name}: must name {what}, as package.module:function, importable from here ({error})"
         ) from error
@@ -611,6 +620,9 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME.FACTOR=NUMBER",
         help="factor by role or glob, such as hidden.lr=2; may be given several times",
+    )
+    model.add_argument(
+        "--all-columns", action="store_true", help="on the terminal too; else those that tell"
     )
     model.set_defaults(run=describe_model)
 

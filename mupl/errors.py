@@ -1,7 +1,14 @@
 """The exceptions that are the user's to fix."""
 
 import errno
+import sysconfig
+import traceback
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+MUPL = Path(__file__).parent
+STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
+INSTALLED = ("site-packages", "dist-packages")  # names of folders of libraries
 
 # What a disk answers that is full, over quota or read-only
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -19,6 +26,30 @@ def bad_input(error: BaseException) -> BaseException:
     """
     found = (cause for cause in _causes(error) if isinstance(cause, ConfigError))
     return next(found, error)
+
+
+def raised_by_user(error: BaseException) -> str:
+    """Say in one line what the user's own code raised, and where; "" if mupl raised it.
+
+    What a library raises is laid to the function that called it last.
+    """
+    said = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        file = Path(code.co_filename)
+        if file.is_relative_to(MUPL):
+            said = ""
+        elif not _is_library(file):
+            reason = " ".join(str(error).split())
+            name = f"{frame.f_globals.get('__name__')}:{code.co_qualname}"
+            said = f"{name} raised {type(error).__name__}: {reason} ({file}:{line})"
+    return said
+
+
+def _is_library(file: Path) -> bool:
+    """Say whether code is no one's here: a library's, Python's, or made while it runs."""
+    is_installed = any(folder in file.parts for folder in INSTALLED)
+    return is_installed or file.is_relative_to(STANDARD_LIBRARY) or str(file).startswith("<")
 
 
 def disk_error(error: BaseException) -> OSError | None:

@@ -44,3 +44,8 @@ def apply_overrides(loader: Any, overrides: Sequence[Override], config: DictConf
 def is_config_group(loader: Any, key: str) -> bool:
     """Say whether a key of an override is a config group that the loader's search path has."""
     return bool(loader.repository.get_group_options(key, ObjectType.CONFIG))
+
+
+def has_config(loader: Any, name: str) -> bool:
+    """Say whether the loader's search path has a config of that name, such as model/mlp."""
+    return bool(loader.repository.config_exists(name))

@@ -1,7 +1,9 @@
 """Names of tensors and modules: the pattern that blocks share, and globs; and of objects."""
 
+import os
 import pkgutil
 import re
+import sys
 from collections.abc import Container, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -124,6 +126,13 @@ def flat(state: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             entries[f"{prefix}{key}"] = value
     return entries
+
+
+def import_from_working_folder() -> None:
+    """Have Python find modules of the working folder first, as `python -m` does."""
+    folder = os.getcwd()
+    if sys.path[:1] != [folder]:
+        sys.path.insert(0, folder)
 
 
 def not_installed(package: str) -> str:

@@ -83,6 +83,7 @@ def train_here(capfd: pytest.CaptureFixture[str], *arguments: str) -> Done:
     code: object = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", command(*arguments)[1:])
+        patch.setattr(sys, "path", [*sys.path])
         if TABLE_ONLY in arguments:
             patch.setattr("mupl.sweep.callback.write_page", lambda *page: None)
         try:

@@ -12,6 +12,10 @@ def burning(root: str | None) -> Splits:
     raise OSError("the disk is on fire")
 
 
+def keyless(root: str | None) -> Splits:
+    return {}["x"]
+
+
 def digits_of(root: str | None) -> Splits:
     """The digits, if there is no file `broken` in root."""
     return burning(root) if root is not None and (Path(root) / "broken").exists() else digits()
@@ -39,6 +43,59 @@ class Unclassifiable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(x.flatten(1))
+
+
+class Linear(nn.Module):
+    """A readout of the features; and what else a config may say."""
+
+    def __init__(self, in_features: int, num_classes: int, width: int, **options: object) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(in_features, width)
+        self.readout = nn.Linear(width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.readout(self.hidden(x.flatten(1)))
+
+
+class Ranked(Linear):
+    """Asks for a number that neither the data nor the config have."""
+
+    def __init__(self, rank: int, **arguments: int) -> None:
+        super().__init__(**arguments)
+
+
+class Unfitting(Linear):
+    """Has a hidden layer that takes other features than it is given, but for width 16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if self.hidden.out_features == 16 else x[..., :5])
+
+
+class Sizeless(nn.Linear):
+    """Has one size only."""
+
+    def __init__(self, in_features: int, num_classes: int, bias: bool = True) -> None:
+        super().__init__(in_features, num_classes, bias)
+
+
+class Masked(Linear):
+    """Asks for a mask beside the examples."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(x * mask)
+
+
+class OfManyExamples(Linear):
+    """Refuses fewer examples than four."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) < 4:
+            raise ValueError("too few examples")
+        return super().forward(x)
+
+
+def broken(width: int) -> nn.Module:
+    return nn.Linear(8, width) + None
 
 
 def gpt2(width: int) -> nn.Module:

@@ -1,6 +1,7 @@
 """Wrong input: one clear line on stderr and an exit code, before anything is trained."""
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from mupl.cli import main
+from mupl.errors import raised_by_user
+from mupl.names import flat
 from tests.commands import IGNORED, ROOT, train_anew, train_here
+from tests.models import broken
 
 pytestmark = IGNORED
 
@@ -58,6 +62,8 @@ WRONG = {
     "trainer=tpu": "Available options in 'trainer': auto cpu ddp fsdp2 gpu",
     "callbacks=coords": "Available options in 'callbacks': coordinates lr_monitor none",
     "experiment=coord_chek": "Available options in 'experiment': ablation coord_check",
+    "-m parametrization=sp,mpu": "Could not find 'parametrization/mpu' Available options in",
+    "-m model.foo=1,2": "model.foo: there is no such key (there are ",
     "callbacks=null": "callbacks=null: must be the name of a config; --help lists them",
     "optimizer=3": "optimizer=3: must be the name of a config; --help lists them",
     "checkpoint=last": "checkpoint=last: has keys, as in checkpoint.every_minutes=10",
@@ -77,7 +83,7 @@ WRONG = {
     "width=64.5": "width=64.5: must be a whole number >= 1",
     "width=1e2": "width=100.0: must be a whole number >= 1",
     "width=[]": "width=[]: must be a whole number >= 1",
-    "width=null": "width=None: must be a whole number >= 1",
+    "width=null": "width=null: must be a whole number >= 1",
     "width=[8,wide]": "width=[8, 'wide']: must be a whole number >= 1",
     "-m width=": "width=: must be a whole number >= 1",
     "width=[8,16] depth=5": "depth=5: width=[8, 16] is a list of 2 layers; say one of the two",
@@ -85,7 +91,7 @@ WRONG = {
     "depth=0": "depth=0: must be a whole number >= 1",
     "base_width=0": "base_width=0: must be a whole number >= 1",
     "base_depth=0": "base_depth=0: must be a whole number >= 1, or null",
-    "base_depth=2 depth=null parametrization=completep": "depth=None: must be a whole number",
+    "base_depth=2 depth=null parametrization=completep": "depth=null: must be a whole number",
     "batch_size=0": "batch_size=0: must be a whole number >= 1",
     "batch_size=100000": "batch_size=100000: must be at most 1438, the size of the train split",
     "max_steps=0": "max_steps=0: must be a whole number >= 1",
@@ -93,9 +99,11 @@ WRONG = {
     "seed=-1": "seed=-1: must be a whole number >= 0 and below 2^32",
     "seed=4294967296": "seed=4294967296: must be a whole number >= 0 and below 2^32",
     "-m seed=4294967296,4294967297": "seed=4294967296: must be a whole number",
-    "seed=${hydra:job.num}": "seed=None: must be a whole number",  # which only a sweep's jobs have
+    "seed=${hydra:job.num}": "seed=null: must be a whole number",  # which only a sweep's jobs have
     # numbers and words
     "lr=abc": "lr=abc: must be a finite number > 0",
+    "lr=null": "lr=null: must be a finite number > 0",
+    "lr=true": "lr=true: must be a finite number > 0",
     "lr=0": "lr=0: must be a finite number > 0",
     "lr=-0.1": "lr=-0.1: must be a finite number > 0",
     "lr=nan": "lr=nan: must be a finite number > 0",
@@ -168,7 +176,7 @@ WRONG = {
     "halving=3": "halving=3: must have rungs, keep and within",
     "halving.rungs=[0.1]": "drops jobs of a sweep in stacks that record nothing; add -m hydra",
     # a ladder
-    "-m experiment=tune hydra/launcher=stacked": "target.width=None: must be a whole number >= 1",
+    "-m experiment=tune hydra/launcher=stacked": "target.width=null: must be a whole number >= 1",
     "-m experiment=tune hydra/launcher=stacked target.width=0": "target.width=0: must be a whole",
     "-m experiment=tune hydra/launcher=stacked target.width=64 target.depth=deep": (
         "target.depth=deep: must be a whole number >= 1, or null"
@@ -207,6 +215,18 @@ WRONG = {
     "model._target_=nowhere.Net": "cannot be imported (needs the package nowhere, which is not "
     "installed, nor a module of the working folder)",
     "model._target_=tests.models.Unclassifiable": "'positions' of shape (3, 8)",
+    "-m width=8,32 model._target_=tests.models.Ranked": "takes rank, which these data do not have "
+    "(they have in_channels, image_size, in_features and num_classes); take other data, or say "
+    "+model.rank=...",
+    "-m parametrization=completep,depth_mup lr=0.1,0.2": f"{DEPTH}completep scales with depth",
+    "-m width=8,32 model._target_=tests.models.Nt": "(tests.models has no Nt)",
+    "-m width=8,32 model._target_=tests.models.Unfitting": "error: tests.models:Linear.forward "
+    "raised RuntimeError: mat1 and mat2 shapes cannot be multiplied (",
+    "model._target_=tests.models.Sizeless ~model.depth ~model.activation ~model.input_mult "
+    "~model.output_mult ~model.init_std ~model.zero_readout": "must take width, in_features and "
+    "num_classes (got an unexpected keyword argument 'width')",
+    "-m width=8,32 model._target_=tests.models.Masked": "tests.models.Masked: forward must take a "
+    "batch of inputs and need nothing else (missing a required argument: 'mask')",
     "model._partial_=false": "its config needs _partial_: true",
     "model=gpt": "model=mupl.models.GPT: takes vocabulary and context, which these data do not",
     "data=text": "model=mupl.models.MLP: takes in_features and num_classes",
@@ -214,7 +234,7 @@ WRONG = {
     f"{GPT} model.experts=widht/4": "model.experts=widht/4: 'widht' is no size here",
     "model=gpt data=text width=100": "model.d_head=32: must be a whole number that divides the",
     f"{GPT} model.d_head=null model.heads=3": "model.heads=3: must be a whole number that divides",
-    f"{GPT} model.d_head=null": "model.d_head=None, model.heads=None: give one and null for the",
+    f"{GPT} model.d_head=null": "model.d_head=null, model.heads=null: give one and null for the",
     f"{GPT} model.norm=batchnorm": "model.norm=batchnorm: must be one of layernorm, rmsnorm",
     f"{GPT} model.positions=sinus": "model.positions=sinus: must be one of rotary, learned",
     f"{GPT} model.dropout=2": "model.dropout=2: must be at least 0 and below 1",
@@ -284,6 +304,9 @@ WRONG = {
     "model=gpt data=random_tokens data.vocabulary=0": "data.vocabulary=0: must be a whole number",
     "model=gpt data=random_tokens data.context=many": "data.context=many: must be a whole number",
     "data._target_=tests.test_bad_input.no_splits": "no_splits: must return mupl.data.Arrays",
+    "data._target_=tests.models.keyless": "data (tests.models.keyless): tests.models:keyless "
+    "raised KeyError: 'x' (",
+    "--config-dir TMP/configs model=unclosed": "configs/model/unclosed.yaml",
     "-m lr=0.1,0.2 data._target_=tests.test_bad_input.no_splits": "must return mupl.data.Arrays",
     # schedules
     "scheduler=cosine scheduler.warmup=100": "scheduler.warmup=100: must be in [0, 1]",
@@ -334,7 +357,7 @@ WRONG = {
     "+trainer.num_nodes=two": "trainer.num_nodes=two: must be a whole number >= 1, auto",
     "-m trainer.devices=2 lr=0.1,0.2": "trainer.devices=2: a job of a sweep has one device",
     "-m trainer=ddp lr=0.1,0.2": "trainer.strategy: a job of a sweep has one device; leave out -m",
-    "-m resume=true lr=0.1,0.2": "resume=True: is for a run that is alone; the same command of a",
+    "-m resume=true lr=0.1,0.2": "resume=true: is for a run that is alone; the same command of a",
     "batch_size=7 micro_batches=2": "batch_size=7: must be a multiple of 2, which is devices (1)",
     "micro_batches=0": "micro_batches=0: must be a whole number >= 1",
     "micro_batches=2 +trainer.accumulate_grad_batches=2": "leave out trainer.accumulate_grad_batch",
@@ -437,6 +460,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [",area,price", *[f"{i},{20 + i},{3 * i}" for i in range(9)]]
     (folder / "index.csv").write_text("\n".join(rows))
     (folder / "same.csv").write_text("\n".join(["area,price", *[f"{i},60" for i in range(9)]]))
+    (folder / "configs/model").mkdir(parents=True)
+    (folder / "configs/model/unclosed.yaml").write_text("a: [1")
+    (folder / "unreadable.py").write_text("def build(:")
     write_images(folder / "corrupt", "cat", "dog")
     (folder / "corrupt" / "cat" / "1.png").write_bytes(b"\x89PNG")
     write_images(folder / "two_sizes", "cat")
@@ -471,6 +497,36 @@ def test_bad_input_is_one_clear_line_before_any_training(
     assert "training" not in done.stdout or "0/2" in done.stdout  # no update was made
 
 
+@pytest.mark.parametrize("text", ["parametrization=sp,mpu", "optimizer=adam,", "model.foo=1,2"])
+def test_a_sweep_without_such_a_choice_or_key_has_no_folder(
+    text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = train_here(capfd, *arguments(f"-m {text}", tmp_path / "out"))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_user_s_model_raises_is_shown_and_ends_with_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = train_here(capfd, *arguments("model._target_=tests.models.Unfitting", tmp_path / "out"))
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: tests.models:Linear.forward raised RuntimeError: mat1 and")
+    assert f"({ROOT}/tests/models.py:" in last
+
+
+def test_what_mupl_raises_is_not_the_user_s() -> None:
+    with pytest.raises(TypeError) as raised:
+        broken(8)
+    assert raised_by_user(raised.value).startswith("tests.models:broken raised TypeError: unsupp")
+    with pytest.raises(AttributeError) as raised_in_mupl:
+        flat(3)  # type: ignore[arg-type]
+    assert raised_by_user(raised_in_mupl.value) == ""
+
+
 def test_there_are_enough_rows() -> None:
     assert len(WRONG) >= 120
 
@@ -483,6 +539,7 @@ HANDLED = {
         "2 of 4 jobs will fail: loss: does not fit the model's output (3, 10) float32 and the",
         "2 completed, 2 failed",
     ),
+    "-m lr=null,0.1": (1, "1 of 2 jobs will fail: lr=null: must be", "1 completed"),
     "-m lr=0.1 hydra.sweep.subdir=one": (0, "", "1 completed"),
     "base_depth=2": (0, "note: base_depth: parametrization=mup has no rules in depth", "completed"),
     "base_depth=${depth} parametrization=completep": (0, "", "completed"),
@@ -500,6 +557,8 @@ HANDLED = {
     ),
     "experiment=lr_transfer hydra.sweeper.params=null max_steps=2": (0, "", "completed"),
     "-m lr=${case.lr} +case={lr:0.1},{lr:-1}": (1, "", "lr=-1: must be a finite number > 0"),
+    "-m width=8,16 model._target_=tests.models.Unfitting": (1, "", "1 completed, 1 failed"),
+    "-m lr=0.1 model._target_=tests.models.OfManyExamples": (0, "", "1 completed"),
     "trainer.devices=auto": (0, "", "completed"),
     "max_steps=2 -m width=8,16": (0, "", "2 completed in"),
 }
@@ -559,6 +618,8 @@ WRONG_COMMANDS = {
     "check os:getcwd --widths 8,16": "build: must be a function width -> nn.Module (too many",
     "check tests.models --widths 8,16": "build: must be a function width -> nn.Module, not a mod",
     "check builtins:float --widths 8,16": "build: must return an nn.Module, not a float",
+    "check tests.models:broken --widths 8,16": "tests.models:broken raised TypeError: unsupported",
+    "describe tests.models:broken --width 8 --base-width 4": f"({ROOT}/tests/models.py:",
     "report nowhere": "nowhere: there is no such folder",
     "report . --report fireworks": "report=fireworks: must be one of ablation",
     "report . --metric loss": "--metric=loss: must be one of val_loss, train_loss",
@@ -582,6 +643,16 @@ WRONG_COMMANDS = {
     f"report {LOSSES} --log2": "row 1 has '0.0009765625'; with --log2 it must be log2",
     f"report {LOSSES} --out README.md": "--out README.md: no such folder can be made (File exists)",
 }
+
+
+def test_a_file_that_python_cannot_read_is_one_clear_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit) as ended:
+        main(["check", "unreadable:build", "--widths", "8,16"])
+    assert "importable from here (invalid syntax (unreadable.py, line 1))" in str(ended.value.code)
 
 
 @pytest.mark.parametrize("text", WRONG_COMMANDS)

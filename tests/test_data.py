@@ -164,14 +164,16 @@ def test_a_model_gets_what_it_takes_of_what_the_data_offer(taken: dict[str, int]
         (
             "gpt",
             "digits",
-            "model=mupl.models.GPT: takes vocabulary and context, which these data do not have; "
-            "they have in_channels, image_size, in_features and num_classes",
+            "model=mupl.models.GPT: takes vocabulary and context, which these data do not have "
+            "(they have in_channels, image_size, in_features and num_classes); take other data, or "
+            "say +model.vocabulary=... +model.context=...",
         ),
         (
             "mlp",
             "text",
             "model=mupl.models.MLP: takes in_features and num_classes, which these data do not "
-            "have; they have vocabulary and context",
+            "have (they have vocabulary and context); take other data, or say "
+            "+model.in_features=... +model.num_classes=...",
         ),
     ],
 )

@@ -30,6 +30,7 @@ from mupl.parametrization.update_kinds import UpdateKind
 from mupl.roles import describe
 from mupl.training.module import TrainingModule
 from mupl.training.setup import Setup
+from tests.models import perceptron
 
 SHAPES = [(512, 2048), (2048, 512), (64, 64), (10, 784), (64, 32, 3, 3)]
 ROOT = Path(__file__).parents[1]
@@ -472,3 +473,20 @@ def test_a_module_of_the_package_is_found_by_its_optimizers_name() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "Lion\n"
     assert resolve("lion") is Lion
+
+
+@pytest.mark.parametrize("name", [*optimizers(), "soap"])
+def test_an_eps_of_0_is_warned_of_where_it_lets_training_diverge(
+    name: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    setup = Setup(perceptron, 16, base_width=8, lr=0.1, eps=0, optimizer=name)
+    optimizer = setup.optimizer()
+    x = torch.randn(32, 8, generator=torch.Generator().manual_seed(0))
+    x[:, 0] = 0
+    for _ in range(3):
+        optimizer.zero_grad()
+        setup.model(x).square().mean().backward()
+        optimizer.step()
+    diverged = not all(weight.isfinite().all() for weight in setup.model.parameters())
+    warned = any(str(warning.message).startswith("eps=0: ") for warning in recwarn)
+    assert warned is (diverged or name == "blocked_shampoo")  # which divides where it is grafted

@@ -207,6 +207,22 @@ WRONG: dict[str, tuple[Any, str]] = {
         lambda: mupl.param_groups(SCALES, build(32)),  # type: ignore[arg-type]
         "param_groups: takes a model",
     ),
+    "infos for scales of groups": (
+        lambda: mupl.param_groups(build(32), INFOS),  # type: ignore[arg-type]
+        "scales: must be what mupl.scale(infos, parametrization, ...) returns",
+    ),
+    "infos for scales of weights": (
+        lambda: mupl.initialize_(build(32), INFOS, seed=0),  # type: ignore[arg-type]
+        "scales: must be what mupl.scale(infos, parametrization, ...) returns",
+    ),
+    "word for a loss": (
+        lambda: mupl.Setup(build, 32, base_width=8, lr=0.1, loss="mse"),  # type: ignore[arg-type]
+        "loss=mse: must be a function (output, target) -> mean loss",
+    ),
+    "word for a schedule": (
+        lambda: mupl.Setup(build, 32, base_width=8, lr=0.1, schedule="cosine"),  # type: ignore[arg-type]
+        "schedule=cosine: must be a mupl.optim.schedules.Schedule",
+    ),
     "unknown parametrization": (
         lambda: mupl.scale(INFOS, "muP", "adamw", lr=0.1),
         "parametrization=muP: must be",

@@ -16,7 +16,7 @@ from mupl.figures.transfer import plot_hyperparameter_transfer
 from mupl.identity import swept_keys, write_result
 from mupl.sweep.results import collect
 from mupl.training.cli import DIVERGED
-from tests.commands import IGNORED, SMALL, Done, row_of, train, train_here
+from tests.commands import IGNORED, SMALL, Done, row_of, start, train, train_here
 
 pytestmark = IGNORED
 
@@ -29,6 +29,17 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     folder = tmp_path_factory.mktemp("sweep")
     grid = ["width=8,[8,16]", "lr=0.05,1e30,-1", "optimizer=sgd"]
     return folder, train("-m", *SMALL, *grid, f"hydra.sweep.dir={folder}", "logger=csv")
+
+
+def test_a_model_of_the_working_folder_is_found(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(
+        "from mupl.models import MLP\n\n\nclass Net(MLP):\n    pass\n"
+    )
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/mine.yaml").write_text("_target_: nets.Net\n_partial_: true\n")
+    done = start(*SMALL, "--config-dir", "conf", "model=mine", "width=8", cwd=tmp_path)
+    _, said = done.communicate()
+    assert done.returncode == 0, said
 
 
 def test_a_single_run_leaves_its_config_table_metrics_and_result(tmp_path: Path) -> None:

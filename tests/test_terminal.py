@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from mupl import terminal
+from mupl.cli import main
 from mupl.parametrization.scales import telling
 from mupl.terminal import fitting_columns, print_table
 
@@ -39,3 +40,20 @@ def test_the_printed_table_leaves_out_what_changes_nothing() -> None:
     assert list(telling(rows)[0]) == ["name", "role", "lr", "wd"]
     rows[0] |= {"update_kind": "orthogonal", "parts": "3 x 64"}
     assert list(telling(rows)[0]) == ["update_kind", "parts", "name", "role", "lr", "wd"]
+
+
+@pytest.mark.parametrize(
+    ("options", "whole"),
+    [([], False), (["--all-columns"], True), (["--format", "csv"], True)],
+    ids=["terminal", "all", "csv"],
+)
+def test_a_model_is_described_by_the_columns_that_tell(
+    options: list[str], whole: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ["--width", "16", "--base-width", "8"]
+    with pytest.raises(SystemExit):
+        main(["describe", "tests.models:perceptron", *sizes, *options])
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("mult", "init_std", "lr", "eps"))
+    assert ("shape_factor" in shown) is whole
+    assert whole or max(map(len, shown.splitlines())) <= 100

@@ -73,6 +73,8 @@ def _read_table(
     for key, (path, _) in zip(keys, files, strict=False):
         columns.append(_Columns(key, path, separator))
     features = columns[0].features(target, ignore)
+    for one in columns[1:]:
+        one.check_columns_of(columns[0], [*features, target])
     x = [one.numbers(features) for one in columns]
     y = _class_indices(columns, target) if classes else [one.numbers([target]) for one in columns]
     if len(files) == 1:
@@ -146,10 +148,17 @@ class _Columns:
         meant = f"; did you mean {alike[0]}?" if alike else f"; there are {some_of(names, 8)}"
         raise ConfigError(f"{key}={name}: {self._said} has no such column{meant}")
 
+    def check_columns_of(self, other: "_Columns", names: Sequence[str]) -> None:
+        """Refuse to lack columns that the other file has."""
+        missing = [name for name in names if name not in self.frame.columns]
+        if missing:
+            raise ConfigError(
+                f"{self._said}: lacks {some_of(missing, 8)}, which {other._said} has; both must "
+                "have the target and all features"
+            )
+
     def numbers(self, names: Sequence[str]) -> Tensor:
         """Return columns as (N, columns) float64."""
-        for name in names:
-            self._check_known("a column of data.file", name)
         self._check_complete(names)
         words = [name for name in names if self.frame[name].dtype.kind not in "biuf"]
         if words:
@@ -183,7 +192,6 @@ class _Columns:
 
     def labels(self, name: str) -> "pd.Series":
         """Return the column of classes as it stands in the file."""
-        self._check_known("data.target", name)
         self._check_complete([name])
         column = self.frame[name]
         if column.dtype.kind == "f" and (column % 1 != 0).any():

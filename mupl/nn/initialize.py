@@ -14,7 +14,7 @@ from mupl.nn.layers import ScaledLinear
 from mupl.nn.scaled_parameters import SUFFIX, held_scale, hold_scale, use_scaled_parameters
 from mupl.nn.tensors import owner, parameters, plain_name
 from mupl.nn.values import check_drawable, set_values
-from mupl.parametrization.scales import Scale
+from mupl.parametrization.scales import Scale, check_scales
 from mupl.roles import multipliers
 
 
@@ -55,6 +55,7 @@ def initialize_(
         >>> model.weight_scale
         ScaledParameter(mult=0.25, grad=1)
     """
+    check_scales(scales)
     tensors = _checked_tensors(model, scales)
     drawn = [name for name in tensors if draw or scales[name].own is None]
     check_drawable(drawn, scales)

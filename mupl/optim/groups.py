@@ -13,7 +13,7 @@ from mupl.nn.initialize import check_multipliers_act, check_shape, uses
 from mupl.nn.insertions import inserted
 from mupl.nn.tensors import plain_name
 from mupl.optim.registry import unwrapped
-from mupl.parametrization.scales import Scale
+from mupl.parametrization.scales import Scale, check_scales
 from mupl.parametrization.update_kinds import UpdateKind
 from mupl.roles import InsertionKind
 
@@ -51,7 +51,9 @@ def param_groups(
         [(0.1, 3), (0.025, 1)]
     """
     groups: dict[tuple[object, ...], dict[str, Any]] = {}
-    for name, parameter in _named(parameters, scales):
+    named = _named(parameters, scales)
+    check_scales(scales)
+    for name, parameter in named:
         if not parameter.requires_grad:
             continue
         if name not in scales:

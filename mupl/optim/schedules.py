@@ -98,3 +98,15 @@ class Schedule:
     def _decay_start(self) -> float:
         """Return the fraction of training at which the decay starts."""
         return self.warmup if self.decay is None else 1 - self.decay
+
+
+def as_schedule(schedule: Schedule | None) -> Schedule:
+    """Return the schedule, which is constant if none is given; refuse what is none."""
+    if schedule is None:
+        return Schedule()
+    if not isinstance(schedule, Schedule):
+        raise ConfigError(
+            f"schedule={schedule}: must be a mupl.optim.schedules.Schedule, such as "
+            'Schedule("cosine", warmup=0.1)'
+        )
+    return schedule

@@ -302,6 +302,12 @@ def _transposed(cell: Monomial) -> Monomial:
     return cell.replace("m_out", "m_in").replace("fan_out", "fan_in")
 
 
+def check_scales(scales: object) -> None:
+    """Refuse what is no dict of `Scale` by name, such as infos in their place."""
+    if not isinstance(scales, Mapping) or not all(isinstance(s, Scale) for s in scales.values()):
+        raise ConfigError("scales: must be what mupl.scale(infos, parametrization, ...) returns")
+
+
 # What columns of `scale_rows` hold where they change nothing
 NEUTRAL = {"shape_factor": 1, "parts": "", "wd": 0, "grad": 1}
 

@@ -28,10 +28,12 @@ from mupl.parametrization.hyperparameters import (
     word_problems,
 )
 from mupl.training.clear_errors import clear_errors
+from mupl.training.compose import compose_choices
 from mupl.training.keys import wandb_key_is_set
 from mupl.training.loss_check import check_losses
 from mupl.training.overrides import (
     MAX_JOBS,
+    as_typed,
     jobs,
     known_keys,
     refuse_unknown,
@@ -323,6 +325,7 @@ class CheckInput(Callback):
             swept = swept_values(config)
             _refuse_intervals(config, swept)
             _check_keys(config, swept)
+            compose_choices(config)
             _check_coordinate_check(config, swept)
             _check_entries(config)
             _check_folders(config, swept)
@@ -456,7 +459,8 @@ def _check_jobs(config: DictConfig, swept: Mapping[str, list[Any] | None]) -> No
     if points and wrong.total() == len(points):
         raise ConfigError(next(iter(wrong)))
     for problem, count in wrong.items():
-        print(f"{count} of {len(points)} jobs will fail: {problem}", file=sys.stderr, flush=True)
+        text = f"{count} of {len(points)} jobs will fail: {as_typed(problem)}"
+        print(text, file=sys.stderr, flush=True)
 
 
 def _set(job: dict[str, Any], key: str, value: Any) -> None:

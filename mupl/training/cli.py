@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from mupl.hydra_internals import get_args_parser
 from mupl.identity import RESULT_FILE
+from mupl.names import import_from_working_folder
 from mupl.training.clear_errors import clear_errors
 from mupl.training.overrides import CONF, refuse_no_config
 from mupl.training.processes import is_first_process
@@ -22,6 +23,7 @@ DIVERGED = 3  # exit code of a single run whose loss was not finite; bad input h
 
 def train_from_command_line() -> None:
     """Train as the arguments of the command line say: one run, or with -m a sweep."""
+    import_from_working_folder()
     sys.argv[1:] = overrides_last(sys.argv[1:])
     register()
     with clear_errors():

@@ -10,6 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from mupl.hydra_internals import has_config, is_config_group
 from mupl.training.overrides import CONF, swept_texts
 from mupl.training.registration import register
 
@@ -59,6 +60,23 @@ def compose_job(config: DictConfig, chosen: Mapping[str, str]) -> DictConfig:
     first = {key: texts[0] for key, texts in swept_texts(config).items() if texts}
     overrides = {**first, **chosen}.values()
     return compose([*search_overrides(config), *overrides], str(config.hydra.job.config_name))
+
+
+def compose_choices(config: DictConfig) -> None:
+    """Compose the first job of a multirun, and those of choices of which there is no config.
+
+    Hydra refuses these only once it has made the sweep's folder.
+
+    Raises:
+        HydraException: Hydra's own, naming what there is.
+    """
+    compose_job(config, {})
+    with _loader(CONF) as loader:
+        for group, texts in swept_texts(config).items():
+            for text in texts:
+                choice = text.partition("=")[2]
+                if is_config_group(loader, group) and not has_config(loader, f"{group}/{choice}"):
+                    compose_job(config, {group: text})
 
 
 def search_overrides(config: DictConfig) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 from torch.optim import Optimizer
 
 from mupl.errors import ConfigError, enumerated
@@ -54,7 +55,19 @@ def build_setup(cfg: DictConfig, offered: Mapping[str, Any]) -> Setup:
             model does not take.
     """
     build, arguments = setup_arguments(cfg, offered)
-    return Setup(build, _plain(cfg.width), **arguments)
+    setup = Setup(build, _plain(cfg.width), **arguments)
+    _check_forward(cfg.model._target_, setup.model)
+    return setup
+
+
+def _check_forward(name: str, model: nn.Module) -> None:
+    """Refuse a model that cannot be called with a batch of inputs alone."""
+    try:
+        inspect.signature(model.forward).bind(None)
+    except TypeError as error:
+        raise ConfigError(
+            f"model={name}: forward must take a batch of inputs and need nothing else ({error})"
+        ) from error
 
 
 def setup_arguments(
@@ -74,6 +87,8 @@ def setup_arguments(
     in_depth = {}
     if cfg.base_depth is not None:
         in_depth = {"depth": cfg.depth, "base_depth": cfg.base_depth}
+    sizes = SIZES if in_depth else SIZES[:1]
+    _check_call(cfg.model._target_, model, {**dict.fromkeys(sizes), **from_data})
     optimizer, update_kind = _optimizer(cfg)
     arguments = {
         "base_width": _plain(cfg.base_width),
@@ -144,11 +159,20 @@ def taken_arguments(
     required = [key for key, p in parameters.items() if p.default is p.empty and p.kind in NAMED]
     missing = [key for key in required if key not in taken and key not in SIZES]
     if missing:
+        said = [f"+model.{key}=..." for key in missing]
         raise ConfigError(
-            f"model={name}: takes {enumerated(missing)}, which these data do not have; "
-            f"they have {enumerated(offered)}"
+            f"model={name}: takes {enumerated(missing)}, which these data do not have (they have "
+            f"{enumerated(offered)}); take other data, or say {' '.join(said)}"
         )
     return taken
+
+
+def _check_call(name: str, model: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Refuse a constructor that cannot be called with the sizes and what it takes of the data."""
+    try:
+        inspect.signature(model).bind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"model={name}: must take {enumerated(arguments)} ({error})") from error
 
 
 def loss_function(name: str) -> Callable[..., Any]:

@@ -1,17 +1,20 @@
-"""Can a sweep's data be read, and does its loss fit them? Asked before its first job is trained."""
+"""Can a sweep's data be read, its model be called, and does its loss fit? Asked before a job."""
 
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import InterpolationResolutionError
 
-from mupl.errors import ConfigError, bad_input
+from mupl.errors import ConfigError
 from mupl.identity import RESULT_FILE, hydra_of, read_result
+from mupl.training.clear_errors import error_line
 from mupl.training.compose import compose_job
-from mupl.training.overrides import MAX_JOBS, in_plain_words, jobs, swept_texts
+from mupl.training.overrides import MAX_JOBS, jobs, swept_texts
 
 DECIDING = ("loss", "model", "data")  # swept keys that decide it, with data.*
 EXAMPLES = 3  # given to the loss: neither one, which is broadcast, nor many, which take memory
@@ -19,21 +22,28 @@ HERE = ("BasicLauncher", "StackedLauncher")  # which train in the process of the
 
 
 def check_losses(config: DictConfig) -> None:
-    """Refuse a multirun whose data are refused or fit no loss; else say how many jobs will fail.
+    """Refuse a multirun of which no job can be trained; else say how many jobs will fail.
 
     Those become failed rows, so that the others are trained. A sweep of which a job was trained
     before is not looked at again, nor one whose jobs are trained in processes elsewhere.
 
     Raises:
-        ConfigError: of the data's source, or see `mupl.training.losses.CheckedLoss`.
+        ConfigError: of the data's source, of the setup, of what the user's model raises, or see
+            `mupl.training.losses.CheckedLoss`.
     """
     launcher = str(config.hydra.launcher._target_).rpartition(".")[2]
     if launcher not in HERE or _has_trained(Path(str(config.hydra.sweep.dir))):
         return
+    from mupl.training.config import TUNED_KEYS  # not before, as other checks do without torch
+
     swept = {key: texts for key, texts in swept_texts(config).items() if texts}
     deciding = {key: swept[key] for key in swept if key in DECIDING or key.startswith("data.")}
+    others = {}
+    for key, texts in swept.items():
+        if key not in deciding and key.partition(".")[0] not in TUNED_KEYS:
+            others[key] = texts
     cases = jobs(deciding, MAX_JOBS)
-    wrong = Counter(filter(None, (_problem(compose_job(config, case)) for case in cases)))
+    wrong = Counter(filter(None, (_problem_of_all(config, case, others) for case in cases)))
     if wrong.total() == len(cases):
         raise ConfigError(next(iter(wrong)))
     total = len(jobs(swept, MAX_JOBS))
@@ -51,38 +61,70 @@ def _has_trained(sweep_dir: Path) -> bool:
     return False
 
 
-def _problem(config: DictConfig) -> str:
-    """Say which key is missing, why the data of a job are refused, or why its loss does not fit.
-
-    "" if all is well, or the model cannot be set up, which is said where the job is trained.
-    """
-    import torch  # not before, as other checks do without
-
-    from mupl.training.config import build_setup, load_data
-
-    with hydra_of(config), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # said where the job is trained
-        try:
-            splits = load_data(config)
-        except MissingMandatoryValue as error:
-            return in_plain_words(error)
-        except Exception as error:
-            cause = bad_input(error)
-            return str(cause) if isinstance(cause, ConfigError) else ""
-        try:
-            batches = splits.train_batches(config.batch_size, [0])
-            batches.set_step(0)
-            x, target = (of_seeds[0] for of_seeds in batches())
-            setup = build_setup(config, splits.model_args)
-            setup.model.eval()
-            with torch.no_grad():
-                output = setup.model(x[:EXAMPLES])
-        except MissingMandatoryValue as error:
-            return in_plain_words(error)
-        except Exception:
+def _problem_of_all(
+    config: DictConfig, case: Mapping[str, str], others: Mapping[str, list[Any] | None]
+) -> str:
+    """Say what is wrong with all jobs of a case; "" if one is right, as the first one mostly is."""
+    first = ""
+    for point in jobs(others, MAX_JOBS):
+        job = compose_job(config, {**case, **point})
+        with hydra_of(job), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said where the job is trained
+            splits, problem = _load(job)
+            if splits is None:
+                return problem  # no other key changes it
+            problem = _problem_of_model(job, splits)
+        if not problem:
             return ""
-        try:
-            setup.loss(output, target[:EXAMPLES])
-        except ConfigError as error:
-            return str(error)
+        first = first or problem
+    return first
+
+
+def _load(config: DictConfig) -> tuple[Any, str]:
+    """Return the data of a job; or None, and why they cannot be had."""
+    from mupl.training.config import load_data
+
+    try:
+        return load_data(config), ""
+    except Exception as error:
+        return None, error_line(error)
+
+
+def _problem_of_model(config: DictConfig, splits: Any) -> str:
+    """Say why a job's model cannot be set up or called, or why its loss does not fit.
+
+    "" if all is well, or an error is mupl's own, which is raised where the job is trained.
+    """
+    import torch
+
+    from mupl.training.config import build_setup
+
+    try:
+        batches = splits.train_batches(config.batch_size, [0])
+        batches.set_step(0)
+        x, target = (of_seeds[0] for of_seeds in batches())
+        setup = build_setup(config, splits.model_args)
+        setup.model.eval()
+        with torch.no_grad():
+            try:
+                output = setup.model(x[:EXAMPLES])
+            except Exception:  # it may be made for batches of one size, or for an accelerator
+                _call_as_in_training(config, setup.model, x)
+                return ""
+        setup.loss(output, target[:EXAMPLES])
+    except InterpolationResolutionError:
+        return ""  # a size of a ladder without a target, which a check of ladders refuses
+    except Exception as error:
+        return error_line(error)
     return ""
+
+
+def _call_as_in_training(config: DictConfig, model: Any, x: Any) -> None:
+    """Call a model on a whole batch where it will be trained, unless in another precision."""
+    import torch
+
+    if config.trainer.get("precision", "32-true") not in ("32-true", "tf32"):
+        return
+    on_cpu = config.trainer.get("accelerator") == "cpu" or not torch.accelerator.is_available()
+    device = "cpu" if on_cpu else torch.accelerator.current_accelerator()
+    model.to(device)(x.to(device))

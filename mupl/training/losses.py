@@ -78,6 +78,11 @@ both one shape: targets (B, 1) by y[:, None], or outputs (B,) by squeeze(-1)
     """
 
     def __init__(self, function: Loss) -> None:
+        if not callable(function):
+            raise ConfigError(
+                f"loss={function}: must be a function (output, target) -> mean loss, such as "
+                "torch.nn.functional.mse_loss"
+            )
         self.function = function
         self._fitting: set[tuple[Any, Any]] = set()
 

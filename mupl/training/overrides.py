@@ -18,7 +18,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from mupl.errors import ConfigError
+from mupl.errors import ConfigError, raised_by_user
 from mupl.identity import parsed_overrides
 from mupl.names import not_installed
 
@@ -32,6 +32,8 @@ _NO_KEY = re.compile(r"Could not override '(.*?)'")
 _SEVERAL = re.compile(r"Ambiguous value for argument '(.*?)=(.*?)' 1\.")
 _TARGET = re.compile(r"Error (?:in call to|locating) target '(.*?)'")
 _FULL_KEY = re.compile(r"full_key: (\S+)")
+
+_TYPED = {"None": "null", "True": "true", "False": "false"}
 
 
 @cache
@@ -173,6 +175,15 @@ def in_plain_words(error: BaseException) -> str:
     return text
 
 
+def as_typed(text: str) -> str:
+    """Write the words of Python that a message gives keys as a command line has them.
+
+    >>> as_typed("lr=None: must be a finite number > 0")
+    'lr=null: must be a finite number > 0'
+    """
+    return re.sub(r"(?<==)(None|True|False)\b", lambda word: _TYPED[word[0]], text)
+
+
 def _unreadable(override: str) -> str:
     key, equals, value = override.partition("=")
     if not equals:
@@ -192,7 +203,7 @@ def _not_constructed(error: BaseException, text: str) -> str:
     cause = error.__cause__
     if target is None or full_key is None or cause is None:
         return text
-    reason = " ".join(str(cause).split()) or type(cause).__name__
+    reason = raised_by_user(cause) or " ".join(str(cause).split()) or type(cause).__name__
     if "locating" in target[0]:
         missing = cause.__cause__
         if isinstance(missing, ModuleNotFoundError) and missing.name:

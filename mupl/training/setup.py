@@ -1,6 +1,7 @@
 """What is trained and how: everything of a training but its loop."""
 
 import copy
+import inspect
 import warnings
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -20,9 +21,15 @@ from mupl.nn.initialize import as_seed, initialize_
 from mupl.nn.tensors import parameters
 from mupl.nn.unit_scaling import has_unit_readout, scales_gradients
 from mupl.optim.groups import build_optimizer
-from mupl.optim.registry import OptimizerLike, check_options, optimizer_rules, resolve
+from mupl.optim.registry import (
+    OptimizerLike,
+    check_options,
+    optimizer_rules,
+    resolve,
+    unwrapped,
+)
 from mupl.optim.scaling import scale
-from mupl.optim.schedules import Schedule
+from mupl.optim.schedules import Schedule, as_schedule
 from mupl.parametrization.exponents import Expected, Seen, expected_exponents
 from mupl.parametrization.hyperparameters import decay_exponent
 from mupl.parametrization.per_module import Tune
@@ -150,7 +157,7 @@ class Setup:
         self.optimizer_class = resolve(optimizer)
         check_options(self.optimizer_class, lr=lr, eps=eps, weight_decay=weight_decay)
         self.optimizer_rules = optimizer_rules(self.optimizer_class, update_kind)
-        self.schedule = schedule or Schedule()
+        self.schedule = as_schedule(schedule)
         self.loss = CheckedLoss(loss)
         self.seed = 0 if seed is None else as_seed(seed)
         given: dict[str, Any] = {"roles": roles, "init": init, "keep": keep, "residual": residual}
@@ -218,7 +225,7 @@ class Setup:
                 "mupl.nn.multipliers.Residual and none of its residual branches was found, so they "
                 "are not scaled with depth; say residual=[globs on the modules that return them]"
             )
-        found += self._changes_of_kind() + self._blind_first_step()
+        found += self._changes_of_kind() + self._blind_first_step() + self._zero_eps()
         for sentence in found:
             warnings.warn(sentence, stacklevel=3)
         return found
@@ -254,6 +261,23 @@ class Setup:
             "that starts at 0. Until it looks again it trains hidden matrices as Adam would, with "
             "a lr that is too large by the root of the width; start the readout at random "
             "(model.zero_readout=false)"
+        ]
+
+    def _zero_eps(self) -> list[str]:
+        """Say that an optimizer that adds eps to what it divides by may divide by 0.
+
+        In most it is the root of a mean of squares; Shampoo in blocks has that in a graft only.
+        """
+        constructor, _ = unwrapped(self.optimizer_class)
+        if "eps" not in inspect.signature(constructor).parameters:
+            return []
+        tensors = [name for name, info in self.infos.items() if isinstance(info, ParamInfo)]
+        if all(self.scales[name].eps > 0 for name in tensors):
+            return []
+        return [
+            f"eps=0: {constructor.__name__} may divide 0 by 0 where a gradient is exactly 0, such "
+            "as that of a pixel that is black in all images, and training diverges; say a small "
+            "eps, such as 1e-8"
         ]
 
     def _check_unit_scaling(self) -> None:
@@ -292,6 +316,8 @@ class Setup:
         other = copy.copy(self)
         other.seed = seed
         other._scale(lr, **others)
+        for sentence in other._zero_eps():
+            warnings.warn(sentence, stacklevel=2)
         return other
 
     def optimizer(self) -> Optimizer:
