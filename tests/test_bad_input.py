@@ -1,6 +1,7 @@
 """Wrong input: one clear line on stderr and an exit code, before anything is trained."""
 
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -495,6 +496,23 @@ def test_bad_input_is_one_clear_line_before_any_training(
     assert WRONG[text] in lines[0]
     assert not list(out.rglob("metrics.csv"))
     assert "training" not in done.stdout or "0/2" in done.stdout  # no update was made
+
+
+@pytest.mark.parametrize("text", ["lr=0.1", "-m lr=0.1,0.2"])
+def test_an_output_folder_that_cannot_be_is_one_line(
+    text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    key = "hydra.sweep.dir" if "-m" in text else "hydra.run.dir"
+    done = train_here(capfd, *arguments(text, file / "out"))
+    assert done.stderr == f"error: {key}={file / 'out'}: {file} is a file; name a folder\n"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: False)
+        done = train_here(capfd, *arguments(text, tmp_path / "out"))
+    said = f"{key}={tmp_path / 'out'}: {tmp_path} cannot be written to; name another folder"
+    assert done.stderr == f"error: {said}\n"
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("text", ["parametrization=sp,mpu", "optimizer=adam,", "model.foo=1,2"])

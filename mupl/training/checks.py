@@ -1,5 +1,6 @@
 """Check what a command line asks for before torch is imported and before any job is trained."""
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -307,6 +308,7 @@ class CheckInput(Callback):
         with clear_errors():
             _check_keys(config)
             _refuse_sweep_without_m(config)
+            _check_output("hydra.run.dir", str(config.hydra.run.dir))
             _check_entries(config)
             says_depth = any(text.startswith("depth=") for text in task_overrides(config))
             for problem in _command_problems(values_of(config), says_depth):
@@ -328,6 +330,7 @@ class CheckInput(Callback):
             compose_choices(config)
             _check_coordinate_check(config, swept)
             _check_entries(config)
+            _check_output("hydra.sweep.dir", str(config.hydra.sweep.dir))
             _check_folders(config, swept)
             _check_jobs(config, swept)
             _check_expectations(config)
@@ -407,6 +410,16 @@ def _no_halving(config: DictConfig, remedy: str) -> str:
         f"halving.rungs={config.halving.rungs}: drops jobs of a sweep in stacks that record "
         f"nothing; {remedy}, or say halving.rungs=[]"
     )
+
+
+def _check_output(key: str, folder: str) -> None:
+    """Refuse a folder of the output that cannot be made or written to."""
+    path = Path(folder).absolute()
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{key}={folder}: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{key}={folder}: {there} cannot be written to; name another folder")
 
 
 def _check_folders(config: DictConfig, swept: Mapping[str, list[Any] | None]) -> None:
