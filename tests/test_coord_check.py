@@ -421,7 +421,7 @@ def test_the_report_says_how_many_pass_in_each_series(
     monkeypatch.setattr(report.figures, "plot_coordinates", None)
     assert report.coordinate_check(tmp_path) == 1
     shown = capsys.readouterr().out
-    assert "mup, depth=2.0: 1 of 1 tensors, kinds and steps pass\n" in shown
-    assert "sp, depth=nan: 0 of 1 tensors, kinds and steps pass, 1 fail\n" in shown
+    assert "mup, depth=2: 1 of 1 tensors, kinds and steps pass\n" in shown
+    assert "sp, depth=not set: 0 of 1 tensors, kinds and steps pass, 1 fail\n" in shown
     assert f"1 of 2 tensors, kinds and steps pass, 1 fail; {tmp_path / 'verdict.json'}\n" in shown
     assert shown.count("(the tables are complete): TypeError") == 2

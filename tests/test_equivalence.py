@@ -241,6 +241,7 @@ def test_mulinear_layers_alone_with_one_group_are_the_mulinear_table(update_kind
     close(train(net, stock, 30), trajectory("mup", optimizer, width, steps=30))
 
 
+@pytest.mark.filterwarnings("ignore:eps=0")  # the powers of alpha hold for lr alone
 @pytest.mark.parametrize(("update_kind", "power"), [("sgd", 1.0), ("adam", 0.5)])
 def test_lr_scale_of_mulinear_is_a_learning_rate_of_its_own(update_kind: str, power: float) -> None:
     optimizer = "sgd" if update_kind == "sgd" else "adamw"

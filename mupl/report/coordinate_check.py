@@ -220,7 +220,7 @@ def _plot_series(check: Check, sweep_dir: Path) -> int:
         title = check_title(keys, values)
         name = "coord_check.png"
         if several:
-            name = f"coord_check_{'_'.join(parts).replace('/', '-')}.png"
+            name = f"coord_check_{'_'.join(parts).replace('/', '-').replace(' ', '_')}.png"
         plot = figures.plot_coordinates
         options = {"along": check.along, "verdict": _of_series(check.verdict, keys, values)}
         failed |= save_figure(sweep_dir / name, plot, rows, title, **options)
