@@ -44,7 +44,7 @@ OTHERS = {
     "docs/figures/weight_decay_gpt.png",
 }
 # Sizes of figures whose tables tell no parametrizations apart, as they say
-NOT_TOLD_APART = {("init_std", "tiny"), ("lr_depth", "tiny"), ("embedding_lr", "tiny")}
+NOT_TOLD_APART = {("lr_depth", "tiny"), ("embedding_lr", "tiny")}
 ONE_PARAMETRIZATION = {"unit_scale", "base_width"}  # there is nothing to trade
 
 
