@@ -327,7 +327,7 @@ class CheckInput(Callback):
             swept = swept_values(config)
             _refuse_intervals(config, swept)
             _check_keys(config, swept)
-            compose_choices(config)
+            first = compose_choices(config)
             _check_coordinate_check(config, swept)
             _check_entries(config)
             _check_output("hydra.sweep.dir", str(config.hydra.sweep.dir))
@@ -336,7 +336,7 @@ class CheckInput(Callback):
             _check_expectations(config)
             _check_loggers(config)
             _check_halving(config)
-            check_losses(config)
+            check_losses(config, first)
             earlier = earlier_folder(config)
             if earlier is not None:
                 text = f"note: {earlier} has this sweep under the name that it had before; say "

@@ -62,21 +62,24 @@ def compose_job(config: DictConfig, chosen: Mapping[str, str]) -> DictConfig:
     return compose([*search_overrides(config), *overrides], str(config.hydra.job.config_name))
 
 
-def compose_choices(config: DictConfig) -> None:
+def compose_choices(config: DictConfig) -> DictConfig:
     """Compose the first job of a multirun, and those of choices of which there is no config.
+
+    Returns the first one's config.
 
     Hydra refuses these only once it has made the sweep's folder.
 
     Raises:
         HydraException: Hydra's own, naming what there is.
     """
-    compose_job(config, {})
+    first = compose_job(config, {})
     with _loader(CONF) as loader:
         for group, texts in swept_texts(config).items():
             for text in texts:
                 choice = text.partition("=")[2]
                 if is_config_group(loader, group) and not has_config(loader, f"{group}/{choice}"):
                     compose_job(config, {group: text})
+    return first
 
 
 def search_overrides(config: DictConfig) -> list[str]:

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,15 @@ EXAMPLES = 3  # given to the loss: neither one, which is broadcast, nor many, wh
 HERE = ("BasicLauncher", "StackedLauncher")  # which train in the process of the command
 
 
-def check_losses(config: DictConfig) -> None:
+def check_losses(config: DictConfig, first: DictConfig) -> None:
     """Refuse a multirun of which no job can be trained; else say how many jobs will fail.
 
     Those become failed rows, so that the others are trained. A sweep of which a job was trained
     before is not looked at again, nor one whose jobs are trained in processes elsewhere.
+
+    Args:
+        config: of the multirun.
+        first: of its first job.
 
     Raises:
         ConfigError: of the data's source, of the setup, of what the user's model raises, or see
@@ -43,7 +47,12 @@ def check_losses(config: DictConfig) -> None:
         if key not in deciding and key.partition(".")[0] not in TUNED_KEYS:
             others[key] = texts
     cases = jobs(deciding, MAX_JOBS)
-    wrong = Counter(filter(None, (_problem_of_all(config, case, others) for case in cases)))
+
+    def composed(chosen: Mapping[str, str]) -> DictConfig:
+        is_first = all(swept[key][0] == text for key, text in chosen.items())
+        return first if is_first else compose_job(config, chosen)
+
+    wrong = Counter(filter(None, (_problem_of_all(composed, case, others) for case in cases)))
     if wrong.total() == len(cases):
         raise ConfigError(next(iter(wrong)))
     total = len(jobs(swept, MAX_JOBS))
@@ -62,12 +71,14 @@ def _has_trained(sweep_dir: Path) -> bool:
 
 
 def _problem_of_all(
-    config: DictConfig, case: Mapping[str, str], others: Mapping[str, list[Any] | None]
+    composed: Callable[[Mapping[str, str]], DictConfig],
+    case: Mapping[str, str],
+    others: Mapping[str, list[Any] | None],
 ) -> str:
     """Say what is wrong with all jobs of a case; "" if one is right, as the first one mostly is."""
     first = ""
     for point in jobs(others, MAX_JOBS):
-        job = compose_job(config, {**case, **point})
+        job = composed({**case, **point})
         with hydra_of(job), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said where the job is trained
             splits, problem = _load(job)
