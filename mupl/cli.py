@@ -592,6 +592,29 @@ def _add_certificate(commands: Any) -> argparse.ArgumentParser:
     return parser
 
 
+def _add_describe(commands: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser("describe", help="print what each tensor of a model is and gets")
+    parser.add_argument("build", help="package.module:function, a function width -> nn.Module")
+    parser.add_argument("--width", type=int, required=True)
+    parser.add_argument("--base-width", type=int, required=True)
+    parser.add_argument("--parametrization", default="mup")
+    parser.add_argument("--optimizer", default="adamw")
+    parser.add_argument("--lr", type=float, default=1e-3, help="at the base width")
+    parser.add_argument("--weight-decay", type=float, default=0.0, help="at the base width")
+    parser.add_argument(
+        "--tune",
+        action="append",
+        default=[],
+        metavar="NAME.FACTOR=NUMBER",
+        help="factor by role or glob, such as hidden.lr=2; may be given several times",
+    )
+    parser.add_argument(
+        "--all-columns", action="store_true", help="on the terminal too; else those that tell"
+    )
+    parser.set_defaults(run=describe_model)
+    return parser
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mupl", description=__doc__)
     parser.add_argument("--version", action="version", version=f"mupl {__version__}")
@@ -606,26 +629,7 @@ def _parser() -> argparse.ArgumentParser:
     rules.add_argument("--to", help="print theta, the shift that leads to this parametrization")
     rules.set_defaults(run=table)
 
-    model = commands.add_parser("describe", help="print what each tensor of a model is and gets")
-    model.add_argument("build", help="package.module:function, a function width -> nn.Module")
-    model.add_argument("--width", type=int, required=True)
-    model.add_argument("--base-width", type=int, required=True)
-    model.add_argument("--parametrization", default="mup")
-    model.add_argument("--optimizer", default="adamw")
-    model.add_argument("--lr", type=float, default=1e-3, help="at the base width")
-    model.add_argument("--weight-decay", type=float, default=0.0, help="at the base width")
-    model.add_argument(
-        "--tune",
-        action="append",
-        default=[],
-        metavar="NAME.FACTOR=NUMBER",
-        help="factor by role or glob, such as hidden.lr=2; may be given several times",
-    )
-    model.add_argument(
-        "--all-columns", action="store_true", help="on the terminal too; else those that tell"
-    )
-    model.set_defaults(run=describe_model)
-
+    model = _add_describe(commands)
     _add_check(commands)
     _add_report(commands)
     _add_reproduce(commands)

@@ -25,8 +25,8 @@ def bounds(
     - worst_regret, which may be higher as these losses may be lower, and is not known at all if the
       optimum of the smallest size is at an edge, since it is the regret of that one;
     - octave, the median over sizes of log2 of the optimal x;
-    - drift, its slope: the sum over sizes of (log2 size - mean) log2 x, over that of (log2 size -
-      mean)^2. So one of a large size at the lower edge, or of a small size at the upper one, may
+    - drift, its slope: with d = log2 size - mean, the sum over sizes of d log2 x over the sum of
+      d^2. So an optimum of a large size at the lower edge, or of a small size at the upper one, may
       only lower it.
 
     Args:

@@ -57,8 +57,8 @@ def sample_weights(
 ) -> dict[str, nn.Parameter]:
     """Sample the effective weights, by name, (S, *shape).
 
-    They are the values that each member's model starts from alone. Members that start from the same
-    ones, such as those of one seed and many learning rates, have them drawn once.
+    They are the values that each member's model starts from alone. They are drawn once for members
+    that start from the same ones, such as many learning rates of one seed.
     """
     weights: dict[str, Tensor] = {}
     for name, w in parameters(members[0].model, members[0].scales).items():

@@ -63,7 +63,7 @@ def compose_job(config: DictConfig, chosen: Mapping[str, str]) -> DictConfig:
 
 
 def compose_choices(config: DictConfig) -> DictConfig:
-    """Compose the first job of a multirun, and those of choices of which there is no config.
+    """Compose the first job of a multirun, and one for each choice that has no config.
 
     Returns the first one's config.
 
